@@ -1,0 +1,91 @@
+"""What a client asks of the engine: plain values, checked where they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from mpd_core.errors import RequestError
+
+Role = Literal["system", "user", "assistant"]
+Space = Literal["probability", "logit"]
+
+MAX_MESSAGES = 64
+MAX_CHARACTERS = 100_000
+MAX_NEW_TOKENS = 4096
+MAX_SEED = 2**32 - 1
+
+
+def _check_int(name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise RequestError(f"{name} is {value!r}: give a whole number from {low} to {high}.")
+
+
+def _check_float(
+    name: str, value: object, low: float, high: float, *, low_open: bool = False
+) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = number and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+    if not fits or (low_open and value == low):
+        edge = f"above {low:g} and at most" if low_open else f"from {low:g} to"
+        raise RequestError(f"{name} is {value!r}: give a number {edge} {high:g}.")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise RequestError(f"Unknown role '{self.role}': use {', '.join(get_args(Role))}.")
+        if not isinstance(self.content, str):
+            raise RequestError("A message's content must be text.")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn from the merged distribution; temperature 0 is greedy."""
+
+    max_new_tokens: int = 128
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_int("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
+        _check_int("seed", self.seed, 0, MAX_SEED)
+        _check_float("temperature", self.temperature, 0.0, 5.0)
+        _check_float("top_p", self.top_p, 0.0, 1.0, low_open=True)
+        _check_float("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """A conversation that ends with the user's turn, a preference code, a method and its settings.
+
+    Whether the code, the method and the prompt's length fit a pack is checked by the engine that
+    holds the pack; everything that can be checked without one is checked here.
+    """
+
+    messages: tuple[Message, ...]
+    preference: str
+    method: str = "mpd"
+    space: Space = "probability"
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        if not self.messages or self.messages[-1].role != "user":
+            raise RequestError("The conversation must end with the user's message.")
+        if not self.messages[-1].content.strip():
+            raise RequestError("The prompt is empty: type an instruction.")
+        if len(self.messages) > MAX_MESSAGES:
+            raise RequestError(f"More than {MAX_MESSAGES} turns: start a new conversation.")
+        if sum(len(m.content) for m in self.messages) > MAX_CHARACTERS:
+            raise RequestError(f"The prompt is over {MAX_CHARACTERS:,} characters: shorten it.")
+        if self.space not in get_args(Space):
+            raise RequestError(f"Unknown space '{self.space}': use {' or '.join(get_args(Space))}.")

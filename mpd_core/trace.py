@@ -1,0 +1,126 @@
+"""What a request produced, as plain values: one record a token, one trace a reply."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from mpd_core.errors import MPDError
+
+SCHEMA_VERSION = 1
+FinishReason = Literal["stop", "length", "cancelled", "error"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that the mixture or an expert had among its top k, and how likely each found it."""
+
+    token_id: int
+    text: str
+    probability: float
+    """Under the merged distribution (Eq. 1), before temperature, top-p and repetition penalty."""
+    logprobs: Mapping[str, float]
+    """Natural-log probability under each expert, by name."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One decoding step: the token and who wanted it.
+
+    The ``text`` of all steps joins to the reply, byte for byte: a token that ends inside a UTF-8
+    character has the text "", and the token that completes the character carries it.
+    """
+
+    index: int
+    token_id: int
+    text: str
+    weights: Mapping[str, float]
+    """Expert name to weight alpha_i; they sum to 1."""
+    probability: float
+    """Of the token under the merged distribution, before temperature, top-p and penalty."""
+    logprobs: Mapping[str, float]
+    """Natural-log probability of the token under each expert, by name."""
+    entropy: float
+    """Of the merged distribution, in nats."""
+    disagreement: float
+    """Jensen-Shannon divergence of the experts under these weights, in nats: 0 where they agree."""
+    candidates: tuple[Candidate, ...] = ()
+    """Union of the top k of the mixture and of every expert, likeliest in the mixture first."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds on the engine's clock, from submission."""
+
+    first_token_s: float
+    total_s: float
+    tokens_per_s: float
+    """Steps after the first over the time they took; 0 for a single step."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Everything needed to inspect a reply, or to repeat it."""
+
+    pack: str
+    hashes: Mapping[str, str]
+    """File (pack.toml, adapters, base model) to SHA-256."""
+    trained: bool
+    """Whether the PCM behind the weights has been trained; an untrained one weighs uniformly."""
+    messages: tuple[Mapping[str, str], ...]
+    preference: str
+    poles: tuple[str, ...]
+    method: str
+    space: str
+    settings: Mapping[str, Any]
+    seed: int
+    device: str
+    precision: str
+    text: str
+    finish_reason: FinishReason
+    prompt_tokens: int
+    """Tokens of the longest row's prompt."""
+    timing: Timing
+    steps: tuple[StepRecord, ...] = field(repr=False)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the rows that were merged, in order."""
+        return tuple(self.steps[0].weights) if self.steps else ()
+
+    def mean_weights(self) -> dict[str, float]:
+        """Each expert's weight averaged over the steps."""
+        steps = len(self.steps)
+        return {e: sum(s.weights[e] for s in self.steps) / steps for e in self.experts}
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trace:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            MPDError: another schema version, or fields that are missing or unknown.
+        """
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise MPDError(f"This trace has schema {version!r}; this version reads {SCHEMA_VERSION}.")
+        try:
+            steps = tuple(_step(step) for step in data["steps"])
+            lists = {name: tuple(data[name]) for name in ("messages", "poles")}
+            timing = Timing(**data["timing"])
+            return cls(**{**data, **lists, "timing": timing, "steps": steps})
+        except (KeyError, TypeError) as error:
+            raise MPDError(f"This is not a trace that can be read: {error}.") from error
+
+
+def _step(data: Mapping[str, Any]) -> StepRecord:
+    candidates = tuple(Candidate(**candidate) for candidate in data["candidates"])
+    return StepRecord(**{**data, "candidates": candidates})
