@@ -44,6 +44,10 @@ class Message:
             raise RequestError(f"Unknown role '{self.role}': use {', '.join(get_args(Role))}.")
         if not isinstance(self.content, str):
             raise RequestError("A message's content must be text.")
+        try:
+            self.content.encode("utf-8")
+        except UnicodeEncodeError:
+            raise RequestError("The text holds half a surrogate pair: send valid Unicode.") from None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,8 @@
+"""``python -m mpd_core``."""
+
+import sys
+
+from mpd_core.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

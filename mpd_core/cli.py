@@ -1,0 +1,151 @@
+"""The command line: ``python -m mpd_core generate | serve | fetch``."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import Annotated, get_args
+
+import typer
+
+from mpd_core.errors import MPDError
+from mpd_core.packs import Pack, Quantize, load_pack
+from mpd_core.request import GenerationRequest, Message, Space
+from mpd_core.trace import Trace
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="MPD Studio: experts weighed anew at every token.",
+)
+
+_QuantizeChoice = Enum("_QuantizeChoice", {q: q for q in get_args(Quantize)}, type=str)  # type: ignore[misc]
+_SpaceChoice = Enum("_SpaceChoice", {s: s for s in get_args(Space)}, type=str)  # type: ignore[misc]
+
+PackOption = Annotated[
+    str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
+]
+QuantizeOption = Annotated[
+    _QuantizeChoice | None, typer.Option("--quantize", help="Override the pack's precision.")
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; what a user did wrong is one line on stderr and exit code 2.
+
+    Args:
+        arguments: default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        return int(typer.main.get_command(app).main(arguments, standalone_mode=False) or 0)
+    except MPDError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors, wherever they live
+            raise
+        message = f"{error.format_message()} See --help."
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The instruction; - reads it from stdin.")],
+    preference: Annotated[
+        str | None, typer.Option(help="One letter a dimension, e.g. AAB; - leaves one out.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="mpd, uniform, prompting, vanilla or expert:NAME.")
+    ] = "mpd",
+    space: Annotated[_SpaceChoice | None, typer.Option(help="Where experts are merged.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the merged distribution.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="1 is none.")] = None,
+    seed: Annotated[int, typer.Option(help="Of this request's own generator.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one trace instead.")] = False,
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Answer one prompt on stdout, streamed."""
+    loaded = load_pack(pack)
+    first = "A" * len(loaded.space.dimensions)
+    request = GenerationRequest(
+        messages=(Message("user", sys.stdin.read() if prompt == "-" else prompt),),
+        preference=preference or first,
+        method=method,
+        space=space.value if space else loaded.spec.decode.space,
+        sampling=loaded.spec.decode.sampling(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+        ),
+    )
+    loaded.space.parse(request.preference)  # a wrong letter should not wait for a model to load
+    trace = _run(loaded, request, quantize, device, show=not json)
+    print(trace.to_json() if json else "")
+
+
+@app.command()
+def serve(
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default 7860.")] = None,
+) -> None:
+    """Open the app in a browser-friendly server."""
+    from mpd_core.engine import Engine
+    from mpd_core.ui.server import serve as serve_page
+
+    options = {"quantize": quantize.value if quantize else None, "device": device}
+    engine = Engine.open(load_pack(pack), progress=_tell, **options)
+    serve_page(engine, host=host, port=port)
+
+
+@app.command()
+def fetch(pack: PackOption = None) -> None:
+    """Obtain a pack's models ahead of time."""
+    from mpd_core.models.sources import obtain
+
+    loaded = load_pack(pack)
+    pcm = loaded.spec.pcm.backbone
+    for source in (loaded.spec.base.source, *(() if pcm == "base" else (pcm,))):
+        _tell(f"Ready: {obtain(loaded, source, progress=_tell)}")
+
+
+def _run(
+    pack: Pack,
+    request: GenerationRequest,
+    quantize: _QuantizeChoice | None,
+    device: str | None,
+    *,
+    show: bool,
+) -> Trace:
+    from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
+
+    engine = Engine.open(
+        pack, quantize=quantize.value if quantize else None, device=device, progress=_tell
+    )
+    try:
+        with engine.submit(request) as stream:
+            for step in stream:
+                if show:
+                    print(step.text, end="", flush=True)
+            return stream.trace()
+    finally:
+        engine.close()
+
+
+def _tell(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

@@ -1,0 +1,110 @@
+"""The slow decoder that cannot be wrong: no cache, no batch, one expert after the other.
+
+The engine must give the same tokens and probabilities. Adapters run through PEFT's own forward
+here, so that stacked LoRA is checked against it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from mpd_core.engine.records import finish_reason, make_step
+from mpd_core.engine.runner import Distribution
+from mpd_core.experts import Row, make_plan
+from mpd_core.merging import choose, merge
+from mpd_core.models.base import load_model
+from mpd_core.models.pcm import load_head
+from mpd_core.models.sources import obtain
+from mpd_core.packs import Pack, Quantize
+from mpd_core.prompts import PromptRenderer, StreamDecoder
+from mpd_core.request import GenerationRequest
+from mpd_core.trace import StepRecord
+
+
+class ReferenceDecoder:
+    """Runs a pack's requests token by token, recomputing everything at every step."""
+
+    def __init__(self, pack: Pack, *, quantize: Quantize | None = None, device: str = "cpu") -> None:
+        """Load a pack's models; errors as ``Engine.open``."""
+        spec = pack.spec
+        quantize = quantize or spec.base.quantize
+        base = load_model(obtain(pack, spec.base.source), quantize=quantize, device=device)
+        adapters = {n: pack.path(a.folder) for n, a in spec.experts.adapters.items()}
+        own = {"pcm": pack.path(spec.pcm.adapter.folder)} if spec.pcm.adapter else {}
+        if spec.pcm.backbone == "base":
+            self._model = self._backbone = _with_adapters(base.model, {**adapters, **own})
+        else:
+            folder = obtain(pack, spec.pcm.backbone)
+            backbone = load_model(folder, quantize="none", device=device)
+            self._model = _with_adapters(base.model, adapters)
+            self._backbone = _with_adapters(backbone.model, own)
+        file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
+        width = self._backbone.config.hidden_size
+        self._head = load_head(width, len(pack.space.poles), file).to(device)
+        self._pack, self._tokenizer = pack, base.tokenizer
+        self._prompts = PromptRenderer(base.tokenizer, spec.template)
+
+    @torch.inference_mode()
+    def decode(self, request: GenerationRequest) -> Iterator[StepRecord]:
+        """The steps of a reply; errors as ``make_plan``."""
+        plan = make_plan(self._pack, self._pack.space.parse(request.preference), request.method)
+        names = tuple(row.name for row in plan.experts)
+        decoder, tokens = StreamDecoder(self._tokenizer), list[int]()
+        generator = torch.Generator().manual_seed(request.sampling.seed)
+        finish = None
+        while finish is None:
+            log_probs = torch.stack([self._log_probs(row, request, tokens) for row in plan.experts])
+            weights = torch.full((len(names),), 1 / len(names), device=log_probs.device)
+            if plan.pcm:
+                weights = self._weights(plan.pcm, plan.poles, request, tokens)
+            merged = merge(request.space, log_probs, weights)
+            seen = torch.tensor(tokens, dtype=torch.long, device=merged.device)
+            token = choose(merged, request.sampling, seen, generator)
+            tokens.append(token)
+            finish = finish_reason(tokens, request.sampling, self._prompts.end_of_turn)
+            text = decoder.push(token, last=finish is not None)
+            said = Distribution(log_probs, weights, merged)
+            k = self._pack.spec.decode.top_k_recorded
+            yield make_step(len(tokens) - 1, token, text, names, said, self._tokenizer, k)
+
+    def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
+        ids = self._prompts.render(request.messages, row.instructions) + tokens
+        logits = _run(self._model, row.adapter, ids).logits
+        return torch.log_softmax(logits[0, -1].float(), dim=-1)
+
+    def _weights(
+        self, row: Row, poles: tuple[int, ...], request: GenerationRequest, tokens: list[int]
+    ) -> Tensor:
+        ids = self._prompts.render(request.messages, row.instructions) + tokens
+        last = self._backbone.config.vocab_size - 1
+        hidden = _run(self._backbone, row.adapter, [min(i, last) for i in ids]).hidden_states[-1]
+        chosen = torch.zeros(len(self._pack.space.poles), dtype=torch.bool, device=hidden.device)
+        chosen[list(poles)] = True
+        alpha: Tensor = self._head(hidden[0, -1], chosen)
+        return alpha[list(poles)]
+
+
+def _with_adapters(model: Any, folders: dict[str, Path]) -> Any:
+    for name, folder in folders.items():
+        if isinstance(model, PeftModel):
+            model.load_adapter(folder, adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+    return model.eval()
+
+
+def _run(model: Any, adapter: str | None, ids: list[int]) -> Any:
+    tokens = torch.tensor([ids], device=model.device)
+    if not isinstance(model, PeftModel):
+        return model(tokens, output_hidden_states=True)
+    if adapter is None:
+        with model.disable_adapter():
+            return model(tokens, output_hidden_states=True)
+    model.set_adapter(adapter)
+    return model(tokens, output_hidden_states=True)

@@ -1,0 +1,117 @@
+"""Carries out a schedule on the models: prefill into cache rows, one decode step for all rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mpd_core.engine.scheduler import Move, RowTable
+from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.merging import merge
+from mpd_core.models.pcm import WeightHead
+from mpd_core.models.rows import RowModel
+
+PREFILL_ROW_TOKENS = 512  # a chunk's rows x tokens: how long running streams may have to wait
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """What the experts of one sequence say about its next token."""
+
+    log_probs: Tensor
+    """Each expert's, normalised, [E, V]."""
+    weights: Tensor
+    """alpha, [E]."""
+    merged: Tensor
+    """Log-probabilities of the mixture, [V]."""
+
+
+class Runner:
+    """The models behind the lanes, and the head that turns PCM rows into weights."""
+
+    def __init__(self, lanes: tuple[RowModel, ...], head: WeightHead) -> None:
+        self.lanes = lanes
+        self.head = head.to(lanes[-1].device)
+
+    @property
+    def context(self) -> int:
+        """Tokens that a row can hold on every lane."""
+        return min(lane.cache.length for lane in self.lanes)
+
+    def move(self, moves: list[Move]) -> None:
+        """Carry out the moves that keep cache rows dense."""
+        for move in moves:
+            cache = self.lanes[move.track.lane].cache
+            cache.move(move.source, move.target, move.track.filled)
+
+    def prefill(self, tables: tuple[RowTable, ...]) -> None:
+        """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
+
+        Rows with a shorter prompt are padded: what a pad writes lies beyond the row's own
+        length, is never attended to, and is overwritten by the row's own tokens.
+        """
+        for lane, table in zip(self.lanes, tables, strict=True):
+            tracks = [t for t in table.entering if t.filled < t.to_prefill]
+            if not tracks:
+                continue
+            start = min(t.filled for t in tracks)
+            longest = max(t.to_prefill for t in tracks) - start
+            length = min(longest, max(1, PREFILL_ROW_TOKENS // len(table.entering)))
+            self._prefill_chunk(lane, table, start, length)
+
+    def _prefill_chunk(self, lane: RowModel, table: RowTable, start: int, length: int) -> None:
+        tokens = torch.zeros(len(table.entering), length, dtype=torch.long)
+        for row, track in enumerate(table.entering):
+            piece = track.prompt[start : min(start + length, track.to_prefill)]
+            tokens[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
+        positions = torch.arange(start, start + length).expand_as(tokens)
+        adapters = [track.row.adapter for track in table.entering]
+        lane.forward(tokens, positions, len(table.running), adapters)
+        for track in table.entering:
+            track.filled = max(track.filled, min(start + length, track.to_prefill))
+
+    def step(self, sequences: tuple[Sequence, ...], tables: tuple[RowTable, ...]) -> list[Distribution]:
+        """One batched forward a lane; what the experts of each sequence say, in its order."""
+        owner = {track: sequence for sequence in sequences for track in sequence.tracks}
+        hidden: dict[Track, Tensor] = {}
+        for lane, table in zip(self.lanes, tables, strict=True):
+            if table.running:
+                states = self._decode_lane(lane, table.running, owner)
+                hidden.update(zip(table.running, states, strict=True))
+        log_probs = self._expert_log_probs(sequences, hidden)
+        weights = self._weights(sequences, hidden)
+        return [
+            Distribution(lp, w, merge(sequence.request.space, lp, w))
+            for sequence, lp, w in zip(sequences, log_probs, weights, strict=True)
+        ]
+
+    def _decode_lane(
+        self, lane: RowModel, tracks: list[Track], owner: dict[Track, Sequence]
+    ) -> Tensor:
+        inputs = torch.tensor([owner[track].next_input(track) for track in tracks])
+        tokens, positions = inputs[:, :1], inputs[:, 1:]
+        hidden = lane.forward(tokens, positions, 0, [track.row.adapter for track in tracks])
+        for track, position in zip(tracks, positions[:, 0].tolist(), strict=True):
+            track.filled = position + 1
+        return hidden[:, -1]
+
+    def _expert_log_probs(
+        self, sequences: tuple[Sequence, ...], hidden: dict[Track, Tensor]
+    ) -> tuple[Tensor, ...]:
+        rows = torch.stack([hidden[track] for s in sequences for track in s.experts])
+        return self.lanes[0].log_probs(rows).split([len(s.experts) for s in sequences])
+
+    def _weights(self, sequences: tuple[Sequence, ...], hidden: dict[Track, Tensor]) -> list[Tensor]:
+        return [self._weights_of(s, hidden) for s in sequences]
+
+    def _weights_of(self, sequence: Sequence, hidden: dict[Track, Tensor]) -> Tensor:
+        experts = len(sequence.experts)
+        if sequence.pcm is None:
+            return torch.full((experts,), 1.0 / experts, device=self.lanes[0].device)
+        poles = torch.tensor(sequence.plan.poles, device=self.lanes[-1].device)
+        chosen = torch.zeros(self.head.linear.out_features, dtype=torch.bool, device=poles.device)
+        chosen[poles] = True
+        alpha: Tensor = self.head(hidden[sequence.pcm], chosen)
+        return alpha[poles].to(self.lanes[0].device)

@@ -1,0 +1,60 @@
+"""A request in flight: its rows, its tokens, and where each row stands. No tensors, no torch."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from mpd_core.experts import Plan, Row
+from mpd_core.request import GenerationRequest
+
+BASE, PCM = 0, 1
+"""Lanes: the base model, and the PCM's backbone where it has one of its own."""
+
+
+@dataclass(eq=False)
+class Track:
+    """One row of one sequence on one lane: a prompt, an adapter, and the same reply as its kin."""
+
+    row: Row
+    lane: int
+    prompt: tuple[int, ...]
+    filled: int = 0
+    """Positions of its cache row that have been written."""
+
+    @property
+    def to_prefill(self) -> int:
+        """Prompt tokens to write before decoding; the last one is the first step's input."""
+        return len(self.prompt) - 1
+
+
+@dataclass(eq=False)
+class Sequence:
+    """A request with its rows and the reply so far."""
+
+    request: GenerationRequest
+    plan: Plan
+    experts: tuple[Track, ...]
+    pcm: Track | None
+    tokens: list[int] = field(default_factory=list)
+    submitted: float = field(default_factory=time.monotonic)
+    cancelled: bool = False
+
+    @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Every row it needs, whatever the lane."""
+        return (*self.experts, self.pcm) if self.pcm else self.experts
+
+    def rows_on(self, lane: int) -> int:
+        """How many rows it takes on a lane."""
+        return sum(track.lane == lane for track in self.tracks)
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether every row is ready to decode."""
+        return all(track.filled >= track.to_prefill for track in self.tracks)
+
+    def next_input(self, track: Track) -> tuple[int, int]:
+        """Token and position that a row reads in the next step."""
+        token = self.tokens[-1] if self.tokens else track.prompt[-1]
+        return token, track.to_prefill + len(self.tokens)

@@ -1,0 +1,79 @@
+"""A method and a preference, as rows to run: MPD and its baselines differ in nothing else.
+
+A row is one expert: the frozen base, perhaps with an adapter, reading the conversation, perhaps
+with preference sentences. All methods run in the same engine under the same decode setting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpd_core.errors import RequestError
+from mpd_core.packs import Pack
+from mpd_core.preferences import Pole, Preference
+
+ONE_EXPERT = "expert:"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One next-token distribution: who gives it and what it reads."""
+
+    name: str
+    adapter: str | None = None
+    """Name of the LoRA adapter on the base, or None for the bare base."""
+    instructions: tuple[str, ...] = ()
+    """Preference sentences in its prompt."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a request, and the row of the PCM that weighs them (None: uniform weights)."""
+
+    experts: tuple[Row, ...]
+    pcm: Row | None = None
+    poles: tuple[int, ...] = ()
+    """Index of each expert's pole in the PCM's head."""
+
+
+def method_names(pack: Pack) -> tuple[str, ...]:
+    """Every method that a pack can run; ``expert:NAME`` is one expert on its own."""
+    singles = (f"{ONE_EXPERT}{pole.name}" for pole in pack.space.poles)
+    return ("mpd", "uniform", "prompting", "vanilla", *singles)
+
+
+def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
+    """Who runs for this method and preference.
+
+    Raises:
+        RequestError: unknown method, or a preference that chooses nothing where one is needed.
+    """
+    if method not in method_names(pack):
+        known = ", ".join(method_names(pack))
+        raise RequestError(f"Unknown method '{method[:60]}': use one of {known}.")
+    if method == "vanilla":
+        return Plan((Row("base"),))
+    if method.startswith(ONE_EXPERT):
+        name = method.removeprefix(ONE_EXPERT)
+        return Plan(tuple(_expert(pack, p) for p in pack.space.poles if p.name == name))
+    if not preference.poles:
+        raise RequestError(f"Method '{method}' needs at least one dimension: choose a pole.")
+    instructions = tuple(pole.instruction for pole in preference.poles)
+    if method == "prompting":
+        return Plan((Row("base", instructions=instructions),))
+    experts = tuple(_expert(pack, pole) for pole in preference.poles)
+    if method == "uniform":
+        return Plan(experts)
+    indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
+    return Plan(experts, Row("pcm", pcm_adapter(pack), instructions), indices)
+
+
+def pcm_adapter(pack: Pack) -> str | None:
+    """Name of the PCM's adapter, if the pack has one."""
+    return "pcm" if pack.spec.pcm.adapter else None
+
+
+def _expert(pack: Pack, pole: Pole) -> Row:
+    adapter = pole.name if pole.name in pack.spec.experts.adapters else None
+    own = pack.spec.experts.prompt == "own"
+    return Row(pole.name, adapter, (pole.instruction,) if own else ())

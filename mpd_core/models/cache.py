@@ -1,0 +1,98 @@
+"""A key-value cache whose rows are independent sequences of different lengths.
+
+transformers' own caches keep one length for all rows, or concatenate at every step. Here memory
+is laid out once, [rows, kv_heads, length, head_dim] per layer, each row writes at its own
+positions, and a forward pass sees a contiguous window of rows without copying them.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+@dataclass
+class Window:
+    """The part of the cache that the present forward pass reads and writes."""
+
+    rows: slice
+    positions: Tensor
+    """Where each new token goes, [rows, T]."""
+    length: int
+    """Keys and values before this position are visible to the pass."""
+
+
+class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's keys and values for up to ``capacity`` rows of up to ``length`` tokens."""
+
+    is_sliding = False
+
+    def __init__(self, owner: RowCache) -> None:
+        super().__init__()
+        self._owner = owner
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
+        values = key_states if value_states is None else value_states
+        size = (self._owner.capacity, key_states.shape[1], self._owner.length)
+        self.keys = _lazy_zeros((*size, key_states.shape[-1]), key_states)
+        self.values = _lazy_zeros((*size, values.shape[-1]), values)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write [rows, kv_heads, T, head_dim] at the window's positions; return what it sees."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self._owner.window
+        keys, values = self.keys[window.rows], self.values[window.rows]
+        row = torch.arange(len(keys), device=keys.device)[:, None]
+        keys[row, :, window.positions] = key_states.transpose(1, 2)
+        values[row, :, window.positions] = value_states.transpose(1, 2)
+        return keys[:, :, : window.length], values[:, :, : window.length]
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
+        return self._owner.window.length, 0
+
+    def get_max_length(self) -> int:
+        return self._owner.length
+
+    get_max_cache_shape = get_max_length  # its name in earlier transformers 5
+
+
+def _lazy_zeros(size: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros, because a masked position still takes part as 0 * value, and 0 * NaN is NaN.
+
+    On the CPU they come from numpy, whose zeros cost no memory until they are written; torch's
+    own are written at once.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(size)
+    count = math.prod(size) * like.dtype.itemsize
+    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(like.dtype).view(size)
+
+
+class RowCache(Cache):  # type: ignore[misc]
+    """The cache of a whole model; ``window`` is set before each forward pass."""
+
+    def __init__(self, layers: int, capacity: int, length: int) -> None:
+        self.capacity = capacity
+        self.length = length
+        self.window = Window(slice(0, 0), torch.zeros(0, 0, dtype=torch.long), 0)
+        super().__init__(layers=[RowCacheLayer(self) for _ in range(layers)])
+
+    def move(self, source: int, target: int, tokens: int) -> None:
+        """Copy a row's first ``tokens`` positions over another row."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
+                layer.values[target, :, :tokens] = layer.values[source, :, :tokens]

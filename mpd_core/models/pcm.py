@@ -1,0 +1,65 @@
+"""The Preference Control Model (paper, section 3.1): what weighs the experts at every token.
+
+A LLaMA backbone (the base itself, or a small one of its own) reads instruction, preference text
+and the reply so far; a linear head on its last hidden state has one output per pole of the pack;
+a softmax over the poles that the preference chose gives alpha.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mpd_core.errors import PackError
+
+
+class WeightHead(nn.Module):
+    """Linear layer plus masked softmax: hidden states to weights on the simplex.
+
+    It starts at zero, and a zero head weighs uniformly whatever the backbone says: MPD before
+    training is exactly MPD (Uniform).
+    """
+
+    def __init__(self, hidden_size: int, poles: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(hidden_size, poles)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor, chosen: Tensor) -> Tensor:
+        """Weights for every pole, 0 outside the chosen ones.
+
+        Args:
+            hidden: last hidden states, [..., D].
+            chosen: True where the preference has the pole, [..., poles]; at least one a row.
+
+        Returns:
+            alpha in fp32, [..., poles], summing to 1.
+        """
+        scores: Tensor = self.linear(hidden.to(self.linear.weight.dtype))
+        return torch.softmax(scores.masked_fill(~chosen, -torch.inf), dim=-1)
+
+
+def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
+    """A head from safetensors with exactly ``weight`` [poles, D] and ``bias`` [poles], or zero.
+
+    Raises:
+        PackError: unreadable file, missing or extra tensors, or wrong shapes.
+    """
+    head = WeightHead(hidden_size, poles).eval().requires_grad_(False)
+    if file is None:
+        return head
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise PackError(f"pcm.head: {file} cannot be read: {error}") from error
+    expected = {name: tuple(p.shape) for name, p in head.linear.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        raise PackError(f"pcm.head: {file} holds {found}, but the pack needs {expected}.")
+    head.linear.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return head

@@ -1,0 +1,108 @@
+"""A causal language model whose batch rows are independent sequences with their own adapters."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.errors import PackError
+from mpd_core.models.cache import RowCache, Window
+from mpd_core.models.lora import LoraAdapter, stack_adapters
+
+WINDOW_STEP = 64  # windows grow in steps, so that shapes repeat from token to token
+
+
+class RowModel:
+    """One batched forward pass over rows that differ in text, length, position and adapter.
+
+    Rows are dense: a pass covers ``rows`` of the cache, a slice. Whatever the model's linears are
+    (fp32, bf16, NF4), they are called once a pass for all rows.
+    """
+
+    def __init__(
+        self, model: Any, adapters: Sequence[LoraAdapter], *, capacity: int, length: int
+    ) -> None:
+        """Wrap a causal LM of transformers.
+
+        Args:
+            model: in evaluation mode, on its device.
+            adapters: stacked on the model in place.
+            capacity: rows that the cache can hold.
+            length: tokens that a row can hold.
+
+        Raises:
+            PackError: an adapter that does not fit, or an architecture that changes its logits
+                after the output layer.
+        """
+        self._body: nn.Module = model.base_model
+        self._lm_head: nn.Module = model.get_output_embeddings()
+        embeddings: Tensor = model.get_input_embeddings().weight
+        self.device = embeddings.device
+        self.vocab_size = model.config.vocab_size
+        self.hidden_size = model.config.hidden_size
+        _check_output_layer(model, self._lm_head)
+        self._router = stack_adapters(model, list(adapters), embeddings)
+        self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
+        layers = model.config.num_hidden_layers
+        self.cache = RowCache(layers, capacity, min(length, model.config.max_position_embeddings))
+        parameters = inspect.signature(self._body.forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
+
+    @torch.inference_mode()
+    def forward(
+        self, tokens: Tensor, positions: Tensor, first: int, adapters: Sequence[str | None]
+    ) -> Tensor:
+        """Write new tokens into the cache and return their last hidden states.
+
+        Args:
+            tokens: ids, [rows, T].
+            positions: of each token in its own sequence, [rows, T].
+            first: the first row of the cache that takes part; the rows follow it densely.
+            adapters: each row's adapter name, None for the bare base.
+
+        Returns:
+            Hidden states after the final norm, [rows, T, D].
+        """
+        rows = slice(first, first + len(tokens))
+        # A PCM's own backbone may lack tokens that were added to the base's vocabulary.
+        tokens = tokens.clamp_max(self.vocab_size - 1).to(self.device)
+        positions = positions.to(self.device)
+        self.cache.window = Window(rows, positions, self._window(int(positions.max())))
+        self._router.set(self._adapter_of_row(adapters))
+        seen = torch.arange(self.cache.window.length, device=self.device)
+        mask = seen <= positions[:, None, :, None]
+        arguments = {self._cache_argument: self.cache, "use_cache": True}
+        hidden: Tensor = self._body(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, **arguments
+        ).last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] to log-probabilities of the next token in fp32, [..., V]."""
+        return torch.log_softmax(self._lm_head(hidden).float(), dim=-1)
+
+    def _window(self, last: int) -> int:
+        steps = last // WINDOW_STEP + 1
+        return min(steps * WINDOW_STEP, self.cache.length)
+
+    def _adapter_of_row(self, adapters: Sequence[str | None]) -> Tensor | None:
+        if not any(adapters):
+            return None
+        indices = [-1 if name is None else self._index[name] for name in adapters]
+        return torch.tensor(indices, device=self.device)
+
+
+@torch.inference_mode()
+def _check_output_layer(model: Any, lm_head: nn.Module) -> None:
+    probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+    hidden = model.base_model(input_ids=probe).last_hidden_state
+    if not torch.allclose(lm_head(hidden), model(input_ids=probe).logits, rtol=1e-3, atol=1e-3):
+        raise PackError(
+            f"base: {type(model).__name__} changes its logits after the output layer; "
+            "use an architecture without soft-capping or logit scaling."
+        )

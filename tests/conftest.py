@@ -1,0 +1,43 @@
+"""A tiny random LLaMA with a byte-level tokenizer, and packs on top of it, made once a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpd_core.engine import Engine
+from mpd_core.packs import Pack, load_pack
+from tests import tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny LLaMA whose vocabulary has emoji, CJK and hostile tokens."""
+    return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
+def tiny_pack_dir(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a pack with three dimensions over the tiny base, PCM untrained."""
+    return tiny.write_pack(tmp_path_factory.mktemp("pack"), tiny_base, dimensions=3)
+
+
+@pytest.fixture(scope="session")
+def make_pack(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pack]:
+    """Factory of packs over the tiny base; the arguments of ``tiny.write_pack``."""
+
+    def make(**options: Any) -> Pack:
+        return load_pack(tiny.write_pack(tmp_path_factory.mktemp("pack"), tiny_base, **options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny_pack_dir: Path) -> Iterator[Engine]:
+    """An engine on the three-dimensional tiny pack."""
+    engine = Engine.open(load_pack(tiny_pack_dir))
+    yield engine
+    engine.close()

@@ -1,0 +1,236 @@
+"""The engine against the reference decoder, on a tiny random LLaMA."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
+from mpd_core.errors import BusyError, EngineError, RequestError
+from mpd_core.packs import Pack
+from mpd_core.request import GenerationRequest, Message, Sampling
+from mpd_core.trace import StepRecord, Trace
+from tests import tiny
+
+PROMPTS = ("Why is the sky blue?", "explain 你好 😀\nto a cat")
+
+
+def ask(
+    prompt: str = PROMPTS[0],
+    preference: str = "AAB",
+    method: str = "mpd",
+    space: str = "probability",
+    **sampling: float,
+) -> GenerationRequest:
+    settings = Sampling(**{"max_new_tokens": 12, **sampling})  # type: ignore[arg-type]
+    return GenerationRequest((Message("user", prompt),), preference, method, space, settings)  # type: ignore[arg-type]
+
+
+def assert_same(steps: tuple[StepRecord, ...], expected: tuple[StepRecord, ...]) -> None:
+    assert [s.token_id for s in steps] == [s.token_id for s in expected]
+    assert [s.text for s in steps] == [s.text for s in expected]
+    for step, other in zip(steps, expected, strict=True):
+        assert step.weights == pytest.approx(other.weights, abs=1e-5)
+        assert step.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert step.probability == pytest.approx(other.probability, abs=1e-5)
+        assert step.entropy == pytest.approx(other.entropy, abs=1e-4)
+        assert step.disagreement == pytest.approx(other.disagreement, abs=1e-4)
+
+
+def assert_engine_is_reference(pack: Pack, requests: list[GenerationRequest]) -> None:
+    engine, reference = Engine.open(pack), ReferenceDecoder(pack)
+    try:
+        streams = [engine.submit(request) for request in requests]  # all in one crowd
+        for request, stream in zip(requests, streams, strict=True):
+            assert_same(tuple(stream), tuple(reference.decode(request)))
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3, 5])
+def test_engine_equals_reference(make_pack: Callable[..., Pack], dimensions: int) -> None:
+    codes = ("A" * dimensions, "B" * dimensions, ("AB-BA")[:dimensions])
+    requests = [
+        ask(prompt, code, space=space, temperature=temperature, seed=seed, top_p=0.9)
+        for prompt in PROMPTS
+        for code in codes
+        for space, temperature, seed in [
+            ("probability", 0.0, 0),
+            ("probability", 1.0, 7),
+            ("logit", 0.8, 8),
+        ]
+    ]
+    assert_engine_is_reference(make_pack(dimensions=dimensions), requests)
+
+
+@pytest.mark.parametrize("backbone", ["base", "own"])
+@pytest.mark.parametrize("prompt", ["own", "plain"])
+def test_trained_pack_equals_reference(
+    make_pack: Callable[..., Pack],
+    tmp_path: Path,
+    backbone: str,
+    prompt: str,
+) -> None:
+    """LoRA experts of several ranks, a PCM with adapter and head, on the base or beside it."""
+    own = tiny.save_base(tmp_path, seed=5, hidden=32) if backbone == "own" else None
+    pack = make_pack(prompt=prompt, adapters=True, pcm_backbone=own, pcm_trained=True)
+    requests = [
+        ask(prompt, code, method, temperature=t, seed=3, repetition_penalty=penalty)
+        for prompt in PROMPTS
+        for code, method, t, penalty in [
+            ("AAA", "mpd", 0.0, 1.0),
+            ("B-B", "mpd", 1.0, 1.3),
+            ("BAB", "uniform", 0.7, 1.0),
+            ("ABA", "prompting", 0.0, 1.2),
+            ("ABA", "vanilla", 0.9, 1.0),
+            ("ABA", "expert:down2", 0.9, 1.0),
+        ]
+    ]
+    assert_engine_is_reference(pack, requests)
+
+
+def test_trained_weights_move(make_pack: Callable[..., Pack]) -> None:
+    """With a head that is not zero, weights change from token to token and with the preference."""
+    engine = Engine.open(make_pack(adapters=True, pcm_trained=True))
+    one, other = (engine.generate(ask(preference=code)) for code in ("AAA", "ABA"))
+    engine.close()
+    assert len({round(step.weights["up0"], 4) for step in one.steps}) > 3
+    assert one.steps[0].weights["up0"] != pytest.approx(other.steps[0].weights["up0"], abs=1e-4)
+
+
+def test_zero_head_is_uniform(tiny_engine: Engine) -> None:
+    """An untrained MPD is exactly MPD (Uniform): same tokens, weights 1/n to the last bit."""
+    mpd = tiny_engine.generate(ask(method="mpd", temperature=1.0, seed=4))
+    uniform = tiny_engine.generate(ask(method="uniform", temperature=1.0, seed=4))
+    assert not mpd.trained
+    assert [s.token_id for s in mpd.steps] == [s.token_id for s in uniform.steps]
+    assert all(s.weights == t.weights for s, t in zip(mpd.steps, uniform.steps, strict=True))
+
+
+def test_seeds_repeat_and_differ(tiny_engine: Engine) -> None:
+    def text(seed: int) -> str:
+        return tiny_engine.generate(ask(temperature=1.0, seed=seed)).text
+
+    assert text(1) == text(1)
+    assert text(1) != text(2)
+
+
+def test_same_text_alone_and_in_a_crowd(tiny_engine: Engine) -> None:
+    """Requests of different lengths and preferences that arrive, end and vanish midway."""
+    requests = [
+        ask(PROMPTS[i % 2] * (1 + i % 3), code, temperature=1.0, seed=i, max_new_tokens=4 + 5 * (i % 4))
+        for i, code in enumerate(["AAA", "B-B", "-A-", "BBB", "ABA", "AAB", "BAB", "--B"])
+    ]
+    alone = [tiny_engine.generate(request).steps for request in requests]
+    streams = [tiny_engine.submit(request) for request in requests]
+    vanishing = [tiny_engine.submit(ask(seed=90 + i, max_new_tokens=200)) for i in range(3)]
+    threads = [threading.Thread(target=stream.cancel) for stream in vanishing]
+    for thread in threads:
+        thread.start()
+    for stream, expected in zip(streams, alone, strict=True):
+        assert_same(tuple(stream), expected)
+    for thread, stream in zip(threads, vanishing, strict=True):
+        thread.join()
+        list(stream)
+        assert stream.trace().finish_reason == "cancelled"
+
+
+def test_cancel_keeps_what_was_said(tiny_engine: Engine) -> None:
+    with tiny_engine.submit(ask(max_new_tokens=500, temperature=1.0, seed=11)) as stream:
+        steps: Iterator[StepRecord] = iter(stream)
+        first = next(steps)
+        stream.cancel()
+        rest = list(steps)
+    trace = stream.trace()
+    assert trace.finish_reason == "cancelled"
+    assert trace.steps == (first, *rest)
+    assert len(trace.steps) < 500
+    assert list(stream) == []  # a second iteration ends at once
+
+
+def test_trace_joins_and_round_trips(tiny_engine: Engine) -> None:
+    """Texts of steps join to the reply; weights sum to 1; Eq. 1 holds on the recorded numbers."""
+    for seed in range(8):
+        trace = tiny_engine.generate(ask(temperature=1.5, seed=seed, max_new_tokens=60))
+        assert "".join(step.text for step in trace.steps) == trace.text
+        assert Trace.from_dict(trace.to_dict()) == trace
+        for step in trace.steps:
+            assert sum(step.weights.values()) == pytest.approx(1.0, abs=1e-6)
+            mixture = sum(w * 2.718281828459045 ** step.logprobs[e] for e, w in step.weights.items())
+            assert step.probability == pytest.approx(mixture, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (lambda: ask(preference="AAZ"), "no pole of dimension 'dim2'"),
+        (lambda: ask(preference="AA"), "has 2 letters"),
+        (lambda: ask(preference="---"), "at least one dimension"),
+        (lambda: ask(method="magic"), "Unknown method 'magic'"),
+        (lambda: ask(prompt="cat " * 2000), "shorten the prompt"),
+        (lambda: ask(prompt="  "), "prompt is empty"),
+        (lambda: ask(temperature=float("nan")), "temperature is nan"),
+        (lambda: ask(temperature=-1.0), "temperature is -1"),
+        (lambda: ask(top_p=0.0), "top_p is 0"),
+        (lambda: ask(seed=-1), "seed is -1"),
+        (lambda: ask(max_new_tokens=10**9), "max_new_tokens is 1000000000"),
+    ],
+)
+def test_bad_requests(
+    tiny_engine: Engine, request_: Callable[[], GenerationRequest], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        tiny_engine.submit(request_())
+
+
+def test_full_queue_is_busy(make_pack: Callable[..., Pack], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpd_core.engine.engine.MAX_WAITING", 2)
+    engine = Engine.open(make_pack())
+    with pytest.raises(BusyError, match="try again"):
+        for seed in range(200):
+            engine.submit(ask(seed=seed, max_new_tokens=500, temperature=1.0))
+    engine.close()
+
+
+def test_a_failing_request_ends_alone(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Engine._advance
+
+    def fragile(self: Engine, sequence: object, said: object) -> object:
+        if sequence.request.sampling.seed == 666:  # type: ignore[attr-defined]
+            raise RuntimeError("boom")
+        return real(self, sequence, said)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Engine, "_advance", fragile)
+    expected = tiny_engine.generate(ask(seed=1, temperature=1.0)).steps
+    good = tiny_engine.submit(ask(seed=1, temperature=1.0))
+    bad = tiny_engine.submit(ask(seed=666, temperature=1.0))
+    assert_same(tuple(good), expected)
+    with pytest.raises(EngineError, match="boom"):
+        list(bad)
+    assert bad.trace().finish_reason == "error"
+
+
+def test_a_failing_forward_ends_the_batch_not_the_engine(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_engine._runner, "step", lambda *_: 1 / 0)
+        with pytest.raises(EngineError, match="division by zero"):
+            list(tiny_engine.submit(ask()))
+    assert tiny_engine.generate(ask()).finish_reason in ("stop", "length")
+
+
+def test_closed_engine_says_so(make_pack: Callable[..., Pack]) -> None:
+    engine = Engine.open(make_pack())
+    stream = engine.submit(ask(max_new_tokens=900, temperature=1.0))
+    engine.close()
+    list(stream)
+    assert stream.trace().finish_reason == "cancelled"
+    with pytest.raises(EngineError, match="closed"):
+        engine.submit(ask())
