@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from enum import Enum
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
 from mpd_core.errors import MPDError
+from mpd_core.experts import make_plan
 from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
 from mpd_core.trace import Trace
+
+if TYPE_CHECKING:
+    from mpd_core.engine import Engine
 
 app = typer.Typer(
     add_completion=False,
@@ -91,7 +95,8 @@ def generate(
             seed=seed,
         ),
     )
-    loaded.space.parse(request.preference)  # a wrong letter should not wait for a model to load
+    # What can be refused without a model should not wait for one to load.
+    make_plan(loaded, loaded.space.parse(request.preference), method)
     trace = _run(loaded, request, quantize, device, show=not json)
     print(trace.to_json() if json else "")
 
@@ -105,12 +110,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; default 7860.")] = None,
 ) -> None:
     """Open the app in a browser-friendly server."""
-    from mpd_core.engine import Engine
     from mpd_core.ui.server import serve as serve_page
 
-    options = {"quantize": quantize.value if quantize else None, "device": device}
-    engine = Engine.open(load_pack(pack), progress=_tell, **options)
-    serve_page(engine, host=host, port=port)
+    serve_page(_open(load_pack(pack), quantize, device), host=host, port=port)
 
 
 @app.command()
@@ -132,11 +134,7 @@ def _run(
     *,
     show: bool,
 ) -> Trace:
-    from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
-
-    engine = Engine.open(
-        pack, quantize=quantize.value if quantize else None, device=device, progress=_tell
-    )
+    engine = _open(pack, quantize, device)
     try:
         with engine.submit(request) as stream:
             for step in stream:
@@ -145,6 +143,13 @@ def _run(
             return stream.trace()
     finally:
         engine.close()
+
+
+def _open(pack: Pack, quantize: _QuantizeChoice | None, device: str | None) -> Engine:
+    from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
+
+    chosen: Quantize | None = quantize.value if quantize else None
+    return Engine.open(pack, quantize=chosen, device=device, progress=_tell)
 
 
 def _tell(sentence: str) -> None:

@@ -5,6 +5,8 @@ Axes: ``E`` experts, ``V`` vocabulary; ``...`` any leading batch. All logarithms
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -37,10 +39,14 @@ def merge_logits(log_probs: Tensor, weights: Tensor) -> Tensor:
     Returns:
         Log-probabilities, [..., V].
     """
-    return torch.log_softmax((weights.unsqueeze(-1) * log_probs).sum(dim=-2), dim=-1)
+    merged: Tensor = (weights.unsqueeze(-1) * log_probs).sum(dim=-2).log_softmax(dim=-1)
+    return merged
 
 
-MERGE = {"probability": merge_probabilities, "logit": merge_logits}
+MERGE: dict[Space, Callable[[Tensor, Tensor], Tensor]] = {
+    "probability": merge_probabilities,
+    "logit": merge_logits,
+}
 
 
 def merge(space: Space, log_probs: Tensor, weights: Tensor) -> Tensor:
@@ -54,7 +60,7 @@ def entropy(log_probs: Tensor) -> Tensor:
 
 
 def disagreement(log_probs: Tensor, weights: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the experts under alpha: H(sum alpha_i p_i) - sum alpha_i H(p_i).
+    """Jensen-Shannon divergence of the experts: H(sum alpha_i p_i) - sum alpha_i H(p_i).
 
     Args:
         log_probs: [..., E, V].

@@ -14,7 +14,7 @@ LEFT_OUT = "-"
 
 @dataclass(frozen=True)
 class Pole:
-    """One end of a dimension, e.g. *concise*, with the sentence that asks for it (paper, Table 1)."""
+    """One end of a dimension, e.g. *concise*, and the sentence that asks for it (Table 1)."""
 
     name: str
     instruction: str

@@ -47,7 +47,9 @@ class Message:
         try:
             self.content.encode("utf-8")
         except UnicodeEncodeError:
-            raise RequestError("The text holds half a surrogate pair: send valid Unicode.") from None
+            raise RequestError(
+                "The text holds half a surrogate pair: send valid Unicode."
+            ) from None
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,9 @@ class Trace:
         """
         version = data.get("schema_version")
         if version != SCHEMA_VERSION:
-            raise MPDError(f"This trace has schema {version!r}; this version reads {SCHEMA_VERSION}.")
+            raise MPDError(
+                f"This trace has schema {version!r}; this version reads {SCHEMA_VERSION}."
+            )
         try:
             steps = tuple(_step(step) for step in data["steps"])
             lists = {name: tuple(data[name]) for name in ("messages", "poles")}

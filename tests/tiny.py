@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from mpd_core.packs import file_sha256
 
 HOSTILE = (
-    "<img src=x onerror=\"window.hacked=1\">",
+    '<img src=x onerror="window.hacked=1">',
     "${window.hacked=1}",
     "<script>window.hacked=1</script>",
     "{{value}}",
@@ -60,7 +60,7 @@ def make_model(vocab_size: int, *, seed: int, hidden: int = 64) -> LlamaForCausa
     config = LlamaConfig(
         vocab_size=vocab_size,
         hidden_size=hidden,
-        intermediate_size=96,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
@@ -120,7 +120,9 @@ def write_pack(
         f'[experts]\nprompt = "{prompt}"',
     ]
     if adapters:
-        for index, pole in enumerate(f"{way}{d}" for d in range(dimensions) for way in ("up", "down")):
+        for index, pole in enumerate(
+            f"{way}{d}" for d in range(dimensions) for way in ("up", "down")
+        ):
             spec = _adapter(folder, base, pole, rank=2 + index % 3, seed=index)
             lines.append(f"[experts.adapters.{pole}]\n{spec}")
     lines += _pcm(folder, base, pcm_backbone, pcm_trained, poles=2 * dimensions)

@@ -30,7 +30,9 @@ from mpd_core.trace import StepRecord
 class ReferenceDecoder:
     """Runs a pack's requests token by token, recomputing everything at every step."""
 
-    def __init__(self, pack: Pack, *, quantize: Quantize | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, pack: Pack, *, quantize: Quantize | None = None, device: str = "cpu"
+    ) -> None:
         """Load a pack's models; errors as ``Engine.open``."""
         spec = pack.spec
         quantize = quantize or spec.base.quantize

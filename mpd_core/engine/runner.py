@@ -72,7 +72,9 @@ class Runner:
         for track in table.entering:
             track.filled = max(track.filled, min(start + length, track.to_prefill))
 
-    def step(self, sequences: tuple[Sequence, ...], tables: tuple[RowTable, ...]) -> list[Distribution]:
+    def step(
+        self, sequences: tuple[Sequence, ...], tables: tuple[RowTable, ...]
+    ) -> list[Distribution]:
         """One batched forward a lane; what the experts of each sequence say, in its order."""
         owner = {track: sequence for sequence in sequences for track in sequence.tracks}
         hidden: dict[Track, Tensor] = {}
@@ -81,7 +83,7 @@ class Runner:
                 states = self._decode_lane(lane, table.running, owner)
                 hidden.update(zip(table.running, states, strict=True))
         log_probs = self._expert_log_probs(sequences, hidden)
-        weights = self._weights(sequences, hidden)
+        weights = [self._weights(sequence, hidden) for sequence in sequences]
         return [
             Distribution(lp, w, merge(sequence.request.space, lp, w))
             for sequence, lp, w in zip(sequences, log_probs, weights, strict=True)
@@ -101,12 +103,10 @@ class Runner:
         self, sequences: tuple[Sequence, ...], hidden: dict[Track, Tensor]
     ) -> tuple[Tensor, ...]:
         rows = torch.stack([hidden[track] for s in sequences for track in s.experts])
-        return self.lanes[0].log_probs(rows).split([len(s.experts) for s in sequences])
+        log_probs, sizes = self.lanes[0].log_probs(rows), [len(s.experts) for s in sequences]
+        return tuple(torch.split_with_sizes(log_probs, sizes))
 
-    def _weights(self, sequences: tuple[Sequence, ...], hidden: dict[Track, Tensor]) -> list[Tensor]:
-        return [self._weights_of(s, hidden) for s in sequences]
-
-    def _weights_of(self, sequence: Sequence, hidden: dict[Track, Tensor]) -> Tensor:
+    def _weights(self, sequence: Sequence, hidden: dict[Track, Tensor]) -> Tensor:
         experts = len(sequence.experts)
         if sequence.pcm is None:
             return torch.full((experts,), 1.0 / experts, device=self.lanes[0].device)

@@ -24,7 +24,9 @@ class Stream:
         self.experts = experts
         self._cancel = cancel
         self._assemble = assemble
-        self._inbox: queue.SimpleQueue[StepRecord | FinishReason | EngineError] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[StepRecord | FinishReason | EngineError] = (
+            queue.SimpleQueue()
+        )
         self._steps: list[StepRecord] = []
         self._finish: FinishReason | None = None
         self._lock = threading.Lock()

@@ -101,12 +101,13 @@ class StackedLora(nn.Module):
     def stack(self, members: list[tuple[int, LoraAdapter, str]], like: Tensor) -> None:
         """Take the factors of ``(index, adapter, module name)`` for this linear."""
         pairs = [(index, adapter, *adapter.factors[module]) for index, adapter, module in members]
-        target = {"dtype": like.dtype, "device": like.device}
-        self.register_buffer("a", torch.cat([a for *_, a, _ in pairs]).T.contiguous().to(**target))
-        self.register_buffer("b", torch.cat([b.T for *_, b in pairs]).contiguous().to(**target))
-        columns = [(index, adapter.scaling) for index, adapter, a, _ in pairs for _ in range(len(a))]
+        columns = [
+            (index, adapter.scaling) for index, adapter, a, _ in pairs for _ in range(len(a))
+        ]
         owners, scalings = zip(*columns, strict=True)
-        self.register_buffer("scaling", torch.tensor(scalings, **target))
+        self.register_buffer("a", torch.cat([a for *_, a, _ in pairs]).T.contiguous().to(like))
+        self.register_buffer("b", torch.cat([b.T for *_, b in pairs]).contiguous().to(like))
+        self.register_buffer("scaling", torch.tensor(scalings).to(like))
         self.register_buffer("adapter_of_column", torch.tensor(owners, device=like.device))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -149,7 +150,7 @@ def _linear(model: nn.Module, module: str, adapter: str) -> nn.Module:
     try:
         linear = model.get_submodule(module)
     except AttributeError:
-        linear = None
+        linear = nn.Identity()
     if not hasattr(linear, "in_features") or not hasattr(linear, "out_features"):
         raise PackError(f"adapter '{adapter}': the base has no linear layer '{module}'.")
     return linear
@@ -157,9 +158,12 @@ def _linear(model: nn.Module, module: str, adapter: str) -> nn.Module:
 
 def _check_shapes(adapter: LoraAdapter, module: str, linear: nn.Module) -> None:
     a, b = adapter.factors[module]
-    expected = (linear.out_features, linear.in_features)
-    if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1] or (len(b), a.shape[1]) != expected:
+    rank = len(a)
+    found = (tuple(a.shape), tuple(b.shape))
+    width, height = int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
+    expected = ((rank, width), (height, rank))
+    if found != expected:
         raise PackError(
-            f"adapter '{adapter.name}': '{module}' has A {tuple(a.shape)} and B {tuple(b.shape)}, "
-            f"which do not fit a linear of {expected}."
+            f"adapter '{adapter.name}': '{module}' has A and B of shapes {found}, "
+            f"which do not fit the base's {expected}."
         )

@@ -100,7 +100,10 @@ class RowModel:
 @torch.inference_mode()
 def _check_output_layer(model: Any, lm_head: nn.Module) -> None:
     probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    hidden = model.base_model(input_ids=probe).last_hidden_state
+    try:
+        hidden = model.base_model(input_ids=probe).last_hidden_state
+    except RuntimeError as error:  # shapes or kernels that this machine's 4-bit library lacks
+        raise PackError(f"base: {type(model).__name__} fails on one token: {error}") from error
     if not torch.allclose(lm_head(hidden), model(input_ids=probe).logits, rtol=1e-3, atol=1e-3):
         raise PackError(
             f"base: {type(model).__name__} changes its logits after the output layer; "

@@ -1,33 +1,14 @@
-"""Packs: a TOML file that names everything a deployment needs, so that no code has to.
-
-A pack is a folder with a ``pack.toml``. Unknown keys, missing files and wrong hashes are errors
-that name the key or the file. Weights are safetensors only.
-"""
+"""The schema of ``pack.toml``: every table, key and bound; an unknown key is an error."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from mpd_core.errors import PackError, RequestError
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
+from mpd_core.errors import RequestError
 from mpd_core.request import MAX_NEW_TOKENS, Sampling, Space
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
-
-PACKS_DIR = Path(__file__).resolve().parent.parent / "assets" / "packs"
-DEFAULT_PACK = "smollm2-135m"
-PACK_ENV = "MPD_PACK"
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -42,7 +23,7 @@ class _Table(BaseModel):
 
 
 class GGUFSource(_Table):
-    """A GGUF file shipped inside a Python package, with a hub file of the same hash as last resort."""
+    """A GGUF file inside a Python package; a hub file of the same hash is the last resort."""
 
     kind: Literal["gguf"]
     package: str
@@ -201,127 +182,3 @@ class PackSpec(_Table):
         if unknown:
             raise ValueError(f"experts.adapters.{sorted(unknown)[0]}: no such pole")
         return self
-
-
-class Pack:
-    """A validated pack: its specification, its folder, and the hashes of its files."""
-
-    def __init__(self, spec: PackSpec, folder: Path, toml_sha256: str) -> None:
-        self.spec = spec
-        self.folder = folder
-        self.toml_sha256 = toml_sha256
-        self.space = PreferenceSpace(
-            tuple(
-                Dimension(d.name, tuple(Pole(p.name, p.instruction) for p in d.poles))
-                for d in spec.dimensions
-            )
-        )
-        for prompt, code in spec.examples:
-            try:
-                self.space.parse(code)
-            except RequestError as error:
-                raise PackError(f"{folder / 'pack.toml'}: examples: '{prompt}': {error}") from error
-
-    @property
-    def trained(self) -> bool:
-        """Whether the PCM has a trained head; without one it weighs uniformly."""
-        return self.spec.pcm.head is not None
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Short name to SHA-256 of the TOML and of every weight file that it pins."""
-        hashes = {"pack.toml": self.toml_sha256}
-        if isinstance(self.spec.base.source, GGUFSource):
-            hashes["base"] = self.spec.base.source.sha256
-        hashes.update({name: sha for name, (_, sha) in self._files().items()})
-        return hashes
-
-    def path(self, relative: Path) -> Path:
-        """A pack's path, resolved against its folder."""
-        return (self.folder / relative).resolve()
-
-    def verify_files(self) -> None:
-        """Check that each weight file is there and is the one that the TOML pins.
-
-        Raises:
-            PackError: names the key and the file.
-        """
-        for key, (path, sha256) in self._files().items():
-            if not path.is_file():
-                raise PackError(f"{key}: {path} is missing; restore it or remove the key.")
-            if file_sha256(path) != sha256:
-                raise PackError(f"{key}: {path} has another SHA-256 than pack.toml names; restore it.")
-
-    def _files(self) -> dict[str, tuple[Path, str]]:
-        spec = self.spec
-        adapters = {f"experts.adapters.{n}": a for n, a in spec.experts.adapters.items()}
-        if spec.pcm.adapter:
-            adapters["pcm.adapter"] = spec.pcm.adapter
-        files = {
-            key: (self.path(a.folder) / "adapter_model.safetensors", a.sha256)
-            for key, a in adapters.items()
-        }
-        if spec.pcm.head:
-            files["pcm.head"] = (self.path(spec.pcm.head.file), spec.pcm.head.sha256)
-        return files
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
-    """Load and validate a pack.
-
-    Args:
-        name: a pack's name under ``assets/packs``, a folder, or a TOML file; default: the
-            environment variable ``MPD_PACK``, then ``smollm2-135m``.
-
-    Raises:
-        PackError: names the file and the key.
-    """
-    path = _find(os.fspath(name or os.environ.get(PACK_ENV) or DEFAULT_PACK))
-    try:
-        raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PackError(f"{path}: cannot be read: {error}") from error
-    try:
-        spec = PackSpec.model_validate(data)
-    except ValidationError as error:
-        raise PackError(f"{path}: " + "; ".join(_complaints(error))) from error
-    pack = Pack(spec, path.parent, hashlib.sha256(raw).hexdigest())
-    pack.verify_files()
-    return pack
-
-
-def pack_names() -> list[str]:
-    """Names of the packs that come with the project."""
-    return sorted(path.parent.name for path in PACKS_DIR.glob("*/pack.toml"))
-
-
-def _find(name: str) -> Path:
-    if re.match(NAME, name) and (PACKS_DIR / name / "pack.toml").is_file():
-        return PACKS_DIR / name / "pack.toml"
-    path = Path(name).expanduser()
-    path = path / "pack.toml" if path.is_dir() else path
-    if not path.is_file():
-        known = ", ".join(pack_names())
-        raise PackError(f"No pack '{name}': use {known}, or the path of a pack.toml.")
-    return path.resolve()
-
-
-def _complaints(error: ValidationError) -> Iterator[str]:
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "the file"
-        if problem["type"] == "extra_forbidden":
-            yield f"{key}: unknown key"
-        elif problem["type"] == "missing":
-            yield f"{key}: missing key"
-        else:
-            yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,27 @@
+"""Packs: what a deployment is made of, in TOML."""
+
+from mpd_core.packs.pack import DEFAULT_PACK, Pack, file_sha256, load_pack, pack_names
+from mpd_core.packs.schema import (
+    FolderSource,
+    GGUFSource,
+    HubSource,
+    PackSpec,
+    Quantize,
+    Source,
+    TemplateSpec,
+)
+
+__all__ = [
+    "DEFAULT_PACK",
+    "FolderSource",
+    "GGUFSource",
+    "HubSource",
+    "Pack",
+    "PackSpec",
+    "Quantize",
+    "Source",
+    "TemplateSpec",
+    "file_sha256",
+    "load_pack",
+    "pack_names",
+]

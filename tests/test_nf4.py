@@ -1,0 +1,63 @@
+"""The 4-bit path, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import bitsandbytes as bnb
+import pytest
+import torch
+
+from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
+from mpd_core.models.base import compute_dtype, nf4_config
+from mpd_core.packs import Pack
+from tests.test_engine import ask, assert_same
+
+
+@pytest.fixture(scope="module")
+def nf4_engine(make_pack: Callable[..., Pack]) -> Engine:
+    return Engine.open(make_pack(adapters=True, pcm_trained=True), quantize="nf4")
+
+
+def test_configuration_is_nf4_with_double_quantisation() -> None:
+    config = nf4_config(torch.float16)
+    assert config.load_in_4bit
+    assert config.bnb_4bit_quant_type == "nf4"
+    assert config.bnb_4bit_use_double_quant
+    assert config.bnb_4bit_compute_dtype is torch.float16
+    assert compute_dtype("cpu") is torch.float32
+
+
+def test_linears_are_four_bit_under_the_adapters(nf4_engine: Engine) -> None:
+    body = nf4_engine._runner.lanes[0]._body
+    linears = [m for m in body.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    assert len(linears) == 2 * 7
+    assert all(linear.weight.dtype is torch.uint8 for linear in linears)
+
+
+def test_info_says_so(nf4_engine: Engine) -> None:
+    assert nf4_engine.info.precision == "nf4 (fp32 compute)"
+    assert any("slower" in note for note in nf4_engine.info.notes)
+
+
+def test_engine_equals_reference_in_four_bits(nf4_engine: Engine) -> None:
+    """Same quantised weights on both sides, PEFT's forward against stacked LoRA over Linear4bit.
+
+    bitsandbytes picks its kernel by the number of rows, and where the CPU has AVX512 one of them
+    multiplies in bf16: logits agree to about 0.005 here, not to rounding.
+    """
+    reference = ReferenceDecoder(nf4_engine.pack, quantize="nf4")
+    for request in (ask(), ask(preference="B-A", temperature=1.0, seed=2), ask(method="vanilla")):
+        steps = nf4_engine.generate(request).steps
+        assert_same(steps, tuple(reference.decode(request)), tolerance=0.03)
+
+
+def test_four_bits_are_not_full_precision(make_pack: Callable[..., Pack]) -> None:
+    requests = ask(method="vanilla")
+    said = []
+    for quantize in ("nf4", "none"):
+        engine = Engine.open(make_pack(), quantize=quantize)  # type: ignore[arg-type]
+        said.append(engine.generate(requests).steps[0].logprobs["base"])
+        engine.close()
+    assert said[0] != pytest.approx(said[1], abs=1e-4)

@@ -1,0 +1,126 @@
+"""Packs: what is read, and what each mistake is answered with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpd_core.engine import Engine
+from mpd_core.errors import PackError, RequestError
+from mpd_core.packs import DEFAULT_PACK, Pack, load_pack, pack_names
+from tests import tiny
+
+
+def test_shipped_packs() -> None:
+    assert pack_names() == ["smollm2-135m", "tulu-2-7b"]
+    for name in pack_names():
+        pack = load_pack(name)
+        assert [p.code for p in pack.space] == [
+            "AAA",
+            "AAB",
+            "ABA",
+            "ABB",
+            "BAA",
+            "BAB",
+            "BBA",
+            "BBB",
+        ]
+        assert pack.spec.examples
+    assert load_pack().spec.name == DEFAULT_PACK
+    tulu = load_pack("tulu-2-7b").spec
+    assert (tulu.base.name, tulu.base.quantize) == ("allenai/tulu-2-7b", "nf4")
+
+
+def test_environment_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPD_PACK", "tulu-2-7b")
+    assert load_pack().spec.name == "tulu-2-7b"
+    assert load_pack(DEFAULT_PACK).spec.name == DEFAULT_PACK
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('title = "Tiny"', 'title = "Tiny"\ncolour = 1', "colour: unknown key"),
+        ('title = "Tiny"', "", "title: missing key"),
+        ('kind = "folder"', 'kind = "floppy"', r"base\.source"),
+        ("context = 1024", "context = 3", r"decode\.context"),
+        ('prompt = "own"', 'prompt = "shout"', r"experts\.prompt"),
+        ('name = "down0"', 'name = "up0"', "pole 'up0' stands twice"),
+        ('name = "dim1"', 'name = "dim0"', "dimension 'dim0' stands twice"),
+        ('title = "Tiny"', 'title = "Tiny', "cannot be read"),
+        ('title = "Tiny"', 'title = "Tiny"\nexamples = [["x", "AZA"]]', "examples: 'Z' is no pole"),
+        ("[pcm]", '[template]\npreference = "no slots"\n[pcm]', r"template\.preference"),
+        (
+            "[pcm]",
+            f'[experts.adapters.nobody]\nfolder = "x"\nsha256 = "{"0" * 64}"\n[pcm]',
+            r"experts\.adapters\.nobody: no such pole",
+        ),
+        (
+            "[pcm]",
+            f'[experts.adapters.up0]\nfolder = "x"\nsha256 = "{"0" * 64}"\n[pcm]',
+            r"experts\.adapters\.up0: .*x/adapter_model\.safetensors is missing",
+        ),
+    ],
+)
+def test_mistakes_are_named(
+    tmp_path: Path, tiny_base: Path, old: str, new: str, message: str
+) -> None:
+    file = tiny.write_pack(tmp_path, tiny_base) / "pack.toml"
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    with pytest.raises(PackError, match=message):
+        load_pack(tmp_path)
+
+
+def test_unknown_pack_lists_the_known() -> None:
+    with pytest.raises(PackError, match="smollm2-135m, tulu-2-7b"):
+        load_pack("../../etc")
+
+
+def test_tampered_weights_are_refused(make_pack: Callable[..., Pack]) -> None:
+    folder = make_pack(adapters=True, pcm_trained=True).folder
+    for name, key in [
+        ("up1/adapter_model.safetensors", r"experts\.adapters\.up1"),
+        ("head.safetensors", r"pcm\.head"),
+    ]:
+        file = folder / name
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        with pytest.raises(PackError, match=f"{key}: .*another SHA-256"):
+            load_pack(folder)
+        file.write_bytes(whole)
+    load_pack(folder)
+
+
+def test_weights_of_another_shape_are_refused(
+    make_pack: Callable[..., Pack], tmp_path: Path
+) -> None:
+    """Adapters that were made for a base of another width."""
+    other = tiny.save_base(tmp_path, hidden=32)
+    pack = make_pack(adapters=True, pcm_trained=True)
+    file = pack.folder / "pack.toml"
+    file.write_text(file.read_text().replace(str(pack.spec.base.source.folder), str(other)))  # type: ignore[union-attr]
+    with pytest.raises(PackError, match=r"adapter 'up0': .*do not fit"):
+        Engine.open(load_pack(pack.folder))
+
+
+def test_head_of_another_shape_is_refused(make_pack: Callable[..., Pack]) -> None:
+    pack = make_pack(pcm_trained=True)
+    text = (pack.folder / "pack.toml").read_text()
+    head = tiny.save_head(pack.folder / "head.safetensors", hidden=64, poles=5)
+    old = text.split('file = "head.safetensors", sha256 = "')[1][:64]
+    new = tiny.file_sha256(head)
+    (pack.folder / "pack.toml").write_text(text.replace(old, new))
+    with pytest.raises(PackError, match=r"pcm\.head.*\(5, 64\).*\(6, 64\)"):
+        Engine.open(load_pack(pack.folder))
+
+
+def test_decode_defaults_and_limit() -> None:
+    decode = load_pack(DEFAULT_PACK).spec.decode
+    assert decode.sampling(temperature=None).temperature == decode.temperature
+    assert decode.sampling(temperature=0.7).temperature == 0.7
+    with pytest.raises(RequestError, match="at most 512"):
+        decode.sampling(max_new_tokens=513)
