@@ -56,7 +56,9 @@ def merge(space: Space, log_probs: Tensor, weights: Tensor) -> Tensor:
 
 def entropy(log_probs: Tensor) -> Tensor:
     """-sum_v p ln p over the last axis, in nats; 0 ln 0 is 0."""
-    return -torch.special.xlogy(log_probs.exp(), log_probs.exp()).sum(dim=-1)
+    probs = log_probs.exp()
+    surprise: Tensor = -torch.special.xlogy(probs, probs).sum(dim=-1)
+    return surprise
 
 
 def disagreement(log_probs: Tensor, weights: Tensor) -> Tensor:

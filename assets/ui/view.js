@@ -72,8 +72,6 @@ function addTurn(frame) {
 function announce(frame, open) {
   const count = frame.text?.length ?? 0;
   root.dataset.busy = open;
-  element.dataset.run = frame.run;
-  element.dataset.status = frame.status;
   if (frame.status === 'waiting') status('The experts are reading your instruction…');
   else if (frame.status === 'streaming' && count < 12) status('Writing…');
   else if (!open) status(frame.status === 'done' ? `Reply ${FINISH[frame.summary.finish] ?? 'done'}, ${count} tokens.` : '');
@@ -107,9 +105,17 @@ function paint() {
   paintDetail();
   if (turn) heatmap.show(turn.data); else { heatmap.data = null; heatmap.paint(); }
   summarise($('.mpd-summary'), turn?.data);
-  const last = state.turns.at(-1);
-  element.dataset.count = last ? last.strip.tokens.length : 0;
-  element.dataset.done = !last || last.closed;
+  mark(state.turns.at(-1));
+}
+
+/** Attributes that tests wait for; all of them change together, with what is painted. */
+function mark(turn) {
+  Object.assign(element.dataset, {
+    run: turn?.data.run ?? '',
+    status: turn?.data.status ?? 'idle',
+    count: turn?.strip.tokens.length ?? 0,
+    done: !turn || turn.closed,
+  });
 }
 
 function paintTurn(turn) {
