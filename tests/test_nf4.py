@@ -10,7 +10,7 @@ import torch
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
-from mpd_core.models.base import compute_dtype, nf4_config
+from mpd_core.models.base import nf4_config, weight_format
 from mpd_core.packs import Pack
 from tests.test_engine import ask, assert_same
 
@@ -26,12 +26,13 @@ def test_configuration_is_nf4_with_double_quantisation() -> None:
     assert config.bnb_4bit_quant_type == "nf4"
     assert config.bnb_4bit_use_double_quant
     assert config.bnb_4bit_compute_dtype is torch.float16
-    assert compute_dtype("cpu") is torch.float32
+    assert weight_format("cpu", "nf4").dtype is torch.float32
 
 
 def test_linears_are_four_bit_under_the_adapters(nf4_engine: Engine) -> None:
-    body = nf4_engine._runner.lanes[0]._body
-    linears = [m for m in body.modules() if isinstance(m, bnb.nn.Linear4bit)]
+    layers = nf4_engine._runner.lanes[0]._body._layers
+    blocks = [b for layer in layers for b in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+    linears = [m for b in blocks for m in b.modules() if isinstance(m, bnb.nn.Linear4bit)]
     assert len(linears) == 2 * 7
     assert all(linear.weight.dtype is torch.uint8 for linear in linears)
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from mpd_core.engine.runner import Runner
-from mpd_core.errors import PackError, RequestError
-from mpd_core.models.base import LoadedModel, default_device, load_model
+from mpd_core.errors import PackError
+from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.lora import LoraAdapter, load_adapter
 from mpd_core.models.pcm import load_head
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
-from mpd_core.packs import Pack, Quantize
+from mpd_core.packs import Pack, Precision, Quantize
 
 CPU_CACHE_BYTES = 4 * 2**30
 GPU_CACHE_SHARE = 0.6
@@ -35,6 +35,7 @@ def build(
     pack: Pack,
     *,
     quantize: Quantize | None = None,
+    precision: Precision | None = None,
     device: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Runner, Any, EngineInfo]:
@@ -46,13 +47,13 @@ def build(
     Raises:
         ModelSourceError: a model cannot be obtained.
         PackError: a model, an adapter or the head does not fit.
-        RequestError: a device that this machine does not have.
+        RequestError: a device or a precision that this machine does not have.
     """
-    device = _device(device)
-    quantize = quantize or pack.spec.base.quantize
-    folder = obtain(pack, pack.spec.base.source, progress=progress)
-    progress(f"Loading {pack.spec.base.name} on {device}.")
-    base = load_model(folder, quantize=quantize, device=device)
+    spec = pack.spec.base
+    format_ = weight_format(device, quantize or spec.quantize, precision or spec.precision)
+    folder = obtain(pack, spec.source, progress=progress)
+    progress(f"Loading {spec.name} on {format_.device}, {format_}.")
+    base = load_model(folder, format_)
     adapters = [
         load_adapter(name, pack.path(spec.folder))
         for name, spec in pack.spec.experts.adapters.items()
@@ -61,7 +62,7 @@ def build(
     head = pack.spec.pcm.head
     file = pack.path(head.file) if head else None
     runner = Runner(lanes, load_head(lanes[-1].hidden_size, len(pack.space.poles), file))
-    return runner, base.tokenizer, EngineInfo(device, base.precision, _notes(device, quantize))
+    return runner, base.tokenizer, EngineInfo(format_.device, str(format_), _notes(format_))
 
 
 def _lanes(
@@ -72,31 +73,29 @@ def _lanes(
 ) -> tuple[RowModel, ...]:
     pcm = pack.spec.pcm
     own = [load_adapter("pcm", pack.path(pcm.adapter.folder))] if pcm.adapter else []
+    length = pack.spec.decode.context
     if pcm.backbone == "base":
-        return (_row_model(base.model, adapters + own, pack.spec.decode.context),)
+        return (_row_model(base, adapters + own, length),)
     folder = obtain(pack, pcm.backbone, progress=progress)
     progress("Loading the Preference Control Model's backbone.")
-    backbone = load_model(folder, quantize="none", device=base.device)
+    backbone = load_model(folder, weight_format(base.format.device))
     missing = len(base.tokenizer) - backbone.model.config.vocab_size
     if missing > len(base.tokenizer.added_tokens_decoder):
         raise PackError(
             f"pcm.backbone: its vocabulary lacks {missing} tokens of the base's tokenizer; "
             "use a backbone with the same tokenizer."
         )
-    length = pack.spec.decode.context
-    return (
-        _row_model(base.model, adapters, length),
-        _row_model(backbone.model, own, length),
-    )
+    return _row_model(base, adapters, length), _row_model(backbone, own, length)
 
 
-def _row_model(model: Any, adapters: list[LoraAdapter], length: int) -> RowModel:
-    config = model.config
+def _row_model(loaded: LoadedModel, adapters: list[LoraAdapter], length: int) -> RowModel:
+    model, config = loaded.model, loaded.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     row_bytes = 2 * config.num_hidden_layers * heads * width * length * model.dtype.itemsize
     rows = min(MAX_ROWS, max(8, _cache_bytes(model) // row_bytes))
-    return RowModel(model, adapters, capacity=rows, length=length)
+    packed = loaded.format.packed
+    return RowModel(model, adapters, capacity=rows, length=length, packed=packed)
 
 
 def _cache_bytes(model: Any) -> int:
@@ -106,14 +105,7 @@ def _cache_bytes(model: Any) -> int:
     return int(free * GPU_CACHE_SHARE)
 
 
-def _device(device: str | None) -> str:
-    device = device or default_device()
-    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
-        raise RequestError(f"Device '{device}' is not available here: use cpu.")
-    return device
-
-
-def _notes(device: str, quantize: Quantize) -> tuple[str, ...]:
-    if quantize == "nf4" and device == "cpu":
-        return ("4-bit weights on a CPU save memory but are slower than full precision.",)
+def _notes(format_: WeightFormat) -> tuple[str, ...]:
+    if format_.quantize == "nf4" and format_.device == "cpu":
+        return ("4-bit weights on a CPU save memory but are slower than the default.",)
     return ()

@@ -20,7 +20,7 @@ from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.experts import Row, make_plan, method_names
 from mpd_core.merging import choose
-from mpd_core.packs import Pack, Quantize
+from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
@@ -64,6 +64,7 @@ class Engine:
         pack: Pack,
         *,
         quantize: Quantize | None = None,
+        precision: Precision | None = None,
         device: str | None = None,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Engine:
@@ -72,14 +73,18 @@ class Engine:
         Args:
             pack: what to run.
             quantize: overrides the pack's ``base.quantize``.
+            precision: overrides the pack's ``base.precision``.
             device: ``cpu`` or ``cuda``; default: a GPU where there is one.
             progress: is told in sentences what is being done.
 
         Raises:
             ModelSourceError: a model cannot be obtained.
             PackError: a model, an adapter or the head does not fit.
+            RequestError: a device or a precision that this machine does not have.
         """
-        runner, tokenizer, info = build(pack, quantize=quantize, device=device, progress=progress)
+        runner, tokenizer, info = build(
+            pack, quantize=quantize, precision=precision, device=device, progress=progress
+        )
         return cls(pack, runner, tokenizer, info)
 
     def submit(self, request: GenerationRequest) -> Stream:

@@ -18,10 +18,11 @@ from mpd_core.engine.records import finish_reason, make_step
 from mpd_core.engine.runner import Distribution
 from mpd_core.experts import Row, make_plan
 from mpd_core.merging import choose, merge
-from mpd_core.models.base import load_model
+from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
+from mpd_core.models.linear import round_to_half
 from mpd_core.models.pcm import load_head
 from mpd_core.models.sources import obtain
-from mpd_core.packs import Pack, Quantize
+from mpd_core.packs import Pack, Precision, Quantize, Source
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import StepRecord
@@ -31,19 +32,23 @@ class ReferenceDecoder:
     """Runs a pack's requests token by token, recomputing everything at every step."""
 
     def __init__(
-        self, pack: Pack, *, quantize: Quantize | None = None, device: str = "cpu"
+        self,
+        pack: Pack,
+        *,
+        quantize: Quantize | None = None,
+        precision: Precision | None = None,
+        device: str = "cpu",
     ) -> None:
-        """Load a pack's models; errors as ``Engine.open``."""
+        """Load a pack's models; arguments and errors as ``Engine.open``."""
         spec = pack.spec
-        quantize = quantize or spec.base.quantize
-        base = load_model(obtain(pack, spec.base.source), quantize=quantize, device=device)
+        quantize, precision = quantize or spec.base.quantize, precision or spec.base.precision
+        base = _load(pack, spec.base.source, weight_format(device, quantize, precision))
         adapters = {n: pack.path(a.folder) for n, a in spec.experts.adapters.items()}
         own = {"pcm": pack.path(spec.pcm.adapter.folder)} if spec.pcm.adapter else {}
         if spec.pcm.backbone == "base":
             self._model = self._backbone = _with_adapters(base.model, {**adapters, **own})
         else:
-            folder = obtain(pack, spec.pcm.backbone)
-            backbone = load_model(folder, quantize="none", device=device)
+            backbone = _load(pack, spec.pcm.backbone, weight_format(device))
             self._model = _with_adapters(base.model, adapters)
             self._backbone = _with_adapters(backbone.model, own)
         file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
@@ -90,6 +95,13 @@ class ReferenceDecoder:
         chosen[list(poles)] = True
         alpha: Tensor = self._head(hidden[0, -1], chosen)
         return alpha[list(poles)]
+
+
+def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:
+    loaded = load_model(obtain(pack, source), format_)
+    if format_.packed:
+        round_to_half(loaded.model)  # the same weights as the engine's, in plain fp32 arithmetic
+    return loaded
 
 
 def _with_adapters(model: Any, folders: dict[str, Path]) -> Any:

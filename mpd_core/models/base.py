@@ -10,18 +10,43 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
-from mpd_core.errors import PackError
-from mpd_core.packs import Quantize
+from mpd_core.errors import PackError, RequestError
+from mpd_core.models.linear import can_pack
+from mpd_core.packs import Precision, Quantize
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class WeightFormat:
+    """How weights are held and in what type products are summed.
+
+    Attributes:
+        device: ``cpu`` or ``cuda``.
+        quantize: ``nf4`` or ``none``.
+        dtype: of activations, and of weights that are neither quantised nor packed.
+        packed: dense linears are to be packed to fp16 (CPU); they are loaded in ``dtype``.
+    """
+
+    device: str
+    quantize: Quantize
+    dtype: torch.dtype
+    packed: bool
+
+    def __str__(self) -> str:
+        short = next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+        if self.quantize == "nf4":
+            return f"nf4 ({short} compute)"
+        return f"fp16 ({short} compute)" if self.packed else short
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal LM with its tokenizer, and words for how its weights are held."""
+    """A causal LM with its tokenizer, and how its weights are held."""
 
     model: Any
     tokenizer: Any
-    device: str
-    precision: str
+    format: WeightFormat
 
 
 def default_device() -> str:
@@ -29,10 +54,29 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def compute_dtype(device: str) -> torch.dtype:
-    """bf16 on a GPU that has it in hardware, fp16 on older ones (T4), fp32 on the CPU."""
-    if device != "cuda":
-        return torch.float32
+def weight_format(
+    device: str | None = None, quantize: Quantize = "none", precision: Precision = "auto"
+) -> WeightFormat:
+    """Resolve what a pack or a user asks for to what this machine can do.
+
+    Raises:
+        RequestError: a device that is not there, or a precision that the device cannot run.
+    """
+    device = device or default_device()
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise RequestError(f"Device '{device}' is not available here: use cpu.")
+    if device == "cuda":
+        return WeightFormat(device, quantize, _gpu_dtype(precision), packed=False)
+    if precision == "bf16" or (precision == "fp16" and not can_pack()):
+        raise RequestError(f"Precision '{precision}' does not run on this CPU: use fp32 or auto.")
+    packed = quantize == "none" and precision != "fp32" and can_pack()
+    return WeightFormat(device, quantize, torch.float32, packed)
+
+
+def _gpu_dtype(precision: Precision) -> torch.dtype:
+    """``auto``: bf16 where the card has it in hardware, fp16 on older ones (T4)."""
+    if precision != "auto":
+        return DTYPES[precision]
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 
 
@@ -46,21 +90,19 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
-def load_model(folder: Path, *, quantize: Quantize, device: str) -> LoadedModel:
+def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
     """Load a base from a local folder of safetensors.
 
     Args:
         folder: as ``save_pretrained`` writes it; no pickles, no remote code.
-        quantize: ``nf4`` or ``none``.
-        device: ``cpu`` or ``cuda``.
+        format_: packing itself is left to who runs the model.
 
     Raises:
         PackError: the folder holds no model that transformers can read.
     """
-    dtype = compute_dtype(device)
-    options: dict[str, Any] = {"dtype": dtype, "device_map": device}
-    if quantize == "nf4":
-        options["quantization_config"] = nf4_config(dtype)
+    options: dict[str, Any] = {"dtype": format_.dtype, "device_map": format_.device}
+    if format_.quantize == "nf4":
+        options["quantization_config"] = nf4_config(format_.dtype)
     transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -71,6 +113,4 @@ def load_model(folder: Path, *, quantize: Quantize, device: str) -> LoadedModel:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise PackError(f"base: {folder} cannot be loaded: {reason}") from error
     model.eval().requires_grad_(False)
-    short = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
-    precision = f"nf4 ({short} compute)" if quantize == "nf4" else short
-    return LoadedModel(model, tokenizer, device, precision)
+    return LoadedModel(model, tokenizer, format_)

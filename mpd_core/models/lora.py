@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,82 +68,107 @@ def _factors(name: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
 
-class LoraRouter:
-    """Tells every stacked linear which adapter each row of the present batch uses."""
+class LoraStack:
+    """All adapters of a model; tells every wrapped linear which one each row of the batch uses."""
 
-    def __init__(self) -> None:
-        self._adapter_of_row: Tensor | None = None
+    def __init__(self, adapters: Sequence[LoraAdapter], model: nn.Module, like: Tensor) -> None:
+        """Check the adapters against a model.
 
-    def set(self, adapter_of_row: Tensor | None) -> None:
-        """Adapter index of each row, [rows], -1 for none; None if no row has one."""
-        self._adapter_of_row = adapter_of_row
+        Args:
+            adapters: any ranks, any target modules.
+            model: has every targeted linear under its full name, before anything is wrapped.
+            like: a tensor with the compute dtype and the device.
 
-    def mask(self, adapter_of_column: Tensor, scaling: Tensor) -> Tensor | None:
-        """[rows, 1, R] for a linear whose R columns belong to these adapters; None: all bare."""
-        if self._adapter_of_row is None:
+        Raises:
+            PackError: an adapter targets a module that is absent, or whose shape differs.
+        """
+        for adapter in adapters:
+            for module in adapter.factors:
+                _check_shapes(adapter, module, _linear(model, module, adapter.name))
+        self._adapters = tuple(adapters)
+        self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
+        self._like = like
+        self._rows: Tensor | None = None
+        self._layouts: dict[tuple[tuple[int, float], ...], tuple[Tensor, Tensor]] = {}
+        self._masks: dict[tuple[tuple[int, float], ...], Tensor] = {}
+
+    def route(self, names: Sequence[str | None]) -> None:
+        """Name each row's adapter for the next pass; None is the bare base."""
+        self._masks.clear()
+        self._rows = None
+        if any(names):
+            indices = [-1 if name is None else self._index[name] for name in names]
+            self._rows = torch.tensor(indices, device=self._like.device)
+
+    def mask(self, layout: tuple[tuple[int, float], ...]) -> Tensor | None:
+        """[rows, 1, R] for columns that belong to (adapter, scaling); None: all rows are bare."""
+        if self._rows is None:
             return None
-        own = self._adapter_of_row[:, None] == adapter_of_column
-        return (own * scaling)[:, None, :]
+        if layout not in self._masks:  # once a pass for all linears with the same columns
+            owners, scalings = self._layouts[layout]
+            self._masks[layout] = ((self._rows[:, None] == owners) * scalings)[:, None, :]
+        return self._masks[layout]
+
+    def wrap(self, linear: nn.Module, parts: Sequence[tuple[str, int]]) -> nn.Module:
+        """Put the adapters of some linears, fused into one, on top of it.
+
+        Args:
+            linear: whatever computes them, outputs in order.
+            parts: full name and output width of each.
+        """
+        factors, columns, start = [], list[tuple[int, float]](), 0
+        for module, width in parts:
+            for index, adapter in enumerate(self._adapters):
+                if module in adapter.factors:
+                    a, b = adapter.factors[module]
+                    factors.append((a, start, b))
+                    columns += [(index, adapter.scaling)] * len(a)
+            start += width
+        if not factors:
+            return linear
+        a = torch.cat([a for a, _, _ in factors]).T
+        b = torch.cat([_shifted(b.T, at, start) for _, at, b in factors])
+        layout = tuple(columns)
+        owners, scalings = (torch.tensor(values) for values in zip(*columns, strict=True))
+        self._layouts[layout] = (owners.to(self._like.device), scalings.to(self._like))
+        return StackedLora(linear, self, layout, a.to(self._like), b.to(self._like))
+
+
+def _shifted(b: Tensor, start: int, width: int) -> Tensor:
+    """B [rank, out] as columns ``start...`` of a wider, fused output."""
+    wide = b.new_zeros(len(b), width)
+    wide[:, start : start + b.shape[1]] = b
+    return wide
 
 
 class StackedLora(nn.Module):
     """A linear layer, of whatever kind, with several adapters side by side on top."""
 
-    def __init__(self, base: nn.Module, router: LoraRouter) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        stack: LoraStack,
+        layout: tuple[tuple[int, float], ...],
+        a: Tensor,
+        b: Tensor,
+    ) -> None:
         super().__init__()
         self.base = base
-        self._router = router
-        self.a: Tensor
-        self.b: Tensor
-        self.scaling: Tensor
-        self.adapter_of_column: Tensor
+        self._stack = stack
+        self._layout = layout
+        self.register_buffer("a", a.contiguous())
+        self.register_buffer("b", b.contiguous())
 
-    def stack(self, members: list[tuple[int, LoraAdapter, str]], like: Tensor) -> None:
-        """Take the factors of ``(index, adapter, module name)`` for this linear."""
-        pairs = [(index, adapter, *adapter.factors[module]) for index, adapter, module in members]
-        columns = [
-            (index, adapter.scaling) for index, adapter, a, _ in pairs for _ in range(len(a))
-        ]
-        owners, scalings = zip(*columns, strict=True)
-        self.register_buffer("a", torch.cat([a for *_, a, _ in pairs]).T.contiguous().to(like))
-        self.register_buffer("b", torch.cat([b.T for *_, b in pairs]).contiguous().to(like))
-        self.register_buffer("scaling", torch.tensor(scalings).to(like))
-        self.register_buffer("adapter_of_column", torch.tensor(owners, device=like.device))
+    a: Tensor
+    b: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """x [rows, T, in] to [rows, T, out]."""
         y: Tensor = self.base(x)
-        mask = self._router.mask(self.adapter_of_column, self.scaling)
+        mask = self._stack.mask(self._layout)
         if mask is None:
             return y
         return y + ((x @ self.a) * mask) @ self.b
-
-
-def stack_adapters(model: nn.Module, adapters: list[LoraAdapter], like: Tensor) -> LoraRouter:
-    """Put adapters on a model in place; adapter k of the list has index k for the router.
-
-    Args:
-        model: the base; its targeted linears are wrapped.
-        adapters: any ranks, any target modules.
-        like: a tensor with the compute dtype and the device.
-
-    Raises:
-        PackError: an adapter targets a module that is absent, or whose shape differs.
-    """
-    router = LoraRouter()
-    targets: dict[str, list[tuple[int, LoraAdapter, str]]] = {}
-    for index, adapter in enumerate(adapters):
-        for module in adapter.factors:
-            targets.setdefault(module, []).append((index, adapter, module))
-    for module, members in targets.items():
-        linear = _linear(model, module, members[0][1].name)
-        for _, adapter, _ in members:
-            _check_shapes(adapter, module, linear)
-        stacked = StackedLora(linear, router)
-        stacked.stack(members, like)
-        parent, _, child = module.rpartition(".")
-        setattr(model.get_submodule(parent), child, stacked)
-    return router
 
 
 def _linear(model: nn.Module, module: str, adapter: str) -> nn.Module:

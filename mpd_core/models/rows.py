@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.cache import RowCache, Window
-from mpd_core.models.lora import LoraAdapter, stack_adapters
+from mpd_core.models.general import GeneralBody
+from mpd_core.models.llama import LlamaBody, is_llama
+from mpd_core.models.lora import LoraAdapter, LoraStack
 
 WINDOW_STEP = 64  # windows grow in steps, so that shapes repeat from token to token
 
@@ -24,33 +25,39 @@ class RowModel:
     """
 
     def __init__(
-        self, model: Any, adapters: Sequence[LoraAdapter], *, capacity: int, length: int
+        self,
+        model: Any,
+        adapters: Sequence[LoraAdapter],
+        *,
+        capacity: int,
+        length: int,
+        packed: bool = False,
+        lean: bool = True,
     ) -> None:
-        """Wrap a causal LM of transformers.
+        """Take over a causal LM of transformers; it must not be used elsewhere afterwards.
 
         Args:
             model: in evaluation mode, on its device.
-            adapters: stacked on the model in place.
+            adapters: stacked on the model's linears.
             capacity: rows that the cache can hold.
             length: tokens that a row can hold.
+            packed: hold the linears as packed fp16 (CPU only).
+            lean: use the written-out decoder for architectures that have one.
 
         Raises:
             PackError: an adapter that does not fit, or an architecture that changes its logits
                 after the output layer.
         """
-        self._body: nn.Module = model.base_model
-        self._lm_head: nn.Module = model.get_output_embeddings()
         embeddings: Tensor = model.get_input_embeddings().weight
         self.device = embeddings.device
         self.vocab_size = model.config.vocab_size
         self.hidden_size = model.config.hidden_size
-        _check_output_layer(model, self._lm_head)
-        self._router = stack_adapters(model, list(adapters), embeddings)
-        self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
+        _check_output_layer(model)
+        self._stack = LoraStack(adapters, model, like=embeddings)
+        body = LlamaBody if lean and is_llama(model) else GeneralBody
+        self._body = body(model, self._stack, packed=packed)
         layers = model.config.num_hidden_layers
         self.cache = RowCache(layers, capacity, min(length, model.config.max_position_embeddings))
-        parameters = inspect.signature(self._body.forward).parameters
-        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
 
     @torch.inference_mode()
     def forward(
@@ -72,33 +79,23 @@ class RowModel:
         tokens = tokens.clamp_max(self.vocab_size - 1).to(self.device)
         positions = positions.to(self.device)
         self.cache.window = Window(rows, positions, self._window(int(positions.max())))
-        self._router.set(self._adapter_of_row(adapters))
+        self._stack.route(adapters)
         seen = torch.arange(self.cache.window.length, device=self.device)
-        mask = seen <= positions[:, None, :, None]
-        arguments = {self._cache_argument: self.cache, "use_cache": True}
-        hidden: Tensor = self._body(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, **arguments
-        ).last_hidden_state
-        return hidden
+        return self._body(tokens, positions, seen <= positions[:, None, :, None], self.cache)
 
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to log-probabilities of the next token in fp32, [..., V]."""
-        return torch.log_softmax(self._lm_head(hidden).float(), dim=-1)
+        return torch.log_softmax(self._body.lm_head(hidden).float(), dim=-1)
 
     def _window(self, last: int) -> int:
         steps = last // WINDOW_STEP + 1
         return min(steps * WINDOW_STEP, self.cache.length)
 
-    def _adapter_of_row(self, adapters: Sequence[str | None]) -> Tensor | None:
-        if not any(adapters):
-            return None
-        indices = [-1 if name is None else self._index[name] for name in adapters]
-        return torch.tensor(indices, device=self.device)
-
 
 @torch.inference_mode()
-def _check_output_layer(model: Any, lm_head: nn.Module) -> None:
+def _check_output_layer(model: Any) -> None:
+    lm_head = model.get_output_embeddings()
     probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
     try:
         hidden = model.base_model(input_ids=probe).last_hidden_state

@@ -13,6 +13,7 @@ from mpd_core.request import MAX_NEW_TOKENS, Sampling, Space
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHA256 = r"^[0-9a-f]{64}$"
 Quantize = Literal["none", "nf4"]
+Precision = Literal["auto", "fp32", "fp16", "bf16"]
 PromptKind = Literal["plain", "own"]
 
 
@@ -60,6 +61,8 @@ class BaseSpec(_Table):
     name: str
     license: str = ""
     quantize: Quantize = "none"
+    precision: Precision = "auto"
+    """Of weights that are not quantised; ``auto``: packed fp16 on a CPU, bf16 or fp16 on a GPU."""
     source: Source
 
 

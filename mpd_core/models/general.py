@@ -1,0 +1,44 @@
+"""Any decoder of transformers as the body of a row model: the general path."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from mpd_core.models.cache import RowCache
+from mpd_core.models.linear import fuse, round_to_half, width_of
+from mpd_core.models.lora import LoraStack
+
+
+class GeneralBody:
+    """Runs the model's own code; only its linears are replaced, packed and with adapters."""
+
+    def __init__(self, model: Any, stack: LoraStack, *, packed: bool) -> None:
+        """Take over a causal LM; it is changed in place."""
+        if packed:
+            round_to_half(model)  # embeddings too: the same weights whatever the body
+        self._body: nn.Module = model.base_model
+        for name, linear in _linears(model):
+            parent, _, child = name.rpartition(".")
+            ready = stack.wrap(fuse([linear], packed=packed), [(name, width_of(linear))])
+            setattr(model.get_submodule(parent), child, ready)
+        self.lm_head: nn.Module = model.get_output_embeddings()
+        parameters = inspect.signature(self._body.forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
+
+    def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
+        """Hidden states after the final norm, [rows, T, D]; arguments as in ``RowModel``."""
+        arguments = {self._cache_argument: cache, "use_cache": True}
+        hidden: Tensor = self._body(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, **arguments
+        ).last_hidden_state
+        return hidden
+
+
+def _linears(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    # Subclasses of nn.Linear too: bitsandbytes' 4-bit layers are.
+    return [
+        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    ]

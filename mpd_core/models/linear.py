@@ -1,0 +1,84 @@
+"""Linear layers as the engine runs them: fused where they share an input, packed where it pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def width_of(linear: nn.Module) -> int:
+    """Output features of a linear of whatever kind."""
+    return int(linear.out_features)  # type: ignore[arg-type]
+
+
+def can_pack() -> bool:
+    """Whether this machine's torch has the fp16 kernels that ``PackedLinear`` needs."""
+    engines = torch.backends.quantized.supported_engines
+    return "fbgemm" in engines and hasattr(torch.ops.quantized, "linear_prepack_fp16")
+
+
+class PackedLinear(nn.Module):
+    """fp16 weights in the layout of the CPU's matrix kernel, fp32 activations and sums.
+
+    Half the bytes of fp32 a step, and each row's result is the same to the bit whatever other
+    rows are in the batch, which neither torch's fp32 product nor dynamic int8 can say.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Pack a weight [out, in] and a bias [out]."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        bias = None if bias is None else bias.float()
+        self._packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out]."""
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
+        return y
+
+
+class SideBySide(nn.Module):
+    """Several linears of one input whose outputs are concatenated; any kind of linear."""
+
+    def __init__(self, linears: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.linears = nn.ModuleList(linears)
+        self.in_features = linears[0].in_features
+        self.out_features = sum(width_of(linear) for linear in linears)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., sum of outs]."""
+        return torch.cat([linear(x) for linear in self.linears], dim=-1)
+
+
+def fuse(linears: Sequence[nn.Module], *, packed: bool) -> nn.Module:
+    """One module that computes several linears of the same input, outputs in order.
+
+    Dense linears become one matrix, packed to fp16 if asked; others (4 bits) stay what they are.
+    """
+    if not all(type(linear) is nn.Linear for linear in linears):
+        return linears[0] if len(linears) == 1 else SideBySide(linears)
+    weight = torch.cat([linear.weight for linear in linears])  # type: ignore[misc]
+    biases = [linear.bias for linear in linears if linear.bias is not None]
+    bias = torch.cat(biases) if biases else None  # type: ignore[arg-type]
+    if packed:
+        return PackedLinear(weight, bias)
+    if len(linears) == 1:
+        return linears[0]
+    fused = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    fused.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        fused.bias = nn.Parameter(bias, requires_grad=False)
+    return fused
+
+
+@torch.no_grad()
+def round_to_half(model: nn.Module) -> None:
+    """Round linears and embeddings in place to what fp16 holds; they stay fp32 tensors."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.copy_(module.weight.half())
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.copy_(module.bias.half())

@@ -1,0 +1,132 @@
+"""The row model against transformers' own forward pass: both bodies, ragged rows, adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
+from mpd_core.models.linear import PackedLinear, can_pack, fuse
+from mpd_core.models.lora import load_adapter
+from mpd_core.models.pcm import WeightHead
+from mpd_core.models.rows import RowModel
+from mpd_core.packs import load_pack
+from tests import tiny
+from tests.test_engine import ask, assert_same
+
+LENGTHS = (9, 4, 1, 6)
+
+
+def run_rows(model: RowModel, texts: list[Tensor], adapters: list[str | None]) -> list[Tensor]:
+    """Last log-probabilities of ragged rows: a padded prefill, then one common decode step."""
+    width = max(map(len, texts)) - 1
+    tokens = torch.stack([torch.nn.functional.pad(t[:-1], (0, width + 1 - len(t))) for t in texts])
+    model.forward(tokens, torch.arange(width).expand_as(tokens), 0, adapters)
+    last = torch.stack([t[-1:] for t in texts])
+    positions = torch.tensor([[len(t) - 1] for t in texts])
+    return list(model.log_probs(model.forward(last, positions, 0, adapters)[:, -1]))
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, 400, (length,), generator=generator) for length in LENGTHS]
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_rows_equal_peft_on_each_text_alone(
+    tiny_base: Path, tmp_path: Path, texts: list[Tensor], lean: bool
+) -> None:
+    """fp32, to 1e-5 in log-probability: two adapters of different ranks and two bare rows."""
+    folders = {
+        name: tiny.save_adapter(tiny_base, tmp_path / name, rank=rank, seed=rank)
+        for name, rank in (("one", 2), ("two", 5))
+    }
+    adapters = ["two", None, "one", None]
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    stack = [load_adapter(name, folder) for name, folder in folders.items()]
+    rows = run_rows(RowModel(base, stack, capacity=4, length=64, lean=lean), texts, adapters)
+    for text, adapter, got in zip(texts, adapters, rows, strict=True):
+        plain = AutoModelForCausalLM.from_pretrained(tiny_base)
+        oracle = PeftModel.from_pretrained(plain, folders[adapter]) if adapter else plain
+        with torch.inference_mode():
+            expected = oracle(text[None]).logits[0, -1].log_softmax(-1)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not can_pack(), reason="this torch has no fp16 kernels")
+def test_packed_products_do_not_depend_on_other_rows() -> None:
+    """Bit by bit, and within fp16 rounding of the dense product."""
+    torch.manual_seed(0)
+    dense = torch.nn.Linear(576, 1536)
+    packed, x = fuse([dense], packed=True), torch.randn(64, 576)
+    assert isinstance(packed, PackedLinear)
+    whole = packed(x)
+    torch.testing.assert_close(whole, dense(x), atol=2e-3, rtol=2e-3)
+    for rows in (1, 2, 3, 7, 16, 33):
+        assert torch.equal(packed(x[5 : 5 + rows]), whole[5 : 5 + rows])
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_fused_linears_are_their_parts_side_by_side(packed: bool) -> None:
+    torch.manual_seed(1)
+    parts = [torch.nn.Linear(64, width) for width in (32, 64, 16)]
+    x = torch.randn(3, 2, 64)
+    expected = torch.cat([part(x) for part in parts], dim=-1)
+    torch.testing.assert_close(fuse(parts, packed=packed)(x), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_another_architecture_needs_only_toml(tmp_path: Path) -> None:
+    """Qwen2, with biases in its attention, through the general path, equal to the reference."""
+    tokenizer = tiny.make_tokenizer()
+    torch.manual_seed(3)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        eos_token_id=2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    pack = load_pack(tiny.write_pack(tmp_path, tmp_path / "base", dimensions=2))
+    engine, reference = Engine.open(pack), ReferenceDecoder(pack)
+    for request in (ask(preference="AB"), ask(preference="BA", temperature=1.0, seed=3)):
+        assert_same(engine.generate(request).steps, tuple(reference.decode(request)))
+    engine.close()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_precision_can_be_chosen(tiny_pack_dir: Path, precision: str) -> None:
+    pack = load_pack(tiny_pack_dir)
+    engine = Engine.open(pack, precision=precision)  # type: ignore[arg-type]
+    reference = ReferenceDecoder(pack, precision=precision)  # type: ignore[arg-type]
+    assert engine.info.precision.startswith(precision)
+    assert_same(engine.generate(ask()).steps, tuple(reference.decode(ask())))
+    engine.close()
+
+
+def test_head_masks_to_the_chosen_poles() -> None:
+    """By hand: scores (1, 2, 3, 4) masked to poles 1 and 2 give softmax(2, 3)."""
+    head = WeightHead(2, 4)
+    with torch.no_grad():
+        head.linear.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    alpha = head(torch.randn(2), torch.tensor([False, True, True, False]))
+    expected = torch.tensor([0.0, 1 / (1 + torch.e), torch.e / (1 + torch.e), 0.0])
+    torch.testing.assert_close(alpha, expected)
+
+
+def test_zero_head_is_uniform_for_any_choice() -> None:
+    head = WeightHead(8, 6)
+    chosen = torch.tensor([True, False, True, False, False, True])
+    assert head(torch.randn(8), chosen).tolist() == pytest.approx([1 / 3, 0, 1 / 3, 0, 0, 1 / 3])
