@@ -54,7 +54,7 @@ function meter(label, value) {
   return node;
 }
 
-const FINISH = {stop: 'ended by itself', length: 'reached the longest reply', cancelled: 'stopped', error: 'failed'};
+const FINISH = {stop: 'ended by itself', length: 'cut at the limit', cancelled: 'stopped', error: 'failed'};
 
 function summarise(list, data) {
   const s = data?.summary;

@@ -6,7 +6,7 @@ const $ = selector => element.querySelector(selector);
 const root = $('.mpd'), log = $('.mpd-log'), modeBox = $('.mpd-mode');
 
 const state = {
-  chat: '', turns: [], active: -1,  // active: the turn that map, detail and summary show
+  chat: '', left: new Set(), turns: [], active: -1,  // active: the turn that map, detail and summary show
   hovered: null, pinned: null,      // token indices within the active turn
   mode: props.trained ? 'weight' : 'keenest',
 };
@@ -19,12 +19,10 @@ const heatmap = new Heatmap($('.mpd-figure'), props.plotly, {
 // ---- frames
 
 function take(frame) {
-  if (!frame) return;
+  if (!frame || state.left.has(frame.chat)) return;  // a late frame of an older chat
   if (frame.chat !== state.chat) reset(frame.chat);
   if (frame.turn >= 0) takeTurn(frame);
   notice(frame.status === 'refused' ? frame.message : '');
-  const open = frame.status === 'waiting' || frame.status === 'streaming';
-  if (frame.turn >= 0 || frame.status === 'idle') announce(frame, open);
 }
 
 function takeTurn(frame) {
@@ -38,6 +36,7 @@ function takeTurn(frame) {
 }
 
 function reset(chat) {
+  if (state.chat) state.left.add(state.chat);
   for (const turn of state.turns) turn.node.remove();
   Object.assign(state, {chat, turns: [], active: -1, hovered: null, pinned: null});
 }
@@ -48,7 +47,7 @@ function drop(turn) {
   activate(state.turns.length - 1);
 }
 
-/** A turn takes the place of one at its number: one that was refused or left nothing. */
+/** Append a turn: what was asked, and an empty strip. */
 function addTurn(frame) {
   const node = make('article', 'mpd-turn');
   const asked = make('div', 'mpd-asked');
@@ -69,12 +68,14 @@ function addTurn(frame) {
   return turn;
 }
 
-function announce(frame, open) {
-  const count = frame.text?.length ?? 0;
-  root.dataset.busy = open;
-  if (frame.status === 'waiting') status('The experts are reading your instruction…');
-  else if (frame.status === 'streaming' && count < 12) status('Writing…');
-  else if (!open) status(frame.status === 'done' ? `Reply ${FINISH[frame.summary.finish] ?? 'done'}, ${count} tokens.` : '');
+/** Busy or not, in words for everyone and for the buttons' looks. */
+function announce(turn) {
+  root.dataset.busy = Boolean(turn && !turn.closed);
+  if (!turn) return status('');
+  const {status: now, summary, text} = turn.data;
+  if (now === 'waiting') status('The experts are reading your instruction…');
+  else if (now === 'streaming') status('Writing…');
+  else status(now === 'done' ? `Reply ${FINISH[summary.finish] ?? 'done'}, ${text.length} tokens.` : '');
 }
 
 function status(text) {
@@ -82,7 +83,10 @@ function status(text) {
 }
 
 function notice(text) {
-  if ($('.mpd-notice').textContent !== text) $('.mpd-notice').textContent = text;
+  const box = $('.mpd-notice');
+  if (box.textContent === text) return;
+  box.textContent = text;
+  if (text) box.scrollIntoView({block: 'nearest'});
 }
 
 // ---- painting, at most once an animation frame
@@ -105,6 +109,7 @@ function paint() {
   paintDetail();
   if (turn) heatmap.show(turn.data); else { heatmap.data = null; heatmap.paint(); }
   summarise($('.mpd-summary'), turn?.data);
+  announce(state.turns.at(-1));
   mark(state.turns.at(-1));
 }
 
@@ -125,7 +130,7 @@ function paintTurn(turn) {
   const end = turn.node.querySelector('.mpd-end');
   const stopped = turn.data.status === 'done' && turn.data.summary.finish === 'cancelled';
   const cut = turn.data.status === 'done' && turn.data.summary.finish === 'length';
-  end.textContent = turn.data.message || (stopped ? 'Stopped.' : cut ? 'Cut at the longest reply.' : '');
+  end.textContent = turn.data.message || (stopped ? 'Stopped.' : cut ? 'Cut at the limit of new tokens.' : '');
 }
 
 function paintDetail() {

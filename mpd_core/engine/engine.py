@@ -15,7 +15,7 @@ from mpd_core.engine.build import EngineInfo, build
 from mpd_core.engine.records import finish_reason, make_step
 from mpd_core.engine.runner import Distribution, Runner
 from mpd_core.engine.scheduler import RowTable, Scheduler
-from mpd_core.engine.sequence import BASE, PCM, Sequence, Track
+from mpd_core.engine.sequence import BASE, PCM, Sequence, Track, share_prefixes
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.experts import Row, make_plan, method_names
@@ -213,6 +213,7 @@ class Engine:
         experts = tuple(self._track(row, BASE, request) for row in plan.experts)
         pcm = self._track(plan.pcm, self._pcm_lane, request) if plan.pcm else None
         sequence = Sequence(request, plan, experts, pcm)
+        share_prefixes(sequence.tracks)
         longest = max(len(track.prompt) for track in sequence.tracks)
         asked, room = request.sampling.max_new_tokens, self._runner.context
         if longest + asked > room:

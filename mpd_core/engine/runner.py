@@ -49,28 +49,44 @@ class Runner:
     def prefill(self, tables: tuple[RowTable, ...]) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
 
-        Rows with a shorter prompt are padded: what a pad writes lies beyond the row's own
-        length, is never attended to, and is overwritten by the row's own tokens.
+        What several rows share is written once, by their leaders, and copied. Rows with a shorter
+        prompt are padded: what a pad writes lies beyond the row's own length, is never attended
+        to, and is overwritten by the row's own tokens.
         """
         for lane, table in zip(self.lanes, tables, strict=True):
-            tracks = [t for t in table.entering if t.filled < t.to_prefill]
-            if not tracks:
+            leaders = [track for track in table.entering if track.leader is None]
+            if any(track.filled < track.shared for track in leaders):
+                self._prefill_chunk(lane, table, leaders, [track.shared for track in leaders])
                 continue
-            start = min(t.filled for t in tracks)
-            longest = max(t.to_prefill for t in tracks) - start
-            length = min(longest, max(1, PREFILL_ROW_TOKENS // len(table.entering)))
-            self._prefill_chunk(lane, table, start, length)
+            self._copy_shared(lane, table)
+            if any(track.filled < track.to_prefill for track in table.entering):
+                ends = [track.to_prefill for track in table.entering]
+                self._prefill_chunk(lane, table, table.entering, ends)
 
-    def _prefill_chunk(self, lane: RowModel, table: RowTable, start: int, length: int) -> None:
-        tokens = torch.zeros(len(table.entering), length, dtype=torch.long)
-        for row, track in enumerate(table.entering):
-            piece = track.prompt[start : min(start + length, track.to_prefill)]
+    def _copy_shared(self, lane: RowModel, table: RowTable) -> None:
+        first = len(table.running)
+        places = {track: first + k for k, track in enumerate(table.entering)}
+        for track in table.entering:
+            if track.leader and track.filled < track.shared:
+                lane.cache.move(places[track.leader], places[track], track.shared)
+                track.filled = track.shared
+
+    def _prefill_chunk(
+        self, lane: RowModel, table: RowTable, tracks: list[Track], ends: list[int]
+    ) -> None:
+        """Bring the first entering rows closer to the ends that they are to be filled to."""
+        pairs = list(zip(tracks, ends, strict=True))
+        start = min(track.filled for track, end in pairs if track.filled < end)
+        length = min(max(ends) - start, max(1, PREFILL_ROW_TOKENS // len(tracks)))
+        tokens = torch.zeros(len(tracks), length, dtype=torch.long)
+        for row, (track, end) in enumerate(pairs):
+            piece = track.prompt[start : min(start + length, end)]
             tokens[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
         positions = torch.arange(start, start + length).expand_as(tokens)
-        adapters = [track.row.adapter for track in table.entering]
+        adapters = [track.row.adapter for track in tracks]
         lane.forward(tokens, positions, len(table.running), adapters)
-        for track in table.entering:
-            track.filled = max(track.filled, min(start + length, track.to_prefill))
+        for track, end in pairs:
+            track.filled = max(track.filled, min(start + length, end))
 
     def step(
         self, sequences: tuple[Sequence, ...], tables: tuple[RowTable, ...]

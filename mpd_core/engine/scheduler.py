@@ -36,8 +36,11 @@ class RowTable:
         return self.capacity - len(self.running) - len(self.entering)
 
     def enter(self, tracks: list[Track]) -> None:
-        """Give rows to a sequence that is to be prefilled; the one before must have settled."""
-        self.entering = tracks
+        """Give rows to a sequence that is to be prefilled; the one before must have settled.
+
+        Rows that others take their first keys and values from lie first.
+        """
+        self.entering = sorted(tracks, key=lambda track: track.leader is not None)
 
     def settle(self) -> None:
         """The prefilled rows join the running ones, where they lie."""
@@ -50,12 +53,10 @@ class RowTable:
         if track in self.entering:
             part, offset = self.entering, len(self.running)
         moves = _take_out(part, track, offset)
-        if part is self.running and self.entering:
-            # The running part shrank by one: the last entering row closes the gap before its kin.
-            last = self.entering.pop()
+        if part is self.running:
+            # The running part shrank by one: the entering rows close the gap, order kept.
             hole = len(self.running)
-            moves.append(Move(last, hole + 1 + len(self.entering), hole))
-            self.entering.insert(0, last)
+            moves += [Move(t, hole + k + 1, hole + k) for k, t in enumerate(self.entering)]
         return moves
 
 

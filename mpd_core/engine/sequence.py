@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mpd_core.experts import Plan, Row
@@ -21,11 +23,32 @@ class Track:
     prompt: tuple[int, ...]
     filled: int = 0
     """Positions of its cache row that have been written."""
+    leader: Track | None = None
+    """A row with the same adapter whose prompt begins alike and is prefilled first."""
+    shared: int = 0
+    """Tokens taken over from the leader; of a leader: the most that anyone takes."""
 
     @property
     def to_prefill(self) -> int:
         """Prompt tokens to write before decoding; the last one is the first step's input."""
         return len(self.prompt) - 1
+
+
+def share_prefixes(tracks: Iterable[Track]) -> None:
+    """Let rows that would compute the same keys and values at their start compute them once.
+
+    Rows on one lane with one adapter do so for as long as their prompts are equal, e.g. prompted
+    experts up to their own instruction, however long the conversation before it is.
+    """
+    leaders: dict[tuple[int, str | None], Track] = {}
+    for track in tracks:
+        leader = leaders.setdefault((track.lane, track.row.adapter), track)
+        if leader is not track:
+            pairs = zip(leader.prompt[:-1], track.prompt[:-1], strict=False)
+            alike = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+            track.shared = sum(1 for _ in alike)
+            track.leader = leader
+            leader.shared = max(leader.shared, track.shared)
 
 
 @dataclass(eq=False)

@@ -1,0 +1,100 @@
+"""From a GGUF file to what ``from_pretrained`` reads at once: done once for each base.
+
+``save_pretrained`` refuses a model that was read from a GGUF, so the files are written here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mpd_core.errors import ModelSourceError
+from mpd_core.models.store import need_space, one_line
+
+
+def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
+    """Write the GGUF's model as config, tokenizer and fp32 ``model.safetensors``.
+
+    Args:
+        gguf: the file; its hash has been checked.
+        target: an existing, empty folder.
+        origin: where the model comes from, for the configuration.
+
+    Raises:
+        ModelSourceError: transformers cannot read the file, or there is no room for the result.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with _quiet():
+        try:
+            where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        except Exception as error:  # of the many kinds that a file it does not know can cause
+            raise ModelSourceError(
+                f"{gguf.name} could not be converted ({one_line(error)}): "
+                "use a GGUF whose architecture transformers supports, or a safetensors source."
+            ) from error
+        config = model.config
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config  # the weights are plain fp32 from here on
+        config._name_or_path = config._model_name_or_path = origin
+        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        if config.tie_word_embeddings:  # the same storage twice, which safetensors refuses
+            tensors.pop("lm_head.weight", None)
+        need_space(target, sum(t.numel() * t.element_size() for t in tensors.values()))
+        config.save_pretrained(target)
+        _say_outright(tokenizer, config)
+        tokenizer.save_pretrained(target)
+        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def _say_outright(tokenizer: Any, config: Any) -> None:
+    """What some versions of transformers take from a GGUF wrongly, or leave to a default."""
+    for kind in ("bos", "eos", "pad", "unk"):
+        token_id = getattr(config, f"{kind}_token_id", None)
+        if token_id is not None:
+            setattr(tokenizer, f"{kind}_token", tokenizer.convert_ids_to_tokens(token_id))
+    # Tidying would drop spaces before punctuation, and a reply's steps must join to its text.
+    tokenizer.clean_up_tokenization_spaces = False
+    tokenizer.init_kwargs["clean_up_tokenization_spaces"] = False
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the bars and warnings of one conversion; transformers keeps them as global state."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings(), _no_gguf_bar():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def _no_gguf_bar() -> Iterator[None]:
+    """The GGUF reader has a bar of its own that no setting turns off."""
+    try:
+        from transformers import modeling_gguf_pytorch_utils as reader
+
+        bar = reader.tqdm
+    except (ImportError, AttributeError):  # moved in some later version: then it is shown
+        yield
+        return
+    reader.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reader.tqdm = bar

@@ -1,0 +1,182 @@
+"""The cache of converted base models, on disk.
+
+A cached model is a folder as ``save_pretrained`` writes it, plus a ``manifest.json`` with the
+sizes of its files. The folder is built under another name and renamed when it is whole, under a
+lock, so that neither an interruption nor a second process leaves a half-written model behind.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from mpd_core.errors import ModelSourceError
+
+CACHE_ENV = "MPD_CACHE"
+LAYOUT = 1
+"""Part of each folder's name: raise it when the conversion changes, and models are redone."""
+MIN_FREE_BYTES = 750_000_000
+"""What the default base needs while it is converted: wheel, GGUF and fp32 safetensors."""
+MANIFEST = "manifest.json"
+
+Progress = Callable[[str], None]
+
+
+def cache_root() -> Path:
+    """Where converted models live: ``MPD_CACHE``, else ``mpd-studio`` in the user's cache folder.
+
+    Raises:
+        ModelSourceError: there is no home folder to put it in.
+    """
+    if own := os.environ.get(CACHE_ENV):
+        return Path(own).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        # The XDG specification: a relative path is invalid and is ignored.
+        parent = Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise ModelSourceError(
+            f"There is no home folder to cache the base model in: set {CACHE_ENV} to a folder."
+        ) from error
+    return parent / "mpd-studio"
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the folder holds each file that its manifest names, in the size that it names."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        return bool(sizes) and all(
+            (folder / name).stat().st_size == size for name, size in sizes.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def build_once(name: str, make: Callable[[Path, Path], None], progress: Progress) -> Path:
+    """The cached model folder ``name``, made by ``make(target, scratch)`` if it is not there.
+
+    ``make`` writes the model into ``target`` and may use ``scratch`` for downloads; both are on
+    the cache's disk, and ``scratch`` is removed afterwards.
+
+    Raises:
+        ModelSourceError: no room, no permission, or whatever ``make`` raises.
+    """
+    root = cache_root()
+    final = root / f"{name}-v{LAYOUT}"
+    if is_complete(final):  # before the lock: a complete cache may be read-only
+        return final
+    with _disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{final.name}.lock", progress):
+            if is_complete(final):  # another process made it while this one waited
+                return final
+            _remove_leftovers(final)
+            need_space(root, MIN_FREE_BYTES)
+            work = Path(tempfile.mkdtemp(prefix=f"{final.name}.part-", dir=root))
+            try:
+                target, scratch = work / "model", work / "scratch"
+                target.mkdir()
+                scratch.mkdir()
+                make(target, scratch)
+                _seal(target)
+                target.rename(final)
+                _fsync(root)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return final
+
+
+def need_space(folder: Path, size: int, variable: str = CACHE_ENV) -> None:
+    """Refuse early when the disk has less than ``size`` bytes free.
+
+    Raises:
+        ModelSourceError: says how much is missing and how to use another disk.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ModelSourceError(
+            f"No disk space for the base model: {folder} has {free / 1e9:.2f} GB free and "
+            f"{size / 1e9:.2f} GB are needed; free some, or set {variable} to a larger disk."
+        )
+
+
+def one_line(error: BaseException) -> str:
+    """An exception's text in one line of bounded length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:199] + "…"
+
+
+def is_no_space(error: BaseException) -> bool:
+    """Whether the disk is full; safetensors says so only in its text."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or "No space left on device" in str(error)
+
+
+@contextmanager
+def _disk_errors(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except ModelSourceError:
+        raise
+    except Exception as error:
+        if is_no_space(error):
+            reason = "No disk space left in"
+        elif isinstance(error, OSError):
+            reason = "Cannot write in"
+        else:
+            raise
+        raise ModelSourceError(
+            f"{reason} the model cache {root} ({one_line(error)}): "
+            f"set {CACHE_ENV} to a writable folder with {MIN_FREE_BYTES / 1e9:.2f} GB free."
+        ) from error
+
+
+@contextmanager
+def _locked(path: Path, progress: Progress) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress("Another process is preparing the base model; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _remove_leftovers(final: Path) -> None:
+    """Under the lock nobody else builds: what lies there is broken or was interrupted."""
+    for path in (final, *final.parent.glob(f"{final.name}.part-*")):
+        if path.exists():
+            shutil.rmtree(path)
+
+
+def _seal(folder: Path) -> None:
+    """Bring the files to disk, then write the manifest that declares them whole."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    sizes = {path.name: path.stat().st_size for path in files}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"layout": LAYOUT, "files": sizes}, indent=1), "utf-8")
+    for path in (*files, manifest):
+        path.chmod(manifest.stat().st_mode)  # safetensors leaves its file to the owner alone
+        _fsync(path)
+    _fsync(folder)
+
+
+def _fsync(path: Path) -> None:
+    if os.name == "nt" and path.is_dir():  # Windows cannot open folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,21 @@
+"""Files of the page: HTML, CSS and JavaScript as text, and the packaged plotly.js."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import plotly
+
+FOLDER = Path(__file__).resolve().parent.parent.parent / "assets" / "ui"
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+_SCRIPTS = ("text.js", "strip.js", "heatmap.js", "panels.js", "view.js")
+
+
+def text(name: str) -> str:
+    """One file of ``assets/ui``."""
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def view_script() -> str:
+    """The picture's JavaScript: the files share one function scope, so nothing is global."""
+    return "\n".join(text(name) for name in _SCRIPTS)

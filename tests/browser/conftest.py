@@ -1,0 +1,167 @@
+"""The page in Debian's Chromium, over a scripted engine; every page is checked for stray errors."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from mpd_core.packs import load_pack
+from mpd_core.ui.server import launch
+from tests.browser.scripted import ScriptedEngine
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+VIEW = "#view [data-done]"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="session")
+def engine() -> ScriptedEngine:
+    return ScriptedEngine(load_pack("smollm2-135m"), notes=("A note of the engine.",))
+
+
+@pytest.fixture(scope="session")
+def studio(engine: ScriptedEngine) -> Iterator[str]:
+    """URL of the running page."""
+    page, url = launch(engine, host="127.0.0.1", port=free_port())
+    yield url
+    engine.close()
+    page.close(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("Chromium is missing: install it with 'apt-get install chromium'.")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@dataclass
+class Visitor:
+    """One browser tab on the page, and everything in it that should not have happened."""
+
+    page: Page
+    strays: list[str] = field(default_factory=list)
+
+    @property
+    def view(self) -> Locator:
+        return self.page.locator(VIEW)
+
+    def watch(self) -> None:
+        def seen(url: str) -> None:
+            if urlparse(url).hostname not in ("localhost", "127.0.0.1", None):
+                self.strays.append(f"request to {url}")
+
+        self.page.on("request", lambda request: seen(request.url))
+        self.page.on("pageerror", lambda error: self.strays.append(f"page error: {error}"))
+        self.page.on("dialog", lambda dialog: (self.strays.append("dialog"), dialog.dismiss()))
+        self.page.on(
+            "console",
+            lambda message: (
+                self.strays.append(f"console: {message.text}") if message.type == "error" else None
+            ),
+        )
+
+    def run(self, prompt: str, *, wait: bool = True) -> str:
+        """Type a prompt and press Run; waits for the new run's end, or for its first token."""
+        before = self.view.get_attribute("data-run")
+        self.page.fill("#prompt textarea", prompt)
+        self.page.click("#run")
+        return self.wait(before, done=wait)
+
+    def wait(self, before: str | None, *, done: bool = True) -> str:
+        """Wait until a run other than ``before`` has ended, or has its first token."""
+        self.page.wait_for_function(
+            """([view, before, done]) => {
+              const {run, count, done: ended} = document.querySelector(view).dataset;
+              return run && run !== before && (done ? ended === 'true' : Number(count) > 0);
+            }""",
+            arg=[VIEW, before or "", done],
+            timeout=20_000,
+        )
+        return self.view.get_attribute("data-run") or ""
+
+    def wait_for_map(self) -> None:
+        """Wait until the map shows every token; Plotly may still be loading."""
+        self.page.wait_for_function(
+            """view => document.querySelector(view).dataset.count ===
+              document.querySelector('.mpd-heat').dataset.columns""",
+            arg=VIEW,
+        )
+
+    def text(self, run: str) -> str:
+        return str(self.strip(run).evaluate("strip => strip.textContent"))
+
+    def strip(self, run: str) -> Locator:
+        return self.page.locator(f'.strip[data-run="{run}"]')
+
+
+def open_page(
+    browser: Browser, url: str, width: int = 1280, height: int = 900, scheme: str = "light"
+) -> Visitor:
+    """The page in a browser context of its own."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme=scheme,  # type: ignore[arg-type]
+    )
+    visitor = Visitor(context.new_page())
+    visitor.watch()
+    visitor.page.goto(url)
+    visitor.view.wait_for()
+    return visitor
+
+
+@pytest.fixture(scope="session")
+def _shared(browser: Browser, studio: str) -> Visitor:
+    return open_page(browser, studio)
+
+
+@pytest.fixture
+def visitor(_shared: Visitor) -> Iterator[Visitor]:
+    """A page that tests share, to save its loading, with a new chat."""
+    _shared.page.click("#new")
+    _shared.page.wait_for_selector('#view [data-run=""]')
+    _shared.page.mouse.move(0, 0)
+    yield _shared
+    strays, _shared.strays = _shared.strays, []
+    assert strays == []
+
+
+@pytest.fixture
+def visit(browser: Browser, studio: str) -> Iterator[Callable[..., Visitor]]:
+    """Open another page: ``visit(width=390, scheme="dark", url=...)``."""
+    visitors: list[Visitor] = []
+
+    def opened(url: str = studio, **options: Any) -> Visitor:
+        visitors.append(open_page(browser, url, **options))
+        return visitors[-1]
+
+    yield opened
+    strays = [stray for visitor in visitors for stray in visitor.strays]
+    for visitor in visitors:
+        visitor.page.context.close()
+    assert strays == []

@@ -1,0 +1,123 @@
+"""The real program over the tiny pack: ``app.py`` as Spaces starts it, and ``/generate``."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+
+from mpd_core.trace import Trace
+from tests.browser.conftest import Visitor, free_port
+
+pytestmark = pytest.mark.browser
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def app(tiny_pack_dir: Path) -> Iterator[str]:
+    """URL of a running ``python app.py``."""
+    port = free_port()
+    command = [sys.executable, "app.py", "--pack", str(tiny_pack_dir), "--port", str(port)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if f"ready: http://localhost:{port}" in line:
+            break
+    else:
+        pytest.fail("app.py ended before it was ready:\n" + "".join(said))
+    yield f"http://localhost:{port}"
+    process.terminate()
+    process.wait(20)
+    process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def client(app: str) -> Iterator[Client]:
+    client = Client(app, verbose=False)
+    yield client
+    client.close()
+
+
+def test_page_streams_a_real_reply(app: str, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(app)
+    run = visitor.run("Hello")
+    count = int(visitor.view.get_attribute("data-count") or 0)
+    assert count == visitor.strip(run).locator(".tok").count() > 0
+    visitor.wait_for_map()
+    assert "tokens/s" in visitor.page.locator(".mpd-summary").inner_text()
+
+
+def test_generate_streams_and_ends_with_a_trace(client: Client) -> None:
+    job = client.submit(
+        instruction="Hello", dim0="up0", dim2="down2", temperature=1.0,
+        max_new_tokens=24, seed=3, api_name="/generate",
+    )  # fmt: skip
+    *partial, last = list(job)
+    trace = Trace.from_dict(last)
+    assert all(value["done"] is False for value in partial)
+    assert all(trace.text.startswith(value["text"].rstrip("\ufffd")) for value in partial)
+    assert trace.preference == "A-B"
+    assert trace.text == "".join(step.text for step in trace.steps)
+    assert all(math.isclose(sum(s.weights.values()), 1, abs_tol=1e-6) for s in trace.steps)
+    assert json.dumps(last, allow_nan=False)
+
+
+def test_generate_is_the_only_public_endpoint(client: Client) -> None:
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(endpoints) == ["/generate"]
+    names = [p["parameter_name"] for p in endpoints["/generate"]["parameters"]]
+    assert names[:4] == ["instruction", "dim0", "dim1", "dim2"]
+    assert names[4:] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"instruction": " "}, "The prompt is empty"),
+        ({"dim0": "genius"}, "'genius' is no pole of dimension 'dim0'"),
+        ({"method": "magic"}, "magic"),
+        ({"max_new_tokens": 10**9}, "max_new_tokens"),
+        ({"max_new_tokens": -1}, "max_new_tokens"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"top_p": 2.0}, "top_p"),
+        ({"seed": -5}, "seed"),
+    ],
+)
+def test_generate_explains_bad_input(
+    client: Client, given: dict[str, object], message: str
+) -> None:
+    with pytest.raises(AppError, match=message):
+        client.predict(**{"instruction": "Hi", "dim0": "up0", **given}, api_name="/generate")
+
+
+def test_taken_port_is_one_line_and_exit_code_2(tiny_pack_dir: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, "app.py", "--pack", str(tiny_pack_dir)],
+            cwd=ROOT,
+            env={**os.environ, "GRADIO_SERVER_PORT": port},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert f"Port {port} is taken" in done.stderr
+    assert "--port" in done.stderr
+    assert "Traceback" not in done.stderr

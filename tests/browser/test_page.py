@@ -1,0 +1,357 @@
+"""What a visitor can do on the page, and what must not happen to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from mpd_core.packs import load_pack
+from mpd_core.ui.server import launch
+from tests.browser.conftest import Visitor, free_port
+from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings(
+        "ignore:'future.no_silent_downcasting'"
+    ),  # Gradio's own use of pandas
+]
+Visit = Callable[..., Visitor]
+
+
+def notice(visitor: Visitor) -> str:
+    box = visitor.page.locator(".mpd-notice:not(:empty)")
+    box.wait_for()
+    return box.inner_text()
+
+
+def test_strip_heatmap_and_steps_have_the_same_count(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    run = visitor.run("Explain photosynthesis.")
+    steps = len(engine.streams[-1].steps)
+    assert visitor.strip(run).locator("button.tok").count() == steps
+    assert visitor.view.get_attribute("data-count") == str(steps)
+    visitor.wait_for_map()
+    shape = visitor.page.evaluate(
+        "(({z, zmin, zmax}) => [z.length, z[0].length, zmin, zmax])"
+        "(document.querySelector('.mpd-heat').data[0])"
+    )
+    assert shape == [3, steps, 0, 1]
+
+
+def test_strip_reads_exactly_as_the_reply(visitor: Visitor) -> None:
+    run = visitor.run("Explain photosynthesis.")
+    assert visitor.text(run) == SPEECH
+    visitor.page.get_by_label("Show spaces").check()
+    assert visitor.text(run) == SPEECH
+
+
+def test_tokens_show_the_leading_expert(visitor: Visitor, engine: ScriptedEngine) -> None:
+    run = visitor.run("Explain photosynthesis.")
+    visitor.page.get_by_label("Colour by").select_option("weight")
+    glyphs = {"elementary": "●", "concise": "■", "friendly": "▲"}
+    shown = visitor.strip(run).locator(".tok").evaluate_all("b => b.map(x => x.dataset.glyph)")
+    steps = engine.streams[-1].steps
+    assert shown == [glyphs[max(s.weights, key=s.weights.__getitem__)] for s in steps]
+    for mode in ("probability", "entropy", "disagreement"):
+        visitor.page.get_by_label("Colour by").select_option(mode)
+        assert visitor.page.locator('.tok[data-slot="level"]').count() == len(steps)
+
+
+def test_toggles_reach_the_request(visit: Visit, engine: ScriptedEngine) -> None:
+    visitor = visit()
+    visitor.page.locator("#dimension-0").get_by_text("knowledgeable").click()
+    visitor.page.locator("#dimension-1").get_by_text("off").click()
+    visitor.run("Explain photosynthesis.")
+    assert engine.streams[-1].request.preference == "B-A"
+    assert engine.streams[-1].experts == ("knowledgeable", "friendly")
+
+
+def test_example_sets_prompt_and_toggles(visit: Visit) -> None:
+    visitor = visit()
+    visitor.page.locator("#examples button").last.click()
+    visitor.page.wait_for_function("document.querySelector('#prompt textarea').value !== ''")
+    chosen = visitor.page.locator(".dimension input:checked")
+    values = chosen.evaluate_all("boxes => boxes.map(box => box.value)")
+    assert values == ["knowledgeable", "informative", "unfriendly"]
+
+
+def test_stop_within_a_second_keeps_the_partial_reply(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    run = visitor.run("slow and steady", wait=False)
+    start = time.monotonic()
+    visitor.page.click("#stop")
+    visitor.page.wait_for_selector('#view [data-done="true"]')
+    assert time.monotonic() - start < 1
+    kept = visitor.text(run)
+    assert kept
+    assert SPEECH.startswith(kept)
+    assert engine.streams[-1].ended.is_set()
+    time.sleep(0.3)
+    assert visitor.text(run) == kept
+    assert visitor.page.locator('.mpd[data-busy="false"]').count() == 1
+    visitor.run("echo again")
+    sent = [(m.role, m.content) for m in engine.streams[-1].request.messages]
+    assert sent == [("user", "slow and steady"), ("assistant", kept), ("user", "echo again")]
+
+
+def test_stop_before_the_first_token(visitor: Visitor) -> None:
+    visitor.page.fill("#prompt textarea", "never answer")
+    visitor.page.click("#run")
+    visitor.page.wait_for_selector('#view [data-status="waiting"]')
+    start = time.monotonic()
+    visitor.page.click("#stop")
+    visitor.page.wait_for_selector('#view [data-status="done"]')
+    assert time.monotonic() - start < 1
+
+
+def test_a_stopped_reply_does_not_hold_up_the_next(visitor: Visitor) -> None:
+    visitor.page.fill("#prompt textarea", "stuck in the prompt")
+    visitor.page.click("#run")
+    visitor.page.wait_for_selector('#view [data-status="waiting"]')
+    visitor.page.click("#stop")
+    visitor.page.wait_for_selector('#view [data-status="done"]')
+    start = time.monotonic()
+    run = visitor.run("echo next")
+    assert time.monotonic() - start < 3
+    assert visitor.text(run) == "echo next"
+    visitor.page.wait_for_timeout(2500)  # the old reply wakes up, and must not show
+    assert visitor.text(run) == "echo next"
+    assert visitor.view.get_attribute("data-run") == run
+
+
+def test_turns_stay_and_new_chat_forgets(visitor: Visitor, engine: ScriptedEngine) -> None:
+    first = visitor.run("echo one")
+    visitor.run("echo two")
+    assert visitor.text(first) == "echo one"
+    assert len(engine.streams[-1].request.messages) == 3
+    visitor.page.click("#new")
+    visitor.page.wait_for_selector(".mpd-turn", state="detached")
+    visitor.run("echo three")
+    assert len(engine.streams[-1].request.messages) == 1
+
+
+def test_new_chat_while_writing(visitor: Visitor, engine: ScriptedEngine) -> None:
+    visitor.run("slow and steady", wait=False)
+    visitor.page.click("#new")
+    visitor.page.wait_for_selector('#view [data-run=""]')
+    assert engine.streams[-1].ended.wait(5)
+    visitor.page.wait_for_timeout(400)
+    assert visitor.page.locator(".mpd-turn").count() == 0
+
+
+def test_two_visitors_are_isolated(visit: Visit) -> None:
+    one, two = visit(), visit()
+    first = one.run("slow first", wait=False)
+    second = two.run("echo second")
+    assert two.text(second) == "echo second"
+    assert one.page.locator(".mpd-turn").count() == two.page.locator(".mpd-turn").count() == 1
+    one.page.wait_for_selector('#view [data-done="true"]')
+    assert one.text(first) == SPEECH
+
+
+def test_closed_tab_cancels(visit: Visit, engine: ScriptedEngine) -> None:
+    visitor = visit()
+    visitor.run("long story slow", wait=False)
+    stream = engine.streams[-1]
+    visitor.page.close()
+    assert stream.ended.wait(10)
+
+
+def test_hostile_text_is_inert(visitor: Visitor) -> None:
+    run = visitor.run("hostile " + HOSTILE)
+    visitor.page.locator(".tok").nth(4).click()
+    visitor.page.wait_for_timeout(300)
+    assert HOSTILE in (visitor.text(run) or "")
+    assert visitor.page.evaluate("window.pwned") is None
+    assert visitor.page.locator("#view img, #view script, #view a, #view b").count() == 0
+
+
+def test_markdown_of_the_model_loads_nothing(visitor: Visitor) -> None:
+    visitor.run("Explain photosynthesis.")  # its reply holds a link and an image
+    assert visitor.page.locator("#view a, #view img").count() == 0
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "dark")])
+def test_axe_finds_nothing_serious(visit: Visit, width: int, scheme: str) -> None:
+    visitor = visit(width=width, scheme=scheme)
+    visitor.run("Explain photosynthesis.")
+    visitor.page.locator(".tok").nth(3).click()
+    ours = {"include": [["#header"], ["#view"], ["#dimensions"], ["#buttons"], ["#prompt"]]}
+    found = Axe().run(visitor.page, context=ours).response["violations"]
+    serious = [f for f in found if f["impact"] in ("serious", "critical")]
+    assert [(f["id"], [n["html"] for n in f["nodes"][:3]]) for f in serious] == []
+    assert visitor.page.locator("h1").count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_needs_no_sideways_scrolling(visit: Visit, scheme: str) -> None:
+    visitor = visit(width=390, height=844, scheme=scheme)
+    visitor.run("hostile and wide")
+    widths = visitor.page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
+    assert widths[0] <= widths[1] == 390
+    assert visitor.page.locator("#run").is_visible()
+
+
+def test_dark_mode_repaints_the_map(visit: Visit) -> None:
+    visitor = visit()
+    visitor.run("Explain photosynthesis.")
+    visitor.wait_for_map()
+    lowest = "document.querySelector('.mpd-heat').data[0].colorscale[0][1]"
+    light = visitor.page.evaluate(lowest)
+    visitor.page.click(".mpd-theme")
+    visitor.page.wait_for_function(f"{lowest} !== '{light}'")
+    assert "dark" in (visitor.page.locator("body").get_attribute("class") or "")
+
+
+def test_keyboard_alone(visitor: Visitor) -> None:
+    page = visitor.page
+    page.locator("#prompt textarea").focus()
+    page.keyboard.type("Explain photosynthesis.")
+    page.keyboard.press("Control+Enter")
+    run = visitor.wait("")
+    strip = visitor.strip(run)
+    assert strip.locator('.tok[tabindex="0"]').count() == 1
+    strip.locator('.tok[tabindex="0"]').focus()
+    for key in ("ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.dataset.i") == "1"
+    page.keyboard.press("Enter")
+    assert strip.locator('.tok[aria-pressed="true"]').get_attribute("data-i") == "1"
+    page.keyboard.press("ArrowDown")
+    assert int(page.evaluate("document.activeElement.dataset.i")) > 1
+    page.keyboard.press("End")
+    count = strip.locator(".tok").count()
+    assert page.evaluate("document.activeElement.dataset.i") == str(count - 1)
+    page.keyboard.press("Escape")
+    assert strip.locator('.tok[aria-pressed="true"]').count() == 0
+
+
+def test_hover_links_strip_and_map_both_ways(visitor: Visitor) -> None:
+    page = visitor.page
+    run = visitor.run("Explain photosynthesis.")
+    visitor.wait_for_map()
+    visitor.strip(run).locator(".tok").nth(2).hover()
+    page.wait_for_function("document.querySelector('.mpd-heat').layout.shapes[0]?.x0 === 1.5")
+    page.wait_for_selector(".mpd-heat .nsewdrag")
+    page.locator(".mpd-heat").scroll_into_view_if_needed()
+    box = page.locator(".mpd-heat .nsewdrag").bounding_box()
+    assert box
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 10)
+    page.wait_for_selector(".tok.hovered")
+    page.mouse.click(box["x"] + box["width"] * 0.5, box["y"] + 10)
+    page.wait_for_selector('.tok.pinned[aria-pressed="true"]')
+    assert page.locator(".mpd-detail .mpd-row").count() == 3
+
+
+def test_pinned_token_shows_weights_and_probabilities(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    run = visitor.run("Explain photosynthesis.")
+    visitor.strip(run).locator(".tok").nth(2).click()
+    shown = visitor.page.locator(".mpd-detail-rows .mpd-value").all_inner_texts()
+    weights = engine.streams[-1].steps[2].weights
+    assert [int(float(text.rstrip("%")) + 0.5) for text in shown[::2]] == [
+        int(100 * w + 0.5) for w in weights.values()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [("", "The prompt is empty"), ("   ", "The prompt is empty"), ("busy", "The engine is full")],
+)
+def test_refusals_are_messages_and_keep_the_prompt(
+    visitor: Visitor, prompt: str, message: str
+) -> None:
+    visitor.page.fill("#prompt textarea", prompt)
+    visitor.page.click("#run")
+    assert message in notice(visitor)
+    assert visitor.page.locator(".mpd-turn").count() == 0
+    assert visitor.page.locator("#prompt textarea").input_value() == prompt
+    visitor.run("echo fine")
+    assert visitor.page.locator(".mpd-notice:not(:empty)").count() == 0
+
+
+@pytest.mark.parametrize(("prompt", "message"), [("break it", "ran out of memory"), ("bug", "log")])
+def test_failure_keeps_text_and_prompt(visitor: Visitor, prompt: str, message: str) -> None:
+    run = visitor.run(prompt)
+    assert message in visitor.page.locator(".mpd-end").inner_text()
+    assert visitor.strip(run).locator(".tok").count() == 5
+    visitor.page.wait_for_function(
+        f"document.querySelector('#prompt textarea').value === '{prompt}'"
+    )
+
+
+def test_untrained_pack_says_so(visitor: Visitor) -> None:
+    notes = visitor.page.locator(".mpd-notes").inner_text()
+    assert "untrained" in notes
+    assert "uniform" in notes
+    assert "A note of the engine." in notes
+
+
+PACK = """
+schema_version = 1
+name = "other"
+title = "Another pack"
+[base]
+name = "none"
+[base.source]
+kind = "folder"
+folder = "."
+[[dimensions]]
+name = "register"
+poles = [{ name = "plain", instruction = "a" }, { name = "poetic", instruction = "b" },
+         { name = "legal", instruction = "c" }]
+[[dimensions]]
+name = "mood"
+poles = [{ name = "glad", instruction = "d" }, { name = "sad", instruction = "e" }]
+[[dimensions]]
+name = "era"
+poles = [{ name = "old", instruction = "f" }, { name = "new", instruction = "g" }]
+[[dimensions]]
+name = "form"
+poles = [{ name = "list", instruction = "h" }, { name = "prose", instruction = "i" }]
+[decode]
+max_new_tokens = 700
+max_new_tokens_limit = 1000
+"""
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, ScriptedEngine]]:
+    """The page of a pack with four dimensions, three poles in one, and long replies."""
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "pack.toml").write_text(PACK, encoding="utf-8")
+    engine = ScriptedEngine(load_pack(folder))
+    page, url = launch(engine, host="127.0.0.1", port=free_port())
+    yield url, engine
+    page.close(verbose=False)
+
+
+def test_any_number_of_dimensions_and_poles(
+    visit: Visit, other: tuple[str, ScriptedEngine]
+) -> None:
+    url, engine = other
+    visitor = visit(url)
+    visitor.page.locator("#dimension-0").get_by_text("legal").click()
+    run = visitor.run("echo this")
+    assert engine.streams[-1].experts == ("legal", "glad", "old", "list")
+    visitor.strip(run).locator(".tok").first.click()
+    assert visitor.page.locator(".mpd-detail-rows .mpd-row").count() == 4
+
+
+def test_map_of_a_long_reply_is_a_window(visit: Visit, other: tuple[str, ScriptedEngine]) -> None:
+    visitor = visit(other[0])
+    run = visitor.run("long story")
+    assert visitor.strip(run).locator(".tok").count() == 700
+    chart = visitor.page.locator('.mpd-heat[data-columns="512"]')
+    chart.wait_for()
+    assert chart.get_attribute("data-start") == "188"
+    visitor.page.click(".mpd-earlier")
+    assert chart.get_attribute("data-start") == "0"
+    assert visitor.page.locator(".mpd-range").inner_text() == "tokens 1–512 of 700"

@@ -1,0 +1,66 @@
+"""The hub as a source, against a small server that answers like it."""
+
+import time
+from pathlib import Path
+
+from tests.fake_hub import COMMIT, fake_hub
+from tests.fresh_python import in_python
+
+CONFIG = {"config.json": b"{}", "tokenizer.json": b'{"version": "1.0"}'}
+
+
+def from_hub(address, home, repo="nobody/base", revision="main"):
+    code = f"""if True:
+        from mpd_core.errors import ModelSourceError
+        from mpd_core.models.sources import obtain
+        from mpd_core.packs import HubSource, load_pack
+        source = HubSource(kind="hub", repo={repo!r}, revision={revision!r})
+        try:
+            print(obtain(load_pack("smollm2-135m"), source))
+        except ModelSourceError as error:
+            print("refused:", error)"""
+    return in_python(code, HF_ENDPOINT=address, HF_HOME=str(home), HF_HUB_DISABLE_XET="1")
+
+
+def test_one_file_is_fetched(tmp_path):
+    files = {"tiny.gguf": b"a file"}
+    code = f"""if True:
+        from pathlib import Path
+        from mpd_core.models.hub import hub_file
+        where = ("nobody/tiny", {COMMIT!r}, "tiny.gguf", Path({str(tmp_path)!r}))
+        print(hub_file(*where, print))"""
+    with fake_hub("nobody/tiny", files) as (address, fetched):
+        said = in_python(code, HF_ENDPOINT=address, HF_HOME=str(tmp_path), HF_HUB_DISABLE_XET="1")
+    assert fetched == ["tiny.gguf"]
+    assert Path(said.splitlines()[-1]).read_bytes() == files["tiny.gguf"]
+
+
+def test_a_silent_hub_is_given_up_at_once(tmp_path):
+    start = time.monotonic()
+    said = from_hub("http://127.0.0.1:9", tmp_path)
+    assert said.startswith("refused: nobody/base (revision main) could not be obtained")
+    assert time.monotonic() - start < 10
+
+
+def test_a_hub_snapshot_takes_no_pickle_and_serves_offline(tmp_path):
+    files = {**CONFIG, "model.safetensors": b"w", "pytorch_model.bin": b"p", "onnx/a.json": b"{}"}
+    with fake_hub("nobody/base", files) as (address, fetched):
+        folder = from_hub(address, tmp_path)
+    assert set(fetched) == {*CONFIG, "model.safetensors"}
+    assert {path.name for path in Path(folder).iterdir()} == {*CONFIG, "model.safetensors"}
+    assert from_hub("http://127.0.0.1:9", tmp_path) == folder
+
+
+def test_a_hub_repository_without_safetensors_is_refused(tmp_path):
+    with fake_hub("nobody/base", {**CONFIG, "pytorch_model.bin": b"p"}) as (address, fetched):
+        said = from_hub(address, tmp_path)
+    assert "holds no safetensors" in said
+    assert "refs/pr/" in said
+    assert fetched == []
+
+
+def test_an_unknown_hub_repository_is_a_clear_error(tmp_path):
+    with fake_hub("nobody/base", CONFIG) as (address, _):
+        said = from_hub(address, tmp_path, repo="nobody/other")
+    assert said.startswith("refused: nobody/other (revision main) could not be obtained")
+    assert "\n" not in said
