@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from mpd_core.engine.build import EngineInfo, build
+from mpd_core.engine.intake import Intake
 from mpd_core.engine.records import finish_reason, make_step
 from mpd_core.engine.runner import Distribution, Runner
 from mpd_core.engine.scheduler import RowTable, Scheduler
-from mpd_core.engine.sequence import BASE, PCM, Sequence, Track, share_prefixes
+from mpd_core.engine.sequence import Sequence
 from mpd_core.engine.stream import Stream
-from mpd_core.errors import EngineError, RequestError
-from mpd_core.experts import Row, make_plan, method_names
+from mpd_core.errors import EngineError
+from mpd_core.experts import method_names
 from mpd_core.merging import choose
 from mpd_core.packs import Pack, Precision, Quantize
-from mpd_core.prompts import PromptRenderer, StreamDecoder
+from mpd_core.prompts import StreamDecoder
 from mpd_core.request import GenerationRequest
-from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
+from mpd_core.trace import FinishReason, Trace
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +53,7 @@ class Engine:
         self.methods = method_names(pack)
         self._runner = runner
         self._tokenizer = tokenizer
-        self._prompts = PromptRenderer(tokenizer, pack.spec.template)
+        self._intake = Intake(pack, tokenizer, runner.lanes, info)
         self._jobs: dict[Sequence, _Job] = {}
         self._wake = threading.Condition()
         self._worker: threading.Thread | None = None
@@ -82,9 +85,18 @@ class Engine:
             PackError: a model, an adapter or the head does not fit.
             RequestError: a device or a precision that this machine does not have.
         """
-        runner, tokenizer, info = build(
-            pack, quantize=quantize, precision=precision, device=device, progress=progress
-        )
+        # In a thread of its own that ends: OpenMP keeps a pool of threads for every thread that ran
+        # a product, and once there are more than cores, each product waits for sleeping threads.
+        # With the worker's pool alone, a step takes half the time on two cores.
+        with ThreadPoolExecutor(max_workers=1) as loader:
+            runner, tokenizer, info = loader.submit(
+                build,
+                pack,
+                quantize=quantize,
+                precision=precision,
+                device=device,
+                progress=progress,
+            ).result()
         return cls(pack, runner, tokenizer, info)
 
     def submit(self, request: GenerationRequest) -> Stream:
@@ -95,11 +107,11 @@ class Engine:
             BusyError: the queue is full.
             EngineError: the engine is closed.
         """
-        sequence = self._sequence(request)
+        sequence = self._intake.sequence(request)
         stream = Stream(
             tuple(row.name for row in sequence.plan.experts),
             cancel=lambda: self._cancel(sequence),
-            assemble=lambda *parts: self._trace(sequence, *parts),
+            assemble=lambda *parts: self._intake.trace(sequence, *parts),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
         job = _Job(sequence, stream, StreamDecoder(self._tokenizer), generator)
@@ -126,8 +138,7 @@ class Engine:
             self._wake.notify()
         if self._worker and self._worker_pid == os.getpid():
             self._worker.join()
-
-    # -- the worker ------------------------------------------------------------------------------
+        atexit.unregister(self.close)
 
     def _start_worker(self) -> None:
         # Per process: a fork (ZeroGPU runs each call in one) has the engine, but no threads.
@@ -135,6 +146,7 @@ class Engine:
             self._worker_pid = os.getpid()
             self._worker = threading.Thread(target=self._work, name="mpd-engine", daemon=True)
             self._worker.start()
+            atexit.register(self.close)  # torch's own threads must not be cut off mid-step
 
     def _work(self) -> None:
         with torch.inference_mode():
@@ -177,7 +189,7 @@ class Engine:
         token = choose(said.merged, sampling, job.seen.to(said.merged.device), job.generator)
         sequence.tokens.append(token)
         job.seen = torch.tensor(sequence.tokens)
-        finish = finish_reason(sequence.tokens, sampling, self._prompts.end_of_turn)
+        finish = finish_reason(sequence.tokens, sampling, self._intake.end_of_turn)
         text = job.decoder.push(token, last=finish is not None)
         index, top_k = len(sequence.tokens) - 1, self.pack.spec.decode.top_k_recorded
         experts = job.stream.experts
@@ -204,62 +216,3 @@ class Engine:
         for sequence in self._scheduler.everyone():
             if sequence.cancelled:
                 self._end(sequence, "cancelled")
-
-    # -- requests and traces ---------------------------------------------------------------------
-
-    def _sequence(self, request: GenerationRequest) -> Sequence:
-        preference = self.pack.space.parse(request.preference)
-        plan = make_plan(self.pack, preference, request.method)
-        experts = tuple(self._track(row, BASE, request) for row in plan.experts)
-        pcm = self._track(plan.pcm, self._pcm_lane, request) if plan.pcm else None
-        sequence = Sequence(request, plan, experts, pcm)
-        share_prefixes(sequence.tracks)
-        longest = max(len(track.prompt) for track in sequence.tracks)
-        asked, room = request.sampling.max_new_tokens, self._runner.context
-        if longest + asked > room:
-            raise RequestError(
-                f"The conversation has {longest} tokens and the reply may have {asked}, but "
-                f"together at most {room} fit: shorten the prompt or start a new conversation."
-            )
-        for lane, table in enumerate(self._tables):
-            if sequence.rows_on(lane) > table.capacity:
-                raise RequestError(f"More than {table.capacity} experts: leave dimensions out.")
-        return sequence
-
-    @property
-    def _pcm_lane(self) -> int:
-        return PCM if len(self._runner.lanes) > 1 else BASE
-
-    def _track(self, row: Row, lane: int, request: GenerationRequest) -> Track:
-        return Track(row, lane, tuple(self._prompts.render(request.messages, row.instructions)))
-
-    def _trace(
-        self,
-        sequence: Sequence,
-        steps: tuple[StepRecord, ...],
-        finish: FinishReason,
-        timing: Timing,
-    ) -> Trace:
-        request = sequence.request
-        settings = asdict(request.sampling)
-        seed = settings.pop("seed")
-        preference = self.pack.space.parse(request.preference)
-        return Trace(
-            pack=self.pack.spec.name,
-            hashes=self.pack.hashes,
-            trained=self.pack.trained,
-            messages=tuple(asdict(message) for message in request.messages),
-            preference=preference.code,
-            poles=tuple(pole.name for pole in preference.poles),
-            method=request.method,
-            space=request.space,
-            settings=settings,
-            seed=seed,
-            device=self.info.device,
-            precision=self.info.precision,
-            text="".join(step.text for step in steps),
-            finish_reason=finish,
-            prompt_tokens=max(len(track.prompt) for track in sequence.tracks),
-            timing=timing,
-            steps=steps,
-        )

@@ -35,11 +35,6 @@ class Runner:
         self.lanes = lanes
         self.head = head.to(lanes[-1].device)
 
-    @property
-    def context(self) -> int:
-        """Tokens that a row can hold on every lane."""
-        return min(lane.cache.length for lane in self.lanes)
-
     def move(self, moves: list[Move]) -> None:
         """Carry out the moves that keep cache rows dense."""
         for move in moves:

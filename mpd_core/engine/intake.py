@@ -1,0 +1,97 @@
+"""What surrounds a sequence: requests become sequences, and what came of them becomes traces."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from mpd_core.engine.build import EngineInfo
+from mpd_core.engine.sequence import BASE, PCM, Sequence, Track, share_prefixes
+from mpd_core.errors import RequestError
+from mpd_core.experts import Row, make_plan
+from mpd_core.models.rows import RowModel
+from mpd_core.packs import Pack
+from mpd_core.prompts import PromptRenderer
+from mpd_core.request import GenerationRequest
+from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
+
+
+class Intake:
+    """Checks requests against a pack and the room that its models have."""
+
+    def __init__(
+        self, pack: Pack, tokenizer: Any, lanes: tuple[RowModel, ...], info: EngineInfo
+    ) -> None:
+        self._pack = pack
+        self._info = info
+        self._prompts = PromptRenderer(tokenizer, pack.spec.template)
+        self._context = min(lane.cache.length for lane in lanes)
+        self._capacities = tuple(lane.cache.capacity for lane in lanes)
+        self.end_of_turn = self._prompts.end_of_turn
+
+    def sequence(self, request: GenerationRequest) -> Sequence:
+        """A request's rows with their prompts.
+
+        Raises:
+            RequestError: unknown pole or method, too long a prompt, too many experts.
+        """
+        preference = self._pack.space.parse(request.preference)
+        plan = make_plan(self._pack, preference, request.method)
+        experts = tuple(self._track(row, BASE, request) for row in plan.experts)
+        pcm = self._track(plan.pcm, self._pcm_lane, request) if plan.pcm else None
+        sequence = Sequence(request, plan, experts, pcm)
+        share_prefixes(sequence.tracks)
+        longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
+        if longest + asked > self._context:
+            raise RequestError(
+                f"The conversation has {longest} tokens and the reply may have {asked}, but "
+                f"together at most {self._context} fit: shorten the prompt or start a new "
+                "conversation."
+            )
+        for lane, capacity in enumerate(self._capacities):
+            if sequence.rows_on(lane) > capacity:
+                raise RequestError(f"More than {capacity} experts: leave dimensions out.")
+        return sequence
+
+    def trace(
+        self,
+        sequence: Sequence,
+        steps: tuple[StepRecord, ...],
+        finish: FinishReason,
+        timing: Timing,
+    ) -> Trace:
+        """What came of a sequence, with everything needed to repeat it."""
+        request = sequence.request
+        settings = asdict(request.sampling)
+        seed = settings.pop("seed")
+        preference = self._pack.space.parse(request.preference)
+        return Trace(
+            pack=self._pack.spec.name,
+            hashes=self._pack.hashes,
+            trained=self._pack.trained,
+            messages=tuple(asdict(message) for message in request.messages),
+            preference=preference.code,
+            poles=tuple(pole.name for pole in preference.poles),
+            method=request.method,
+            space=request.space,
+            settings=settings,
+            seed=seed,
+            device=self._info.device,
+            precision=self._info.precision,
+            text="".join(step.text for step in steps),
+            finish_reason=finish,
+            prompt_tokens=_longest_prompt(sequence),
+            timing=timing,
+            steps=steps,
+        )
+
+    @property
+    def _pcm_lane(self) -> int:
+        return PCM if len(self._capacities) > 1 else BASE
+
+    def _track(self, row: Row, lane: int, request: GenerationRequest) -> Track:
+        return Track(row, lane, tuple(self._prompts.render(request.messages, row.instructions)))
+
+
+def _longest_prompt(sequence: Sequence) -> int:
+    return max(len(track.prompt) for track in sequence.tracks)
