@@ -46,8 +46,8 @@ class StepRecord:
     """Of the merged distribution, in nats."""
     disagreement: float
     """Jensen-Shannon divergence of the experts under these weights, in nats: 0 where they agree."""
-    candidates: tuple[Candidate, ...] = ()
-    """Union of the top k of the mixture and of every expert, likeliest in the mixture first."""
+    top_k: tuple[Candidate, ...] = ()
+    """Union of the top k of the mixture and of each expert, likeliest in the mixture first."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Trace:
     """File (pack.toml, adapters, base model) to SHA-256."""
     trained: bool
     """Whether the PCM behind the weights has been trained; an untrained one weighs uniformly."""
+    prompt: str
+    """The user's last message; ``messages`` holds the whole conversation."""
     messages: tuple[Mapping[str, str], ...]
     preference: str
     poles: tuple[str, ...]
@@ -124,5 +126,5 @@ class Trace:
 
 
 def _step(data: Mapping[str, Any]) -> StepRecord:
-    candidates = tuple(Candidate(**candidate) for candidate in data["candidates"])
-    return StepRecord(**{**data, "candidates": candidates})
+    top_k = tuple(Candidate(**candidate) for candidate in data["top_k"])
+    return StepRecord(**{**data, "top_k": top_k})

@@ -69,6 +69,7 @@ class Intake:
             pack=self._pack.spec.name,
             hashes=self._pack.hashes,
             trained=self._pack.trained,
+            prompt=request.messages[-1].content,
             messages=tuple(asdict(message) for message in request.messages),
             preference=preference.code,
             poles=tuple(pole.name for pole in preference.poles),

@@ -62,7 +62,7 @@ def make_step(
         logprobs=_named(experts, table[0][1:]),
         entropy=float(entropy(said.merged)),
         disagreement=float(disagreement(said.log_probs, said.weights)),
-        candidates=tuple(candidates),
+        top_k=tuple(candidates),
     )
 
 
