@@ -100,7 +100,8 @@ class ScriptedStream:
         seconds = time.monotonic() - self.started
         request = self.request
         return Trace(
-            pack="scripted", hashes={}, trained=True, messages=(), preference=request.preference,
+            pack="scripted", hashes={}, trained=True, messages=(),
+            prompt=request.messages[-1].content, preference=request.preference,
             poles=self.experts, method=request.method, space=request.space, settings={},
             seed=request.sampling.seed, device="cpu", precision="fp32",
             text="".join(step.text for step in self.steps),
