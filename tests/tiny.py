@@ -72,10 +72,17 @@ def make_model(vocab_size: int, *, seed: int, hidden: int = 64) -> LlamaForCausa
     return LlamaForCausalLM(config).eval()
 
 
-def save_base(folder: Path, *, seed: int = 0, hidden: int = 64) -> Path:
-    """Write a tiny base, with its tokenizer, as ``save_pretrained`` does."""
+def save_base(folder: Path, *, seed: int = 0, hidden: int = 64, hostile: bool = False) -> Path:
+    """Write a tiny base, with its tokenizer, as ``save_pretrained`` does.
+
+    With ``hostile`` its replies are full of the vocabulary's hostile tokens.
+    """
     tokenizer = make_tokenizer()
-    make_model(len(tokenizer), seed=seed, hidden=hidden).save_pretrained(folder)
+    model = make_model(len(tokenizer), seed=seed, hidden=hidden)
+    if hostile:
+        with torch.no_grad():
+            model.lm_head.weight[tokenizer.convert_tokens_to_ids(list(HOSTILE))] *= 3
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -8,7 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,17 +18,18 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from mpd_core.trace import Trace
+from tests import tiny
 from tests.browser.conftest import Visitor, free_port
 
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def app(tiny_pack_dir: Path) -> Iterator[str]:
+@contextmanager
+def running_app(pack: str | Path) -> Iterator[str]:
     """URL of a running ``python app.py``."""
     port = free_port()
-    command = [sys.executable, "app.py", "--pack", str(tiny_pack_dir), "--port", str(port)]
+    command = [sys.executable, "app.py", "--pack", str(pack), "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -38,10 +41,27 @@ def app(tiny_pack_dir: Path) -> Iterator[str]:
             break
     else:
         pytest.fail("app.py ended before it was ready:\n" + "".join(said))
-    yield f"http://localhost:{port}"
-    process.terminate()
-    process.wait(20)
-    process.stdout.close()
+    try:
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The app over a tiny model that likes to say hostile things."""
+    base = tiny.save_base(tmp_path_factory.mktemp("base"), hostile=True)
+    with running_app(tiny.write_pack(tmp_path_factory.mktemp("pack"), base)) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def real_app() -> Iterator[str]:
+    """The app as a visitor meets it: the default pack."""
+    with running_app("smollm2-135m") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +71,58 @@ def client(app: str) -> Iterator[Client]:
     client.close()
 
 
-def test_page_streams_a_real_reply(app: str, visit: Callable[..., Visitor]) -> None:
+def test_strip_and_map_of_a_real_reply(app: str, visit: Callable[..., Visitor]) -> None:
     visitor = visit(app)
     run = visitor.run("Hello")
     count = int(visitor.view.get_attribute("data-count") or 0)
-    assert count == visitor.strip(run).locator(".tok").count() > 0
+    assert count == visitor.strip(run).locator("button.tok").count() > 0
     visitor.wait_for_map()
+    columns = "document.querySelector('.mpd-heat').data[0].z.map(row => row.length)"
+    assert visitor.page.evaluate(columns) == [count] * 3
     assert "tokens/s" in visitor.page.locator(".mpd-summary").inner_text()
+
+
+def test_hostile_tokens_of_a_real_model_are_inert(app: str, visit: Callable[..., Visitor]) -> None:
+    """Its own vocabulary holds markup, template code and scripts; the visitor checks for strays."""
+    visitor = visit(app)
+    text = visitor.text(visitor.run(tiny.HOSTILE[1]))
+    assert any(hostile in text for hostile in tiny.HOSTILE)
+    visitor.page.locator(".tok").first.click()
+    assert visitor.page.evaluate("window.hacked") is None
+    assert visitor.page.locator("#view img, #view script, #view a").count() == 0
+
+
+@pytest.mark.base
+def test_stop_within_a_second(real_app: str, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(real_app)
+    run = visitor.run("Write a long story about a lighthouse.", wait=False)
+    start = time.monotonic()
+    visitor.page.click("#stop")
+    visitor.page.wait_for_selector('#view [data-done="true"]')
+    assert time.monotonic() - start < 1
+    kept = visitor.text(run)
+    visitor.page.wait_for_timeout(500)
+    assert kept
+    assert visitor.text(run) == kept
+
+
+@pytest.mark.base
+def test_two_visitors_at_once_read_what_each_reads_alone(
+    real_app: str, visit: Callable[..., Visitor]
+) -> None:
+    prompts = ("Name three fruits.", "What is the capital of France?")
+    visitors = [visit(real_app) for _ in prompts]
+    alone = [v.text(v.run(prompt)) for v, prompt in zip(visitors, prompts, strict=True)]
+    for visitor in visitors:
+        visitor.page.click("#new")
+        visitor.page.wait_for_selector(".mpd-turn", state="detached")
+    for visitor, prompt in zip(visitors, prompts, strict=True):
+        visitor.page.fill("#prompt textarea", prompt)
+    for visitor in visitors:
+        visitor.page.click("#run")
+    together = [visitor.text(visitor.wait("")) for visitor in visitors]
+    assert together == alone
+    assert "Paris" in together[1]
 
 
 def test_generate_streams_and_ends_with_a_trace(client: Client) -> None:
