@@ -89,12 +89,27 @@ def test_trained_pack_equals_reference(
             ("AAA", "mpd", 0.0, 1.0),
             ("B-B", "mpd", 1.0, 1.3),
             ("BAB", "uniform", 0.7, 1.0),
+            ("BAA", "soup", 0.0, 1.0),
+            ("A-B", "soup", 0.8, 1.0),
             ("ABA", "prompting", 0.0, 1.2),
             ("ABA", "vanilla", 0.9, 1.0),
             ("ABA", "expert:down2", 0.9, 1.0),
         ]
     ]
     assert_engine_is_reference(pack, requests)
+
+
+def test_soup_of_factors_equals_reference(make_pack: Callable[..., Pack]) -> None:
+    """The published soup, (mean A)(mean B), is another model than the mean of the products."""
+    requests = [ask(preference=code, method="soup") for code in ("AAA", "B-A", "BBB", "AAA")]
+    factors = make_pack(adapters=True, rank=3, soup="factors")
+    assert_engine_is_reference(factors, requests)
+    said = []
+    for pack in (factors, make_pack(adapters=True, rank=3)):
+        engine = Engine.open(pack)
+        said.append(engine.generate(requests[0]).steps[0].logprobs["soup"])
+        engine.close()
+    assert said[0] != pytest.approx(said[1], abs=1e-3)
 
 
 def test_trained_weights_move(make_pack: Callable[..., Pack]) -> None:

@@ -23,8 +23,9 @@ from tests.test_engine import ask, assert_same
 LENGTHS = (9, 4, 1, 6)
 
 
-def run_rows(model: RowModel, texts: list[Tensor], adapters: list[str | None]) -> list[Tensor]:
+def run_rows(model: RowModel, texts: list[Tensor], names: list[str | None]) -> list[Tensor]:
     """Last log-probabilities of ragged rows: a padded prefill, then one common decode step."""
+    adapters = [((name, 1.0),) if name else () for name in names]
     width = max(map(len, texts)) - 1
     tokens = torch.stack([torch.nn.functional.pad(t[:-1], (0, width + 1 - len(t))) for t in texts])
     model.forward(tokens, torch.arange(width).expand_as(tokens), 0, adapters)

@@ -114,7 +114,9 @@ def write_pack(
     *,
     dimensions: int = 3,
     prompt: str = "own",
+    soup: str = "product",
     adapters: bool = False,
+    rank: int | None = None,
     pcm_backbone: Path | None = None,
     pcm_trained: bool = False,
     extra: str = "",
@@ -124,13 +126,13 @@ def write_pack(
         'schema_version = 1\nname = "tiny"\ntitle = "Tiny"',
         f'[base]\nname = "tiny"\n[base.source]\nkind = "folder"\nfolder = "{base}"',
         *(_dimension(d) for d in range(dimensions)),
-        f'[experts]\nprompt = "{prompt}"',
+        f'[experts]\nprompt = "{prompt}"\nsoup = "{soup}"',
     ]
     if adapters:
         for index, pole in enumerate(
             f"{way}{d}" for d in range(dimensions) for way in ("up", "down")
         ):
-            spec = _adapter(folder, base, pole, rank=2 + index % 3, seed=index)
+            spec = _adapter(folder, base, pole, rank=rank or 2 + index % 3, seed=index)
             lines.append(f"[experts.adapters.{pole}]\n{spec}")
     lines += _pcm(folder, base, pcm_backbone, pcm_trained, poles=2 * dimensions)
     lines += ["[decode]\ncontext = 1024\nmax_new_tokens = 32", extra]

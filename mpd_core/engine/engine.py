@@ -197,7 +197,7 @@ class Engine:
         return finish
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:
-        self._runner.move(self._scheduler.remove(sequence))
+        self._runner.tidy(self._scheduler.remove(sequence), self._tables)
         self._jobs.pop(sequence).stream.put(reason)
 
     def _start_over(self, reason: FinishReason | EngineError) -> None:

@@ -82,7 +82,7 @@ class ReferenceDecoder:
 
     def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens
-        logits = _run(self._model, row.adapter, ids).logits
+        logits = _run(self._model, row.adapters, ids).logits
         return torch.log_softmax(logits[0, -1].float(), dim=-1)
 
     def _weights(
@@ -90,7 +90,7 @@ class ReferenceDecoder:
     ) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens
         last = self._backbone.config.vocab_size - 1
-        hidden = _run(self._backbone, row.adapter, [min(i, last) for i in ids]).hidden_states[-1]
+        hidden = _run(self._backbone, row.adapters, [min(i, last) for i in ids]).hidden_states[-1]
         chosen = torch.zeros(len(self._pack.space.poles), dtype=torch.bool, device=hidden.device)
         chosen[list(poles)] = True
         alpha: Tensor = self._head(hidden[0, -1], chosen)
@@ -113,12 +113,27 @@ def _with_adapters(model: Any, folders: dict[str, Path]) -> Any:
     return model.eval()
 
 
-def _run(model: Any, adapter: str | None, ids: list[int]) -> Any:
+def _run(model: Any, mix: tuple[tuple[str, float], ...], ids: list[int]) -> Any:
     tokens = torch.tensor([ids], device=model.device)
     if not isinstance(model, PeftModel):
         return model(tokens, output_hidden_states=True)
-    if adapter is None:
+    if not mix:
         with model.disable_adapter():
             return model(tokens, output_hidden_states=True)
-    model.set_adapter(adapter)
+    model.set_adapter(_merged(model, mix))
     return model(tokens, output_hidden_states=True)
+
+
+def _merged(model: Any, mix: tuple[tuple[str, float], ...]) -> str:
+    """The name of one PEFT adapter that stands for the mix, merged by PEFT itself."""
+    names = [part for name, _ in mix for part in name.split("+")]
+    if len(names) == 1:
+        return names[0]
+    products = len(mix) > 1
+    merged = ("products_" if products else "factors_") + "_".join(names)
+    if merged not in model.peft_config:
+        # "linear" sums sqrt(weight) A and sqrt(weight) B: weight 1/n^2 gives both means.
+        weights = [w for _, w in mix] if products else [1 / len(names) ** 2] * len(names)
+        kind = "cat" if products else "linear"
+        model.add_weighted_adapter(names, weights, merged, combination_type=kind)
+    return merged

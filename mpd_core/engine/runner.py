@@ -35,11 +35,13 @@ class Runner:
         self.lanes = lanes
         self.head = head.to(lanes[-1].device)
 
-    def move(self, moves: list[Move]) -> None:
-        """Carry out the moves that keep cache rows dense."""
+    def tidy(self, moves: list[Move], tables: tuple[RowTable, ...]) -> None:
+        """After rows have left: close their gaps in the caches, let go of their adapters."""
         for move in moves:
             cache = self.lanes[move.track.lane].cache
             cache.move(move.source, move.target, move.track.filled)
+        for lane, table in zip(self.lanes, tables, strict=True):
+            lane.keep_adapters([t.row.adapters for t in (*table.running, *table.entering)])
 
     def prefill(self, tables: tuple[RowTable, ...]) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
@@ -78,7 +80,7 @@ class Runner:
             piece = track.prompt[start : min(start + length, end)]
             tokens[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
         positions = torch.arange(start, start + length).expand_as(tokens)
-        adapters = [track.row.adapter for track in tracks]
+        adapters = [track.row.adapters for track in tracks]
         lane.forward(tokens, positions, len(table.running), adapters)
         for track, end in pairs:
             track.filled = max(track.filled, min(start + length, end))
@@ -105,7 +107,7 @@ class Runner:
     ) -> Tensor:
         inputs = torch.tensor([owner[track].next_input(track) for track in tracks])
         tokens, positions = inputs[:, :1], inputs[:, 1:]
-        hidden = lane.forward(tokens, positions, 0, [track.row.adapter for track in tracks])
+        hidden = lane.forward(tokens, positions, 0, [track.row.adapters for track in tracks])
         for track, position in zip(tracks, positions[:, 0].tolist(), strict=True):
             track.filled = position + 1
         return hidden[:, -1]

@@ -24,7 +24,7 @@ class Track:
     filled: int = 0
     """Positions of its cache row that have been written."""
     leader: Track | None = None
-    """A row with the same adapter whose prompt begins alike and is prefilled first."""
+    """A row with the same adapters whose prompt begins alike and is prefilled first."""
     shared: int = 0
     """Tokens taken over from the leader; of a leader: the most that anyone takes."""
 
@@ -37,12 +37,12 @@ class Track:
 def share_prefixes(tracks: Iterable[Track]) -> None:
     """Let rows that would compute the same keys and values at their start compute them once.
 
-    Rows on one lane with one adapter do so for as long as their prompts are equal, e.g. prompted
-    experts up to their own instruction, however long the conversation before it is.
+    Rows on one lane with the same adapters do so for as long as their prompts are equal, e.g.
+    prompted experts up to their own instruction, however long the conversation before it is.
     """
-    leaders: dict[tuple[int, str | None], Track] = {}
+    leaders: dict[tuple[int, object], Track] = {}
     for track in tracks:
-        leader = leaders.setdefault((track.lane, track.row.adapter), track)
+        leader = leaders.setdefault((track.lane, track.row.adapters), track)
         if leader is not track:
             pairs = zip(leader.prompt[:-1], track.prompt[:-1], strict=False)
             alike = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)

@@ -20,8 +20,8 @@ class Row:
     """One next-token distribution: who gives it and what it reads."""
 
     name: str
-    adapter: str | None = None
-    """Name of the LoRA adapter on the base, or None for the bare base."""
+    adapters: tuple[tuple[str, float], ...] = ()
+    """LoRA adapters on the model with their weights; () is the bare model."""
     instructions: tuple[str, ...] = ()
     """Preference sentences in its prompt."""
 
@@ -39,7 +39,8 @@ class Plan:
 def method_names(pack: Pack) -> tuple[str, ...]:
     """Every method that a pack can run; ``expert:NAME`` is one expert on its own."""
     singles = (f"{ONE_EXPERT}{pole.name}" for pole in pack.space.poles)
-    return ("mpd", "uniform", "prompting", "vanilla", *singles)
+    soup = ("soup",) if _has_soup(pack) else ()
+    return ("mpd", "uniform", *soup, "prompting", "vanilla", *singles)
 
 
 def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
@@ -61,19 +62,29 @@ def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
     instructions = tuple(pole.instruction for pole in preference.poles)
     if method == "prompting":
         return Plan((Row("base", instructions=instructions),))
+    if method == "soup":
+        return Plan((Row("soup", _soup(pack, preference), instructions),))
     experts = tuple(_expert(pack, pole) for pole in preference.poles)
     if method == "uniform":
         return Plan(experts)
     indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
-    return Plan(experts, Row("pcm", pcm_adapter(pack), instructions), indices)
+    own = (("pcm", 1.0),) if pack.spec.pcm.adapter else ()
+    return Plan(experts, Row("pcm", own, instructions), indices)
 
 
-def pcm_adapter(pack: Pack) -> str | None:
-    """Name of the PCM's adapter, if the pack has one."""
-    return "pcm" if pack.spec.pcm.adapter else None
+def _has_soup(pack: Pack) -> bool:
+    """A soup merges parameters: every expert must be an adapter of the base."""
+    return all(pole.name in pack.spec.experts.adapters for pole in pack.space.poles)
+
+
+def _soup(pack: Pack, preference: Preference) -> tuple[tuple[str, float], ...]:
+    names = [pole.name for pole in preference.poles]
+    if pack.spec.experts.soup == "factors":
+        return (("+".join(names), 1.0),)
+    return tuple((name, 1.0 / len(names)) for name in names)
 
 
 def _expert(pack: Pack, pole: Pole) -> Row:
-    adapter = pole.name if pole.name in pack.spec.experts.adapters else None
+    adapters = ((pole.name, 1.0),) if pole.name in pack.spec.experts.adapters else ()
     own = pack.spec.experts.prompt == "own"
-    return Row(pole.name, adapter, (pole.instruction,) if own else ())
+    return Row(pole.name, adapters, (pole.instruction,) if own else ())

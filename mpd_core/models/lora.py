@@ -1,8 +1,8 @@
 """Stacked LoRA: every row of a batch with its own adapter, over a linear that stays a black box.
 
-``y = base(x) + ((x @ A) * mask) @ B`` with all adapters of a linear side by side: A [in, R],
-B [R, out], R the sum of their ranks. The mask [rows, 1, R] holds a row's scaling at the columns
-of its adapter and 0 elsewhere, so a row without an adapter is exactly the base.
+``y = base(x) + ((x @ A) * mask) @ B`` with the adapters of a linear side by side: A [in, R],
+B [R, out], scaled, R the sum of their ranks. The mask [rows, 1, R] holds a row's weight at the
+columns of its adapters and 0 elsewhere, so a row without an adapter is exactly the base.
 """
 
 from __future__ import annotations
@@ -68,8 +68,28 @@ def _factors(name: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor
     return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
 
 
+Mix = tuple[tuple[str, float], ...]
+"""A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
+weight 1/n are the mean of the products B A, a Personalized Soup without merging anything. A name
+such as "a+b" is the adapter whose A and B are the means of theirs, made when first asked for."""
+
+
+@dataclass(frozen=True)
+class _Block:
+    """One adapter's part of a stacked linear: A [in, r], B [r, out], scaling and index."""
+
+    adapter: int
+    scaling: float
+    a: Tensor
+    b: Tensor
+
+
 class LoraStack:
-    """All adapters of a model; tells every wrapped linear which one each row of the batch uses."""
+    """All adapters of a model; tells every wrapped linear which ones each row of the batch uses.
+
+    Only adapters that live rows use take part in a pass: the side-by-side matrices are laid out
+    anew when that set changes, which is when a request joins or leaves.
+    """
 
     def __init__(self, adapters: Sequence[LoraAdapter], model: nn.Module, like: Tensor) -> None:
         """Check the adapters against a model.
@@ -85,29 +105,52 @@ class LoraStack:
         for adapter in adapters:
             for module in adapter.factors:
                 _check_shapes(adapter, module, _linear(model, module, adapter.name))
-        self._adapters = tuple(adapters)
+        self._adapters = list(adapters)
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self._like = like
-        self._rows: Tensor | None = None
-        self._layouts: dict[tuple[tuple[int, float], ...], tuple[Tensor, Tensor]] = {}
-        self._masks: dict[tuple[tuple[int, float], ...], Tensor] = {}
+        self._wrapped: list[StackedLora] = []
+        self._gates: Tensor | None = None
+        self._masks: dict[tuple[int, ...], Tensor] = {}
+        self.in_use: tuple[int, ...] = ()
+        """Adapters that are laid out; a pass may use fewer."""
+        self.active = False
+        """Whether any row of the present pass has an adapter."""
 
-    def route(self, names: Sequence[str | None]) -> None:
-        """Name each row's adapter for the next pass; None is the bare base."""
+    def route(self, rows: Sequence[Mix]) -> None:
+        """Name each row's adapters for the next pass."""
         self._masks.clear()
-        self._rows = None
-        if any(names):
-            indices = [-1 if name is None else self._index[name] for name in names]
-            self._rows = torch.tensor(indices, device=self._like.device)
+        used = self._indices(rows)
+        self.in_use = self.in_use if used <= set(self.in_use) else tuple({*used, *self.in_use})
+        self.active = bool(used)
+        if self.active:
+            gates = torch.zeros(len(rows), len(self._adapters))
+            for row, mix in enumerate(rows):
+                for name, weight in mix:
+                    gates[row, self._index[name]] = weight
+            self._gates = gates.to(self._like)
 
-    def mask(self, layout: tuple[tuple[int, float], ...]) -> Tensor | None:
-        """[rows, 1, R] for columns that belong to (adapter, scaling); None: all rows are bare."""
-        if self._rows is None:
-            return None
-        if layout not in self._masks:  # once a pass for all linears with the same columns
-            owners, scalings = self._layouts[layout]
-            self._masks[layout] = ((self._rows[:, None] == owners) * scalings)[:, None, :]
-        return self._masks[layout]
+    def keep(self, rows: Sequence[Mix]) -> None:
+        """Let go of adapters that none of these rows uses."""
+        self.in_use = tuple(self._indices(rows))
+
+    def _indices(self, rows: Sequence[Mix]) -> set[int]:
+        return {self._find(name) for mix in rows for name, _ in mix}
+
+    def _find(self, name: str) -> int:
+        if name not in self._index:
+            adapter = mean_of_factors([self._adapters[self._index[n]] for n in name.split("+")])
+            self._index[name] = len(self._adapters)
+            self._adapters.append(adapter)
+            for stacked in self._wrapped:
+                stacked.add(self._index[name], adapter, self._like)
+        return self._index[name]
+
+    def mask(self, columns: tuple[int, ...]) -> Tensor:
+        """[rows, 1, R]: each row's weight at columns that belong to these adapters."""
+        assert self._gates is not None
+        if columns not in self._masks:  # once a pass for all linears with the same columns
+            self._masks[columns] = self._gates[:, list(columns)][:, None, :]
+        return self._masks[columns]
 
     def wrap(self, linear: nn.Module, parts: Sequence[tuple[str, int]]) -> nn.Module:
         """Put the adapters of some linears, fused into one, on top of it.
@@ -116,26 +159,35 @@ class LoraStack:
             linear: whatever computes them, outputs in order.
             parts: full name and output width of each.
         """
-        factors, columns, start = [], list[tuple[int, float]](), 0
-        for module, width in parts:
-            for index, adapter in enumerate(self._adapters):
-                if module in adapter.factors:
-                    a, b = adapter.factors[module]
-                    factors.append((a, start, b))
-                    columns += [(index, adapter.scaling)] * len(a)
-            start += width
-        if not factors:
+        stacked = StackedLora(linear, self, parts)
+        for index, adapter in enumerate(self._adapters):
+            stacked.add(index, adapter, self._like)
+        if stacked.empty:
             return linear
-        a = torch.cat([a for a, _, _ in factors]).T
-        b = torch.cat([_shifted(b.T, at, start) for _, at, b in factors])
-        layout = tuple(columns)
-        owners, scalings = (torch.tensor(values) for values in zip(*columns, strict=True))
-        self._layouts[layout] = (owners.to(self._like.device), scalings.to(self._like))
-        return StackedLora(linear, self, layout, a.to(self._like), b.to(self._like))
+        self._wrapped.append(stacked)
+        return stacked
+
+
+def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
+    """The soup of the published code: A and B averaged apart, (mean A)(mean B), unlike mean(B A).
+
+    Raises:
+        PackError: adapters of different ranks, targets or scalings, which have no such mean.
+    """
+    first, *rest = adapters
+    shapes = [{m: (a.shape, b.shape) for m, (a, b) in x.factors.items()} for x in adapters]
+    if any(s != shapes[0] for s in shapes) or any(x.scaling != first.scaling for x in rest):
+        raise PackError("experts.soup: 'factors' needs adapters of equal rank, targets and alpha.")
+
+    def mean(module: str, side: int) -> Tensor:
+        return torch.stack([x.factors[module][side].float() for x in adapters]).mean(0)
+
+    factors = {module: (mean(module, 0), mean(module, 1)) for module in first.factors}
+    return LoraAdapter("+".join(x.name for x in adapters), first.scaling, factors)
 
 
 def _shifted(b: Tensor, start: int, width: int) -> Tensor:
-    """B [rank, out] as columns ``start...`` of a wider, fused output."""
+    """B [r, out] as columns ``start...`` of a wider, fused output."""
     wide = b.new_zeros(len(b), width)
     wide[:, start : start + b.shape[1]] = b
     return wide
@@ -144,31 +196,49 @@ def _shifted(b: Tensor, start: int, width: int) -> Tensor:
 class StackedLora(nn.Module):
     """A linear layer, of whatever kind, with several adapters side by side on top."""
 
-    def __init__(
-        self,
-        base: nn.Module,
-        stack: LoraStack,
-        layout: tuple[tuple[int, float], ...],
-        a: Tensor,
-        b: Tensor,
-    ) -> None:
+    def __init__(self, base: nn.Module, stack: LoraStack, parts: Sequence[tuple[str, int]]) -> None:
         super().__init__()
         self.base = base
         self._stack = stack
-        self._layout = layout
-        self.register_buffer("a", a.contiguous())
-        self.register_buffer("b", b.contiguous())
+        self._parts = parts
+        self._blocks: list[_Block] = []
+        self._laid_out: tuple[int, ...] | None = None
+        self._columns: tuple[int, ...] = ()
 
-    a: Tensor
-    b: Tensor
+    @property
+    def empty(self) -> bool:
+        """Whether no adapter targets any of its parts."""
+        return not self._blocks
+
+    def add(self, index: int, adapter: LoraAdapter, like: Tensor) -> None:
+        """Take an adapter's factors for these parts, if it has any."""
+        start, width = 0, sum(part for _, part in self._parts)
+        for module, part in self._parts:
+            if module in adapter.factors:
+                a, b = (factor.to(like) for factor in adapter.factors[module])
+                self._blocks.append(
+                    _Block(index, adapter.scaling, a.T, _shifted(b.T, start, width))
+                )
+            start += part
 
     def forward(self, x: Tensor) -> Tensor:
         """x [rows, T, in] to [rows, T, out]."""
         y: Tensor = self.base(x)
-        mask = self._stack.mask(self._layout)
-        if mask is None:
+        if not self._stack.active:
             return y
-        return y + ((x @ self.a) * mask) @ self.b
+        if self._laid_out != self._stack.in_use:
+            self._lay_out(self._stack.in_use)
+        if not self._columns:
+            return y
+        return y + ((x @ self._a) * self._stack.mask(self._columns)) @ self._b
+
+    def _lay_out(self, in_use: tuple[int, ...]) -> None:
+        blocks = [block for block in self._blocks if block.adapter in in_use]
+        self._laid_out = in_use
+        self._columns = tuple(block.adapter for block in blocks for _ in range(block.a.shape[1]))
+        if blocks:
+            self._a = torch.cat([block.a for block in blocks], dim=1)
+            self._b = torch.cat([block.b * block.scaling for block in blocks])
 
 
 def _linear(model: nn.Module, module: str, adapter: str) -> nn.Module:

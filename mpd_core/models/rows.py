@@ -12,7 +12,7 @@ from mpd_core.errors import PackError
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
 from mpd_core.models.llama import LlamaBody, is_llama
-from mpd_core.models.lora import LoraAdapter, LoraStack
+from mpd_core.models.lora import LoraAdapter, LoraStack, Mix
 
 WINDOW_STEP = 64  # windows grow in steps, so that shapes repeat from token to token
 
@@ -61,7 +61,7 @@ class RowModel:
 
     @torch.inference_mode()
     def forward(
-        self, tokens: Tensor, positions: Tensor, first: int, adapters: Sequence[str | None]
+        self, tokens: Tensor, positions: Tensor, first: int, adapters: Sequence[Mix]
     ) -> Tensor:
         """Write new tokens into the cache and return their last hidden states.
 
@@ -69,7 +69,7 @@ class RowModel:
             tokens: ids, [rows, T].
             positions: of each token in its own sequence, [rows, T].
             first: the first row of the cache that takes part; the rows follow it densely.
-            adapters: each row's adapter name, None for the bare base.
+            adapters: each row's adapters with their weights, () for the bare base.
 
         Returns:
             Hidden states after the final norm, [rows, T, D].
@@ -82,6 +82,10 @@ class RowModel:
         self._stack.route(adapters)
         seen = torch.arange(self.cache.window.length, device=self.device)
         return self._body(tokens, positions, seen <= positions[:, None, :, None], self.cache)
+
+    def keep_adapters(self, live: Sequence[Mix]) -> None:
+        """Let go of adapters that no live row uses; they come back when a row needs them."""
+        self._stack.keep(live)
 
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:

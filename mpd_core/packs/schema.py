@@ -100,6 +100,8 @@ class ExpertsSpec(_Table):
     prompt: PromptKind = "own"
     """``own``: an expert reads its pole's instruction; ``plain``: only what the user wrote."""
     adapters: dict[str, AdapterSpec] = {}
+    soup: Literal["product", "factors"] = "product"
+    """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
 
 class HeadSpec(_Table):
