@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
+from mpd_core.errors import PackError
+from mpd_core.models.adapters import load_adapter
 from mpd_core.models.linear import PackedLinear, can_pack, fuse
-from mpd_core.models.lora import load_adapter
 from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
@@ -131,3 +134,38 @@ def test_zero_head_is_uniform_for_any_choice() -> None:
     head = WeightHead(8, 6)
     chosen = torch.tensor([True, False, True, False, False, True])
     assert head(torch.randn(8), chosen).tolist() == pytest.approx([1 / 3, 0, 1 / 3, 0, 0, 1 / 3])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("base_model.model.model.layers.1.self_attn.v_proj.lora_A.weight"),
+            "B only",
+        ),
+        (lambda t: t.update({"lm_head.bias": torch.zeros(1)}), "unknown tensor 'lm_head.bias'"),
+        (
+            lambda t: [t.pop(k) for k in list(t) if "layers.0.mlp.down_proj" in k],
+            r"lacks 'model\.layers\.0\.mlp\.down_proj'",
+        ),
+        (
+            lambda t: t.update(
+                {f"base_model.model.lm_head.lora_{s}.weight": torch.zeros(2, 2) for s in "AB"}
+            ),
+            "'lm_head' is no linear of the base that its adapter_config.json targets",
+        ),
+    ],
+)
+def test_adapters_hold_exactly_their_tensors(
+    tiny_base: Path,
+    tmp_path: Path,
+    change: Callable[[dict[str, Tensor]], object],
+    message: str,
+) -> None:
+    folder = tiny.save_adapter(tiny_base, tmp_path, rank=2, seed=0)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    base = AutoModelForCausalLM.from_pretrained(tiny_base)
+    with pytest.raises(PackError, match=message):
+        RowModel(base, [load_adapter("one", folder)], capacity=1, length=8)

@@ -10,8 +10,8 @@ import torch
 
 from mpd_core.engine.runner import Runner
 from mpd_core.errors import PackError
+from mpd_core.models.adapters import LoraAdapter, load_adapter
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
-from mpd_core.models.lora import LoraAdapter, load_adapter
 from mpd_core.models.pcm import load_head
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain

@@ -7,66 +7,13 @@ columns of its adapters and 0 elsewhere, so a row without an adapter is exactly 
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mpd_core.errors import PackError
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
-_UNSUPPORTED = ("use_dora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
-
-
-@dataclass(frozen=True)
-class LoraAdapter:
-    """One adapter: module name to (A [rank, in], B [out, rank]), and its scaling."""
-
-    name: str
-    scaling: float
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-
-
-def load_adapter(name: str, folder: Path) -> LoraAdapter:
-    """Read a standard PEFT folder; shapes are checked when it is stacked on a model.
-
-    Raises:
-        PackError: a file that is missing or broken, a setting or a tensor that is not plain LoRA.
-    """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise PackError(f"adapter '{name}': {folder} cannot be read: {error}") from error
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise PackError(f"adapter '{name}': {CONFIG_FILE} sets {key}; only plain LoRA is run.")
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        raise PackError(f"adapter '{name}': {CONFIG_FILE} must be peft_type LORA with bias none.")
-    rank = config["r"] ** (0.5 if config.get("use_rslora") else 1)
-    return LoraAdapter(name, config["lora_alpha"] / rank, _factors(name, tensors))
-
-
-def _factors(name: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    sides: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.match(key)
-        if not match:
-            raise PackError(f"adapter '{name}': unknown tensor '{key}' in {WEIGHTS_FILE}.")
-        sides.setdefault(match["module"], {})[match["side"]] = tensor
-    for module, pair in sides.items():
-        if set(pair) != {"A", "B"}:
-            raise PackError(f"adapter '{name}': '{module}' has lora_{''.join(pair)} only.")
-    return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
-
+from mpd_core.models.adapters import LoraAdapter, mean_of_factors
 
 Mix = tuple[tuple[str, float], ...]
 """A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
@@ -100,11 +47,10 @@ class LoraStack:
             like: a tensor with the compute dtype and the device.
 
         Raises:
-            PackError: an adapter targets a module that is absent, or whose shape differs.
+            PackError: as ``LoraAdapter.check``.
         """
         for adapter in adapters:
-            for module in adapter.factors:
-                _check_shapes(adapter, module, _linear(model, module, adapter.name))
+            adapter.check(model)
         self._adapters = list(adapters)
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self._like = like
@@ -168,24 +114,6 @@ class LoraStack:
         return stacked
 
 
-def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
-    """The soup of the published code: A and B averaged apart, (mean A)(mean B), unlike mean(B A).
-
-    Raises:
-        PackError: adapters of different ranks, targets or scalings, which have no such mean.
-    """
-    first, *rest = adapters
-    shapes = [{m: (a.shape, b.shape) for m, (a, b) in x.factors.items()} for x in adapters]
-    if any(s != shapes[0] for s in shapes) or any(x.scaling != first.scaling for x in rest):
-        raise PackError("experts.soup: 'factors' needs adapters of equal rank, targets and alpha.")
-
-    def mean(module: str, side: int) -> Tensor:
-        return torch.stack([x.factors[module][side].float() for x in adapters]).mean(0)
-
-    factors = {module: (mean(module, 0), mean(module, 1)) for module in first.factors}
-    return LoraAdapter("+".join(x.name for x in adapters), first.scaling, factors)
-
-
 def _shifted(b: Tensor, start: int, width: int) -> Tensor:
     """B [r, out] as columns ``start...`` of a wider, fused output."""
     wide = b.new_zeros(len(b), width)
@@ -239,26 +167,3 @@ class StackedLora(nn.Module):
         if blocks:
             self._a = torch.cat([block.a for block in blocks], dim=1)
             self._b = torch.cat([block.b * block.scaling for block in blocks])
-
-
-def _linear(model: nn.Module, module: str, adapter: str) -> nn.Module:
-    try:
-        linear = model.get_submodule(module)
-    except AttributeError:
-        linear = nn.Identity()
-    if not hasattr(linear, "in_features") or not hasattr(linear, "out_features"):
-        raise PackError(f"adapter '{adapter}': the base has no linear layer '{module}'.")
-    return linear
-
-
-def _check_shapes(adapter: LoraAdapter, module: str, linear: nn.Module) -> None:
-    a, b = adapter.factors[module]
-    rank = len(a)
-    found = (tuple(a.shape), tuple(b.shape))
-    width, height = int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
-    expected = ((rank, width), (height, rank))
-    if found != expected:
-        raise PackError(
-            f"adapter '{adapter.name}': '{module}' has A and B of shapes {found}, "
-            f"which do not fit the base's {expected}."
-        )

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mpd_core.errors import PackError
+from mpd_core.models.adapters import LoraAdapter
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
 from mpd_core.models.llama import LlamaBody, is_llama
-from mpd_core.models.lora import LoraAdapter, LoraStack, Mix
+from mpd_core.models.lora import LoraStack, Mix
 
 WINDOW_STEP = 64  # windows grow in steps, so that shapes repeat from token to token
 
