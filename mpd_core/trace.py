@@ -48,6 +48,8 @@ class StepRecord:
     """Jensen-Shannon divergence of the experts under these weights, in nats: 0 where they agree."""
     top_k: tuple[Candidate, ...] = ()
     """Union of the top k of the mixture and of each expert, likeliest in the mixture first."""
+    missing: Mapping[str, float] = field(default_factory=dict)
+    """By remote expert: probability outside what its server listed, spread over other tokens."""
 
 
 @dataclass(frozen=True)

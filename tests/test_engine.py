@@ -34,13 +34,13 @@ def ask(
 def assert_same(
     steps: tuple[StepRecord, ...], expected: tuple[StepRecord, ...], tolerance: float = 1e-4
 ) -> None:
-    """Equal tokens and texts; log-probabilities within ``tolerance``, weights within a tenth."""
+    """Equal tokens and texts; log-probabilities, weights and the rest within ``tolerance``."""
     assert [s.token_id for s in steps] == [s.token_id for s in expected]
     assert [s.text for s in steps] == [s.text for s in expected]
     for step, other in zip(steps, expected, strict=True):
-        assert step.weights == pytest.approx(other.weights, abs=tolerance / 10)
+        assert step.weights == pytest.approx(other.weights, abs=tolerance)
         assert step.logprobs == pytest.approx(other.logprobs, abs=tolerance)
-        assert step.probability == pytest.approx(other.probability, abs=tolerance / 10)
+        assert step.probability == pytest.approx(other.probability, abs=tolerance)
         assert step.entropy == pytest.approx(other.entropy, abs=tolerance)
         assert step.disagreement == pytest.approx(other.disagreement, abs=tolerance)
 

@@ -169,3 +169,39 @@ def test_adapters_hold_exactly_their_tensors(
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
     with pytest.raises(PackError, match=message):
         RowModel(base, [load_adapter("one", folder)], capacity=1, length=8)
+
+
+def test_experts_may_be_other_models(tiny_base: Path, tmp_path: Path) -> None:
+    """A Qwen2 checkpoint beside prompted rows and a LoRA-free PCM: same tokenizer, one mixture."""
+    tokenizer = tiny.make_tokenizer()
+    torch.manual_seed(8)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer) + 3,  # padded, as many checkpoints are
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "other")
+    tokenizer.save_pretrained(tmp_path / "other")
+    table = '[experts.checkpoints.up1]\nkind = "folder"\nfolder = "other"'
+    pack = load_pack(tiny.write_pack(tmp_path, tiny_base, experts=table))
+    engine, reference = Engine.open(pack), ReferenceDecoder(pack)
+    for request in (ask(preference="AAB"), ask(preference="BAA", temperature=0.9, seed=5)):
+        steps = engine.generate(request).steps
+        assert_same(steps, tuple(reference.decode(request)))
+        assert set(steps[0].weights) >= {"up1"}
+    engine.close()
+
+
+def test_an_expert_with_other_tokens_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    other = tiny.save_base(tmp_path / "other")
+    vocabulary = (other / "tokenizer.json").read_text().replace('"<|im_end|>"', '"<|end|>"')
+    (other / "tokenizer.json").write_text(vocabulary)
+    table = f'[experts.checkpoints.up1]\nkind = "folder"\nfolder = "{other}"'
+    pack = load_pack(tiny.write_pack(tmp_path, tiny_base, experts=table))
+    with pytest.raises(PackError, match=r"'up1' does not share the base's vocabulary.*im_end"):
+        Engine.open(pack)

@@ -30,7 +30,7 @@ def test_configuration_is_nf4_with_double_quantisation() -> None:
 
 
 def test_linears_are_four_bit_under_the_adapters(nf4_engine: Engine) -> None:
-    layers = nf4_engine._runner.lanes[0]._body._layers
+    layers = nf4_engine._runner.lanes["base"]._body._layers
     blocks = [b for layer in layers for b in (layer.qkv, layer.out, layer.gate_up, layer.down)]
     linears = [m for b in blocks for m in b.modules() if isinstance(m, bnb.nn.Linear4bit)]
     assert len(linears) == 2 * 7

@@ -7,17 +7,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpd_core.engine.scheduler import Move, RowTable, Scheduler
-from mpd_core.engine.sequence import BASE, PCM, Sequence, Track
+from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.errors import BusyError
 from mpd_core.experts import Plan, Row
+from mpd_core.experts.plan import BASE, PCM
 from mpd_core.request import GenerationRequest, Message
 
+LENGTH = 10
 REQUEST = GenerationRequest((Message("user", "hi"),), "A")
 
 
-def make_sequence(experts: int, pcm_lane: int = PCM) -> Sequence:
-    rows = tuple(Track(Row(f"e{k}"), BASE, (1, 2, 3)) for k in range(experts))
-    return Sequence(REQUEST, Plan(()), rows, Track(Row("pcm"), pcm_lane, (1, 2)))
+def make_sequence(experts: int) -> Sequence:
+    rows = tuple(Track(Row(f"e{k}"), (1, 2, 3), LENGTH) for k in range(experts))
+    return Sequence(REQUEST, Plan(()), rows, Track(Row("pcm", PCM), (1, 2), LENGTH))
+
+
+def make_tables(base: int, pcm: int, budget: int = 1000) -> dict[str, RowTable]:
+    return {BASE: RowTable(base, budget), PCM: RowTable(pcm, budget)}
 
 
 class Cache:
@@ -43,8 +49,8 @@ class Cache:
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_rows_follow_their_tracks(data: st.DataObject) -> None:
-    scheduler = Scheduler((RowTable(9), RowTable(3)), max_waiting=100)
-    caches = [Cache(9), Cache(3)]
+    scheduler = Scheduler(make_tables(9, 3), max_waiting=100)
+    caches = {BASE: Cache(9), PCM: Cache(3)}
     for _ in range(data.draw(st.integers(1, 30))):
         action = data.draw(st.sampled_from(["add", "settle", "remove"]))
         if action == "add":
@@ -56,17 +62,19 @@ def test_rows_follow_their_tracks(data: st.DataObject) -> None:
             inside = leaver not in scheduler.waiting
             for move in scheduler.remove(leaver):
                 caches[move.track.lane].move([move])
-            for cache in caches if inside else []:
+            for cache in caches.values() if inside else []:
                 cache.rows = [None if t in leaver.tracks else t for t in cache.rows]
         scheduler.schedule()
-        for cache, table in zip(caches, scheduler.tables, strict=True):
-            cache.write(table)
-            cache.check(table)
-            assert table.free >= 0
+        for lane, table in scheduler.tables.items():
+            caches[lane].write(table)
+            caches[lane].check(table)
+            held = [*table.running, *table.entering]
+            assert len(held) <= table.capacity
+            assert sum(track.length for track in held) <= table.budget
 
 
 def test_first_come_first_served() -> None:
-    scheduler = Scheduler((RowTable(4), RowTable(4)), max_waiting=2)
+    scheduler = Scheduler(make_tables(4, 4), max_waiting=2)
     first, big, small = make_sequence(3), make_sequence(3), make_sequence(1)
     scheduler.add(first)
     assert scheduler.schedule().prefill is first
@@ -79,7 +87,16 @@ def test_first_come_first_served() -> None:
 
 
 def test_queue_is_bounded() -> None:
-    scheduler = Scheduler((RowTable(1), RowTable(1)), max_waiting=1)
+    scheduler = Scheduler(make_tables(1, 1), max_waiting=1)
     scheduler.add(make_sequence(1))
     with pytest.raises(BusyError, match="1 requests are waiting"):
         scheduler.add(make_sequence(1))
+
+
+def test_the_token_budget_counts_what_rows_may_grow_to() -> None:
+    scheduler = Scheduler(make_tables(9, 9, budget=2 * LENGTH), max_waiting=9)
+    scheduler.add(make_sequence(2))
+    scheduler.add(make_sequence(1))
+    assert scheduler.schedule().prefill is not None
+    scheduler.settle()
+    assert scheduler.schedule().prefill is None  # rows are free, memory is not

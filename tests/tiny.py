@@ -119,6 +119,7 @@ def write_pack(
     rank: int | None = None,
     pcm_backbone: Path | None = None,
     pcm_trained: bool = False,
+    experts: str = "",
     extra: str = "",
 ) -> Path:
     """Write a pack over a tiny base; pole names are up0, down0, up1 ..."""
@@ -134,6 +135,7 @@ def write_pack(
         ):
             spec = _adapter(folder, base, pole, rank=rank or 2 + index % 3, seed=index)
             lines.append(f"[experts.adapters.{pole}]\n{spec}")
+    lines.append(experts)
     lines += _pcm(folder, base, pcm_backbone, pcm_trained, poles=2 * dimensions)
     lines += ["[decode]\ncontext = 1024\nmax_new_tokens = 32", extra]
     (folder / "pack.toml").write_text("\n".join(lines), encoding="utf-8")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 
 from mpd_core.engine.runner import Runner
 from mpd_core.errors import PackError
+from mpd_core.experts.remote import RemoteExpert, RemoteSpec
+from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models.adapters import LoraAdapter, load_adapter
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.pcm import load_head
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
-from mpd_core.packs import Pack, Precision, Quantize
+from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 
 CPU_CACHE_BYTES = 4 * 2**30
 GPU_CACHE_SHARE = 0.6
@@ -31,6 +33,16 @@ class EngineInfo:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What an engine is made of."""
+
+    runner: Runner
+    remotes: Mapping[str, RemoteExpert]
+    tokenizer: Any
+    info: EngineInfo
+
+
 def build(
     pack: Pack,
     *,
@@ -38,46 +50,64 @@ def build(
     precision: Precision | None = None,
     device: str | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> tuple[Runner, Any, EngineInfo]:
+) -> Parts:
     """Obtain and load a pack's models.
-
-    Returns:
-        The runner, the base's tokenizer, and a description.
 
     Raises:
         ModelSourceError: a model cannot be obtained.
         PackError: a model, an adapter or the head does not fit.
         RequestError: a device or a precision that this machine does not have.
+        EngineError: a remote expert whose address or key cannot be used.
     """
     spec = pack.spec.base
     format_ = weight_format(device, quantize or spec.quantize, precision or spec.precision)
     folder = obtain(pack, spec.source, progress=progress)
     progress(f"Loading {spec.name} on {format_.device}, {format_}.")
     base = load_model(folder, format_)
-    adapters = [
-        load_adapter(name, pack.path(spec.folder))
-        for name, spec in pack.spec.experts.adapters.items()
-    ]
-    lanes = _lanes(pack, base, adapters, progress)
+    lanes = _lanes(pack, base, progress)
     head = pack.spec.pcm.head
+    width = lanes.get("pcm", lanes["base"]).hidden_size
     file = pack.path(head.file) if head else None
-    runner = Runner(lanes, load_head(lanes[-1].hidden_size, len(pack.space.poles), file))
-    return runner, base.tokenizer, EngineInfo(format_.device, str(format_), _notes(format_))
+    runner = Runner(lanes, load_head(width, len(pack.space.poles), file))
+    remotes = _remotes(pack, lanes["base"].vocab_size)
+    info = EngineInfo(format_.device, str(format_), _notes(format_))
+    return Parts(runner, remotes, base.tokenizer, info)
 
 
-def _lanes(
-    pack: Pack,
-    base: LoadedModel,
-    adapters: list[LoraAdapter],
-    progress: Callable[[str], None],
-) -> tuple[RowModel, ...]:
-    pcm = pack.spec.pcm
+def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> dict[str, RowModel]:
+    experts, pcm = pack.spec.experts, pack.spec.pcm
+    others = {
+        name: _other(pack, name, s, base, progress) for name, s in experts.checkpoints.items()
+    }
+    adapters = [load_adapter(n, pack.path(s.folder)) for n, s in experts.adapters.items()]
     own = [load_adapter("pcm", pack.path(pcm.adapter.folder))] if pcm.adapter else []
-    length = pack.spec.decode.context
+    sizes = [model.model.config.vocab_size for model in (base, *others.values())]
+    length, vocabulary = pack.spec.decode.context, min(sizes)
+    lanes = {name: _row_model(model, [], length) for name, model in others.items()}
     if pcm.backbone == "base":
-        return (_row_model(base, adapters + own, length),)
-    folder = obtain(pack, pcm.backbone, progress=progress)
+        adapters += own
+    lanes["base"] = _row_model(base, adapters, length)
+    for lane in lanes.values():
+        lane.vocab_size = vocabulary  # some models pad theirs; what pads is never a token
+    if pcm.backbone != "base":
+        lanes["pcm"] = _row_model(_backbone(pack, pcm.backbone, base, progress), own, length)
+    return lanes
+
+
+def _other(
+    pack: Pack, name: str, source: Source, base: LoadedModel, progress: Callable[[str], None]
+) -> LoadedModel:
+    progress(f"Loading the expert '{name}'.")
+    other = load_model(obtain(pack, source, progress=progress), base.format)
+    check_same_vocabulary(base.tokenizer, other.tokenizer, name)
+    return other
+
+
+def _backbone(
+    pack: Pack, source: Source, base: LoadedModel, progress: Callable[[str], None]
+) -> LoadedModel:
     progress("Loading the Preference Control Model's backbone.")
+    folder = obtain(pack, source, progress=progress)
     backbone = load_model(folder, weight_format(base.format.device))
     missing = len(base.tokenizer) - backbone.model.config.vocab_size
     if missing > len(base.tokenizer.added_tokens_decoder):
@@ -85,17 +115,29 @@ def _lanes(
             f"pcm.backbone: its vocabulary lacks {missing} tokens of the base's tokenizer; "
             "use a backbone with the same tokenizer."
         )
-    return _row_model(base, adapters, length), _row_model(backbone, own, length)
+    return backbone
+
+
+def _remotes(pack: Pack, vocab_size: int) -> dict[str, RemoteExpert]:
+    def spec(name: str, table: RemoteTable) -> RemoteSpec:
+        values = table.model_dump()
+        values["ca_file"] = str(pack.path(table.ca_file)) if table.ca_file else None
+        return RemoteSpec(name=name, **values)
+
+    tables = pack.spec.experts.remotes
+    return {name: RemoteExpert(spec(name, table), vocab_size) for name, table in tables.items()}
 
 
 def _row_model(loaded: LoadedModel, adapters: list[LoraAdapter], length: int) -> RowModel:
     model, config = loaded.model, loaded.model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    row_bytes = 2 * config.num_hidden_layers * heads * width * length * model.dtype.itemsize
-    rows = min(MAX_ROWS, max(8, _cache_bytes(model) // row_bytes))
+    token_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
+    budget = max(length, _cache_bytes(model) // token_bytes)
+    # A GPU's cache takes its memory at once, a CPU's only where something is written.
+    rows = MAX_ROWS if model.device.type == "cpu" else min(MAX_ROWS, budget // length)
     packed = loaded.format.packed
-    return RowModel(model, adapters, capacity=rows, length=length, packed=packed)
+    return RowModel(model, adapters, capacity=rows, length=length, budget=budget, packed=packed)
 
 
 def _cache_bytes(model: Any) -> int:

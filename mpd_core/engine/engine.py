@@ -6,22 +6,24 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
-from mpd_core.engine.build import EngineInfo, build
+from mpd_core.engine.build import Parts, build
 from mpd_core.engine.intake import Intake
 from mpd_core.engine.records import finish_reason, make_step
-from mpd_core.engine.runner import Distribution, Runner
-from mpd_core.engine.scheduler import RowTable, Scheduler
-from mpd_core.engine.sequence import Sequence
+from mpd_core.engine.remotes import Remotes
+from mpd_core.engine.runner import Distribution
+from mpd_core.engine.scheduler import Scheduler
+from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
 from mpd_core.experts import method_names
+from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.merging import choose
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder
@@ -31,6 +33,7 @@ from mpd_core.trace import FinishReason, Trace
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
+IDLE_SECONDS = 0.05  # how long a turn waits for servers before it looks for newcomers
 
 
 @dataclass(eq=False)
@@ -47,13 +50,14 @@ class _Job:
 class Engine:
     """Runs every request's experts, and its PCM, as rows of one batched forward a step."""
 
-    def __init__(self, pack: Pack, runner: Runner, tokenizer: Any, info: EngineInfo) -> None:
+    def __init__(self, pack: Pack, parts: Parts) -> None:
         self.pack = pack
-        self.info = info
+        self.info = parts.info
         self.methods = method_names(pack)
-        self._runner = runner
-        self._tokenizer = tokenizer
-        self._intake = Intake(pack, tokenizer, runner.lanes, info)
+        self._runner = parts.runner
+        self._remotes = Remotes(parts.remotes)
+        self._tokenizer = parts.tokenizer
+        self._intake = Intake(pack, parts)
         self._jobs: dict[Sequence, _Job] = {}
         self._wake = threading.Condition()
         self._worker: threading.Thread | None = None
@@ -89,7 +93,7 @@ class Engine:
         # a product, and once there are more than cores, each product waits for sleeping threads.
         # With the worker's pool alone, a step takes half the time on two cores.
         with ThreadPoolExecutor(max_workers=1) as loader:
-            runner, tokenizer, info = loader.submit(
+            parts = loader.submit(
                 build,
                 pack,
                 quantize=quantize,
@@ -97,7 +101,7 @@ class Engine:
                 device=device,
                 progress=progress,
             ).result()
-        return cls(pack, runner, tokenizer, info)
+        return cls(pack, parts)
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
@@ -138,6 +142,7 @@ class Engine:
             self._wake.notify()
         if self._worker and self._worker_pid == os.getpid():
             self._worker.join()
+        self._remotes.close()
         atexit.unregister(self.close)
 
     def _start_worker(self) -> None:
@@ -165,24 +170,40 @@ class Engine:
             schedule = self._scheduler.schedule()
         if schedule.prefill:
             self._runner.prefill(self._tables)
-        if schedule.running:
-            said = self._runner.step(schedule.running, self._tables)
-            self._postprocess(schedule.running, said)
-        with self._wake:
-            if schedule.prefill and schedule.prefill.prefilled:
+        ready = [sequence for sequence in schedule.running if self._remotes.ready(sequence)]
+        if ready:
+            self._step(schedule.running, ready)
+        elif not schedule.prefill:
+            self._remotes.wait(IDLE_SECONDS)
+        if schedule.prefill and schedule.prefill.prefilled:
+            with self._wake:
                 self._scheduler.settle()
+            self._remotes.ask([schedule.prefill])
 
-    def _postprocess(self, running: tuple[Sequence, ...], said: list[Distribution]) -> None:
-        for sequence, distribution in zip(running, said, strict=True):
-            finish: FinishReason | EngineError | None
-            try:
-                finish = self._advance(sequence, distribution)
-            except Exception as error:  # one request's trouble ends only that request
-                log.exception("a request failed")
-                finish = EngineError(f"The request failed: {error}. Try again.")
-            if finish:
-                with self._wake:
+    def _step(self, running: tuple[Sequence, ...], ready: list[Sequence]) -> None:
+        answers: dict[Track, RemoteAnswer] = {}
+        for sequence in ready:
+            with self._alone(sequence):
+                answers |= self._remotes.take(sequence)
+        running = tuple(sequence for sequence in running if sequence in self._jobs)
+        ready = [sequence for sequence in ready if sequence in self._jobs]
+        said = self._runner.step(running, answers, self._tables)
+        for sequence, distribution in zip(ready, said, strict=True):
+            with self._alone(sequence):
+                if finish := self._advance(sequence, distribution):
                     self._end(sequence, finish)
+        self._remotes.ask(sequence for sequence in ready if sequence in self._jobs)
+
+    @contextmanager
+    def _alone(self, sequence: Sequence) -> Iterator[None]:
+        """One request's trouble ends only that request."""
+        try:
+            yield
+        except EngineError as error:
+            self._end(sequence, error)
+        except Exception as error:
+            log.exception("a request failed")
+            self._end(sequence, EngineError(f"The request failed: {error}. Try again."))
 
     def _advance(self, sequence: Sequence, said: Distribution) -> FinishReason | None:
         job, sampling = self._jobs[sequence], sequence.request.sampling
@@ -197,16 +218,19 @@ class Engine:
         return finish
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:
-        self._runner.tidy(self._scheduler.remove(sequence), self._tables)
-        self._jobs.pop(sequence).stream.put(reason)
+        with self._wake:
+            self._runner.tidy(self._scheduler.remove(sequence), self._tables)
+            self._remotes.forget(sequence)
+            self._jobs.pop(sequence).stream.put(reason)
 
     def _start_over(self, reason: FinishReason | EngineError) -> None:
         """End every request without trusting any state, and begin with empty tables."""
         with self._wake:
             jobs, self._jobs = self._jobs, {}
-            self._tables = tuple(RowTable(lane.cache.capacity) for lane in self._runner.lanes)
+            self._tables = self._runner.tables()
             self._scheduler = Scheduler(self._tables, MAX_WAITING)
-        for job in jobs.values():
+        for sequence, job in jobs.items():
+            self._remotes.forget(sequence)
             job.stream.put(reason)
 
     def _cancel(self, sequence: Sequence) -> None:

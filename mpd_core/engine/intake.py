@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
-from mpd_core.engine.build import EngineInfo
-from mpd_core.engine.sequence import BASE, PCM, Sequence, Track, share_prefixes
+from mpd_core.engine.build import Parts
+from mpd_core.engine.sequence import Sequence, Track, share_prefixes
 from mpd_core.errors import RequestError
 from mpd_core.experts import Row, make_plan
-from mpd_core.models.rows import RowModel
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import GenerationRequest
@@ -19,14 +17,12 @@ from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 class Intake:
     """Checks requests against a pack and the room that its models have."""
 
-    def __init__(
-        self, pack: Pack, tokenizer: Any, lanes: tuple[RowModel, ...], info: EngineInfo
-    ) -> None:
+    def __init__(self, pack: Pack, parts: Parts) -> None:
         self._pack = pack
-        self._info = info
-        self._prompts = PromptRenderer(tokenizer, pack.spec.template)
-        self._context = min(lane.cache.length for lane in lanes)
-        self._capacities = tuple(lane.cache.capacity for lane in lanes)
+        self._info = parts.info
+        self._prompts = PromptRenderer(parts.tokenizer, pack.spec.template)
+        self._context = min(lane.cache.length for lane in parts.runner.lanes.values())
+        self._tables = parts.runner.tables()
         self.end_of_turn = self._prompts.end_of_turn
 
     def sequence(self, request: GenerationRequest) -> Sequence:
@@ -37,8 +33,8 @@ class Intake:
         """
         preference = self._pack.space.parse(request.preference)
         plan = make_plan(self._pack, preference, request.method)
-        experts = tuple(self._track(row, BASE, request) for row in plan.experts)
-        pcm = self._track(plan.pcm, self._pcm_lane, request) if plan.pcm else None
+        experts = tuple(self._track(row, request) for row in plan.experts)
+        pcm = self._track(plan.pcm, request) if plan.pcm else None
         sequence = Sequence(request, plan, experts, pcm)
         share_prefixes(sequence.tracks)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
@@ -48,9 +44,11 @@ class Intake:
                 f"together at most {self._context} fit: shorten the prompt or start a new "
                 "conversation."
             )
-        for lane, capacity in enumerate(self._capacities):
-            if sequence.rows_on(lane) > capacity:
-                raise RequestError(f"More than {capacity} experts: leave dimensions out.")
+        if not all(table.fits(sequence.on(lane)) for lane, table in self._tables.items()):
+            raise RequestError(
+                "The request needs more memory than the engine has for all: shorten the prompt "
+                "or the reply, or leave dimensions out."
+            )
         return sequence
 
     def trace(
@@ -86,13 +84,10 @@ class Intake:
             steps=steps,
         )
 
-    @property
-    def _pcm_lane(self) -> int:
-        return PCM if len(self._capacities) > 1 else BASE
-
-    def _track(self, row: Row, lane: int, request: GenerationRequest) -> Track:
-        return Track(row, lane, tuple(self._prompts.render(request.messages, row.instructions)))
+    def _track(self, row: Row, request: GenerationRequest) -> Track:
+        prompt = tuple(self._prompts.render(request.messages, row.instructions))
+        return Track(row, prompt, len(prompt) + request.sampling.max_new_tokens)
 
 
 def _longest_prompt(sequence: Sequence) -> int:
-    return max(len(track.prompt) for track in sequence.tracks)
+    return max(len(track.prompt) for track in (*sequence.tracks, *sequence.remote))

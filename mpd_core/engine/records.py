@@ -63,6 +63,7 @@ def make_step(
         entropy=float(entropy(said.merged)),
         disagreement=float(disagreement(said.log_probs, said.weights)),
         top_k=tuple(candidates),
+        missing={experts[k]: mass for k, mass in said.missing.items()},
     )
 
 

@@ -29,7 +29,10 @@ from mpd_core.trace import StepRecord
 
 
 class ReferenceDecoder:
-    """Runs a pack's requests token by token, recomputing everything at every step."""
+    """Runs a pack's requests token by token, recomputing everything at every step.
+
+    Experts on other machines are not asked: it is for what runs here.
+    """
 
     def __init__(
         self,
@@ -51,6 +54,10 @@ class ReferenceDecoder:
             backbone = _load(pack, spec.pcm.backbone, weight_format(device))
             self._model = _with_adapters(base.model, adapters)
             self._backbone = _with_adapters(backbone.model, own)
+        self._others = {
+            name: _load(pack, source, base.format).model
+            for name, source in spec.experts.checkpoints.items()
+        }
         file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
         width = self._backbone.config.hidden_size
         self._head = load_head(width, len(pack.space.poles), file).to(device)
@@ -82,7 +89,7 @@ class ReferenceDecoder:
 
     def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens
-        logits = _run(self._model, row.adapters, ids).logits
+        logits = _run(self._others.get(row.model, self._model), row.adapters, ids).logits
         return torch.log_softmax(logits[0, -1].float(), dim=-1)
 
     def _weights(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.merging import merge
 from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
 
-PREFILL_ROW_TOKENS = 512  # a chunk's rows x tokens: how long running streams may have to wait
+CPU_CHUNK, GPU_CHUNK = 128, 2048
+"""Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
+
+Lanes = Mapping[str, RowModel]
+Tables = Mapping[str, RowTable]
 
 
 @dataclass(frozen=True)
@@ -26,31 +32,51 @@ class Distribution:
     """alpha, [E]."""
     merged: Tensor
     """Log-probabilities of the mixture, [V]."""
+    missing: Mapping[int, float] = field(default_factory=dict)
+    """By index of a remote expert: probability that its server did not list."""
 
 
 class Runner:
     """The models behind the lanes, and the head that turns PCM rows into weights."""
 
-    def __init__(self, lanes: tuple[RowModel, ...], head: WeightHead) -> None:
-        self.lanes = lanes
-        self.head = head.to(lanes[-1].device)
+    def __init__(self, lanes: Lanes, head: WeightHead) -> None:
+        """Take the models.
 
-    def tidy(self, moves: list[Move], tables: tuple[RowTable, ...]) -> None:
+        Args:
+            lanes: by name; ``base`` always, ``pcm`` where the PCM has a backbone of its own, and
+                one for each expert that is a model of its own.
+            head: of the PCM.
+        """
+        self.lanes = lanes
+        self.head = head.to(lanes.get("pcm", lanes["base"]).device)
+        self._device = lanes["base"].device
+        self._chunk = GPU_CHUNK if self._device.type == "cuda" else CPU_CHUNK
+
+    def tables(self) -> dict[str, RowTable]:
+        """An empty table for each lane."""
+        return {
+            name: RowTable(lane.cache.capacity, lane.cache.budget)
+            for name, lane in self.lanes.items()
+        }
+
+    def tidy(self, moves: list[Move], tables: Tables) -> None:
         """After rows have left: close their gaps in the caches, let go of their adapters."""
         for move in moves:
             cache = self.lanes[move.track.lane].cache
             cache.move(move.source, move.target, move.track.filled)
-        for lane, table in zip(self.lanes, tables, strict=True):
-            lane.keep_adapters([t.row.adapters for t in (*table.running, *table.entering)])
+        for name, table in tables.items():
+            rows = [*table.running, *table.entering]
+            self.lanes[name].keep_adapters([track.row.adapters for track in rows])
 
-    def prefill(self, tables: tuple[RowTable, ...]) -> None:
+    def prefill(self, tables: Tables) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
 
         What several rows share is written once, by their leaders, and copied. Rows with a shorter
         prompt are padded: what a pad writes lies beyond the row's own length, is never attended
         to, and is overwritten by the row's own tokens.
         """
-        for lane, table in zip(self.lanes, tables, strict=True):
+        for name, table in tables.items():
+            lane = self.lanes[name]
             leaders = [track for track in table.entering if track.leader is None]
             if any(track.filled < track.shared for track in leaders):
                 self._prefill_chunk(lane, table, leaders, [track.shared for track in leaders])
@@ -74,7 +100,7 @@ class Runner:
         """Bring the first entering rows closer to the ends that they are to be filled to."""
         pairs = list(zip(tracks, ends, strict=True))
         start = min(track.filled for track, end in pairs if track.filled < end)
-        length = min(max(ends) - start, max(1, PREFILL_ROW_TOKENS // len(tracks)))
+        length = min(max(ends) - start, max(1, self._chunk // len(tracks)))
         tokens = torch.zeros(len(tracks), length, dtype=torch.long)
         for row, (track, end) in enumerate(pairs):
             piece = track.prompt[start : min(start + length, end)]
@@ -86,21 +112,39 @@ class Runner:
             track.filled = max(track.filled, min(start + length, end))
 
     def step(
-        self, sequences: tuple[Sequence, ...], tables: tuple[RowTable, ...]
+        self, sequences: Iterable[Sequence], answers: Mapping[Track, RemoteAnswer], tables: Tables
     ) -> list[Distribution]:
-        """One batched forward a lane; what the experts of each sequence say, in its order."""
+        """One batched forward a lane; what the experts of each sequence say, in its order.
+
+        Args:
+            sequences: all that are running. One whose servers have not answered yet is computed
+                again in the next step, to the same effect, and left out of the result.
+            answers: of the remote rows that are here.
+            tables: the lanes' rows.
+        """
+        sequences = tuple(sequences)
         owner = {track: sequence for sequence in sequences for track in sequence.tracks}
         hidden: dict[Track, Tensor] = {}
-        for lane, table in zip(self.lanes, tables, strict=True):
+        for name, table in tables.items():
             if table.running:
-                states = self._decode_lane(lane, table.running, owner)
+                states = self._decode_lane(self.lanes[name], table.running, owner)
                 hidden.update(zip(table.running, states, strict=True))
-        log_probs = self._expert_log_probs(sequences, hidden)
-        weights = [self._weights(sequence, hidden) for sequence in sequences]
-        return [
-            Distribution(lp, w, merge(sequence.request.space, lp, w))
-            for sequence, lp, w in zip(sequences, log_probs, weights, strict=True)
-        ]
+        ready = [s for s in sequences if all(track in answers for track in s.remote)]
+        log_probs = self._local_log_probs(ready, hidden)
+        log_probs |= {track: a.log_probs.to(self._device) for track, a in answers.items()}
+        return [self._distribution(s, log_probs, answers, hidden) for s in ready]
+
+    def _distribution(
+        self,
+        sequence: Sequence,
+        log_probs: Mapping[Track, Tensor],
+        answers: Mapping[Track, RemoteAnswer],
+        hidden: Mapping[Track, Tensor],
+    ) -> Distribution:
+        said = torch.stack([log_probs[track] for track in sequence.experts])
+        weights = self._weights(sequence, hidden)
+        missing = {k: answers[t].missing for k, t in enumerate(sequence.experts) if t in answers}
+        return Distribution(said, weights, merge(sequence.request.space, said, weights), missing)
 
     def _decode_lane(
         self, lane: RowModel, tracks: list[Track], owner: dict[Track, Sequence]
@@ -112,19 +156,26 @@ class Runner:
             track.filled = position + 1
         return hidden[:, -1]
 
-    def _expert_log_probs(
-        self, sequences: tuple[Sequence, ...], hidden: dict[Track, Tensor]
-    ) -> tuple[Tensor, ...]:
-        rows = torch.stack([hidden[track] for s in sequences for track in s.experts])
-        log_probs, sizes = self.lanes[0].log_probs(rows), [len(s.experts) for s in sequences]
-        return tuple(torch.split_with_sizes(log_probs, sizes))
+    def _local_log_probs(
+        self, sequences: Iterable[Sequence], hidden: Mapping[Track, Tensor]
+    ) -> dict[Track, Tensor]:
+        """[V] for each expert row that is computed here: one output product a lane."""
+        rows: dict[str, list[Track]] = {}
+        for track in (track for s in sequences for track in s.experts if not track.row.remote):
+            rows.setdefault(track.lane, []).append(track)
+        log_probs: dict[Track, Tensor] = {}
+        for name, tracks in rows.items():
+            states = torch.stack([hidden[track] for track in tracks])
+            log_probs.update(zip(tracks, self.lanes[name].log_probs(states), strict=True))
+        return log_probs
 
-    def _weights(self, sequence: Sequence, hidden: dict[Track, Tensor]) -> Tensor:
+    def _weights(self, sequence: Sequence, hidden: Mapping[Track, Tensor]) -> Tensor:
         experts = len(sequence.experts)
         if sequence.pcm is None:
-            return torch.full((experts,), 1.0 / experts, device=self.lanes[0].device)
-        poles = torch.tensor(sequence.plan.poles, device=self.lanes[-1].device)
-        chosen = torch.zeros(self.head.linear.out_features, dtype=torch.bool, device=poles.device)
+            return torch.full((experts,), 1.0 / experts, device=self._device)
+        weight: Tensor = self.head.linear.weight
+        poles = torch.tensor(sequence.plan.poles, device=weight.device)
+        chosen = torch.zeros(len(weight), dtype=torch.bool, device=poles.device)
         chosen[poles] = True
         alpha: Tensor = self.head(hidden[sequence.pcm], chosen)
-        return alpha[poles].to(self.lanes[0].device)
+        return alpha[poles].to(self._device)

@@ -8,6 +8,7 @@ slice of the cache.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mpd_core.engine.sequence import Sequence, Track
@@ -26,14 +27,22 @@ class Move:
 class RowTable:
     """The rows of one lane, in the order in which they lie in its cache."""
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, budget: int) -> None:
+        """A table without rows.
+
+        Args:
+            capacity: rows that the cache has.
+            budget: tokens that all rows together may grow to (memory over bytes a token).
+        """
         self.capacity = capacity
+        self.budget = budget
         self.running: list[Track] = []
         self.entering: list[Track] = []
 
-    @property
-    def free(self) -> int:
-        return self.capacity - len(self.running) - len(self.entering)
+    def fits(self, tracks: list[Track]) -> bool:
+        """Whether there is room for these rows, at the full length that they may reach."""
+        rows = [*self.running, *self.entering, *tracks]
+        return len(rows) <= self.capacity and sum(t.length for t in rows) <= self.budget
 
     def enter(self, tracks: list[Track]) -> None:
         """Give rows to a sequence that is to be prefilled; the one before must have settled.
@@ -80,7 +89,7 @@ class Schedule:
 class Scheduler:
     """Admits sequences in order of arrival as rows become free."""
 
-    tables: tuple[RowTable, ...]
+    tables: Mapping[str, RowTable]
     max_waiting: int
     waiting: deque[Sequence] = field(default_factory=deque)
     entering: Sequence | None = None
@@ -104,8 +113,8 @@ class Scheduler:
         """Admit whom there is room for and say who runs."""
         if self.entering is None and self.waiting and self._fits(self.waiting[0]):
             self.entering = self.waiting.popleft()
-            for lane, table in enumerate(self.tables):
-                table.enter([t for t in self.entering.tracks if t.lane == lane])
+            for lane, table in self.tables.items():
+                table.enter(self.entering.on(lane))
         return Schedule(self.entering, tuple(self.running))
 
     def settle(self) -> None:
@@ -113,7 +122,7 @@ class Scheduler:
         if self.entering is not None:
             self.running.append(self.entering)
             self.entering = None
-            for table in self.tables:
+            for table in self.tables.values():
                 table.settle()
 
     def remove(self, sequence: Sequence) -> list[Move]:
@@ -134,4 +143,4 @@ class Scheduler:
         return [*self.running, *entering, *self.waiting]
 
     def _fits(self, sequence: Sequence) -> bool:
-        return all(sequence.rows_on(lane) <= t.free for lane, t in enumerate(self.tables))
+        return all(table.fits(sequence.on(lane)) for lane, table in self.tables.items())

@@ -10,23 +10,26 @@ from dataclasses import dataclass, field
 from mpd_core.experts import Plan, Row
 from mpd_core.request import GenerationRequest
 
-BASE, PCM = 0, 1
-"""Lanes: the base model, and the PCM's backbone where it has one of its own."""
-
 
 @dataclass(eq=False)
 class Track:
-    """One row of one sequence on one lane: a prompt, an adapter, and the same reply as its kin."""
+    """One row of one sequence: a prompt, adapters, and the same reply as its kin."""
 
     row: Row
-    lane: int
     prompt: tuple[int, ...]
+    length: int
+    """Tokens that prompt and reply may grow to: what is reserved in the cache."""
     filled: int = 0
     """Positions of its cache row that have been written."""
     leader: Track | None = None
     """A row with the same adapters whose prompt begins alike and is prefilled first."""
     shared: int = 0
     """Tokens taken over from the leader; of a leader: the most that anyone takes."""
+
+    @property
+    def lane(self) -> str:
+        """The model that computes it."""
+        return self.row.model
 
     @property
     def to_prefill(self) -> int:
@@ -40,7 +43,7 @@ def share_prefixes(tracks: Iterable[Track]) -> None:
     Rows on one lane with the same adapters do so for as long as their prompts are equal, e.g.
     prompted experts up to their own instruction, however long the conversation before it is.
     """
-    leaders: dict[tuple[int, object], Track] = {}
+    leaders: dict[tuple[str, object], Track] = {}
     for track in tracks:
         leader = leaders.setdefault((track.lane, track.row.adapters), track)
         if leader is not track:
@@ -65,12 +68,22 @@ class Sequence:
 
     @property
     def tracks(self) -> tuple[Track, ...]:
-        """Every row it needs, whatever the lane."""
-        return (*self.experts, self.pcm) if self.pcm else self.experts
+        """Rows that are computed here, whatever the lane."""
+        local = tuple(track for track in self.experts if not track.row.remote)
+        return (*local, self.pcm) if self.pcm else local
 
-    def rows_on(self, lane: int) -> int:
-        """How many rows it takes on a lane."""
-        return sum(track.lane == lane for track in self.tracks)
+    @property
+    def remote(self) -> tuple[Track, ...]:
+        """Rows that a server elsewhere is asked for."""
+        return tuple(track for track in self.experts if track.row.remote)
+
+    def on(self, lane: str) -> list[Track]:
+        """Its rows on a lane."""
+        return [track for track in self.tracks if track.lane == lane]
+
+    def ids(self, track: Track) -> tuple[int, ...]:
+        """The whole text of a row so far."""
+        return (*track.prompt, *self.tokens)
 
     @property
     def prefilled(self) -> bool:

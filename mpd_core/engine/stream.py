@@ -35,12 +35,14 @@ class Stream:
     def put(self, item: StepRecord | FinishReason | EngineError) -> None:
         """For the engine: hand over a step, the reason why the reply ended, or an error."""
         with self._lock:
+            if self._finish is not None:  # cancelled by its reader, who does not wait for us
+                return
             if isinstance(item, StepRecord):
                 self._steps.append(item)
                 self._times.append(time.monotonic())
             else:
                 self._finish = "error" if isinstance(item, EngineError) else item
-        self._inbox.put(item)
+            self._inbox.put(item)
 
     def __iter__(self) -> Iterator[StepRecord]:
         """Steps in order, waiting for each.
@@ -59,8 +61,9 @@ class Stream:
             return
 
     def cancel(self) -> None:
-        """Ask the engine to stop; its rows are free within one step."""
+        """End the stream at once; the engine frees its rows within one step."""
         self._cancel()
+        self.put("cancelled")
 
     def __enter__(self) -> Stream:
         return self

@@ -13,6 +13,7 @@ from mpd_core.packs import Pack
 from mpd_core.preferences import Pole, Preference
 
 ONE_EXPERT = "expert:"
+BASE, PCM = "base", "pcm"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Row:
     """One next-token distribution: who gives it and what it reads."""
 
     name: str
+    model: str = BASE
+    """Who computes it: ``base``, ``pcm`` for a PCM with a backbone of its own, or the name of an
+    expert that is a model of its own."""
+    remote: bool = False
+    """Asked of a server elsewhere."""
     adapters: tuple[tuple[str, float], ...] = ()
     """LoRA adapters on the model with their weights; () is the bare model."""
     instructions: tuple[str, ...] = ()
@@ -53,7 +59,7 @@ def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
         known = ", ".join(method_names(pack))
         raise RequestError(f"Unknown method '{method[:60]}': use one of {known}.")
     if method == "vanilla":
-        return Plan((Row("base"),))
+        return Plan((Row(BASE),))
     if method.startswith(ONE_EXPERT):
         name = method.removeprefix(ONE_EXPERT)
         return Plan(tuple(_expert(pack, p) for p in pack.space.poles if p.name == name))
@@ -61,15 +67,21 @@ def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
         raise RequestError(f"Method '{method}' needs at least one dimension: choose a pole.")
     instructions = tuple(pole.instruction for pole in preference.poles)
     if method == "prompting":
-        return Plan((Row("base", instructions=instructions),))
+        return Plan((Row(BASE, instructions=instructions),))
     if method == "soup":
-        return Plan((Row("soup", _soup(pack, preference), instructions),))
+        return Plan((Row("soup", adapters=_soup(pack, preference), instructions=instructions),))
     experts = tuple(_expert(pack, pole) for pole in preference.poles)
     if method == "uniform":
         return Plan(experts)
     indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
-    own = (("pcm", 1.0),) if pack.spec.pcm.adapter else ()
-    return Plan(experts, Row("pcm", own, instructions), indices)
+    return Plan(experts, _pcm(pack, instructions), indices)
+
+
+def _pcm(pack: Pack, instructions: tuple[str, ...]) -> Row:
+    spec = pack.spec.pcm
+    adapters = ((PCM, 1.0),) if spec.adapter else ()
+    model = BASE if spec.backbone == "base" else PCM
+    return Row(PCM, model, adapters=adapters, instructions=instructions)
 
 
 def _has_soup(pack: Pack) -> bool:
@@ -85,6 +97,10 @@ def _soup(pack: Pack, preference: Preference) -> tuple[tuple[str, float], ...]:
 
 
 def _expert(pack: Pack, pole: Pole) -> Row:
-    adapters = ((pole.name, 1.0),) if pole.name in pack.spec.experts.adapters else ()
-    own = pack.spec.experts.prompt == "own"
-    return Row(pole.name, adapters, (pole.instruction,) if own else ())
+    spec = pack.spec.experts
+    instructions = (pole.instruction,) if spec.prompt == "own" else ()
+    if pole.name in spec.remotes:
+        return Row(pole.name, remote=True, instructions=instructions)
+    model = pole.name if pole.name in spec.checkpoints else BASE
+    adapters = ((pole.name, 1.0),) if pole.name in spec.adapters else ()
+    return Row(pole.name, model, adapters=adapters, instructions=instructions)

@@ -84,8 +84,17 @@ def _lazy_zeros(size: tuple[int, ...], like: Tensor) -> Tensor:
 class RowCache(Cache):  # type: ignore[misc]
     """The cache of a whole model; ``window`` is set before each forward pass."""
 
-    def __init__(self, layers: int, capacity: int, length: int) -> None:
+    def __init__(self, layers: int, capacity: int, length: int, budget: int) -> None:
+        """A cache that takes no memory yet.
+
+        Args:
+            layers: of the model.
+            capacity: rows.
+            length: tokens that one row can hold.
+            budget: tokens that all rows together should hold at most.
+        """
         self.capacity = capacity
+        self.budget = budget
         self.length = length
         self.window = Window(slice(0, 0), torch.zeros(0, 0, dtype=torch.long), 0)
         super().__init__(layers=[RowCacheLayer(self) for _ in range(layers)])

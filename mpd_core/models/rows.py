@@ -32,6 +32,7 @@ class RowModel:
         *,
         capacity: int,
         length: int,
+        budget: int | None = None,
         packed: bool = False,
         lean: bool = True,
     ) -> None:
@@ -42,6 +43,7 @@ class RowModel:
             adapters: stacked on the model's linears.
             capacity: rows that the cache can hold.
             length: tokens that a row can hold.
+            budget: tokens that all rows together should hold; default: capacity x length.
             packed: hold the linears as packed fp16 (CPU only).
             lean: use the written-out decoder for architectures that have one.
 
@@ -58,7 +60,8 @@ class RowModel:
         body = LlamaBody if lean and is_llama(model) else GeneralBody
         self._body = body(model, self._stack, packed=packed)
         layers = model.config.num_hidden_layers
-        self.cache = RowCache(layers, capacity, min(length, model.config.max_position_embeddings))
+        length = min(length, model.config.max_position_embeddings)
+        self.cache = RowCache(layers, capacity, length, budget or capacity * length)
 
     @torch.inference_mode()
     def forward(
@@ -91,7 +94,8 @@ class RowModel:
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] to log-probabilities of the next token in fp32, [..., V]."""
-        return torch.log_softmax(self._body.lm_head(hidden).float(), dim=-1)
+        logits = self._body.lm_head(hidden)[..., : self.vocab_size]
+        return torch.log_softmax(logits.float(), dim=-1)
 
     def _window(self, last: int) -> int:
         steps = last // WINDOW_STEP + 1

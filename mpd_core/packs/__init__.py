@@ -8,6 +8,7 @@ from mpd_core.packs.schema import (
     PackSpec,
     Precision,
     Quantize,
+    RemoteTable,
     Source,
     TemplateSpec,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "PackSpec",
     "Precision",
     "Quantize",
+    "RemoteTable",
     "Source",
     "TemplateSpec",
     "file_sha256",

@@ -94,12 +94,31 @@ class AdapterSpec(_Table):
     """Of ``adapter_model.safetensors``."""
 
 
+class RemoteTable(_Table):
+    """An expert on a server with an OpenAI-compatible ``/v1/completions``, as vLLM has."""
+
+    url: str
+    """Base of the API, e.g. ``https://host:8000/v1``."""
+    model: str
+    top_k: int = Field(20, ge=1, le=1000)
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key."""
+    timeout_s: float = Field(10.0, gt=0, le=600)
+    retries: int = Field(2, ge=0, le=10)
+    ca_file: Path | None = None
+
+
 class ExpertsSpec(_Table):
-    """One expert a pole: the base with the pole's adapter, or, without one, a prompted base."""
+    """One expert a pole, of whatever kind: without a table of its own, a prompted base."""
 
     prompt: PromptKind = "own"
     """``own``: an expert reads its pole's instruction; ``plain``: only what the user wrote."""
     adapters: dict[str, AdapterSpec] = {}
+    """LoRA adapters on the base."""
+    checkpoints: dict[str, Source] = {}
+    """Other models, of any architecture, that share the base's tokenizer."""
+    remotes: dict[str, RemoteTable] = {}
+    """Models on other machines that share the base's tokenizer."""
     soup: Literal["product", "factors"] = "product"
     """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
@@ -150,9 +169,20 @@ class DecodeSpec(_Table):
         return sampling
 
 
+RESERVED = {"base", "pcm", "soup"}
+"""Names of rows that are no pole's expert."""
+
+
 class PoleSpec(_Table):
     name: str = Field(pattern=NAME)
     instruction: str = Field(min_length=1, max_length=1000)
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, value: str) -> str:
+        if value in RESERVED:
+            raise ValueError(f"'{value}' is the name of something else: choose another")
+        return value
 
 
 class DimensionSpec(_Table):
@@ -183,7 +213,17 @@ class PackSpec(_Table):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"dimensions: {kind} '{sorted(twice)[0]}' stands twice")
-        unknown = set(self.experts.adapters) - set(poles)
-        if unknown:
-            raise ValueError(f"experts.adapters.{sorted(unknown)[0]}: no such pole")
+        return self
+
+    @model_validator(mode="after")
+    def _experts_are_poles(self) -> PackSpec:
+        poles = {pole.name for dimension in self.dimensions for pole in dimension.poles}
+        kind_of: dict[str, str] = {}
+        for kind in ("adapters", "checkpoints", "remotes"):
+            for name in getattr(self.experts, kind):
+                if name not in poles:
+                    raise ValueError(f"experts.{kind}.{name}: no such pole")
+                if name in kind_of:
+                    raise ValueError(f"experts.{kind}.{name}: also in {kind_of[name]}")
+                kind_of[name] = kind
         return self

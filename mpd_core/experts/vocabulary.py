@@ -1,0 +1,100 @@
+"""Experts of different checkpoints can be merged only if they number the same tokens alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpd_core.errors import PackError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SHOWN = 3
+
+
+def check_same_vocabulary(
+    base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase, name: str
+) -> None:
+    """Check that a checkpoint numbers tokens as the base does, special tokens included.
+
+    Args:
+        base_tokenizer: the base's.
+        other_tokenizer: the expert's.
+        name: of the expert, for the message.
+
+    Raises:
+        PackError: one line with the sizes and the first differences.
+    """
+    base, other = base_tokenizer.get_vocab(), other_tokenizer.get_vocab()
+    differences = [
+        *_sizes(base, other),
+        *_tokens(base, other),
+        *_roles(base_tokenizer, other_tokenizer),
+        *_added(base_tokenizer, other_tokenizer),
+    ]
+    if differences:
+        raise PackError(
+            f"Expert '{name}' does not share the base's vocabulary: {'; '.join(differences)}."
+            " Experts must number the same tokens alike: use a checkpoint of the same family."
+        )
+
+
+def _sizes(base: dict[str, int], other: dict[str, int]) -> list[str]:
+    if len(base) == len(other):
+        return []
+    return [f"it has {len(other)} tokens and the base {len(base)}"]
+
+
+def _tokens(base: dict[str, int], other: dict[str, int]) -> list[str]:
+    """The first tokens by id that only one of them has, or that have two numbers."""
+    differing = [token for token in {**other, **base} if base.get(token) != other.get(token)]
+    differing.sort(key=lambda token: (base.get(token, other.get(token, 0)), token))
+    shown = [
+        f"{_quote(token)} is {_id(other.get(token))} there and {_id(base.get(token))} in the base"
+        for token in differing[:SHOWN]
+    ]
+    more = len(differing) - len(shown)
+    return [*shown, f"{more} more differ"] if more else shown
+
+
+def _roles(
+    base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Special tokens by what they are for. Padding is left out: nothing here is padded by it."""
+    pairs = {
+        role: (getattr(other_tokenizer, role), getattr(base_tokenizer, role))
+        for role in ("bos_token", "eos_token", "unk_token")
+    }
+    return [
+        f"{role} is {_quote(there)} there and {_quote(here)} in the base"
+        for role, (there, here) in pairs.items()
+        if there != here
+    ]
+
+
+def _added(
+    base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase
+) -> list[str]:
+    """Tokens that one tokenizer takes whole out of a text, and the other may split."""
+    base = {str(token): token.special for token in base_tokenizer.added_tokens_decoder.values()}
+    other = {str(token): token.special for token in other_tokenizer.added_tokens_decoder.values()}
+    differing = sorted(t for t in {**base, **other} if base.get(t) != other.get(t))
+    kinds = {None: "no added token", False: "an added token", True: "a special token"}
+    shown = [
+        f"{_quote(t)} is {kinds[other.get(t)]} there and {kinds[base.get(t)]} in the base"
+        for t in differing[:SHOWN]
+    ]
+    more = len(differing) - len(shown)
+    return [*shown, f"{more} more added tokens differ"] if more else shown
+
+
+def _id(token_id: int | None) -> str:
+    return "absent" if token_id is None else str(token_id)
+
+
+def _quote(token: str | None) -> str:
+    """A token in quotes, escaped and short: they may hold newlines and much else."""
+    if token is None:
+        return "absent"
+    quoted = ascii(token)
+    return quoted if len(quoted) <= 40 else quoted[:39] + "…'"

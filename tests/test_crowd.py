@@ -1,0 +1,93 @@
+"""A request's tokens do not depend on who else is being served: random joins, leaves, lengths."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mpd_core.engine import Engine, Stream
+from mpd_core.packs import Pack
+from mpd_core.request import GenerationRequest
+from tests.test_engine import ask, assert_same
+
+PROMPTS = ("Hi", "Why is the sky blue?", "explain 你好 😀 " * 12)
+METHODS = ("mpd", "uniform", "soup", "prompting", "vanilla", "expert:down1")
+
+
+@pytest.fixture(scope="module")
+def engine(make_pack: Callable[..., Pack]) -> Iterator[Engine]:
+    """Adapters of different ranks and a trained PCM, so that every kind of row takes part."""
+    engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True))
+    yield engine
+    engine.close()
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> GenerationRequest:
+    return ask(
+        draw(st.sampled_from(PROMPTS)),
+        draw(st.sampled_from(["AAA", "BAB", "-BA", "A--", "BBB"])),
+        draw(st.sampled_from(METHODS)),
+        draw(st.sampled_from(["probability", "logit"])),
+        temperature=draw(st.sampled_from([0.0, 0.7, 1.3])),
+        top_p=draw(st.sampled_from([0.8, 1.0])),
+        repetition_penalty=draw(st.sampled_from([1.0, 1.2])),
+        seed=draw(st.integers(0, 50)),
+        max_new_tokens=draw(st.integers(1, 14)),
+    )
+
+
+@given(data=st.data())
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.generate),  # timing decides: a smaller example may not fail
+)
+def test_alone_and_in_a_crowd(engine: Engine, data: st.DataObject) -> None:
+    """Equal tokens, and log-probabilities to 1e-5, whenever each one comes and goes."""
+    crowd = data.draw(st.lists(requests(), min_size=2, max_size=7))
+    alone = [engine.generate(request).steps for request in crowd]
+    streams: list[Stream] = []
+    for request in crowd:
+        streams.append(engine.submit(request))
+        time.sleep(data.draw(st.sampled_from([0.0, 0.002, 0.01])))
+        if data.draw(st.integers(0, 3)) == 0:
+            engine.submit(ask(seed=len(streams), max_new_tokens=300)).cancel()
+    for stream, expected in zip(streams, alone, strict=True):
+        assert_same(tuple(stream), expected, tolerance=1e-5)
+
+
+def test_rows_are_free_after_everyone_has_left(engine: Engine) -> None:
+    streams = [engine.submit(ask(seed=seed, max_new_tokens=400)) for seed in range(8)]
+    for stream in streams:
+        next(iter(stream))
+        stream.cancel()
+    deadline = time.monotonic() + 5
+    while not engine._scheduler.idle and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert all(not table.running and not table.entering for table in engine._tables.values())
+    assert engine._jobs == {}
+
+
+def test_a_cancelled_stream_ends_before_the_engine_looks_up(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader does not wait for a long forward pass to end."""
+    real = engine._runner.step
+
+    def slow(*arguments: object) -> object:
+        time.sleep(1.0)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(engine._runner, "step", slow)
+    stream = engine.submit(ask(max_new_tokens=50))
+    start = time.monotonic()
+    stream.cancel()
+    assert list(stream) == []
+    assert time.monotonic() - start < 0.5
+    assert stream.trace().finish_reason == "cancelled"

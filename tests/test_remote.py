@@ -1,0 +1,204 @@
+"""Remote experts on an honest server: a real model behind HTTP in another process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from mpd_core.experts.remote import RemoteError, RemoteExpert, RemoteSpec
+from tests.remote_process import KEY, PROMPTS, RemoteServer
+
+pytest_plugins = ["tests.remote_fixtures"]
+
+NAMES = ("base", "one", "two", "three")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_base: Path, remote_adapters: dict[str, Path]) -> dict[str, Tensor]:
+    """Name to the local model's log-probabilities after each prompt, [B, V]."""
+    tables = {}
+    for name, folder in (("base", None), *remote_adapters.items()):
+        model = AutoModelForCausalLM.from_pretrained(tiny_base).eval()
+        model = PeftModel.from_pretrained(model, folder) if folder else model
+        with torch.inference_mode():
+            rows = [model(torch.tensor([p])).logits[0, -1].log_softmax(-1) for p in PROMPTS]
+        tables[name] = torch.stack(rows)
+    return tables
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_vocabulary_equals_the_local_model(
+    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor], name: str
+) -> None:
+    vocab_size = expected[name].shape[-1]
+    with RemoteExpert(replace(spec, model=name, top_k=vocab_size), vocab_size) as expert:
+        answers = expert.log_probs(PROMPTS)
+    for answer, local in zip(answers, expected[name], strict=True):
+        torch.testing.assert_close(answer.log_probs, local, atol=1e-4, rtol=0)
+        assert answer.missing < 1e-4
+    [asked] = remote_server.asked()  # all prompts in one call
+    assert asked["prompt"] == PROMPTS
+    assert asked["model"] == name
+
+
+@pytest.mark.parametrize("top_k", [1, 20, 100])
+def test_top_k_is_exact_where_listed(
+    spec: RemoteSpec, expected: dict[str, Tensor], top_k: int
+) -> None:
+    local = expected["one"]
+    with RemoteExpert(replace(spec, top_k=top_k), local.shape[-1]) as expert:
+        answers = expert.log_probs(PROMPTS)
+    for answer, row in zip(answers, local, strict=True):
+        assert answer.listed.tolist() == row.topk(top_k).indices.sort().values.tolist()
+        torch.testing.assert_close(
+            answer.log_probs[answer.listed], row[answer.listed], atol=1e-4, rtol=0
+        )
+        assert answer.missing == pytest.approx(
+            float(1 - row.topk(top_k).values.exp().sum()), abs=1e-4
+        )
+        assert answer.log_probs.exp().sum() == pytest.approx(1, abs=1e-5)
+        assert answer.log_probs.argmax() == row.argmax()
+
+
+def test_union_of_the_experts_top_k_is_completed_exactly(
+    spec: RemoteSpec, expected: dict[str, Tensor], vocab_size: int
+) -> None:
+    tops = [table.topk(10).indices for table in expected.values()]
+    union = [sorted(set(torch.cat([t[b] for t in tops]).tolist())) for b in range(len(PROMPTS))]
+    with RemoteExpert(spec, vocab_size) as expert:
+        answers = expert.complete(PROMPTS, union)
+    for answer, row, ids in zip(answers, expected["one"], union, strict=True):
+        assert set(ids) <= set(answer.listed.tolist())
+        torch.testing.assert_close(answer.log_probs[ids], row[ids], atol=1e-4, rtol=0)
+        assert answer.log_probs.exp().sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_completion_is_split_by_the_api_limit(
+    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor], vocab_size: int
+) -> None:
+    """128 ids a call: prompts whose unions do not fit go into calls of their own, in order."""
+    ids = [list(range(100)), list(range(90, 120)), list(range(200, 328)), [1]]
+    with RemoteExpert(spec, vocab_size) as expert:
+        answers = expert.complete(PROMPTS, ids)
+        with pytest.raises(RemoteError, match="at most 128"):
+            expert.complete(PROMPTS[:1], [list(range(129))])
+        assert expert.complete([], []) == expert.log_probs([]) == []
+    assert sorted(len(asked["prompt"]) for asked in remote_server.asked()) == [1, 1, 2]
+    for answer, row, chosen in zip(answers, expected["one"], ids, strict=True):
+        torch.testing.assert_close(answer.log_probs[chosen], row[chosen], atol=1e-4, rtol=0)
+
+
+def test_server_that_ignores_chosen_ids(
+    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int
+) -> None:
+    remote_server.fault("ignores_ids")
+    with (
+        RemoteExpert(replace(spec, top_k=1), vocab_size) as expert,
+        pytest.raises(RemoteError, match="does not support logprob_token_ids"),
+    ):
+        expert.complete(PROMPTS[:1], [[1, 2, 3]])
+
+
+def test_choices_in_any_order(
+    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor]
+) -> None:
+    remote_server.fault("shuffled")
+    with RemoteExpert(spec, expected["one"].shape[-1]) as expert:
+        answers = expert.log_probs(PROMPTS)
+    best = [int(answer.log_probs.argmax()) for answer in answers]
+    assert best == expected["one"].argmax(-1).tolist()
+
+
+def test_key_is_sent_and_never_shown(
+    remote_server: RemoteServer,
+    spec: RemoteSpec,
+    vocab_size: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with RemoteExpert(spec, vocab_size) as expert:
+        expert.log_probs(PROMPTS)
+        assert KEY not in repr(expert) + repr(spec)
+    assert remote_server.asked()[-1]["authorization"] == f"Bearer {KEY}"
+    monkeypatch.setenv("MPD_TEST_KEY", "sk-wrong")  # this server's refusal repeats the key
+    with (
+        RemoteExpert(spec, vocab_size) as expert,
+        pytest.raises(RemoteError, match=r"401: Unauthorized: Bearer \*\*\*") as error,
+    ):
+        expert.log_probs(PROMPTS)
+    assert "sk-wrong" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"url": "ftp://host/v1"}, "no usable url"),
+        ({"url": "host:8000/v1"}, "no usable url"),
+        ({"url": "http://user:secret@host/v1"}, "no usable url"),
+        ({"url": "http://host:port/v1"}, "no usable url"),
+        ({"api_key_env": "MPD_NOT_SET"}, "environment variable MPD_NOT_SET is not set"),
+        ({"api_key_env": "MPD_BAD"}, "MPD_BAD holds characters"),
+        ({"url": "https://host/v1", "ca_file": "/nowhere.pem"}, "PEM"),
+    ],
+)
+def test_specification_that_cannot_work(
+    change: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPD_BAD", "secret\r\nX: y")
+    with pytest.raises(RemoteError, match=message) as error:
+        RemoteExpert(replace(RemoteSpec("friendly", "http://host/v1", "m"), **change), 10)
+    assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("proxy", ["nonsense://host", "http://host:port"])
+def test_proxy_that_cannot_work(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(RemoteError, match="proxy"):
+        RemoteExpert(RemoteSpec("friendly", "https://host/v1", "m"), 10)
+
+
+def test_connections_are_kept_and_threads_may_share(
+    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor]
+) -> None:
+    with RemoteExpert(spec, expected["one"].shape[-1]) as expert:
+        for _ in range(3):
+            expert.log_probs(PROMPTS)
+        assert len({asked["client"] for asked in remote_server.asked()}) == 1
+        with ThreadPoolExecutor(8) as pool:
+            rows = list(pool.map(lambda k: expert.log_probs([PROMPTS[k % 4]]), range(24)))
+    best = [int(row[0].log_probs.argmax()) for row in rows]
+    assert best == expected["one"].argmax(-1).tolist() * 6
+
+
+def test_close_ends_a_call_under_way(
+    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int
+) -> None:
+    remote_server.fault("slow", seconds=5.0, times=1)
+    expert, errors = RemoteExpert(spec, vocab_size), list[RemoteError]()
+
+    def ask() -> None:
+        try:
+            expert.log_probs(PROMPTS)
+        except RemoteError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not remote_server.asked():
+        time.sleep(0.01)
+    start = time.monotonic()
+    expert.close()
+    expert.close()
+    thread.join()
+    assert time.monotonic() - start < 1
+    assert "was closed while it was asked" in str(errors[0])
+    with pytest.raises(RemoteError, match="has been closed"):
+        expert.log_probs(PROMPTS)
