@@ -137,6 +137,19 @@ def test_key_is_sent_and_never_shown(
     assert "sk-wrong" not in str(error.value)
 
 
+def test_no_part_of_the_key_is_shown(
+    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int
+) -> None:
+    """Not where the server's message is cut in the middle of it either."""
+    remote_server.fault("status", status=400, message="x" * 190 + KEY)
+    with (
+        RemoteExpert(spec, vocab_size) as expert,
+        pytest.raises(RemoteError, match=r"x\*\*\*") as error,
+    ):
+        expert.log_probs(PROMPTS)
+    assert KEY[:4] not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -115,7 +115,15 @@ def test_retry_after_is_kept_or_given_up(
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("3", 3), ("", 0), ("soon", 0), ("-1", 0), ("Mon, 01 Jan 2001 00:00:00 GMT", 0), ("²", 0)],
+    [
+        ("3", 3),
+        ("", 0),
+        ("soon", 0),
+        ("-1", 0),
+        ("Mon, 01 Jan 2001 00:00:00 GMT", 0),
+        ("²", 0),
+        (f"Mon, 01 Jan {10**30} 00:00:00 +{10**30}", 0),
+    ],
 )
 def test_retry_after_values(value: str, seconds: float) -> None:
     assert exchange._retry_after(value) == seconds

@@ -58,6 +58,8 @@ class ReferenceDecoder:
             name: _load(pack, source, base.format).model
             for name, source in spec.experts.checkpoints.items()
         }
+        models = (self._model, *self._others.values())
+        self._vocabulary = min(model.config.vocab_size for model in models)
         file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
         width = self._backbone.config.hidden_size
         self._head = load_head(width, len(pack.space.poles), file).to(device)
@@ -90,7 +92,7 @@ class ReferenceDecoder:
     def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens
         logits = _run(self._others.get(row.model, self._model), row.adapters, ids).logits
-        return torch.log_softmax(logits[0, -1].float(), dim=-1)
+        return torch.log_softmax(logits[0, -1, : self._vocabulary].float(), dim=-1)
 
     def _weights(
         self, row: Row, poles: tuple[int, ...], request: GenerationRequest, tokens: list[int]

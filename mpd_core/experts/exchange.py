@@ -126,7 +126,8 @@ def _status_failure(response: httpx.Response, body: bytes) -> FailureError:
     status = response.status_code
     if 300 <= status < 400:
         return FailureError(f"redirects (status {status}): put the final address into url")
-    told = f"status {status}: {_message(body)}"
+    sent = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
+    told = f"status {status}: {_message(body, sent)}"
     if status in (401, 403):
         return FailureError(f"refused the key ({told}): check the variable named by api_key_env")
     if status == 404:
@@ -135,22 +136,26 @@ def _status_failure(response: httpx.Response, body: bytes) -> FailureError:
         return FailureError(f"refused the request ({told})")
     state = "is overloaded" if status in (429, 503) else "failed"
     pause_s = _retry_after(response.headers.get("Retry-After", ""))
-    again = f"try again in {pause_s:.0f} s" if pause_s else "look into its log and try again"
+    again = f"try again in {pause_s:.0f} s" if pause_s >= 1 else "look into its log and try again"
     return FailureError(f"{state} ({told}): {again}", passing=True, pause_s=pause_s)
 
 
-def _message(body: bytes) -> str:
-    """What an error's body says: OpenAI's and FastAPI's shapes, else its text."""
+def _message(body: bytes, key: str) -> str:
+    """What an error's body says: OpenAI's and FastAPI's shapes, else its text.
+
+    The key is taken out where a server repeats it, before the text is cut: half a key is one too.
+    """
     text = body.decode("utf-8", "replace")
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
-        return _short(text)
+        data = text
     if isinstance(data, dict):
         inner = data.get("error", data)
         table = inner if isinstance(inner, dict) else data
         data = table.get("message") or table.get("detail") or inner
-    return _short(str(data))
+    text = str(data).replace(key, "***") if key else str(data)
+    return _short(text) or "no message"
 
 
 def _short(text: str) -> str:
@@ -165,7 +170,7 @@ def _retry_after(value: str) -> float:
         return float(value[:9])
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, IndexError, OverflowError):  # whatever the parser stumbles on
         return 0.0
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)

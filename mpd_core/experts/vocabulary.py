@@ -60,10 +60,10 @@ def _tokens(base: dict[str, int], other: dict[str, int]) -> list[str]:
 def _roles(
     base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
-    """Special tokens by what they are for. Padding is left out: nothing here is padded by it."""
+    """Special tokens by what they are for; padding and unknown ones are never read here."""
     pairs = {
         role: (getattr(other_tokenizer, role), getattr(base_tokenizer, role))
-        for role in ("bos_token", "eos_token", "unk_token")
+        for role in ("bos_token", "eos_token")
     }
     return [
         f"{role} is {_quote(there)} there and {_quote(here)} in the base"
