@@ -9,11 +9,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint venv base chromium clean
+.PHONY: help run test test-vllm lint venv base chromium clean
 
 help:
 	@echo "make run    install into $(VENV), obtain the base model, open the app on port $(PORT)"
 	@echo "make test   check style and types, then run all tests, browser tests included"
+	@echo "make test-vllm  compare remote experts with a real vLLM server (installs it; slow)"
 	@echo "make lint   check style and types only"
 	@echo "make clean  remove $(VENV) and the tools' caches (not the base model)"
 	@echo "PYTHON=python3.12 make run chooses another Python (3.10 or newer)."
@@ -24,6 +25,9 @@ run: base
 
 test: lint chromium base
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-vllm: $(VENV)/.tests base
+	@MPD_TEST_VLLM=1 $(BIN)/python -m pytest -s tests/vllm $(ARGS)
 
 lint: $(VENV)/.tests
 	@$(BIN)/ruff check .

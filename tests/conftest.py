@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
+# Before torch: many engines in one process would each keep a pool of threads, more than there are
+# cores, and then every product waits for sleeping ones.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -12,6 +12,7 @@ import json
 import ssl
 import threading
 import time
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -41,14 +42,11 @@ class Model:
     def log_probs(self, name: str, prompt: list[int]) -> torch.Tensor:
         """Of the token after the prompt, [V]; no batch, no cache."""
         with self._lock:
-            tokens = torch.tensor([prompt])
+            bare = name == "base" and isinstance(self._model, PeftModel)
             if name != "base":
                 self._model.set_adapter(name)
-                return self._model(tokens).logits[0, -1].float().log_softmax(-1)
-            if not isinstance(self._model, PeftModel):
-                return self._model(tokens).logits[0, -1].float().log_softmax(-1)
-            with self._model.disable_adapter():
-                return self._model(tokens).logits[0, -1].float().log_softmax(-1)
+            with self._model.disable_adapter() if bare else nullcontext():
+                return self._model(torch.tensor([prompt])).logits[0, -1].float().log_softmax(-1)
 
 
 def listing(log_probs: torch.Tensor, body: dict[str, Any], fault: dict[str, Any]) -> Listing:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from mpd_core.engine import Engine
+from mpd_core.engine.remotes import Remotes
+from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.errors import EngineError
+from mpd_core.experts import Plan, Row
+from mpd_core.experts.remote import RemoteAnswer, RemoteError
 from mpd_core.packs import Pack, file_sha256, load_pack
 from tests import tiny
 from tests.remote_process import RemoteServer
@@ -124,13 +128,11 @@ def test_an_expert_that_dies_ends_only_its_streams(
 def test_a_slow_server_holds_up_nobody_else(
     open_engine: Callable[..., Engine], remote_server: RemoteServer
 ) -> None:
+    """Another request is written from first to last while one waits for its server."""
     engine = open_engine(remote("up0", remote_server.url, 20))
-    engine.generate(ask(preference="BBB"))
-    remote_server.fault("slow", seconds=1.5)
+    remote_server.fault("slow", seconds=9)
     slow = engine.submit(ask(preference="AAA", max_new_tokens=3))
-    start = time.monotonic()
-    engine.generate(ask(preference="BBB", max_new_tokens=30, temperature=1.0))
-    assert time.monotonic() - start < 1.5
+    assert engine.generate(ask(preference="BBB", max_new_tokens=30, temperature=1.0)).steps
     assert not slow.trace().steps
     slow.cancel()
     assert list(slow) == []
@@ -150,3 +152,38 @@ def test_lies_end_the_stream(
         remote_server.fault(fault, **options)
         with pytest.raises(EngineError, match="up0"):
             list(engine.submit(ask(preference="AAA")))
+
+
+class PickyExpert:
+    """Like a server with a short context: one long prompt and the whole call is refused."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def log_probs(self, prompts: list[tuple[int, ...]]) -> list[RemoteAnswer]:
+        self.calls.append(len(prompts))
+        if max(map(len, prompts)) > 5:
+            raise RemoteError("The prompt is too long for the server.")
+        even = torch.full((7,), 1 / 7).log()
+        return [RemoteAnswer(even, 0.0, torch.arange(7)) for _ in prompts]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_shared_call_that_failed_is_asked_again_alone() -> None:
+    expert = PickyExpert()
+    remotes = Remotes({"up0": expert})  # type: ignore[dict-item]
+    sequences = [
+        Sequence(ask(), Plan(()), (Track(Row("up0", remote=True), (1,) * length, 20),), None)
+        for length in (3, 9, 4)
+    ]
+    remotes.ask(sequences)
+    for sequence in sequences:
+        while not remotes.ready(sequence):
+            remotes.wait(1.0)
+    assert expert.calls == [3, 1, 1, 1]
+    assert len(remotes.take(sequences[0])) == len(remotes.take(sequences[2])) == 1
+    with pytest.raises(RemoteError, match="too long"):
+        remotes.take(sequences[1])
+    remotes.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.experts.remote import RemoteAnswer, RemoteExpert
@@ -11,12 +12,21 @@ from mpd_core.experts.remote import RemoteAnswer, RemoteExpert
 CALLS_AT_ONCE = 8  # an expert: sequences that are out of step with each other need their own
 
 
+@dataclass
+class _Question:
+    """A call that is out, the place of one row in it, and whether others share it."""
+
+    call: Future[list[RemoteAnswer]]
+    place: int
+    shared: bool
+
+
 class Remotes:
     """The questions that are out, at most one a remote row."""
 
     def __init__(self, experts: Mapping[str, RemoteExpert]) -> None:
         self._experts = experts
-        self._pending: dict[Track, tuple[Future[list[RemoteAnswer]], int]] = {}
+        self._pending: dict[Track, _Question] = {}
         workers = CALLS_AT_ONCE * max(1, len(experts))
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="mpd-remote")
 
@@ -26,13 +36,26 @@ class Remotes:
         for sequence in sequences:
             for track in sequence.remote:
                 rows.setdefault(track.row.name, []).append((track, sequence.ids(track)))
-        for name, asked in rows.items():
-            call = self._pool.submit(self._experts[name].log_probs, [ids for _, ids in asked])
-            self._pending.update((track, (call, k)) for k, (track, _) in enumerate(asked))
+        for asked in rows.values():
+            self._call(asked)
+
+    def _call(self, asked: list[tuple[Track, tuple[int, ...]]]) -> None:
+        expert = self._experts[asked[0][0].row.name]
+        call = self._pool.submit(expert.log_probs, [ids for _, ids in asked])
+        for place, (track, _) in enumerate(asked):
+            self._pending[track] = _Question(call, place, shared=len(asked) > 1)
 
     def ready(self, sequence: Sequence) -> bool:
-        """Whether all of its servers have answered, well or not."""
-        return all(self._pending[track][0].done() for track in sequence.remote)
+        """Whether all of its servers have answered, well or not.
+
+        A shared call that failed is asked again alone: perhaps only a neighbour's prompt is too
+        long for the server, and one request's trouble ends only that request.
+        """
+        for track in sequence.remote:
+            question = self._pending[track]
+            if question.shared and question.call.done() and question.call.exception():
+                self._call([(track, sequence.ids(track))])
+        return all(self._pending[track].call.done() for track in sequence.remote)
 
     def take(self, sequence: Sequence) -> dict[Track, RemoteAnswer]:
         """The answers for its remote rows.
@@ -40,12 +63,12 @@ class Remotes:
         Raises:
             RemoteError: an expert could not be asked.
         """
-        calls = {track: self._pending.pop(track) for track in sequence.remote}
-        return {track: call.result()[k] for track, (call, k) in calls.items()}
+        questions = {track: self._pending.pop(track) for track in sequence.remote}
+        return {track: q.call.result()[q.place] for track, q in questions.items()}
 
     def wait(self, seconds: float) -> None:
         """Until some answer comes, but no longer than this."""
-        wait([call for call, _ in self._pending.values()], seconds, return_when=FIRST_COMPLETED)
+        wait([q.call for q in self._pending.values()], seconds, return_when=FIRST_COMPLETED)
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence has ended: its answers are not waited for."""

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -197,6 +198,8 @@ def _distribution(listing: dict[int, float], vocab_size: int, whole_top: bool) -
     rest = min(rest, *values) if whole_top else rest
     scale = math.log(total + others * math.exp(rest))
     listed = torch.tensor(ids, dtype=torch.long)
-    log_probs = torch.full((vocab_size,), rest - scale, dtype=torch.float32)
+    # By numpy: a torch.full of this size would start a pool of OpenMP threads in every thread that
+    # waits for a server, and more of those than cores halve the engine's speed.
+    log_probs = torch.from_numpy(np.full(vocab_size, rest - scale, dtype=np.float32))
     log_probs[listed] = torch.tensor([value - scale for value in values], dtype=torch.float32)
     return RemoteAnswer(log_probs, missing, listed)

@@ -79,10 +79,11 @@ class RowModel:
             Hidden states after the final norm, [rows, T, D].
         """
         rows = slice(first, first + len(tokens))
+        window = self._window(int(positions.max()))  # before the device: a wait less a step there
         # A PCM's own backbone may lack tokens that were added to the base's vocabulary.
         tokens = tokens.clamp_max(self.vocab_size - 1).to(self.device)
         positions = positions.to(self.device)
-        self.cache.window = Window(rows, positions, self._window(int(positions.max())))
+        self.cache.window = Window(rows, positions, window)
         self._stack.route(adapters)
         seen = torch.arange(self.cache.window.length, device=self.device)
         return self._body(tokens, positions, seen <= positions[:, None, :, None], self.cache)
