@@ -1,14 +1,16 @@
-"""The command line: ``python -m mpd_core generate | serve | fetch``."""
+"""The command line: ``python -m mpd_core generate | serve | fetch | bench | soak``."""
 
 from __future__ import annotations
 
 import sys
 from enum import Enum
+from json import dumps
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from mpd_core.errors import MPDError
+from mpd_core.bench.command import bench
+from mpd_core.errors import EngineError, MPDError
 from mpd_core.experts import make_plan
 from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
@@ -124,6 +126,28 @@ def fetch(pack: PackOption = None) -> None:
     pcm = loaded.spec.pcm.backbone
     for source in (loaded.spec.base.source, *(() if pcm == "base" else (pcm,))):
         _tell(f"Ready: {obtain(loaded, source, progress=_tell)}")
+
+
+app.command()(bench)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long visitors come.")] = 10.0,
+    visitors: Annotated[int, typer.Option(help="At once.")] = 32,
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Visitors that come, stop and vanish: nothing may get stuck, grow, or change its text."""
+    from mpd_core.bench.soak import soak as run_soak
+
+    engine = _open(load_pack(pack), quantize, device)
+    result = run_soak(engine, seconds=60 * minutes, visitors=visitors)
+    engine.close()
+    print(dumps(result.to_dict()))
+    if result.failures:
+        raise EngineError(f"{len(result.failures)} failures, first: {result.failures[0]}")
 
 
 def _run(

@@ -1,0 +1,76 @@
+"""The least time that a step can take on a machine: pure arithmetic on sizes. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpd_core.bench.material import RANK, Shapes
+
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516}
+"""An element, with NF4's doubly quantised scales."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one step."""
+
+    experts: int
+    """Rows that need the output layer."""
+    pcms: int = 0
+    adapters: int = 0
+    """Different ones in use."""
+    context: int = 0
+    """Tokens that each row attends to."""
+    mixed: int = 1
+    """Adapters that one row adds up."""
+
+    @property
+    def all(self) -> int:
+        return self.experts + self.pcms
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step must do."""
+
+    bytes: float
+    """Weights once, adapters in use once, keys and values of every row once."""
+    operations: float
+    """Floating point, a multiplication and an addition being two."""
+
+    def floor(self, bandwidth: float, rate: float) -> tuple[float, str]:
+        """Milliseconds that it takes at least, and which of the two binds.
+
+        Args:
+            bandwidth: bytes a second.
+            rate: floating point operations a second at this number of rows.
+        """
+        read, computed = 1000 * self.bytes / bandwidth, 1000 * self.operations / rate
+        return max((read, "memory"), (computed, "arithmetic"))
+
+
+def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> StepCost:
+    """Bytes and operations of one decoding step.
+
+    Args:
+        shapes: of the base.
+        rows: that take part.
+        precision: the engine's word for it, e.g. ``fp16 (fp32 compute)``.
+        cpu: adapters and caches are fp32 there, and half as wide on a GPU.
+    """
+    wide = 4 if cpu else 2
+    weights = sum(width * height for width, height in shapes.linears.values())
+    output = shapes.vocabulary * shapes.hidden
+    adapter = RANK * sum(width + height for width, height in shapes.linears.values())
+    adapted = rows.mixed * rows.all if rows.adapters else 0
+    cache = 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows.context
+    attention = 4 * shapes.layers * shapes.heads * shapes.head_dim * rows.context
+    an_element = WEIGHT_BYTES[precision.split()[0]]
+    output_element = an_element if precision.split()[0] != "nf4" else 2.0  # is never quantised
+    return StepCost(
+        bytes=weights * an_element
+        + output * output_element
+        + wide * (rows.adapters * adapter + rows.all * cache),
+        operations=2 * (rows.all * weights + rows.experts * output + adapted * adapter)
+        + rows.all * attention,
+    )

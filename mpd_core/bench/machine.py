@@ -1,0 +1,112 @@
+"""The machine: what it is, how fast it reads memory, and how fast it multiplies matrices."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mpd_core.bench.material import shapes_of
+from mpd_core.bench.schemes import Loader
+from mpd_core.bench.values import Spec
+from mpd_core.models.linear import PackedLinear
+
+READ_BYTES = 2**28
+"""Larger than a CPU's last cache by far."""
+GPU_READ_BYTES = 2**32
+MOST_COLUMNS = 4096
+"""Of the matrix behind the product rate: it must stay in a cache, on a GPU too."""
+TRIALS = 9
+TRIAL_S = 0.05
+
+
+class MachineSide:
+    """Probes of one machine, run as a competitor so that they too have the cores to themselves."""
+
+    def __init__(self, spec: Spec) -> None:
+        loader = Loader(spec)
+        self._format = loader.format
+        self._shapes = shapes_of(loader.base)
+        self._rates: dict[int, float] = {}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def facts(self) -> dict[str, Any]:
+        """Names and versions, for whoever reads the figures."""
+        cuda = self._format.device == "cuda"
+        packages = ("torch", "transformers", "peft")
+        load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+        return {
+            "cpu": _cpu_name(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if cuda else None,
+            "device": self._format.device,
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in packages},
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "load_before": load,
+            "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        }
+
+    @torch.inference_mode()
+    def bandwidth(self) -> float:
+        """Bytes a second that memory delivers: the better of a large sum and a large copy."""
+        size = GPU_READ_BYTES if self._format.device == "cuda" else READ_BYTES
+        source = torch.ones(size // 4, device=self._format.device)
+        target = torch.zeros_like(source)
+        read = size / self._best(lambda: source.sum(), calls=1)
+        copied = 2 * size / self._best(lambda: target.copy_(source), calls=1)
+        return max(read, copied)
+
+    @torch.inference_mode()
+    def product_rate(self, rows: int) -> float:
+        """Floating point operations a second of ``rows`` times a matrix that lies in a cache.
+
+        The matrix has the width of the base's widest product, fused as the engine fuses it, and
+        its kernel. What it reads from memory is counted by ``bandwidth``, so here it reads none.
+        """
+        if rows not in self._rates:
+            width = self._shapes.hidden
+            height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
+            dense, dtype = nn.Linear(width, height, bias=False), self._format.dtype
+            linear = PackedLinear(dense.weight, None) if self._format.packed else dense
+            linear = linear.to(self._format.device, dtype)
+            x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
+            self._rates[rows] = 2 * rows * width * height / self._best(lambda: linear(x))
+        return self._rates[rows]
+
+    def _best(self, action: Callable[[], Any], calls: int | None = None) -> float:
+        """Seconds of the fastest trial, per call: a floor must not be flattered by noise."""
+        calls = calls or max(1, int(TRIAL_S / self._seconds(action, 3)))
+        return min(self._seconds(action, calls) for _ in range(TRIALS))
+
+    def _seconds(self, action: Callable[[], Any], calls: int) -> float:
+        self._wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            action()
+        self._wait()
+        return (time.perf_counter() - start) / calls
+
+    def _wait(self) -> None:
+        if self._format.device == "cuda":
+            torch.cuda.synchronize()
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,200 @@
+"""What the bench runs on: a pack with random adapters over another pack's base.
+
+There are no trained adapters to measure with yet, and speed does not depend on what an adapter
+says: each pole, and the PCM, gets a LoRA (rank 8, all linears) of seeded random numbers, small
+but large enough that the experts disagree.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mpd_core.packs import Pack, TemplateSpec, file_sha256
+
+RANK = 8
+ALPHA = 16
+B_STD = 3.0
+"""Of B, in units of the base's own initialisation: experts of SmolLM2 then differ by 0.1 nats."""
+CONTEXT = 512
+
+PROMPTS = (
+    "Explain photosynthesis.",
+    "Why is the sky blue?",
+    "How does a vaccine work?",
+    "What happened in the French Revolution?",
+    "How do I get better at chess?",
+    "What is a black hole?",
+    "Give me tips for a job interview.",
+    "How does the internet find a web page?",
+)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The base's sizes, as far as bytes and arithmetic of a step depend on them."""
+
+    linears: dict[str, tuple[int, int]]
+    """Full name to (in, out) of every linear except the output layer."""
+    vocabulary: int
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    init_std: float
+
+
+def shapes_of(base: Path) -> Shapes:
+    """Read the sizes from a model's folder without its weights."""
+    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    output = model.get_output_embeddings()
+    linears = {
+        name: (module.in_features, module.out_features)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not output
+    }
+    heads = config.num_attention_heads
+    return Shapes(
+        linears=linears,
+        vocabulary=config.vocab_size,
+        hidden=config.hidden_size,
+        intermediate=getattr(config, "intermediate_size", 4 * config.hidden_size),
+        layers=config.num_hidden_layers,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        init_std=getattr(config, "initializer_range", 0.02),
+    )
+
+
+def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
+    """Write a random LoRA adapter as PEFT does; the SHA-256 of its weights."""
+    folder.mkdir(parents=True)
+    random = torch.Generator().manual_seed(seed)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, (width, height) in shapes.linears.items():
+        key = f"base_model.model.{name}.lora_"
+        a = torch.randn(RANK, width, generator=random) / math.sqrt(width)
+        b = torch.randn(height, RANK, generator=random) * (B_STD * shapes.init_std)
+        tensors |= {f"{key}A.weight": a, f"{key}B.weight": b}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": None,
+        "r": RANK,
+        "lora_alpha": ALPHA,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+        "target_modules": sorted({name.rpartition(".")[2] for name in shapes.linears}),
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return file_sha256(folder / "adapter_model.safetensors")
+
+
+def write_pack(folder: Path, pack: Pack, base: Path, seed: int) -> Path:
+    """The bench's pack: the dimensions of another pack, an adapter for every pole and the PCM."""
+    dimensions = [
+        (d.name, [(p.name, p.instruction) for p in d.poles]) for d in pack.spec.dimensions
+    ]
+    adapted = [pole.name for pole in pack.space.poles]
+    return _write(folder, base, pack, dimensions, adapted, seed)
+
+
+def write_wide_pack(folder: Path, pack: Pack, base: Path, seed: int, experts: int) -> Path:
+    """A pack of so many dimensions that as many experts can speak at once."""
+    dimensions = [
+        (f"d{k}", [(f"on{k}", f"Mind point {k}."), (f"off{k}", f"Forget point {k}.")])
+        for k in range(experts)
+    ]
+    adapted = [f"on{k}" for k in range(experts)]
+    return _write(folder, base, pack, dimensions, adapted, seed)
+
+
+def _write(
+    folder: Path,
+    base: Path,
+    pack: Pack,
+    dimensions: list[tuple[str, list[tuple[str, str]]]],
+    adapted: list[str],
+    seed: int,
+) -> Path:
+    folder.mkdir(parents=True)
+    shapes = shapes_of(base)
+    lines = ["schema_version = 1", 'name = "bench"', 'title = "Random adapters"']
+    lines += _table("base", name="bench", quantize=pack.spec.base.quantize)
+    lines += _table("base.source", kind="folder", folder=str(base.resolve()))
+    lines += _template(pack.spec.template, base)
+    for name, poles in dimensions:
+        lines += ["[[dimensions]]", f"name = {_text(name)}"]
+        for pole, instruction in poles:
+            lines += _table("[dimensions.poles]", name=pole, instruction=instruction)
+    lines += _table("experts", prompt="plain")
+    for index, name in enumerate(adapted):
+        sha256 = write_adapter(folder / name, shapes, seed + index)
+        lines += _table(f"experts.adapters.{_text(name)}", folder=name, sha256=sha256)
+    sha256 = write_adapter(folder / "pcm-adapter", shapes, seed + len(adapted))
+    lines += _table("pcm", backbone="base")
+    lines += _table("pcm.adapter", folder="pcm-adapter", sha256=sha256)
+    outputs = sum(len(poles) for _, poles in dimensions)
+    head = _write_head(folder / "head.safetensors", shapes.hidden, outputs, seed)
+    lines += _table("pcm.head", file="head.safetensors", sha256=head)
+    lines += _table("decode", context=CONTEXT, max_new_tokens_limit=CONTEXT)
+    (folder / "pack.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def _write_head(file: Path, hidden: int, outputs: int, seed: int) -> str:
+    random = torch.Generator().manual_seed(seed)
+    weight = torch.randn(outputs, hidden, generator=random) / math.sqrt(hidden)
+    save_file({"weight": weight, "bias": torch.zeros(outputs)}, file)
+    return file_sha256(file)
+
+
+def _template(template: TemplateSpec, base: Path) -> list[str]:
+    """The pack's own, except that a reply ends with a token that is hardly ever likeliest.
+
+    A fixed number of tokens is what is timed; that no reply ended early is checked in every run.
+    """
+    values = template.model_dump(exclude_none=True)
+    return _table("template", **{**values, "end_of_turn": [_unlikely_token(base)]})
+
+
+def _unlikely_token(base: Path) -> str:
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    usual = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token}
+    added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
+    spare = [
+        text for text in added if text not in usual and text not in (tokenizer.chat_template or "")
+    ]
+    return spare[-1] if spare else str(tokenizer.convert_ids_to_tokens(len(tokenizer) - 1))
+
+
+def _table(table: str, **values: Any) -> list[str]:
+    return [f"[{table}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, Iterable):
+        return f"[{', '.join(_value(item) for item in value)}]"
+    return str(value)
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape as JSON's do

@@ -1,0 +1,152 @@
+"""How every peer decodes, whatever it runs: a scheme is a generator.
+
+It yields the log-probabilities [V] of the next token and is sent the token that was chosen. The
+same loop then times it, or feeds it the engine's tokens to hear whether it says the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from mpd_core.bench.values import Ask, Heard, Run, Spec
+from mpd_core.merging import entropy
+from mpd_core.models.adapters import load_adapter
+from mpd_core.models.base import load_model, weight_format
+from mpd_core.models.linear import PackedLinear, round_to_half
+from mpd_core.packs import FolderSource, Pack, load_pack
+from mpd_core.prompts import PromptRenderer
+from mpd_core.request import Message
+
+Scheme = Callable[[Ask], Generator[Tensor, int, None]]
+
+
+@torch.inference_mode()
+def run_greedily(scheme: Scheme, asks: tuple[Ask, ...], tokens: int) -> Run:
+    """One request after the other, the likeliest token at every step."""
+    start, replies, stamps = time.monotonic(), [], []
+    for ask in asks:
+        steps, reply, times = scheme(ask), list[int](), list[float]()
+        log_probs = next(steps)
+        while True:
+            reply.append(int(log_probs.argmax()))
+            times.append(time.monotonic() - start)
+            if len(reply) == tokens:
+                break
+            log_probs = steps.send(reply[-1])
+        replies.append(tuple(reply))
+        stamps.append(tuple(times))
+    return Run(tuple(replies), tuple(stamps))
+
+
+@torch.inference_mode()
+def hear(
+    scheme: Scheme, ask: Ask, tokens: tuple[int, ...], candidates: tuple[tuple[int, ...], ...]
+) -> Heard:
+    """What a scheme says of the engine's candidates, fed with the engine's tokens."""
+    steps = scheme(ask)
+    said = [next(steps)]
+    said += [steps.send(token) for token in tokens[:-1]]
+    pairs = zip(said, candidates, strict=True)
+    return Heard(
+        best=tuple(int(log_probs.argmax()) for log_probs in said),
+        log_probs=tuple(tuple(lp[list(ids)].tolist()) for lp, ids in pairs),
+        entropies=tuple(float(entropy(log_probs)) for log_probs in said),
+    )
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One adapter on the base, and what it reads."""
+
+    adapter: str
+    instructions: tuple[str, ...] = ()
+    pole: int = -1
+    """Of an expert: its output of the PCM's head."""
+
+
+def cached(model: Any, cache: DynamicCache | None) -> dict[str, Any]:
+    """The arguments that make a model of transformers use a cache; their name has changed."""
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {"use_cache": False} if cache is None else {"use_cache": True, named: cache}
+
+
+class Loader:
+    """Loads the bench's pack for a peer: models of transformers, prompts of the engine."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.pack: Pack = load_pack(spec.folder)
+        quantize = self.pack.spec.base.quantize
+        self.format = weight_format(spec.device, quantize, spec.precision)
+        self._half = spec.half_weights or self.format.packed
+        source = self.pack.spec.base.source
+        assert isinstance(source, FolderSource)  # the bench wrote it
+        self.base = self.pack.path(source.folder)
+        self._prompts: PromptRenderer | None = None
+
+    def model(self) -> Any:
+        """A new copy of the base, not yet packed; the same weights as the engine's."""
+        loaded = load_model(self.base, self.format)
+        if self._half:
+            round_to_half(loaded.model)
+        self._prompts = self._prompts or PromptRenderer(loaded.tokenizer, self.pack.spec.template)
+        loaded.model.generation_config.eos_token_id = None  # a fixed number of tokens
+        return loaded.model
+
+    def pack_linears(self, model: nn.Module) -> None:
+        """Put the engine's fp16 kernel under a model of transformers or PEFT, if it uses it."""
+        if self.format.packed:
+            for parent, name, linear in list(dense_linears(model)):
+                setattr(parent, name, PackedLinear(linear.weight, linear.bias))
+
+    def voices(self, ask: Ask) -> list[Voice]:
+        """The chosen experts of Eq. 1, which read what the user wrote, and last the PCM."""
+        poles = self.pack.space.parse(ask.preference).poles
+        experts = [Voice(pole.name, (), self.pack.space.poles.index(pole)) for pole in poles]
+        return [*experts, Voice("pcm", tuple(pole.instruction for pole in poles))]
+
+    def ids(self, ask: Ask, instructions: tuple[str, ...]) -> Tensor:
+        """A prompt with some preference sentences, [1, T]."""
+        assert self._prompts is not None  # a model comes first
+        prompt = self._prompts.render((Message("user", ask.prompt),), instructions)
+        return torch.tensor([prompt], device=self.format.device)
+
+    def adapter_folder(self, name: str) -> Path:
+        """Where the adapter of a pole, or ``pcm``, lies."""
+        pcm = self.pack.spec.pcm.adapter
+        spec = pcm if name == "pcm" and pcm else self.pack.spec.experts.adapters[name]
+        return self.pack.path(spec.folder)
+
+
+def dense_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Parent, attribute and linear of every plain dense layer that is no adapter's."""
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and "lora_" not in f"{path}.{name}":
+                yield module, name, child
+
+
+@torch.no_grad()
+def mean_change(loader: Loader, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
+    """Each module with the mean of ``scaling * B A`` over some adapters, [out, in]."""
+    adapters = [load_adapter(name, loader.adapter_folder(name)) for name in names]
+    for module in adapters[0].factors:  # the bench's adapters all target all linears
+        factors = [(adapter.scaling, *adapter.factors[module]) for adapter in adapters]
+        changes = [scaling * (b @ a) for scaling, a, b in factors]
+        yield module, torch.stack(changes).mean(dim=0)
+
+
+@torch.no_grad()
+def merge_adapter(model: nn.Module, loader: Loader, name: str) -> None:
+    """W += scaling * B A in place; the model must be dense."""
+    for module, change in mean_change(loader, (name,)):
+        weight: Any = model.get_submodule(module).weight
+        weight.add_(change.to(weight))

@@ -1,0 +1,151 @@
+"""Visitors that come, stop and vanish for minutes on end: nothing may get stuck, grow or change."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mpd_core.engine import Engine
+from mpd_core.errors import BusyError
+from mpd_core.request import GenerationRequest, Message, Sampling
+
+PROMPTS = (
+    "Explain photosynthesis.",
+    "What is the capital of France?",
+    "How do I get better at chess?",
+    "Tell me a story about a lighthouse keeper and a very large storm that lasted for nine days.",
+)
+STUCK_SECONDS = 120.0
+"""A stream that gives nothing for this long counts as stuck."""
+SAMPLE_SECONDS = 2.0
+BACK_OFF_SECONDS = 0.2
+
+
+@dataclass
+class SoakResult:
+    """What happened; ``failures`` is empty in a good run."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    """Resident megabytes, one sample every two seconds."""
+
+    @property
+    def growth(self) -> float:
+        """Megabytes that the last fifth of the run has over the second fifth, on average."""
+        fifth = max(1, len(self.memory) // 5)
+        early, late = self.memory[fifth : 2 * fifth], self.memory[-fifth:]
+        return sum(late) / len(late) - sum(early) / max(1, len(early))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the final JSON line."""
+        peak = max(self.memory, default=0.0)
+        return {**self.counts, "failures": self.failures, "peak_mb": peak, "growth_mb": self.growth}
+
+
+def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationRequest]:
+    """Requests of different prompts, preferences, methods, lengths and temperatures."""
+    draw = random.Random(seed)
+    codes = [preference.code for preference in engine.pack.space]
+    return [
+        GenerationRequest(
+            (Message("user", draw.choice(PROMPTS)),),
+            draw.choice(codes),
+            draw.choice([m for m in engine.methods if not m.startswith("expert:")]),
+            sampling=Sampling(
+                max_new_tokens=draw.randint(2, 40),
+                temperature=draw.choice([0.0, 0.7, 1.0]),
+                top_p=0.95,
+                seed=draw.randint(0, 999),
+            ),
+        )
+        for _ in range(count)
+    ]
+
+
+def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -> SoakResult:
+    """Let visitors loose on an engine.
+
+    Args:
+        engine: with nobody else on it.
+        seconds: how long new requests are made.
+        visitors: at once; each is a thread with one request at a time.
+        requests: different ones; each is run alone first, for its text.
+    """
+    asked = make_requests(engine, requests)
+    alone = [_tokens(engine, request) for request in asked]
+    result, end = SoakResult(), time.monotonic() + seconds
+    threads = [
+        threading.Thread(target=_visit, args=(engine, asked, alone, result, end, seed))
+        for seed in range(visitors)
+    ]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end:
+        result.memory.append(_resident_megabytes())
+        time.sleep(SAMPLE_SECONDS)
+    for thread in threads:
+        thread.join(STUCK_SECONDS)
+        if thread.is_alive():
+            result.failures.append("a visitor got no answer")
+    return result
+
+
+def _visit(
+    engine: Engine,
+    asked: list[GenerationRequest],
+    alone: list[list[int]],
+    result: SoakResult,
+    end: float,
+    seed: int,
+) -> None:
+    draw = random.Random(1000 + seed)
+    while time.monotonic() < end:
+        which = draw.randrange(len(asked))
+        stay = draw.choice([None, None, None, draw.randint(0, 20)])
+        try:
+            tokens, waited = _read(engine, asked[which], stay)
+        except BusyError:
+            result.counts["busy"] += 1
+            time.sleep(BACK_OFF_SECONDS)
+            continue
+        except Exception as error:
+            result.failures.append(f"request {which}: {error}")
+            continue
+        result.counts["stopped" if stay is not None else "finished"] += 1
+        if waited > STUCK_SECONDS:
+            result.failures.append(f"request {which}: {waited:.0f} s without a token")
+        if tokens != alone[which][: len(tokens)] or (stay is None and tokens != alone[which]):
+            result.failures.append(f"request {which}: another text than alone")
+
+
+def _read(engine: Engine, request: GenerationRequest, stay: int | None) -> tuple[list[int], float]:
+    """Read a stream, or leave it after ``stay`` tokens; the tokens and the longest wait."""
+    tokens: list[int] = []
+    longest, last = 0.0, time.monotonic()
+    with engine.submit(request) as stream:
+        if stay == 0:  # gone before the first token
+            return tokens, longest
+        for step in stream:
+            longest, last = max(longest, time.monotonic() - last), time.monotonic()
+            tokens.append(step.token_id)
+            if len(tokens) == stay:
+                break
+    return tokens, longest
+
+
+def _tokens(engine: Engine, request: GenerationRequest) -> list[int]:
+    return [step.token_id for step in engine.generate(request).steps]
+
+
+def _resident_megabytes() -> float:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:  # not Linux
+        return 0.0
+    return pages * 4096 / 1e6
