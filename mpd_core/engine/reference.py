@@ -49,11 +49,11 @@ class ReferenceDecoder:
         adapters = {n: pack.path(a.folder) for n, a in spec.experts.adapters.items()}
         own = {"pcm": pack.path(spec.pcm.adapter.folder)} if spec.pcm.adapter else {}
         if spec.pcm.backbone == "base":
-            self._model = self._backbone = _with_adapters(base.model, {**adapters, **own})
+            self._model = self._backbone = _with_adapters(base, {**adapters, **own})
         else:
             backbone = _load(pack, spec.pcm.backbone, weight_format(device))
-            self._model = _with_adapters(base.model, adapters)
-            self._backbone = _with_adapters(backbone.model, own)
+            self._model = _with_adapters(base, adapters)
+            self._backbone = _with_adapters(backbone, own)
         self._others = {
             name: _load(pack, source, base.format).model
             for name, source in spec.experts.checkpoints.items()
@@ -109,16 +109,19 @@ class ReferenceDecoder:
 def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:
     loaded = load_model(obtain(pack, source), format_)
     if format_.packed:
-        round_to_half(loaded.model)  # the same weights as the engine's, in plain fp32 arithmetic
+        round_to_half(loaded.model)  # the engine's weights, in plain fp32 arithmetic
     return loaded
 
 
-def _with_adapters(model: Any, folders: dict[str, Path]) -> Any:
+def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
+    model = loaded.model
     for name, folder in folders.items():
         if isinstance(model, PeftModel):
             model.load_adapter(folder, adapter_name=name)
         else:
             model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+    if loaded.format.packed:
+        round_to_half(model)
     return model.eval()
 
 

@@ -26,7 +26,7 @@ class PackedLinear(nn.Module):
     rows are in the batch, which neither torch's fp32 product nor dynamic int8 can say.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Pack a weight [out, in] and a bias [out]."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -37,6 +37,20 @@ class PackedLinear(nn.Module):
         """x [..., in] to [..., out]."""
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
         return y
+
+
+class Product(nn.Module):
+    """x W^T in the type of the weight, for a weight that is neither trained nor saved."""
+
+    def __init__(self, weight: Tensor) -> None:
+        """Take a weight [out, in]."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._weight = weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out]."""
+        return nn.functional.linear(x, self._weight)
 
 
 class SideBySide(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
+from mpd_core.models.linear import PackedLinear, Product
 
 Mix = tuple[tuple[str, float], ...]
 """A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
@@ -23,12 +24,12 @@ such as "a+b" is the adapter whose A and B are the means of theirs, made when fi
 
 @dataclass(frozen=True)
 class _Block:
-    """One adapter's part of a stacked linear: A [in, r], B [r, out], scaling and index."""
+    """One adapter's part of a stacked linear: A [r, in], B [part, r], first output it adds to."""
 
     adapter: int
-    scaling: float
     a: Tensor
     b: Tensor
+    start: int
 
 
 class LoraStack:
@@ -38,13 +39,21 @@ class LoraStack:
     anew when that set changes, which is when a request joins or leaves.
     """
 
-    def __init__(self, adapters: Sequence[LoraAdapter], model: nn.Module, like: Tensor) -> None:
+    def __init__(
+        self,
+        adapters: Sequence[LoraAdapter],
+        model: nn.Module,
+        like: Tensor,
+        *,
+        packed: bool = False,
+    ) -> None:
         """Check the adapters against a model.
 
         Args:
             adapters: any ranks, any target modules.
             model: has every targeted linear under its full name, before anything is wrapped.
             like: a tensor with the compute dtype and the device.
+            packed: hold A and B as packed fp16 (CPU only).
 
         Raises:
             PackError: as ``LoraAdapter.check``.
@@ -54,6 +63,7 @@ class LoraStack:
         self._adapters = list(adapters)
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self._like = like
+        self.packed = packed
         self._wrapped: list[StackedLora] = []
         self._gates: Tensor | None = None
         self._masks: dict[tuple[int, ...], Tensor] = {}
@@ -66,18 +76,21 @@ class LoraStack:
         """Name each row's adapters for the next pass."""
         self._masks.clear()
         used = self._indices(rows)
-        self.in_use = self.in_use if used <= set(self.in_use) else tuple({*used, *self.in_use})
+        if not used <= set(self.in_use):
+            self.in_use = tuple(sorted(used.union(self.in_use)))
         self.active = bool(used)
         if self.active:
             gates = torch.zeros(len(rows), len(self._adapters))
             for row, mix in enumerate(rows):
                 for name, weight in mix:
-                    gates[row, self._index[name]] = weight
+                    index = self._index[name]
+                    gates[row, index] = weight * self._adapters[index].scaling
             self._gates = gates.to(self._like)
 
     def keep(self, rows: Sequence[Mix]) -> None:
-        """Let go of adapters that none of these rows uses."""
-        self.in_use = tuple(self._indices(rows))
+        """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""
+        if rows:
+            self.in_use = tuple(sorted(self._indices(rows)))
 
     def _indices(self, rows: Sequence[Mix]) -> set[int]:
         return {self._find(name) for mix in rows for name, _ in mix}
@@ -92,7 +105,7 @@ class LoraStack:
         return self._index[name]
 
     def mask(self, columns: tuple[int, ...]) -> Tensor:
-        """[rows, 1, R]: each row's weight at columns that belong to these adapters."""
+        """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters."""
         assert self._gates is not None
         if columns not in self._masks:  # once a pass for all linears with the same columns
             self._masks[columns] = self._gates[:, list(columns)][:, None, :]
@@ -114,13 +127,6 @@ class LoraStack:
         return stacked
 
 
-def _shifted(b: Tensor, start: int, width: int) -> Tensor:
-    """B [r, out] as columns ``start...`` of a wider, fused output."""
-    wide = b.new_zeros(len(b), width)
-    wide[:, start : start + b.shape[1]] = b
-    return wide
-
-
 class StackedLora(nn.Module):
     """A linear layer, of whatever kind, with several adapters side by side on top."""
 
@@ -140,14 +146,12 @@ class StackedLora(nn.Module):
 
     def add(self, index: int, adapter: LoraAdapter, like: Tensor) -> None:
         """Take an adapter's factors for these parts, if it has any."""
-        start, width = 0, sum(part for _, part in self._parts)
-        for module, part in self._parts:
+        start = 0
+        for module, width in self._parts:
             if module in adapter.factors:
                 a, b = (factor.to(like) for factor in adapter.factors[module])
-                self._blocks.append(
-                    _Block(index, adapter.scaling, a.T, _shifted(b.T, start, width))
-                )
-            start += part
+                self._blocks.append(_Block(index, a, b, start))
+            start += width
 
     def forward(self, x: Tensor) -> Tensor:
         """x [rows, T, in] to [rows, T, out]."""
@@ -158,12 +162,21 @@ class StackedLora(nn.Module):
             self._lay_out(self._stack.in_use)
         if not self._columns:
             return y
-        return y + ((x @ self._a) * self._stack.mask(self._columns)) @ self._b
+        delta: Tensor = self._b(self._a(x) * self._stack.mask(self._columns))
+        return y + delta
 
     def _lay_out(self, in_use: tuple[int, ...]) -> None:
         blocks = [block for block in self._blocks if block.adapter in in_use]
         self._laid_out = in_use
-        self._columns = tuple(block.adapter for block in blocks for _ in range(block.a.shape[1]))
-        if blocks:
-            self._a = torch.cat([block.a for block in blocks], dim=1)
-            self._b = torch.cat([block.b * block.scaling for block in blocks])
+        self._columns = tuple(block.adapter for block in blocks for _ in block.a)
+        if not blocks:
+            return
+        a = torch.cat([block.a for block in blocks])
+        b = a.new_zeros(sum(width for _, width in self._parts), len(a))
+        column = 0
+        for block in blocks:
+            height, rank = block.b.shape
+            b[block.start : block.start + height, column : column + rank] = block.b
+            column += rank
+        product = PackedLinear if self._stack.packed else Product
+        self._a, self._b = product(a), product(b)

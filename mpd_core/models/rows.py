@@ -56,7 +56,7 @@ class RowModel:
         self.vocab_size = model.config.vocab_size
         self.hidden_size = model.config.hidden_size
         _check_output_layer(model)
-        self._stack = LoraStack(adapters, model, like=embeddings)
+        self._stack = LoraStack(adapters, model, like=embeddings, packed=packed)
         body = LlamaBody if lean and is_llama(model) else GeneralBody
         self._body = body(model, self._stack, packed=packed)
         layers = model.config.num_hidden_layers
