@@ -202,13 +202,13 @@ def test_run_arithmetic() -> None:
 
 def test_step_cost_by_hand() -> None:
     """One linear [2, 3], V = 5, D = 2, one layer with one head of 2: countable by hand."""
-    shapes = Shapes({"a": (2, 3)}, 5, 2, 3, 1, 1, 1, 2, 0.1)
+    shapes = Shapes({"a": (2, 3)}, 5, 2, 3, 1, 1, 1, 2)
     plain = step_cost(shapes, Rows(1), "fp32", cpu=True)
     assert (plain.bytes, plain.operations) == (4 * (6 + 10), 2 * (6 + 10))
     rows = Rows(experts=2, pcms=1, adapters=3, context=4)
     mpd = step_cost(shapes, rows, "fp16 (fp32 compute)", cpu=True)
     adapter, cache = 8 * (2 + 3), 2 * 2 * 4
-    assert mpd.bytes == 2 * 16 + 4 * (3 * adapter + 3 * cache)
+    assert mpd.bytes == 2 * (16 + 3 * adapter) + 4 * 3 * cache
     assert mpd.operations == 2 * (3 * 6 + 2 * 10 + 3 * adapter) + 3 * (4 * 2 * 4)
     assert plain.floor(64e3, 1e9) == (1.0, "memory")
 

@@ -17,31 +17,20 @@ def memory(bench: Setting) -> Section:
     ours: dict[str, Any] = bench.get("engine").call("memory")
     base, adapters = ours["weights"]["base"], ours["weights"]["adapters"]
     loaded = len(bench.pack.space.poles) + 1
-    needed = len(bench.pack.space.dimensions) + 1
     files = sum(f.stat().st_size for f in bench.pack.folder.glob("*/adapter_model.safetensors"))
-    data: dict[str, Any] = {
-        "bytes": {"base": base, "adapters": adapters, "cache": ours["weights"]["cache"]},
-        "adapters_loaded": loaded,
-        "adapter_files": files,
-        "engine": ours,
-    }
+    data: dict[str, Any] = {"adapters_loaded": loaded, "adapter_files": files, "engine": ours}
     figures = [
-        Figure(
-            "memory.weights",
-            (base + adapters) / base,
-            f"base + {loaded} adapters / one model",
-        ),
+        Figure("memory.weights", (base + adapters) / base, f"base + {loaded} adapters / one model"),
         Figure("memory.least", (base + files) / base, f"the same with the {loaded} files' bytes"),
         Figure("memory.peak_mb", ours["peak"] / 2**20, "MiB at most of the engine's process"),
         Figure("memory.resident_mb", ours["resident"] / 2**20, "MiB now of the engine's process"),
     ]
     if bench.mergeable:
-        peers: dict[str, Any] = bench.get("separate").call("memory")
-        data["separate"] = peers
-        models, peak = peers["weights"]["base"], peers["peak"]
+        data["separate"] = peers = bench.get("separate").call("memory")
+        models, count = peers["weights"]["base"], len(bench.pack.space.dimensions) + 1
         figures += [
-            Figure("memory.models", models / base, f"{needed} separate models / one model"),
-            Figure("memory.models_peak_mb", peak / 2**20, "MiB at most of their process"),
+            Figure("memory.models", models / base, f"{count} separate models / one model"),
+            Figure("memory.models_peak_mb", peers["peak"] / 2**20, "MiB at most of their process"),
         ]
     return Section(tuple(figures), data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,19 +26,9 @@ def serve32(bench: Setting) -> Section:
     """Total time of a crowd: MPD over three ways to serve Personalized Soups."""
     count, tokens, engine = bench.options.requests, bench.options.tokens, bench.get("engine")
     asks, soups = bench.crowd(count, "mpd"), bench.crowd(count, SOUP)
-    contests: dict[str, Callable[[], Run]] = {"mpd": lambda: engine.call("decode", asks, tokens)}
     merging: dict[str, float] = {}
-    has_soup = SOUP in bench.info["methods"]
-    for fp32 in bench.peer_precisions:
-        label = "a.fp32" if fp32 else "a"
-        if has_soup and bench.mergeable:
-            peer = bench.get("plain", fp32=fp32)
-            bench.check(f"soup {label}", peer, soups[0], rounded=not fp32)
-        contests[label] = _soups_in_turn(bench, fp32, soups, merging, label)
-    if has_soup:
-        contests["b"] = lambda: engine.call("grouped", soups, tokens)
-        contests["c"] = lambda: engine.call("decode", soups, tokens)
-    runs = bench.take_turns(contests)
+    contests = {"mpd": lambda: engine.call("decode", asks, tokens)}
+    runs = bench.take_turns({**contests, **_opponents(bench, soups, merging)})
     seconds = {name: Spread.of([run.seconds for run in some]) for name, some in runs.items()}
     figures = [
         Figure(f"serve32.{name}", ratio(seconds["mpd"], seconds[name]), meaning)
@@ -45,19 +36,35 @@ def serve32(bench: Setting) -> Section:
         else Figure(f"serve32.{name}", None, meaning, SKIPPED)
         for name, meaning in _meanings(bench).items()
     ]
-    regimes = {"mpd": _regime(bench, asks)}
-    if has_soup:
-        regimes["c"] = _regime(bench, soups)
-    latency = {name: _latency(runs[name]) for name in ("mpd", "c") if name in runs}
+    crowds = {name: crowd for name, crowd in (("mpd", asks), ("c", soups)) if name in runs}
+    latency = {name: _latency(runs[name]) for name in crowds}
     data = {
         "requests": count,
         "preferences": len({ask.preference for ask in asks}),
         "seconds": spreads(seconds),
         "merging_s": merging,
         "latency_ms": latency,
-        "regime": regimes,
+        "regime": {name: _regime(bench, crowd) for name, crowd in crowds.items()},
     }
     return Section((*figures, *_latency_figures(latency["mpd"])), data)
+
+
+def _opponents(
+    bench: Setting, soups: tuple[Ask, ...], merging: dict[str, float]
+) -> dict[str, Callable[[], Run]]:
+    """Ways to serve soups; ``merging`` receives the seconds that (a) spends on making them."""
+    engine, tokens, ways = bench.get("engine"), bench.options.tokens, dict[str, Any]()
+    has_soup = SOUP in bench.info["methods"]
+    for fp32 in bench.peer_precisions:
+        label = "a.fp32" if fp32 else "a"
+        if has_soup and bench.mergeable:
+            peer = bench.get("plain", fp32=fp32)
+            bench.check(f"soup {label}", peer, soups[0], rounded=not fp32)
+        ways[label] = _soups_in_turn(bench, fp32, soups, merging, label)
+    if has_soup:
+        ways["b"] = lambda: engine.call("grouped", soups, tokens)
+        ways["c"] = lambda: engine.call("decode", soups, tokens)
+    return ways
 
 
 def _soups_in_turn(
@@ -106,7 +113,7 @@ def _latency_figures(latency: dict[str, float]) -> list[Figure]:
 def _quantile(values: list[float], share: float) -> float:
     """The smallest value that at least this share of all does not exceed."""
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
 def _regime(bench: Setting, asks: tuple[Ask, ...]) -> dict[str, Any]:

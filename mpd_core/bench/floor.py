@@ -56,21 +56,23 @@ def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> StepC
         shapes: of the base.
         rows: that take part.
         precision: the engine's word for it, e.g. ``fp16 (fp32 compute)``.
-        cpu: adapters and caches are fp32 there, and half as wide on a GPU.
+        cpu: caches are fp32 there, and half as wide on a GPU.
     """
-    wide = 4 if cpu else 2
+    in_cache = 4 if cpu else 2
     weights = sum(width * height for width, height in shapes.linears.values())
     output = shapes.vocabulary * shapes.hidden
     adapter = RANK * sum(width + height for width, height in shapes.linears.values())
     adapted = rows.mixed * rows.all if rows.adapters else 0
     cache = 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows.context
     attention = 4 * shapes.layers * shapes.heads * shapes.head_dim * rows.context
-    an_element = WEIGHT_BYTES[precision.split()[0]]
-    output_element = an_element if precision.split()[0] != "nf4" else 2.0  # is never quantised
+    kind = precision.split()[0]
+    an_element = WEIGHT_BYTES[kind]
+    # The output layer and adapters are never quantised.
+    dense_element = an_element if kind != "nf4" else in_cache
     return StepCost(
         bytes=weights * an_element
-        + output * output_element
-        + wide * (rows.adapters * adapter + rows.all * cache),
+        + (output + rows.adapters * adapter) * dense_element
+        + rows.all * cache * in_cache,
         operations=2 * (rows.all * weights + rows.experts * output + adapted * adapter)
         + rows.all * attention,
     )

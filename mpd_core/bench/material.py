@@ -23,8 +23,9 @@ from mpd_core.packs import Pack, TemplateSpec, file_sha256
 
 RANK = 8
 ALPHA = 16
-B_STD = 3.0
-"""Of B, in units of the base's own initialisation: experts of SmolLM2 then differ by 0.1 nats."""
+B_STD = 0.125
+"""Of B. A's rows have length one, so an adapter adds about 0.7 to outputs of about one whatever
+the width; experts of SmolLM2 then differ by about 0.1 nats."""
 CONTEXT = 512
 
 PROMPTS = (
@@ -52,7 +53,6 @@ class Shapes:
     heads: int
     kv_heads: int
     head_dim: int
-    init_std: float
 
 
 def shapes_of(base: Path) -> Shapes:
@@ -76,20 +76,22 @@ def shapes_of(base: Path) -> Shapes:
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        init_std=getattr(config, "initializer_range", 0.02),
     )
 
 
 def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
-    """Write a random LoRA adapter as PEFT does; the SHA-256 of its weights."""
+    """Write a random LoRA adapter as PEFT does; the SHA-256 of its weights.
+
+    Its numbers are ones that fp16 holds, so that who packs adapters runs the same weights.
+    """
     folder.mkdir(parents=True)
     random = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
     for name, (width, height) in shapes.linears.items():
         key = f"base_model.model.{name}.lora_"
         a = torch.randn(RANK, width, generator=random) / math.sqrt(width)
-        b = torch.randn(height, RANK, generator=random) * (B_STD * shapes.init_std)
-        tensors |= {f"{key}A.weight": a, f"{key}B.weight": b}
+        b = torch.randn(height, RANK, generator=random) * B_STD
+        tensors |= {f"{key}A.weight": a.half().float(), f"{key}B.weight": b.half().float()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
@@ -147,15 +149,21 @@ def _write(
     for index, name in enumerate(adapted):
         sha256 = write_adapter(folder / name, shapes, seed + index)
         lines += _table(f"experts.adapters.{_text(name)}", folder=name, sha256=sha256)
-    sha256 = write_adapter(folder / "pcm-adapter", shapes, seed + len(adapted))
-    lines += _table("pcm", backbone="base")
-    lines += _table("pcm.adapter", folder="pcm-adapter", sha256=sha256)
     outputs = sum(len(poles) for _, poles in dimensions)
-    head = _write_head(folder / "head.safetensors", shapes.hidden, outputs, seed)
-    lines += _table("pcm.head", file="head.safetensors", sha256=head)
+    lines += _pcm(folder, shapes, outputs, seed + len(adapted))
     lines += _table("decode", context=CONTEXT, max_new_tokens_limit=CONTEXT)
     (folder / "pack.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def _pcm(folder: Path, shapes: Shapes, outputs: int, seed: int) -> list[str]:
+    adapter = write_adapter(folder / "pcm-adapter", shapes, seed)
+    head = _write_head(folder / "head.safetensors", shapes.hidden, outputs, seed)
+    return [
+        *_table("pcm", backbone="base"),
+        *_table("pcm.adapter", folder="pcm-adapter", sha256=adapter),
+        *_table("pcm.head", file="head.safetensors", sha256=head),
+    ]
 
 
 def _write_head(file: Path, hidden: int, outputs: int, seed: int) -> str:

@@ -16,6 +16,7 @@ from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import PackedLinear
 
 ADAPTER_MODULES = ("mpd_core.models.lora", "mpd_core.models.adapters")
+KNOWN = ("mpd_core", "transformers.cache")
 
 
 def held_bytes(root: Any) -> dict[str, int]:
@@ -40,30 +41,26 @@ def held_bytes(root: Any) -> dict[str, int]:
         elif isinstance(thing, PackedLinear):
             found[kind] += 2 * thing.in_features * thing.out_features
         else:
-            pending += [(part, _kind(part, kind)) for part in _parts(thing)]
+            pending += [(part, _kind(part, name, kind)) for name, part in _parts(thing)]
     return {"base": found["base"], "adapters": found["adapters"], "cache": found["cache"]}
 
 
-def _kind(thing: Any, inherited: str) -> str:
+def _kind(thing: Any, name: str, inherited: str) -> str:
     if isinstance(thing, RowCache):
         return "cache"
-    if isinstance(thing, PackedLinear):
-        return "base"
     if type(thing).__module__ in ADAPTER_MODULES:
         return "adapters"
-    # A dense linear, under an adapter or not, belongs to the base.
-    return "base" if isinstance(thing, nn.Linear) else inherited
+    return "base" if name == "base" else inherited  # what lies under an adapter
 
 
-def _parts(thing: Any) -> Iterator[Any]:
+def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Whatever an object holds, by name; objects of other libraries are not looked into."""
     if isinstance(thing, dict):
-        yield from thing.values()
+        yield from ((str(key), value) for key, value in thing.items())
     elif isinstance(thing, (list, tuple, set, frozenset)):
-        yield from thing
-    elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("mpd_core"):
-        yield from vars(thing).values() if hasattr(thing, "__dict__") else ()
-    elif isinstance(thing, RowCache) or type(thing).__module__.startswith("transformers.cache"):
-        yield from vars(thing).values()
+        yield from (("", value) for value in thing)
+    elif isinstance(thing, nn.Module) or type(thing).__module__.startswith(KNOWN):
+        yield from getattr(thing, "__dict__", {}).items()
 
 
 def process_memory() -> dict[str, int]:

@@ -83,6 +83,11 @@ def save_growth(folder: Path, facts: Mapping[str, Any], lines: Mapping[str, Any]
     return path
 
 
+def short(figure: Figure) -> str:
+    """A figure as soon as it is known, for who waits."""
+    return f"{figure.name} {'-' if figure.value is None else format(figure.value, '.3g')}"
+
+
 def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
     target, value = targets.get(figure.name), figure.value
     if value is None:

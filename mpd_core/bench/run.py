@@ -99,6 +99,7 @@ def _run(options: BenchOptions, field: Field, folder: Path) -> dict[str, Any]:
     for position, name in enumerate(names):
         _tell(f"Measure {position + 1} of {len(names)}: {name}.")
         sections[name] = MEASURE[name](setting)
+        _tell("  " + ", ".join(report.short(f) for f in sections[name].figures))
         later = {kind for other in names[position + 1 :] for kind in USES[other]}
         field.keep(later)
     return _report(options, setting, {**facts, "precision": setting.precision}, sections)

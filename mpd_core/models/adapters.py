@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,11 @@ class LoraAdapter:
     scaling: float
     factors: Mapping[str, tuple[Tensor, Tensor]]
     config: Mapping[str, Any]
+
+    def half(self) -> LoraAdapter:
+        """The same with its factors in fp16."""
+        factors = {module: (a.half(), b.half()) for module, (a, b) in self.factors.items()}
+        return replace(self, factors=factors)
 
     def check(self, model: nn.Module) -> None:
         """Hold the adapter against a model.

@@ -60,9 +60,9 @@ class LoraStack:
         """
         for adapter in adapters:
             adapter.check(model)
-        self._adapters = list(adapters)
+        self._adapters = [adapter.half() for adapter in adapters] if packed else list(adapters)
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
-        self._like = like
+        self.like = like.new_empty(0)  # not the tensor itself, which may be large
         self.packed = packed
         self._wrapped: list[StackedLora] = []
         self._gates: Tensor | None = None
@@ -85,7 +85,7 @@ class LoraStack:
                 for name, weight in mix:
                     index = self._index[name]
                     gates[row, index] = weight * self._adapters[index].scaling
-            self._gates = gates.to(self._like)
+            self._gates = gates.to(self.like)
 
     def keep(self, rows: Sequence[Mix]) -> None:
         """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""
@@ -101,7 +101,7 @@ class LoraStack:
             self._index[name] = len(self._adapters)
             self._adapters.append(adapter)
             for stacked in self._wrapped:
-                stacked.add(self._index[name], adapter, self._like)
+                stacked.add(self._index[name], adapter)
         return self._index[name]
 
     def mask(self, columns: tuple[int, ...]) -> Tensor:
@@ -120,7 +120,7 @@ class LoraStack:
         """
         stacked = StackedLora(linear, self, parts)
         for index, adapter in enumerate(self._adapters):
-            stacked.add(index, adapter, self._like)
+            stacked.add(index, adapter)
         if stacked.empty:
             return linear
         self._wrapped.append(stacked)
@@ -144,13 +144,12 @@ class StackedLora(nn.Module):
         """Whether no adapter targets any of its parts."""
         return not self._blocks
 
-    def add(self, index: int, adapter: LoraAdapter, like: Tensor) -> None:
+    def add(self, index: int, adapter: LoraAdapter) -> None:
         """Take an adapter's factors for these parts, if it has any."""
         start = 0
         for module, width in self._parts:
             if module in adapter.factors:
-                a, b = (factor.to(like) for factor in adapter.factors[module])
-                self._blocks.append(_Block(index, a, b, start))
+                self._blocks.append(_Block(index, *adapter.factors[module], start))
             start += width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,7 +170,7 @@ class StackedLora(nn.Module):
         self._columns = tuple(block.adapter for block in blocks for _ in block.a)
         if not blocks:
             return
-        a = torch.cat([block.a for block in blocks])
+        a = torch.cat([block.a for block in blocks]).to(self._stack.like)
         b = a.new_zeros(sum(width for _, width in self._parts), len(a))
         column = 0
         for block in blocks:
