@@ -16,6 +16,7 @@ from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import load_adapter
+from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.linear import PackedLinear, can_pack, fuse
 from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
@@ -205,3 +206,19 @@ def test_an_expert_with_other_tokens_is_refused(tiny_base: Path, tmp_path: Path)
     pack = load_pack(tiny.write_pack(tmp_path, tiny_base, experts=table))
     with pytest.raises(PackError, match=r"'up1' does not share the base's vocabulary.*im_end"):
         Engine.open(pack)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's page counts")
+def test_an_empty_cache_takes_no_memory() -> None:
+    """A row's first tokens cost their own pages, not the room that the row may grow to."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    cache = RowCache(layers=1, capacity=64, length=4096, budget=1)
+    cache.window = Window(slice(0, 64), torch.zeros(64, 1, dtype=torch.long), 64)
+    before = resident()
+    keys, _ = cache.layers[0].update(torch.ones(64, 4, 1, 64), torch.ones(64, 4, 1, 64))
+    assert resident() - before < 32e6  # of 2 x 268 MB
+    assert keys[:, :, 0].eq(1).all()
+    assert keys[:, :, 1:].eq(0).all()

@@ -8,10 +8,10 @@ positions, and a forward pass sees a contiguous window of rows without copying t
 from __future__ import annotations
 
 import math
+import mmap
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -72,13 +72,15 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
 def _lazy_zeros(size: tuple[int, ...], like: Tensor) -> Tensor:
     """Zeros, because a masked position still takes part as 0 * value, and 0 * NaN is NaN.
 
-    On the CPU they come from numpy, whose zeros cost no memory until they are written; torch's
-    own are written at once.
+    On the CPU they come straight from the system, in small pages that cost no memory until they
+    are written: torch writes its zeros at once, and numpy asks for huge pages.
     """
     if like.device.type != "cpu":
         return like.new_zeros(size)
-    count = math.prod(size) * like.dtype.itemsize
-    return torch.from_numpy(np.zeros(count, dtype=np.uint8)).view(like.dtype).view(size)
+    memory = mmap.mmap(-1, math.prod(size) * like.dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(size)
 
 
 class RowCache(Cache):  # type: ignore[misc]
