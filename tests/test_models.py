@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
@@ -89,21 +89,7 @@ def test_fused_linears_are_their_parts_side_by_side(packed: bool) -> None:
 
 def test_another_architecture_needs_only_toml(tmp_path: Path) -> None:
     """Qwen2, with biases in its attention, through the general path, equal to the reference."""
-    tokenizer = tiny.make_tokenizer()
-    torch.manual_seed(3)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-        eos_token_id=2,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "base")
-    tokenizer.save_pretrained(tmp_path / "base")
+    tiny.save_qwen2(tmp_path / "base", seed=3)
     pack = load_pack(tiny.write_pack(tmp_path, tmp_path / "base", dimensions=2))
     engine, reference = Engine.open(pack), ReferenceDecoder(pack)
     for request in (ask(preference="AB"), ask(preference="BA", temperature=1.0, seed=3)):
@@ -174,20 +160,7 @@ def test_adapters_hold_exactly_their_tensors(
 
 def test_experts_may_be_other_models(tiny_base: Path, tmp_path: Path) -> None:
     """A Qwen2 checkpoint beside prompted rows and a LoRA-free PCM: same tokenizer, one mixture."""
-    tokenizer = tiny.make_tokenizer()
-    torch.manual_seed(8)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer) + 3,  # padded, as many checkpoints are
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-    )
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
+    tiny.save_qwen2(tmp_path / "other", seed=8, padding=3)
     table = '[experts.checkpoints.up1]\nkind = "folder"\nfolder = "other"'
     pack = load_pack(tiny.write_pack(tmp_path, tiny_base, experts=table))
     engine, reference = Engine.open(pack), ReferenceDecoder(pack)

@@ -9,7 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from mpd_core.packs import file_sha256
 
@@ -83,6 +89,29 @@ def save_base(folder: Path, *, seed: int = 0, hidden: int = 64, hostile: bool = 
         with torch.no_grad():
             model.lm_head.weight[tokenizer.convert_tokens_to_ids(list(HOSTILE))] *= 3
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def save_qwen2(folder: Path, *, seed: int, padding: int = 0) -> Path:
+    """Write a tiny Qwen2, another architecture with biases, that shares the tiny tokenizer.
+
+    ``padding`` widens its logits beyond the vocabulary, as many checkpoints do.
+    """
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer) + padding,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.3,
+        eos_token_id=2,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
