@@ -90,16 +90,6 @@ class Trace:
     steps: tuple[StepRecord, ...] = field(repr=False)
     schema_version: int = SCHEMA_VERSION
 
-    @property
-    def experts(self) -> tuple[str, ...]:
-        """Names of the rows that were merged, in order."""
-        return tuple(self.steps[0].weights) if self.steps else ()
-
-    def mean_weights(self) -> dict[str, float]:
-        """Each expert's weight averaged over the steps."""
-        steps = len(self.steps)
-        return {e: sum(s.weights[e] for s in self.steps) / steps for e in self.experts}
-
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -186,4 +188,23 @@ def test_a_shared_call_that_failed_is_asked_again_alone() -> None:
     assert len(remotes.take(sequences[0])) == len(remotes.take(sequences[2])) == 1
     with pytest.raises(RemoteError, match="too long"):
         remotes.take(sequences[1])
+    remotes.close()
+
+
+def test_waiting_is_for_answers_that_are_not_here_yet() -> None:
+    """One server has answered and another is slow: the engine must sleep, not spin."""
+    answered, slow = PickyExpert(), PickyExpert()
+    release = threading.Event()
+    slow.log_probs = lambda prompts: [release.wait(10)] * len(prompts)  # type: ignore
+    remotes = Remotes({"up0": answered, "up1": slow})  # type: ignore[dict-item]
+    tracks = tuple(Track(Row(name, remote=True), (1, 2), 20) for name in ("up0", "up1"))
+    sequence = Sequence(ask(), Plan(()), tracks, None)
+    remotes.ask([sequence])
+    while not remotes._pending[tracks[0]].call.done():
+        remotes.wait(1.0)
+    start = time.monotonic()
+    remotes.wait(0.3)
+    assert time.monotonic() - start > 0.25
+    assert not remotes.ready(sequence)
+    release.set()
     remotes.close()

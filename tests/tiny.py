@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -37,6 +38,15 @@ CHAT = (
     "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LORA_TARGETS = ["q_proj", "v_proj", "down_proj"]
+SHAPE: dict[str, Any] = {
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.3,
+    "eos_token_id": 2,
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -64,16 +74,7 @@ def make_model(vocab_size: int, *, seed: int, hidden: int = 64) -> LlamaForCausa
     """A LLaMA with two layers and grouped-query attention, sharp enough to have opinions."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.3,
-        eos_token_id=2,
-        tie_word_embeddings=False,
+        vocab_size=vocab_size, hidden_size=hidden, tie_word_embeddings=False, **SHAPE
     )
     return LlamaForCausalLM(config).eval()
 
@@ -100,17 +101,7 @@ def save_qwen2(folder: Path, *, seed: int, padding: int = 0) -> Path:
     """
     tokenizer = make_tokenizer()
     torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer) + padding,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        initializer_range=0.3,
-        eos_token_id=2,
-    )
+    config = Qwen2Config(vocab_size=len(tokenizer) + padding, hidden_size=64, **SHAPE)
     Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -67,8 +67,9 @@ class Remotes:
         return {track: q.call.result()[q.place] for track, q in questions.items()}
 
     def wait(self, seconds: float) -> None:
-        """Until some answer comes, but no longer than this."""
-        wait([q.call for q in self._pending.values()], seconds, return_when=FIRST_COMPLETED)
+        """Until some answer comes that is not here yet, but no longer than this."""
+        calls = {question.call for question in self._pending.values()}
+        wait([call for call in calls if not call.done()], seconds, return_when=FIRST_COMPLETED)
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence has ended: its answers are not waited for."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -63,7 +62,6 @@ class Sequence:
     experts: tuple[Track, ...]
     pcm: Track | None
     tokens: list[int] = field(default_factory=list)
-    submitted: float = field(default_factory=time.monotonic)
     cancelled: bool = False
 
     @property
