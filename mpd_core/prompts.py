@@ -34,7 +34,12 @@ class PromptRenderer:
         self.end_of_turn = self._end_of_turn()
 
     def render(self, messages: Sequence[Message], instructions: Sequence[str] = ()) -> list[int]:
-        """Prompt ids that end where the reply begins.
+        """Prompt ids that end where the reply begins; arguments as for ``text``."""
+        text = self.text(messages, instructions)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def text(self, messages: Sequence[Message], instructions: Sequence[str] = ()) -> str:
+        """The prompt as text, control tokens included.
 
         Args:
             messages: the conversation; the last one is the user's.
@@ -47,10 +52,10 @@ class PromptRenderer:
             content = before + between + after
         turns = [{"role": m.role, "content": m.content} for m in earlier]
         turns.append({"role": last.role, "content": content})
-        text = self._tokenizer.apply_chat_template(
+        text: str = self._tokenizer.apply_chat_template(
             turns, chat_template=self._chat, tokenize=False, add_generation_prompt=True
         )
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        return text
 
     def _slots(self, instruction: str, preference: str) -> tuple[str, str, str]:
         # Filled by position, not by repeated replacement: user text may hold "{preference}".

@@ -17,11 +17,11 @@ from mpd_core.bench.field import Apart, Here
 from mpd_core.bench.floor import Rows, step_cost
 from mpd_core.bench.material import Shapes, shapes_of, write_pack, write_wide_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, MEASURES, BenchError, BenchOptions
-from mpd_core.bench.plot import panel
 from mpd_core.bench.report import aligned
 from mpd_core.bench.run import MEASURE, USES, run
 from mpd_core.bench.setting import EXACT, ROUNDED, compare
 from mpd_core.bench.values import Ask, Heard, Run, Said, Spec
+from mpd_core.charts import panel
 from mpd_core.errors import RequestError
 from mpd_core.packs import Pack, load_pack
 
@@ -216,5 +216,5 @@ def test_step_cost_by_hand() -> None:
 def test_tables_and_charts_are_well_formed() -> None:
     assert aligned([("a", "b"), ("long", "1")]).splitlines()[2] == "long  1"
     assert aligned([("only", "heading")]) == ""
-    tree = xml.etree.ElementTree.fromstring(panel("<x> & y", {"z": [(1, 0.0), (64, 3.5)]}, "ms"))
+    tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)], log_x=True))
     assert tree.tag.endswith("svg")

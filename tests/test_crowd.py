@@ -18,10 +18,11 @@ PROMPTS = ("Hi", "Why is the sky blue?", "explain 你好 😀 " * 12)
 METHODS = ("mpd", "uniform", "soup", "prompting", "vanilla", "expert:down1")
 
 
-@pytest.fixture(scope="module")
-def engine(make_pack: Callable[..., Pack]) -> Iterator[Engine]:
+@pytest.fixture(scope="module", params=[0, 1], ids=["", "trunk"])
+def engine(make_pack: Callable[..., Pack], request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Adapters of different ranks and a trained PCM, so that every kind of row takes part."""
-    engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True))
+    options = {"prompt": "plain", "adapters": True, "pcm_trained": True}
+    engine = Engine.open(make_pack(**options, first_layer=request.param))
     yield engine
     engine.close()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mpd_core.engine import Engine
+from mpd_core.engine.build import build
+from mpd_core.engine.intake import Intake
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.packs import Pack, Precision
@@ -76,15 +78,21 @@ def test_engine_equals_reference(make_pack: Callable[..., Pack], dimensions: int
 
 @pytest.mark.parametrize("backbone", ["base", "own"])
 @pytest.mark.parametrize("prompt", ["own", "plain"])
+@pytest.mark.parametrize("first_layer", [0, 1])
 def test_trained_pack_equals_reference(
     make_pack: Callable[..., Pack],
     tmp_path: Path,
     backbone: str,
     prompt: str,
+    first_layer: int,
 ) -> None:
-    """LoRA experts of several ranks, a PCM with adapter and head, on the base or beside it."""
+    """LoRA experts of several ranks, a PCM with adapter and head, on the base or beside it.
+
+    With adapters in the upper layer alone, the lower one is a trunk that rows share.
+    """
     own = tiny.save_base(tmp_path, seed=5, hidden=32) if backbone == "own" else None
-    pack = make_pack(prompt=prompt, adapters=True, pcm_backbone=own, pcm_trained=True)
+    options = {"pcm_backbone": own, "pcm_trained": True, "first_layer": first_layer}
+    pack = make_pack(prompt=prompt, adapters=True, **options)
     requests = [
         ask(prompt, code, method, temperature=t, seed=3, repetition_penalty=penalty)
         for prompt in PROMPTS
@@ -100,6 +108,18 @@ def test_trained_pack_equals_reference(
         ]
     ]
     assert_engine_is_reference(pack, requests)
+
+
+@pytest.mark.parametrize(("prompt", "rows"), [("plain", 2), ("own", 4)])
+def test_a_trunk_has_one_row_per_prompt(
+    make_pack: Callable[..., Pack], prompt: str, rows: int
+) -> None:
+    """Three experts that read the same text share one row of the lower layers; the PCM has its own."""
+    pack = make_pack(prompt=prompt, adapters=True, pcm_trained=True, first_layer=1)
+    parts = build(pack)
+    sequence = Intake(pack, parts).sequence(ask(preference="AAA"))
+    assert [len(sequence.on(lane)) for lane in parts.runner.lanes] == [rows, 4]
+    assert [len(lane.cache.layers) for lane in parts.runner.lanes.values()] == [1, 1]
 
 
 def test_soup_of_factors_equals_reference(make_pack: Callable[..., Pack]) -> None:

@@ -11,7 +11,7 @@ LAYERS = (
     {"errors"},
     {"preferences", "request", "trace"},
     {"packs"},
-    {"prompts", "merging"},
+    {"prompts", "merging", "charts"},
     {"models"},
     {"experts"},
     {"engine"},

@@ -107,11 +107,14 @@ def save_qwen2(folder: Path, *, seed: int, padding: int = 0) -> Path:
     return folder
 
 
-def save_adapter(base: Path, folder: Path, *, rank: int, seed: int) -> Path:
+def save_adapter(base: Path, folder: Path, *, rank: int, seed: int, first_layer: int = 0) -> Path:
     """Write a random LoRA adapter, as PEFT does, that changes the base visibly."""
     model = LlamaForCausalLM.from_pretrained(base)
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS)
+    upper = list(range(first_layer, SHAPE["num_hidden_layers"])) if first_layer else None
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS, layers_to_transform=upper
+    )
     adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
@@ -137,6 +140,7 @@ def write_pack(
     soup: str = "product",
     adapters: bool = False,
     rank: int | None = None,
+    first_layer: int = 0,
     pcm_backbone: Path | None = None,
     pcm_trained: bool = False,
     experts: str = "",
@@ -153,10 +157,18 @@ def write_pack(
         for index, pole in enumerate(
             f"{way}{d}" for d in range(dimensions) for way in ("up", "down")
         ):
-            spec = _adapter(folder, base, pole, rank=rank or 2 + index % 3, seed=index)
+            size = rank or 2 + index % 3
+            spec = _adapter(folder, base, pole, rank=size, seed=index, first_layer=first_layer)
             lines.append(f"[experts.adapters.{pole}]\n{spec}")
     lines.append(experts)
-    lines += _pcm(folder, base, pcm_backbone, pcm_trained, poles=2 * dimensions)
+    lines += _pcm(
+        folder,
+        base,
+        pcm_backbone,
+        pcm_trained,
+        poles=2 * dimensions,
+        first_layer=0 if pcm_backbone else first_layer,
+    )
     lines += ["[decode]\ncontext = 1024\nmax_new_tokens = 32", extra]
     (folder / "pack.toml").write_text("\n".join(lines), encoding="utf-8")
     return folder
@@ -170,19 +182,29 @@ def _dimension(index: int) -> str:
     return f'[[dimensions]]\nname = "dim{index}"\n' + "\n".join(poles)
 
 
-def _adapter(folder: Path, base: Path, name: str, *, rank: int, seed: int) -> str:
-    save_adapter(base, folder / name, rank=rank, seed=seed)
+def _adapter(
+    folder: Path, base: Path, name: str, *, rank: int, seed: int, first_layer: int = 0
+) -> str:
+    save_adapter(base, folder / name, rank=rank, seed=seed, first_layer=first_layer)
     sha = file_sha256(folder / name / "adapter_model.safetensors")
     return f'folder = "{name}"\nsha256 = "{sha}"'
 
 
-def _pcm(folder: Path, base: Path, backbone: Path | None, trained: bool, poles: int) -> list[str]:
+def _pcm(
+    folder: Path,
+    base: Path,
+    backbone: Path | None,
+    trained: bool,
+    *,
+    poles: int,
+    first_layer: int,
+) -> list[str]:
     lines = ["[pcm]"]
     if trained:
         hidden = LlamaConfig.from_pretrained(backbone or base).hidden_size
         sha = file_sha256(save_head(folder / "head.safetensors", hidden=hidden, poles=poles))
         lines.append(f'head = {{ file = "head.safetensors", sha256 = "{sha}" }}')
-        spec = _adapter(folder, backbone or base, "pcm", rank=4, seed=99)
+        spec = _adapter(folder, backbone or base, "pcm", rank=4, seed=99, first_layer=first_layer)
         lines.append(f"[pcm.adapter]\n{spec}")
     if backbone:
         lines.append(f'[pcm.backbone]\nkind = "folder"\nfolder = "{backbone}"')

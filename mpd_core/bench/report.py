@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.bench.options import Target
-from mpd_core.bench.plot import page
 from mpd_core.bench.values import Figure, Section
+from mpd_core.charts import page
 
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
@@ -79,7 +79,15 @@ def save_growth(folder: Path, facts: Mapping[str, Any], lines: Mapping[str, Any]
     (folder / "growth.json").write_text(data + "\n", encoding="utf-8")
     note = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
     path = folder / "growth.html"
-    path.write_text(page("How a step grows", note, lines), encoding="utf-8")
+    curves = {
+        f"{heading}: {name} [{unit}]": [(p["x"], p[key]) for p in points]
+        for name, points in lines.items()
+        for key, heading, unit in (
+            ("ms_per_step", "Time of a step", "ms"),
+            ("tokens_per_s", "Throughput", "tokens/s"),
+        )
+    }
+    path.write_text(page("How a step grows", note, curves, log_x=True), encoding="utf-8")
     return path
 
 

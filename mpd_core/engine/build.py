@@ -12,8 +12,10 @@ from mpd_core.engine.runner import Runner
 from mpd_core.errors import PackError
 from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
-from mpd_core.models.adapters import LoraAdapter, load_adapter
+from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
+from mpd_core.experts import BASE, TRUNK
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
+from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
@@ -86,12 +88,30 @@ def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> di
     lanes = {name: _row_model(model, [], length) for name, model in others.items()}
     if pcm.backbone == "base":
         adapters += own
-    lanes["base"] = _row_model(base, adapters, length)
+    lanes |= _base_lanes(base, adapters, length)
     for lane in lanes.values():
         lane.vocab_size = vocabulary  # some models pad theirs; what pads is never a token
     if pcm.backbone != "base":
         lanes["pcm"] = _row_model(_backbone(pack, pcm.backbone, base, progress), own, length)
     return lanes
+
+
+def _base_lanes(
+    base: LoadedModel, adapters: list[LoraAdapter], length: int
+) -> dict[str, RowModel]:
+    """The base, in two parts where no adapter touches its lower layers.
+
+    Rows that read the same text are alike in those, so a request runs them once for all of its
+    experts: the trunk, which comes first and which the upper part reads from.
+    """
+    count = base.model.config.num_hidden_layers
+    first = lowest_layer(adapters, count)
+    if not (0 < first < count and is_llama(base.model)):
+        return {BASE: _row_model(base, adapters, length)}
+    return {
+        TRUNK: _row_model(base, [], length, range(first)),
+        BASE: _row_model(base, adapters, length, range(first, count)),
+    }
 
 
 def _other(
@@ -128,16 +148,28 @@ def _remotes(pack: Pack, vocab_size: int) -> dict[str, RemoteExpert]:
     return {name: RemoteExpert(spec(name, table), vocab_size) for name, table in tables.items()}
 
 
-def _row_model(loaded: LoadedModel, adapters: list[LoraAdapter], length: int) -> RowModel:
+def _row_model(
+    loaded: LoadedModel, adapters: list[LoraAdapter], length: int, layers: range | None = None
+) -> RowModel:
     model, config = loaded.model, loaded.model.config
+    count = config.num_hidden_layers
+    share = len(layers) / count if layers else 1.0
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * config.num_hidden_layers * heads * width * model.dtype.itemsize
-    budget = max(length, _cache_bytes(model) // token_bytes)
+    token_bytes = 2 * count * share * heads * width * model.dtype.itemsize
+    budget = max(length, int(_cache_bytes(model) * share / token_bytes))
     # A GPU's cache takes its memory at once, a CPU's only where something is written.
     rows = MAX_ROWS if model.device.type == "cpu" else min(MAX_ROWS, budget // length)
     packed = loaded.format.packed
-    return RowModel(model, adapters, capacity=rows, length=length, budget=budget, packed=packed)
+    return RowModel(
+        model,
+        adapters,
+        capacity=rows,
+        length=length,
+        budget=budget,
+        packed=packed,
+        layers=layers,
+    )
 
 
 def _cache_bytes(model: Any) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
-from mpd_core.engine.sequence import Sequence, Track, share_prefixes
+from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
 from mpd_core.errors import RequestError
-from mpd_core.experts import Row, make_plan
+from mpd_core.experts import BASE, TRUNK, Row, make_plan
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import GenerationRequest
@@ -23,6 +23,7 @@ class Intake:
         self._prompts = PromptRenderer(parts.tokenizer, pack.spec.template)
         self._context = min(lane.cache.length for lane in parts.runner.lanes.values())
         self._tables = parts.runner.tables()
+        self._has_trunk = TRUNK in parts.runner.lanes
         self.end_of_turn = self._prompts.end_of_turn
 
     def sequence(self, request: GenerationRequest) -> Sequence:
@@ -35,7 +36,9 @@ class Intake:
         plan = make_plan(self._pack, preference, request.method)
         experts = tuple(self._track(row, request) for row in plan.experts)
         pcm = self._track(plan.pcm, request) if plan.pcm else None
-        sequence = Sequence(request, plan, experts, pcm)
+        tracks = (*experts, pcm) if pcm else experts
+        trunk = grow_trunk(t for t in tracks if t.lane == BASE) if self._has_trunk else ()
+        sequence = Sequence(request, plan, experts, pcm, trunk)
         share_prefixes(sequence.tracks)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
         if longest + asked > self._context:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.experts import TRUNK
 from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.merging import merge
 from mpd_core.models.pcm import WeightHead
@@ -36,6 +37,45 @@ class Distribution:
     """By index of a remote expert: probability that its server did not list."""
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """A piece of some rows' prompts: ``length`` tokens from ``start``, each row to its end."""
+
+    tracks: list[Track]
+    ends: list[int]
+    start: int
+    length: int
+
+    @classmethod
+    def next(cls, tracks: list[Track], ends: list[int], most: int) -> _Chunk:
+        """The first tokens that any row lacks; rows x tokens at most ``most``."""
+        pairs = zip(tracks, ends, strict=True)
+        start = min(track.filled for track, end in pairs if track.filled < end)
+        return cls(tracks, ends, start, min(max(ends) - start, max(1, most // len(tracks))))
+
+    def on(self, tracks: list[Track]) -> _Chunk:
+        """The same positions of other rows, each to its prompt's end."""
+        return replace(self, tracks=tracks, ends=[track.to_prefill for track in tracks])
+
+    def tokens(self) -> Tensor:
+        """[rows, length], zero where a row has ended."""
+        tokens = torch.zeros(len(self.tracks), self.length, dtype=torch.long)
+        for row, (track, end) in enumerate(zip(self.tracks, self.ends, strict=True)):
+            piece = track.prompt[self.start : min(self.start + self.length, end)]
+            tokens[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
+        return tokens
+
+    def positions(self) -> Tensor:
+        """[rows, length]."""
+        positions = torch.arange(self.start, self.start + self.length)
+        return positions.expand(len(self.tracks), -1)
+
+    def done(self) -> None:
+        """Note that it is in the cache."""
+        for track, end in zip(self.tracks, self.ends, strict=True):
+            track.filled = max(track.filled, min(self.start + self.length, end))
+
+
 class Runner:
     """The models behind the lanes, and the head that turns PCM rows into weights."""
 
@@ -43,8 +83,9 @@ class Runner:
         """Take the models.
 
         Args:
-            lanes: by name; ``base`` always, ``pcm`` where the PCM has a backbone of its own, and
-                one for each expert that is a model of its own.
+            lanes: by name; ``base`` always, ``pcm`` where the PCM has a backbone of its own, one
+                for each expert that is a model of its own, and first, where the base's lower
+                layers are shared, its ``trunk``.
             head: of the PCM.
         """
         self.lanes = lanes
@@ -76,15 +117,18 @@ class Runner:
         to, and is overwritten by the row's own tokens.
         """
         for name, table in tables.items():
+            if name == TRUNK:
+                continue  # prefilled together with the rows that read from it
             lane = self.lanes[name]
             leaders = [track for track in table.entering if track.leader is None]
             if any(track.filled < track.shared for track in leaders):
-                self._prefill_chunk(lane, table, leaders, [track.shared for track in leaders])
+                ends = [track.shared for track in leaders]
+                self._prefill_chunk(name, _Chunk.next(leaders, ends, self._chunk), tables)
                 continue
             self._copy_shared(lane, table)
             if any(track.filled < track.to_prefill for track in table.entering):
                 ends = [track.to_prefill for track in table.entering]
-                self._prefill_chunk(lane, table, table.entering, ends)
+                self._prefill_chunk(name, _Chunk.next(table.entering, ends, self._chunk), tables)
 
     def _copy_shared(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)
@@ -94,22 +138,22 @@ class Runner:
                 lane.cache.move(places[track.leader], places[track], track.shared)
                 track.filled = track.shared
 
-    def _prefill_chunk(
-        self, lane: RowModel, table: RowTable, tracks: list[Track], ends: list[int]
-    ) -> None:
-        """Bring the first entering rows closer to the ends that they are to be filled to."""
-        pairs = list(zip(tracks, ends, strict=True))
-        start = min(track.filled for track, end in pairs if track.filled < end)
-        length = min(max(ends) - start, max(1, self._chunk // len(tracks)))
-        tokens = torch.zeros(len(tracks), length, dtype=torch.long)
-        for row, (track, end) in enumerate(pairs):
-            piece = track.prompt[start : min(start + length, end)]
-            tokens[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
-        positions = torch.arange(start, start + length).expand_as(tokens)
-        adapters = [track.row.adapters for track in tracks]
-        lane.forward(tokens, positions, len(table.running), adapters)
-        for track, end in pairs:
-            track.filled = max(track.filled, min(start + length, end))
+    def _prefill_chunk(self, name: str, chunk: _Chunk, tables: Tables) -> Tensor:
+        """Bring the first entering rows of a lane closer to where they are to be filled to.
+
+        Returns:
+            Their hidden states, [rows, T, D].
+        """
+        inputs = chunk.tokens()
+        if any(track.trunk for track in chunk.tracks):
+            trunk = tables[TRUNK].entering
+            states = self._prefill_chunk(TRUNK, chunk.on(trunk), tables)
+            inputs = states[[trunk.index(t.trunk) for t in chunk.tracks if t.trunk]]
+        adapters = [track.row.adapters for track in chunk.tracks]
+        first = len(tables[name].running)
+        hidden = self.lanes[name].forward(inputs, chunk.positions(), first, adapters)
+        chunk.done()
+        return hidden
 
     def step(
         self, sequences: Iterable[Sequence], answers: Mapping[Track, RemoteAnswer], tables: Tables
@@ -127,7 +171,7 @@ class Runner:
         hidden: dict[Track, Tensor] = {}
         for name, table in tables.items():
             if table.running:
-                states = self._decode_lane(self.lanes[name], table.running, owner)
+                states = self._decode_lane(self.lanes[name], table.running, owner, hidden)
                 hidden.update(zip(table.running, states, strict=True))
         ready = [s for s in sequences if all(track in answers for track in s.remote)]
         log_probs = self._local_log_probs(ready, hidden)
@@ -147,11 +191,17 @@ class Runner:
         return Distribution(said, weights, merge(sequence.request.space, said, weights), missing)
 
     def _decode_lane(
-        self, lane: RowModel, tracks: list[Track], owner: dict[Track, Sequence]
+        self,
+        lane: RowModel,
+        tracks: list[Track],
+        owner: Mapping[Track, Sequence],
+        below: Mapping[Track, Tensor],
     ) -> Tensor:
-        inputs = torch.tensor([owner[track].next_input(track) for track in tracks])
-        tokens, positions = inputs[:, :1], inputs[:, 1:]
-        hidden = lane.forward(tokens, positions, 0, [track.row.adapters for track in tracks])
+        read = torch.tensor([owner[track].next_input(track) for track in tracks])
+        inputs, positions = read[:, :1], read[:, 1:]
+        if any(track.trunk for track in tracks):
+            inputs = torch.stack([below[track.trunk] for track in tracks if track.trunk])[:, None]
+        hidden = lane.forward(inputs, positions, 0, [track.row.adapters for track in tracks])
         for track, position in zip(tracks, positions[:, 0].tolist(), strict=True):
             track.filled = position + 1
         return hidden[:, -1]

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mpd_core.experts import Plan, Row
+from mpd_core.experts import TRUNK, Plan, Row
 from mpd_core.request import GenerationRequest
 
 
@@ -24,6 +24,8 @@ class Track:
     """A row with the same adapters whose prompt begins alike and is prefilled first."""
     shared: int = 0
     """Tokens taken over from the leader; of a leader: the most that anyone takes."""
+    trunk: Track | None = None
+    """The row of the layers below whose states it reads instead of tokens."""
 
     @property
     def lane(self) -> str:
@@ -44,6 +46,8 @@ def share_prefixes(tracks: Iterable[Track]) -> None:
     """
     leaders: dict[tuple[str, object], Track] = {}
     for track in tracks:
+        if track.trunk:
+            continue  # the trunk's row is shared already, prefill and decoding alike
         leader = leaders.setdefault((track.lane, track.row.adapters), track)
         if leader is not track:
             pairs = zip(leader.prompt[:-1], track.prompt[:-1], strict=False)
@@ -51,6 +55,15 @@ def share_prefixes(tracks: Iterable[Track]) -> None:
             track.shared = sum(1 for _ in alike)
             track.leader = leader
             leader.shared = max(leader.shared, track.shared)
+
+
+def grow_trunk(tracks: Iterable[Track]) -> tuple[Track, ...]:
+    """One row of the shared lower layers for each prompt among these rows, which read from it."""
+    grown: dict[tuple[int, ...], Track] = {}
+    for track in tracks:
+        fresh = Track(Row(TRUNK, TRUNK), track.prompt, track.length)
+        track.trunk = grown.setdefault(track.prompt, fresh)
+    return tuple(grown.values())
 
 
 @dataclass(eq=False)
@@ -61,6 +74,8 @@ class Sequence:
     plan: Plan
     experts: tuple[Track, ...]
     pcm: Track | None
+    trunk: tuple[Track, ...] = ()
+    """Rows that experts and PCM read from where the base's lower layers are shared."""
     tokens: list[int] = field(default_factory=list)
     cancelled: bool = False
 
@@ -68,7 +83,7 @@ class Sequence:
     def tracks(self) -> tuple[Track, ...]:
         """Rows that are computed here, whatever the lane."""
         local = tuple(track for track in self.experts if not track.row.remote)
-        return (*local, self.pcm) if self.pcm else local
+        return (*self.trunk, *local, self.pcm) if self.pcm else (*self.trunk, *local)
 
     @property
     def remote(self) -> tuple[Track, ...]:

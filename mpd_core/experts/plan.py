@@ -13,7 +13,7 @@ from mpd_core.packs import Pack
 from mpd_core.preferences import Pole, Preference
 
 ONE_EXPERT = "expert:"
-BASE, PCM = "base", "pcm"
+BASE, PCM, TRUNK = "base", "pcm", "trunk"
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Row:
 
     name: str
     model: str = BASE
-    """Who computes it: ``base``, ``pcm`` for a PCM with a backbone of its own, or the name of an
-    expert that is a model of its own."""
+    """Who computes it: ``base``, ``pcm`` for a PCM with a backbone of its own, the name of an expert
+    that is a model of its own, or ``trunk``: the base's lower layers where rows share them."""
     remote: bool = False
     """Asked of a server elsewhere."""
     adapters: tuple[tuple[str, float], ...] = ()

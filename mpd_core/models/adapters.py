@@ -142,3 +142,13 @@ def _check_shapes(adapter: LoraAdapter, module: str, linear: nn.Module) -> None:
             f"adapter '{adapter.name}': '{module}' has A and B of shapes {found}, "
             f"which do not fit the base's {expected}."
         )
+
+
+def lowest_layer(adapters: Sequence[LoraAdapter], layers: int) -> int:
+    """The first decoder layer that any of these touches; ``layers`` if none touches any.
+
+    Rows that read the same text are alike below it, whatever their adapters: the shared trunk.
+    """
+    modules = (module for adapter in adapters for module in adapter.factors)
+    found = (re.search(r"\.layers\.(\d+)\.", module) for module in modules)
+    return min((int(match[1]) if match else 0 for match in found), default=layers)

@@ -15,8 +15,11 @@ from mpd_core.models.lora import LoraStack
 class GeneralBody:
     """Runs the model's own code; only its linears are replaced, packed and with adapters."""
 
-    def __init__(self, model: Any, stack: LoraStack, *, packed: bool) -> None:
-        """Take over a causal LM; it is changed in place."""
+    def __init__(
+        self, model: Any, stack: LoraStack, *, packed: bool, layers: range | None = None
+    ) -> None:
+        """Take over a causal LM, always the whole of it; it is changed in place."""
+        assert layers is None, "only a written-out decoder runs in parts"
         if packed:
             round_to_half(model)  # embeddings too: the same weights whatever the body
         self._body: nn.Module = model.base_model
@@ -28,11 +31,11 @@ class GeneralBody:
         parameters = inspect.signature(self._body.forward).parameters
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
 
-    def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
-        """Hidden states after the final norm, [rows, T, D]; arguments as in ``RowModel``."""
+    def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
+        """Tokens to hidden states after the final norm, [rows, T, D]; arguments as in ``RowModel``."""
         arguments = {self._cache_argument: cache, "use_cache": True}
         hidden: Tensor = self._body(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, **arguments
+            input_ids=inputs, attention_mask=mask, position_ids=positions, **arguments
         ).last_hidden_state
         return hidden
 

@@ -38,26 +38,35 @@ def is_llama(model: Any) -> bool:
 
 
 class LlamaBody:
-    """The decoder of a ``LlamaForCausalLM``, weights taken over from it."""
+    """The decoder of a ``LlamaForCausalLM``, or some of its layers; weights are taken over."""
 
-    def __init__(self, model: Any, stack: LoraStack, *, packed: bool) -> None:
+    def __init__(
+        self, model: Any, stack: LoraStack, *, packed: bool, layers: range | None = None
+    ) -> None:
+        """Take over layers that lie together; the first embeds, the last norms; default: all."""
         config = model.config
+        layers = layers or range(config.num_hidden_layers)
+        self._last = layers.stop == config.num_hidden_layers
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._eps = config.rms_norm_eps
-        embeddings: Tensor = model.get_input_embeddings().weight.detach()
-        self._embeddings = embeddings.half() if packed else embeddings
+        if layers.start == 0:
+            embeddings: Tensor = model.get_input_embeddings().weight.detach()
+            self._embeddings = embeddings.half() if packed else embeddings
         self._norm: Tensor = model.model.norm.weight.detach()
         self._rotary: nn.Module = model.model.rotary_emb
-        self.lm_head: nn.Module = fuse([model.lm_head], packed=packed)
+        if self._last:
+            self.lm_head: nn.Module = fuse([model.lm_head], packed=packed)
         self._layers = [
-            _take_layer(f"model.layers.{k}", layer, stack, packed=packed)
-            for k, layer in enumerate(model.model.layers)
+            _take_layer(f"model.layers.{k}", model.model.layers[k], stack, packed=packed)
+            for k in layers
         ]
 
-    def __call__(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
-        """Hidden states after the final norm, [rows, T, D]; arguments as in ``RowModel``."""
-        x = F.embedding(tokens, self._embeddings).to(self._norm.dtype)
+    def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
+        """Tokens, or states of the layers below, to hidden states [rows, T, D]."""
+        x = inputs
+        if not x.is_floating_point():
+            x = F.embedding(inputs, self._embeddings).to(self._norm.dtype)
         cos, sin = (part.unsqueeze(1) for part in self._rotary(x, positions))  # [rows, 1, T, d]
         bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf)
         for index, layer in enumerate(self._layers):
@@ -66,7 +75,7 @@ class LlamaBody:
             )
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        return self._normed(x, self._norm)
+        return self._normed(x, self._norm) if self._last else x
 
     def _attend(
         self,

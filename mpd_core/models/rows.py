@@ -35,6 +35,7 @@ class RowModel:
         budget: int | None = None,
         packed: bool = False,
         lean: bool = True,
+        layers: range | None = None,
     ) -> None:
         """Take over a causal LM of transformers; it must not be used elsewhere afterwards.
 
@@ -46,6 +47,7 @@ class RowModel:
             budget: tokens that all rows together should hold; default: capacity x length.
             packed: hold the linears as packed fp16 (CPU only).
             lean: use the written-out decoder for architectures that have one.
+            layers: run only these; below the first lies another row model, the trunk.
 
         Raises:
             PackError: an adapter that does not fit, or an architecture that changes its logits
@@ -58,35 +60,36 @@ class RowModel:
         _check_output_layer(model)
         self._stack = LoraStack(adapters, model, like=embeddings, packed=packed)
         body = LlamaBody if lean and is_llama(model) else GeneralBody
-        self._body = body(model, self._stack, packed=packed)
-        layers = model.config.num_hidden_layers
+        self._body = body(model, self._stack, packed=packed, layers=layers)
+        count = len(layers) if layers else model.config.num_hidden_layers
         length = min(length, model.config.max_position_embeddings)
-        self.cache = RowCache(layers, capacity, length, budget or capacity * length)
+        self.cache = RowCache(count, capacity, length, budget or capacity * length)
 
     @torch.inference_mode()
     def forward(
-        self, tokens: Tensor, positions: Tensor, first: int, adapters: Sequence[Mix]
+        self, inputs: Tensor, positions: Tensor, first: int, adapters: Sequence[Mix]
     ) -> Tensor:
         """Write new tokens into the cache and return their last hidden states.
 
         Args:
-            tokens: ids, [rows, T].
+            inputs: ids, [rows, T], or states from the trunk below, [rows, T, D].
             positions: of each token in its own sequence, [rows, T].
             first: the first row of the cache that takes part; the rows follow it densely.
             adapters: each row's adapters with their weights, () for the bare base.
 
         Returns:
-            Hidden states after the final norm, [rows, T, D].
+            Hidden states, [rows, T, D]; after the final norm unless it is a trunk.
         """
-        rows = slice(first, first + len(tokens))
+        rows = slice(first, first + len(inputs))
         window = self._window(int(positions.max()))  # before the device: a wait less a step there
         # A PCM's own backbone may lack tokens that were added to the base's vocabulary.
-        tokens = tokens.clamp_max(self.vocab_size - 1).to(self.device)
+        if not inputs.is_floating_point():
+            inputs = inputs.clamp_max(self.vocab_size - 1).to(self.device)
         positions = positions.to(self.device)
         self.cache.window = Window(rows, positions, window)
         self._stack.route(adapters)
         seen = torch.arange(self.cache.window.length, device=self.device)
-        return self._body(tokens, positions, seen <= positions[:, None, :, None], self.cache)
+        return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
 
     def keep_adapters(self, live: Sequence[Mix]) -> None:
         """Let go of adapters that no live row uses; they come back when a row needs them."""

@@ -1,6 +1,6 @@
 """Packs: what a deployment is made of, in TOML."""
 
-from mpd_core.packs.pack import DEFAULT_PACK, Pack, file_sha256, load_pack, pack_names
+from mpd_core.packs.pack import DEFAULT_PACK, Pack, complaints, file_sha256, load_pack, pack_names
 from mpd_core.packs.schema import (
     FolderSource,
     GGUFSource,
@@ -10,6 +10,7 @@ from mpd_core.packs.schema import (
     Quantize,
     RemoteTable,
     Source,
+    Table,
     TemplateSpec,
 )
 
@@ -24,7 +25,9 @@ __all__ = [
     "Quantize",
     "RemoteTable",
     "Source",
+    "Table",
     "TemplateSpec",
+    "complaints",
     "file_sha256",
     "load_pack",
     "pack_names",

@@ -125,7 +125,7 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
     try:
         spec = PackSpec.model_validate(data)
     except ValidationError as error:
-        raise PackError(f"{path}: " + "; ".join(_complaints(error))) from error
+        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
     pack = Pack(spec, path.parent, hashlib.sha256(raw).hexdigest())
     pack.verify_files()
     return pack
@@ -147,7 +147,8 @@ def _find(name: str) -> Path:
     return path.resolve()
 
 
-def _complaints(error: ValidationError) -> Iterator[str]:
+def complaints(error: ValidationError) -> Iterator[str]:
+    """What is wrong with a TOML file, one line a key."""
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "the file"
         if problem["type"] == "extra_forbidden":

@@ -17,13 +17,13 @@ Precision = Literal["auto", "fp32", "fp16", "bf16"]
 PromptKind = Literal["plain", "own"]
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
     """A TOML table: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class GGUFSource(_Table):
+class GGUFSource(Table):
     """A GGUF file inside a Python package; a hub file of the same hash is the last resort."""
 
     kind: Literal["gguf"]
@@ -37,7 +37,7 @@ class GGUFSource(_Table):
     hub_file: str
 
 
-class HubSource(_Table):
+class HubSource(Table):
     """A repository of the Hugging Face hub that holds safetensors."""
 
     kind: Literal["hub"]
@@ -45,7 +45,7 @@ class HubSource(_Table):
     revision: str = "main"
 
 
-class FolderSource(_Table):
+class FolderSource(Table):
     """A local folder as ``save_pretrained`` writes it; relative to the pack."""
 
     kind: Literal["folder"]
@@ -55,7 +55,7 @@ class FolderSource(_Table):
 Source = Annotated[GGUFSource | HubSource | FolderSource, Field(discriminator="kind")]
 
 
-class BaseSpec(_Table):
+class BaseSpec(Table):
     """The frozen model that all local experts share."""
 
     name: str
@@ -66,7 +66,7 @@ class BaseSpec(_Table):
     source: Source
 
 
-class TemplateSpec(_Table):
+class TemplateSpec(Table):
     """How a conversation and a preference become text."""
 
     chat: str | None = None
@@ -86,7 +86,7 @@ class TemplateSpec(_Table):
         return value
 
 
-class AdapterSpec(_Table):
+class AdapterSpec(Table):
     """A LoRA adapter in PEFT's standard folder layout."""
 
     folder: Path
@@ -94,7 +94,7 @@ class AdapterSpec(_Table):
     """Of ``adapter_model.safetensors``."""
 
 
-class RemoteTable(_Table):
+class RemoteTable(Table):
     """An expert on a server with an OpenAI-compatible ``/v1/completions``, as vLLM has."""
 
     url: str
@@ -108,7 +108,7 @@ class RemoteTable(_Table):
     ca_file: Path | None = None
 
 
-class ExpertsSpec(_Table):
+class ExpertsSpec(Table):
     """One expert a pole, of whatever kind: without a table of its own, a prompted base."""
 
     prompt: PromptKind = "own"
@@ -123,14 +123,14 @@ class ExpertsSpec(_Table):
     """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
 
-class HeadSpec(_Table):
+class HeadSpec(Table):
     """A trained weight head: safetensors with ``weight`` [poles, hidden] and ``bias`` [poles]."""
 
     file: Path
     sha256: str = Field(pattern=SHA256)
 
 
-class PCMSpec(_Table):
+class PCMSpec(Table):
     """The Preference Control Model: a LLaMA backbone, LoRA on it, and a linear head."""
 
     backbone: Source | Literal["base"] = "base"
@@ -139,7 +139,7 @@ class PCMSpec(_Table):
     """Absent: a zero head, which weighs uniformly (MPD Uniform)."""
 
 
-class DecodeSpec(_Table):
+class DecodeSpec(Table):
     """Defaults and bounds of a request."""
 
     space: Space = "probability"
@@ -169,11 +169,11 @@ class DecodeSpec(_Table):
         return sampling
 
 
-RESERVED = {"base", "pcm", "soup"}
+RESERVED = {"base", "pcm", "soup", "trunk"}
 """Names of rows that are no pole's expert."""
 
 
-class PoleSpec(_Table):
+class PoleSpec(Table):
     name: str = Field(pattern=NAME)
     instruction: str = Field(min_length=1, max_length=1000)
 
@@ -185,12 +185,12 @@ class PoleSpec(_Table):
         return value
 
 
-class DimensionSpec(_Table):
+class DimensionSpec(Table):
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
     poles: tuple[PoleSpec, ...] = Field(min_length=2, max_length=26)
 
 
-class PackSpec(_Table):
+class PackSpec(Table):
     """The whole of ``pack.toml``."""
 
     schema_version: Literal[1]

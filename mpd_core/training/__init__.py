@@ -1,0 +1,1 @@
+"""Training of experts, reward models and the Preference Control Model."""

@@ -1,0 +1,109 @@
+"""Experts: one LoRA adapter a pole, fine-tuned on its style, then by direct preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+from mpd_core.packs import file_sha256
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.preferences import Pole
+from mpd_core.training.data import Split, answers_of, preference_pairs
+from mpd_core.training.head import score_answers_only
+from mpd_core.training.setup import RECORD, Setup
+from mpd_core.training.trainer import ADAPTER, MetricsFile, common, fit, save_adapter
+
+
+def expert_folder(setup: Setup, pole: Pole) -> Path:
+    """Where the finished adapter of a pole lies."""
+    return setup.out / "experts" / pole.name / "preference" / ADAPTER
+
+
+def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
+    """Train the adapters of these poles; a finished one is left alone when resuming."""
+    for pole in poles:
+        folder = setup.out / "experts" / pole.name
+        _stage(setup, pole, folder / "sft", _sft_trainer, resume=resume)
+        _stage(setup, pole, folder / "preference", _preference_trainer, resume=resume)
+
+
+def _stage(setup: Setup, pole: Pole, folder: Path, make: Any, *, resume: bool) -> None:
+    if resume and (folder / RECORD).is_file():
+        return
+    (folder / RECORD).unlink(missing_ok=True)
+    trainer = make(setup, pole, folder)
+    score_answers_only(trainer.model.get_base_model())
+    trainer.add_callback(MetricsFile(folder, f"{pole.name}: {folder.name}"))
+    fit(trainer, folder, resume=resume)
+    save_adapter(trainer.model, folder / ADAPTER)
+    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
+    setup.record(folder, f"expert/{folder.name}", pole=pole.name, weights_sha256=weights)
+
+
+def _sft_trainer(setup: Setup, pole: Pole, folder: Path) -> SFTTrainer:
+    recipe = setup.recipe
+    arguments = SFTConfig(
+        **common(folder, recipe.sft, recipe.seed),
+        max_length=recipe.data.max_tokens,
+        eos_token=setup.end_of_turn,
+        completion_only_loss=True,
+    )
+    return SFTTrainer(
+        model=setup.causal_lm(recipe.lora),
+        args=arguments,
+        train_dataset=_answers(setup, pole, "train"),
+        eval_dataset=_answers(setup, pole, "valid"),
+        processing_class=setup.tokenizer,
+    )
+
+
+def _preference_trainer(setup: Setup, pole: Pole, folder: Path) -> DPOTrainer:
+    recipe, stage = setup.recipe, setup.recipe.preference
+    weights = {"sigmoid": 1.0, "sft": stage.sft_weight}
+    chosen = {name: weight for name, weight in weights.items() if weight}
+    arguments = DPOConfig(
+        **common(folder, stage, recipe.seed),
+        beta=stage.beta,
+        loss_type=list(chosen),
+        loss_weights=list(chosen.values()),
+        max_length=recipe.data.max_tokens,
+        precompute_ref_log_probs=True,  # once, instead of a second forward a step
+    )
+    tuned = folder.parent / "sft" / ADAPTER
+    model = PeftModel.from_pretrained(setup.bare(recipe.lora), tuned, is_trainable=True)
+    return DPOTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_pairs(setup, pole, "train"),
+        eval_dataset=_pairs(setup, pole, "valid"),
+        processing_class=setup.tokenizer,
+    )
+
+
+def _answers(setup: Setup, pole: Pole, split: Split) -> Dataset:
+    """Prompt and completion as text; the end-of-turn token is part of what is learned."""
+    return Dataset.from_list(
+        [
+            {"prompt": setup.prompt(prompt), "completion": answer + setup.end_of_turn}
+            for prompt, answer in answers_of(setup.styles.split(split), pole)
+        ]
+    )
+
+
+def _pairs(setup: Setup, pole: Pole, split: Split) -> Dataset:
+    end = setup.end_of_turn
+    return Dataset.from_list(
+        [
+            {
+                "prompt": setup.prompt(pair.prompt),
+                "chosen": pair.chosen + end,
+                "rejected": pair.rejected + end,
+            }
+            for pair in preference_pairs(setup.styles.split(split), setup.pack.space, pole)
+        ]
+    )

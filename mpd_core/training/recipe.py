@@ -1,0 +1,156 @@
+"""Settings of a training, as ``train.toml`` beside a pack's ``pack.toml`` holds them."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from mpd_core.errors import PackError
+from mpd_core.packs import Pack, Table, complaints
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+FILE = "train.toml"
+
+
+class DataSpec(Table):
+    """Where answers in every style are; see ``data.load_styles`` for the format."""
+
+    file: Path
+    max_tokens: int = Field(512, ge=16, le=8192)
+    """Longest prompt plus answer; longer ones are cut."""
+
+
+class LoraSpec(Table):
+    """Adapters on the base's layers from ``first_layer`` upwards; below lies the shared trunk."""
+
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float = Field(32.0, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    targets: tuple[str, ...] = Field(min_length=1)
+    first_layer: int = Field(0, ge=0)
+
+
+class StageSpec(Table):
+    """One run of an optimiser (AdamW, linear warm-up, cosine to zero)."""
+
+    epochs: float = Field(1.0, gt=0, le=100)
+    batch: int = Field(8, ge=1, le=1024)
+    accumulate: int = Field(1, ge=1, le=1024)
+    lr: float = Field(gt=0, lt=1)
+    warmup: float = Field(0.05, ge=0, lt=1)
+    save_steps: int = Field(60, ge=1)
+
+
+class PreferenceSpec(StageSpec):
+    """Direct preference optimisation (Rafailov et al., 2023)."""
+
+    beta: float = Field(0.1, gt=0)
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the chosen answer's own log-likelihood beside the preference loss."""
+
+
+class RewardSpec(StageSpec):
+    """A reward model: an adapter with a scalar head, pairwise loss."""
+
+    lora: LoraSpec
+    centre: float = Field(0.0, ge=0)
+    """Weight of (r_chosen + r_rejected)^2: keeps rewards around zero (Eisenstein et al., 2023)."""
+
+
+class ReferenceSpec(Table):
+    """The baseline whose replies rewards are measured against (Eq. 2)."""
+
+    method: str = "uniform"
+    max_new_tokens: int = Field(128, ge=1, le=4096)
+
+
+class RolloutSpec(Table):
+    """How replies are sampled to learn from."""
+
+    prompts: int = Field(16, ge=1)
+    """Prompts an iteration; every preference is run on each."""
+    samples: int = Field(2, ge=1)
+    """Replies per prompt and preference; all their pairs are learned from."""
+    max_new_tokens: int = Field(96, ge=1, le=4096)
+    temperature: float = Field(1.0, gt=0, le=5)
+    unfinished: float = Field(0.0, ge=0)
+    """Taken off the reward of a reply that did not end by itself."""
+
+
+class REBELSpec(Table):
+    """Gao et al., 2024; METHOD's form: eta stands on the side of the log-ratios."""
+
+    eta: float = Field(0.5, gt=0)
+
+
+class PPOSpec(Table):
+    """Schulman et al., 2017, with the settings published for TL;DR summarisation."""
+
+    clip: float = Field(0.2, gt=0)
+    value_weight: float = Field(0.1, ge=0)
+    gamma: float = Field(1.0, gt=0, le=1)
+    lam: float = Field(0.95, gt=0, le=1)
+    kl: float = Field(0.05, ge=0)
+
+
+class PCMTrainSpec(Table):
+    """Training of the Preference Control Model."""
+
+    algorithm: Literal["rebel", "ppo"] = "rebel"
+    reward: Literal["bradley_terry", "direct"] = "bradley_terry"
+    lora: LoraSpec
+    iterations: int = Field(20, ge=1)
+    passes: int = Field(2, ge=1)
+    """Times that an iteration's replies are learned from."""
+    batch: int = Field(16, ge=1)
+    lr: float = Field(4e-5, gt=0, lt=1)
+    head_lr: float = Field(4e-4, gt=0, lt=1)
+    warmup: int = Field(10, ge=0)
+    """Updates over which the rates rise."""
+    guard: float = Field(3.0, gt=1)
+    """An update whose loss exceeds this many times that of doing nothing stops the iteration."""
+    rollouts: RolloutSpec = RolloutSpec()
+    rebel: REBELSpec = REBELSpec()
+    ppo: PPOSpec = PPOSpec()
+
+
+class Recipe(Table):
+    """The whole of ``train.toml``."""
+
+    seed: int = Field(7, ge=0, lt=2**31)
+    data: DataSpec
+    lora: LoraSpec
+    sft: StageSpec
+    preference: PreferenceSpec
+    reward: RewardSpec
+    references: ReferenceSpec = ReferenceSpec()
+    pcm: PCMTrainSpec
+
+    @property
+    def sha256(self) -> str:
+        """Of the resolved settings: defaults included, comments not."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def load_recipe(pack: Pack) -> Recipe:
+    """Read the recipe that lies beside a pack.
+
+    Raises:
+        PackError: names the file and the key.
+    """
+    path = pack.folder / FILE
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate(data)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PackError(f"{path}: cannot be read: {error}") from error
+    except ValidationError as error:
+        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error

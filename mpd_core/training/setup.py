@@ -1,0 +1,171 @@
+"""What all trainings of a pack share: its base, its tokenizer, its data and where results go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+from transformers.utils import logging as transformers_logging
+
+from mpd_core.errors import PackError
+from mpd_core.models.sources import obtain
+from mpd_core.packs import Pack
+from mpd_core.prompts import PromptRenderer
+from mpd_core.request import Message
+from mpd_core.training.data import Styles, load_styles
+from mpd_core.training.recipe import LoraSpec, Recipe, load_recipe
+from mpd_core.training.trunk import Trunk, share_trunk
+
+RUNS = Path("runs")
+RECORD = "run.json"
+
+
+@dataclass
+class Setup:
+    """A pack that is being trained; models are made from it as often as needed."""
+
+    pack: Pack
+    recipe: Recipe
+    styles: Styles
+    out: Path
+    base: Path
+    tokenizer: Any
+    renderer: PromptRenderer
+    _trunks: dict[int, Trunk] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, pack: Pack, out: Path | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> Setup:
+        """Read the pack's recipe and data, and obtain its base.
+
+        Args:
+            pack: has a ``train.toml`` beside its ``pack.toml``.
+            out: folder of results; default: ``runs/NAME``.
+            progress: is told in sentences what is being done.
+
+        Raises:
+            PackError: a recipe or data that cannot be read.
+            ModelSourceError: the base cannot be obtained.
+        """
+        recipe = load_recipe(pack)
+        styles = load_styles(pack.path(recipe.data.file))
+        base = obtain(pack, pack.spec.base.source, progress=progress)
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        renderer = PromptRenderer(tokenizer, pack.spec.template)
+        _prepare(tokenizer, renderer)
+        out = out or RUNS / pack.spec.name
+        return cls(pack, recipe, styles, out, base, tokenizer, renderer)
+
+    @property
+    def end_of_turn(self) -> str:
+        """The token that a reply ends with."""
+        return str(self.tokenizer.eos_token)
+
+    def prompt(self, instruction: str, preference: tuple[str, ...] = ()) -> str:
+        """A prompt's text, up to where the reply begins."""
+        return self.renderer.text((Message("user", instruction),), preference)
+
+    def causal_lm(self, lora: LoraSpec) -> Any:
+        """The frozen base with a fresh adapter."""
+        return get_peft_model(self.bare(lora), self._config(lora, TaskType.CAUSAL_LM))
+
+    def bare(self, lora: LoraSpec) -> Any:
+        """The frozen base whose layers below the adapter are the shared trunk."""
+        return self._with_trunk(self._load(AutoModelForCausalLM), lora)
+
+    def reward_model(self, lora: LoraSpec) -> Any:
+        """The frozen base with a fresh adapter and a scalar head."""
+        model = self._load(AutoModelForSequenceClassification, num_labels=1)
+        model.score.float()
+        torch.nn.init.zeros_(model.score.weight)
+        model.config.pad_token_id = self.tokenizer.pad_token_id
+        return get_peft_model(self._with_trunk(model, lora), self._config(lora, TaskType.SEQ_CLS))
+
+    def record(self, folder: Path, kind: str, **facts: Any) -> None:
+        """Write down what a result was made from."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "kind": kind,
+            "seed": self.recipe.seed,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_sha256": self.recipe.sha256,
+            "data_sha256": self.styles.sha256,
+            "pack_hashes": self.pack.hashes,
+            **facts,
+        }
+        write_json(folder / RECORD, content)
+
+    def _load(self, auto: Any, **options: Any) -> Any:
+        transformers_logging.disable_progress_bar()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        transformers_logging.set_verbosity_error()  # a fresh scalar head is meant to be fresh
+        model = auto.from_pretrained(
+            self.base, local_files_only=True, use_safetensors=True, dtype=dtype, **options
+        )
+        model.requires_grad_(False)
+        model.config.use_cache = False
+        return model.to(device)
+
+    def _with_trunk(self, model: Any, lora: LoraSpec) -> Any:
+        layers = model.config.num_hidden_layers
+        if lora.first_layer >= layers:
+            raise PackError(f"lora.first_layer: the base has {layers} layers.")
+        known = self._trunks.get(lora.first_layer)
+        trunk = share_trunk(model, lora.first_layer, self.tokenizer.pad_token_id, known)
+        if trunk is not None:
+            self._trunks[lora.first_layer] = trunk
+        return model
+
+    def _config(self, lora: LoraSpec, task: TaskType) -> LoraConfig:
+        upper = self._layers() if lora.first_layer else 0
+        return LoraConfig(
+            task_type=task,
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.targets),
+            layers_to_transform=list(range(lora.first_layer, upper)) or None,
+        )
+
+    def _layers(self) -> int:
+        config = json.loads((self.base / "config.json").read_text(encoding="utf-8"))
+        return int(config["num_hidden_layers"])
+
+
+def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
+    """Make the trainers' tokenization the engine's: no tokens but those of the template."""
+    ends = sorted(renderer.end_of_turn)
+    if tokenizer.eos_token_id not in ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    # Padding must not be the end of a turn, which is learned.
+    others = (
+        token
+        for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>")
+        if token in tokenizer.get_vocab() and token != tokenizer.eos_token
+    )
+    tokenizer.pad_token = next(others, tokenizer.eos_token)
+    tokenizer.padding_side = "right"
+    if hasattr(tokenizer, "add_bos_token"):
+        tokenizer.add_bos_token = False
+    probe = (Message("user", "Why?"),)
+    if list(tokenizer(renderer.text(probe))["input_ids"]) != renderer.render(probe):
+        raise PackError("base: its tokenizer adds tokens of its own to the template's.")
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file as a whole."""
+    scratch = file.with_suffix(".part")
+    scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    scratch.replace(file)
