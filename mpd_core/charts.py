@@ -35,7 +35,9 @@ def panel(title: str, points: Points, *, log_x: bool = False) -> str:
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - left) / ((right - left) or 1.0)
         up = (y - low) / ((high - low) or 1.0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - BOTTOM - TOP)
+        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
+            HEIGHT - BOTTOM - TOP
+        )
 
     parts = [_text(LEFT, 20, title, "start")]
     for tick in range(TICKS + 1):

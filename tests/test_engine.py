@@ -100,6 +100,8 @@ def test_trained_pack_equals_reference(
             ("AAA", "mpd", 0.0, 1.0),
             ("B-B", "mpd", 1.0, 1.3),
             ("BAB", "uniform", 0.7, 1.0),
+            ("BAB", "static:0.5,0.2,0.3", 0.7, 1.0),
+            ("A-B", "static:1,0", 0.0, 1.1),
             ("BAA", "soup", 0.0, 1.0),
             ("A-B", "soup", 0.8, 1.0),
             ("ABA", "prompting", 0.0, 1.2),
@@ -114,7 +116,7 @@ def test_trained_pack_equals_reference(
 def test_a_trunk_has_one_row_per_prompt(
     make_pack: Callable[..., Pack], prompt: str, rows: int
 ) -> None:
-    """Three experts that read the same text share one row of the lower layers; the PCM has its own."""
+    """Experts that read the same text share a row of the lower layers; the PCM has its own."""
     pack = make_pack(prompt=prompt, adapters=True, pcm_trained=True, first_layer=1)
     parts = build(pack)
     sequence = Intake(pack, parts).sequence(ask(preference="AAA"))

@@ -50,7 +50,11 @@ def test_environment_selects(monkeypatch: pytest.MonkeyPatch) -> None:
         ('name = "down0"', 'name = "up0"', "pole 'up0' stands twice"),
         ('name = "dim1"', 'name = "dim0"', "dimension 'dim0' stands twice"),
         ('title = "Tiny"', 'title = "Tiny', "cannot be read"),
-        ('title = "Tiny"', 'title = "Tiny"\nexamples = [["x", "AZA"]]', "examples: 'Z' is no pole"),
+        (
+            'title = "Tiny"',
+            'title = "Tiny"\nexamples = [["x", "AZA"]]',
+            "examples, static: 'Z' is no pole",
+        ),
         ("[pcm]", '[template]\npreference = "no slots"\n[pcm]', r"template\.preference"),
         (
             "[pcm]",

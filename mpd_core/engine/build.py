@@ -10,10 +10,10 @@ import torch
 
 from mpd_core.engine.runner import Runner
 from mpd_core.errors import PackError
+from mpd_core.experts import BASE, TRUNK
 from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
-from mpd_core.experts import BASE, TRUNK
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
@@ -96,9 +96,7 @@ def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> di
     return lanes
 
 
-def _base_lanes(
-    base: LoadedModel, adapters: list[LoraAdapter], length: int
-) -> dict[str, RowModel]:
+def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], length: int) -> dict[str, RowModel]:
     """The base, in two parts where no adapter touches its lower layers.
 
     Rows that read the same text are alike in those, so a request runs them once for all of its

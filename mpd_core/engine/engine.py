@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,6 +24,7 @@ from mpd_core.errors import EngineError
 from mpd_core.experts import method_names
 from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.merging import choose
+from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder
 from mpd_core.request import GenerationRequest
@@ -89,18 +89,8 @@ class Engine:
             PackError: a model, an adapter or the head does not fit.
             RequestError: a device or a precision that this machine does not have.
         """
-        # In a thread of its own that ends: OpenMP keeps a pool of threads for every thread that ran
-        # a product, and once there are more than cores, each product waits for sleeping threads.
-        # With the worker's pool alone, a step takes half the time on two cores.
-        with ThreadPoolExecutor(max_workers=1) as loader:
-            parts = loader.submit(
-                build,
-                pack,
-                quantize=quantize,
-                precision=precision,
-                device=device,
-                progress=progress,
-            ).result()
+        options = {"quantize": quantize, "precision": precision, "device": device}
+        parts = passing(build, pack, **options, progress=progress)  # type: ignore[arg-type]
         return cls(pack, parts)
 
     def submit(self, request: GenerationRequest) -> Stream:

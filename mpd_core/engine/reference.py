@@ -76,7 +76,7 @@ class ReferenceDecoder:
         finish = None
         while finish is None:
             log_probs = torch.stack([self._log_probs(row, request, tokens) for row in plan.experts])
-            weights = torch.full((len(names),), 1 / len(names), device=log_probs.device)
+            weights = torch.tensor(plan.fixed, device=log_probs.device)
             if plan.pcm:
                 weights = self._weights(plan.pcm, plan.poles, request, tokens)
             merged = merge(request.space, log_probs, weights)

@@ -220,9 +220,8 @@ class Runner:
         return log_probs
 
     def _weights(self, sequence: Sequence, hidden: Mapping[Track, Tensor]) -> Tensor:
-        experts = len(sequence.experts)
         if sequence.pcm is None:
-            return torch.full((experts,), 1.0 / experts, device=self._device)
+            return torch.tensor(sequence.plan.fixed, device=self._device)
         weight: Tensor = self.head.linear.weight
         poles = torch.tensor(sequence.plan.poles, device=weight.device)
         chosen = torch.zeros(len(weight), dtype=torch.bool, device=poles.device)

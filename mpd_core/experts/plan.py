@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpd_core.errors import RequestError
-from mpd_core.packs import Pack
+from mpd_core.packs import Pack, is_simplex
 from mpd_core.preferences import Pole, Preference
 
-ONE_EXPERT = "expert:"
+ONE_EXPERT, STATIC = "expert:", "static"
 BASE, PCM, TRUNK = "base", "pcm", "trunk"
 
 
@@ -22,8 +22,8 @@ class Row:
 
     name: str
     model: str = BASE
-    """Who computes it: ``base``, ``pcm`` for a PCM with a backbone of its own, the name of an expert
-    that is a model of its own, or ``trunk``: the base's lower layers where rows share them."""
+    """Who computes it: ``base``, ``pcm`` for a PCM with a backbone of its own, the name of an
+    expert that is a model of its own, or ``trunk``, the base's lower layers where shared."""
     remote: bool = False
     """Asked of a server elsewhere."""
     adapters: tuple[tuple[str, float], ...] = ()
@@ -34,19 +34,30 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The rows of a request, and the row of the PCM that weighs them (None: uniform weights)."""
+    """The rows of a request, and the row of the PCM that weighs them (None: constant weights)."""
 
     experts: tuple[Row, ...]
     pcm: Row | None = None
     poles: tuple[int, ...] = ()
     """Index of each expert's pole in the PCM's head."""
+    constant: tuple[float, ...] = ()
+    """Weights of the experts where there is no PCM; () is uniform."""
+
+    @property
+    def fixed(self) -> tuple[float, ...]:
+        """One constant weight an expert."""
+        return self.constant or (1.0 / len(self.experts),) * len(self.experts)
 
 
 def method_names(pack: Pack) -> tuple[str, ...]:
-    """Every method that a pack can run; ``expert:NAME`` is one expert on its own."""
+    """Every named method that a pack can run; ``expert:NAME`` is one expert on its own.
+
+    Beside these, ``static:0.5,0.3,0.2`` merges with any constant weights.
+    """
     singles = (f"{ONE_EXPERT}{pole.name}" for pole in pack.space.poles)
+    static = (STATIC,) if pack.spec.static else ()
     soup = ("soup",) if _has_soup(pack) else ()
-    return ("mpd", "uniform", *soup, "prompting", "vanilla", *singles)
+    return ("mpd", "uniform", *static, *soup, "prompting", "vanilla", *singles)
 
 
 def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
@@ -55,7 +66,8 @@ def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
     Raises:
         RequestError: unknown method, or a preference that chooses nothing where one is needed.
     """
-    if method not in method_names(pack):
+    written = method.startswith(f"{STATIC}:")
+    if not written and method not in method_names(pack):
         known = ", ".join(method_names(pack))
         raise RequestError(f"Unknown method '{method[:60]}': use one of {known}.")
     if method == "vanilla":
@@ -73,8 +85,28 @@ def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
     experts = tuple(_expert(pack, pole) for pole in preference.poles)
     if method == "uniform":
         return Plan(experts)
+    if method == STATIC or written:
+        return Plan(experts, constant=_constant(pack, preference, method))
     indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
     return Plan(experts, _pcm(pack, instructions), indices)
+
+
+def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, ...]:
+    """The pack's own static weights for a preference, or those that stand in the method's name."""
+    if method == STATIC:
+        if preference.code not in pack.spec.static:
+            raise RequestError(f"The pack has no static weights for '{preference.code}'.")
+        return pack.spec.static[preference.code]
+    try:
+        weights = tuple(float(part) for part in method.removeprefix(f"{STATIC}:").split(","))
+    except ValueError:
+        weights = ()
+    if not is_simplex(weights, len(preference.poles)):
+        raise RequestError(
+            f"Method '{method[:60]}': give {len(preference.poles)} weights from 0 to 1, one for "
+            "each chosen pole, that add up to 1."
+        )
+    return weights
 
 
 def _pcm(pack: Pack, instructions: tuple[str, ...]) -> Row:

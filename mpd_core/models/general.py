@@ -32,7 +32,7 @@ class GeneralBody:
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
 
     def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
-        """Tokens to hidden states after the final norm, [rows, T, D]; arguments as in ``RowModel``."""
+        """Tokens to hidden states after the final norm, [rows, T, D]."""
         arguments = {self._cache_argument: cache, "use_cache": True}
         hidden: Tensor = self._body(
             input_ids=inputs, attention_mask=mask, position_ids=positions, **arguments

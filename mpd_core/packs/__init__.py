@@ -12,6 +12,7 @@ from mpd_core.packs.schema import (
     Source,
     Table,
     TemplateSpec,
+    is_simplex,
 )
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "TemplateSpec",
     "complaints",
     "file_sha256",
+    "is_simplex",
     "load_pack",
     "pack_names",
 ]

@@ -42,7 +42,7 @@ class Pack:
                 for d in spec.dimensions
             )
         )
-        self._check_examples()
+        self._check_codes()
 
     @property
     def trained(self) -> bool:
@@ -76,12 +76,12 @@ class Pack:
                     f"{key}: {path} has another SHA-256 than pack.toml names; restore it."
                 )
 
-    def _check_examples(self) -> None:
+    def _check_codes(self) -> None:
         try:
-            for _, code in self.spec.examples:
+            for code in (*(code for _, code in self.spec.examples), *self.spec.static):
                 self.space.parse(code)
         except RequestError as error:
-            raise PackError(f"{self.folder / 'pack.toml'}: examples: {error}") from error
+            raise PackError(f"{self.folder / 'pack.toml'}: examples, static: {error}") from error
 
     def _files(self) -> dict[str, tuple[Path, str]]:
         spec = self.spec
@@ -92,6 +92,10 @@ class Pack:
             key: (self.path(a.folder) / "adapter_model.safetensors", a.sha256)
             for key, a in adapters.items()
         }
+        for name, reward in spec.rewards.items():
+            folder = self.path(reward.folder)
+            files[f"rewards.{name}"] = (folder / "adapter_model.safetensors", reward.sha256)
+            files[f"rewards.{name}.head"] = (folder / "head.safetensors", reward.head_sha256)
         if spec.pcm.head:
             files["pcm.head"] = (self.path(spec.pcm.head.file), spec.pcm.head.sha256)
         return files

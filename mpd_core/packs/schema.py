@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -139,6 +140,18 @@ class PCMSpec(Table):
     """Absent: a zero head, which weighs uniformly (MPD Uniform)."""
 
 
+class RewardTable(AdapterSpec):
+    """A reward model: an adapter of the base whose folder holds ``head.safetensors``, too."""
+
+    head_sha256: str = Field(pattern=SHA256)
+
+
+def is_simplex(weights: Sequence[float], size: int) -> bool:
+    """Whether these are ``size`` weights from 0 to 1 that add up to 1."""
+    inside = all(0.0 <= weight <= 1.0 for weight in weights)
+    return len(weights) == size and inside and abs(sum(weights) - 1.0) < 1e-3
+
+
 class DecodeSpec(Table):
     """Defaults and bounds of a request."""
 
@@ -202,6 +215,10 @@ class PackSpec(Table):
     dimensions: tuple[DimensionSpec, ...] = Field(min_length=1)
     experts: ExpertsSpec = ExpertsSpec()
     pcm: PCMSpec = PCMSpec()
+    rewards: dict[str, RewardTable] = {}
+    """Reward models by pole; for training and evaluation, not for serving."""
+    static: dict[str, tuple[float, ...]] = {}
+    """Best constant weights by preference code: a baseline for the PCM, one a chosen pole."""
     decode: DecodeSpec = DecodeSpec()
     examples: tuple[tuple[str, str], ...] = ()
     """Pairs of prompt and preference code for the page."""
@@ -216,8 +233,18 @@ class PackSpec(Table):
         return self
 
     @model_validator(mode="after")
+    def _static_weights_fit(self) -> PackSpec:
+        for code, weights in self.static.items():
+            if not is_simplex(weights, len(code.replace("-", ""))):
+                raise ValueError(f"static.{code}: give one weight for each chosen pole, sum 1")
+        return self
+
+    @model_validator(mode="after")
     def _experts_are_poles(self) -> PackSpec:
         poles = {pole.name for dimension in self.dimensions for pole in dimension.poles}
+        for name in self.rewards:
+            if name not in poles:
+                raise ValueError(f"rewards.{name}: no such pole")
         kind_of: dict[str, str] = {}
         for kind in ("adapters", "checkpoints", "remotes"):
             for name in getattr(self.experts, kind):

@@ -10,8 +10,8 @@ from datasets import Dataset
 from peft import PeftModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from mpd_core.packs import file_sha256
 from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.packs import file_sha256
 from mpd_core.preferences import Pole
 from mpd_core.training.data import Split, answers_of, preference_pairs
 from mpd_core.training.head import score_answers_only

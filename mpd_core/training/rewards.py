@@ -15,9 +15,7 @@ from mpd_core.packs import file_sha256
 from mpd_core.preferences import Pole
 from mpd_core.training.data import Split, reward_pairs
 from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.trainer import ADAPTER, MetricsFile, common, fit, save_adapter
-
-HEAD = "head.safetensors"
+from mpd_core.training.trainer import ADAPTER, HEAD, MetricsFile, common, fit, save_adapter
 
 
 def reward_folder(setup: Setup, pole: Pole) -> Path:

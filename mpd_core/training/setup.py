@@ -74,23 +74,36 @@ class Setup:
 
     def prompt(self, instruction: str, preference: tuple[str, ...] = ()) -> str:
         """A prompt's text, up to where the reply begins."""
-        return self.renderer.text((Message("user", instruction),), preference)
+        return self.renderer.text(self.messages(instruction), preference)
+
+    @staticmethod
+    def messages(instruction: str) -> tuple[Message, ...]:
+        """A conversation of one turn."""
+        return (Message("user", instruction),)
 
     def causal_lm(self, lora: LoraSpec) -> Any:
         """The frozen base with a fresh adapter."""
-        return get_peft_model(self.bare(lora), self._config(lora, TaskType.CAUSAL_LM))
+        return _adapted(self.bare(lora), lora, TaskType.CAUSAL_LM)
 
     def bare(self, lora: LoraSpec) -> Any:
         """The frozen base whose layers below the adapter are the shared trunk."""
-        return self._with_trunk(self._load(AutoModelForCausalLM), lora)
+        return self._with_trunk(self._load(AutoModelForCausalLM, self.base), lora)
+
+    def pcm_body(self, lora: LoraSpec) -> Any:
+        """The PCM's frozen backbone with a fresh adapter: the base, or a model of its own."""
+        backbone = self.pack.spec.pcm.backbone
+        if backbone == "base":
+            return self.causal_lm(lora)
+        model = self._load(AutoModelForCausalLM, obtain(self.pack, backbone))
+        return _adapted(model, lora, TaskType.CAUSAL_LM)
 
     def reward_model(self, lora: LoraSpec) -> Any:
         """The frozen base with a fresh adapter and a scalar head."""
-        model = self._load(AutoModelForSequenceClassification, num_labels=1)
+        model = self._load(AutoModelForSequenceClassification, self.base, num_labels=1)
         model.score.float()
         torch.nn.init.zeros_(model.score.weight)
         model.config.pad_token_id = self.tokenizer.pad_token_id
-        return get_peft_model(self._with_trunk(model, lora), self._config(lora, TaskType.SEQ_CLS))
+        return _adapted(self._with_trunk(model, lora), lora, TaskType.SEQ_CLS)
 
     def record(self, folder: Path, kind: str, **facts: Any) -> None:
         """Write down what a result was made from."""
@@ -106,13 +119,13 @@ class Setup:
         }
         write_json(folder / RECORD, content)
 
-    def _load(self, auto: Any, **options: Any) -> Any:
+    def _load(self, auto: Any, folder: Path, **options: Any) -> Any:
         transformers_logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         transformers_logging.set_verbosity_error()  # a fresh scalar head is meant to be fresh
         model = auto.from_pretrained(
-            self.base, local_files_only=True, use_safetensors=True, dtype=dtype, **options
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, **options
         )
         model.requires_grad_(False)
         model.config.use_cache = False
@@ -128,20 +141,18 @@ class Setup:
             self._trunks[lora.first_layer] = trunk
         return model
 
-    def _config(self, lora: LoraSpec, task: TaskType) -> LoraConfig:
-        upper = self._layers() if lora.first_layer else 0
-        return LoraConfig(
-            task_type=task,
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=list(lora.targets),
-            layers_to_transform=list(range(lora.first_layer, upper)) or None,
-        )
 
-    def _layers(self) -> int:
-        config = json.loads((self.base / "config.json").read_text(encoding="utf-8"))
-        return int(config["num_hidden_layers"])
+def _adapted(model: Any, lora: LoraSpec, task: TaskType) -> Any:
+    upper = range(lora.first_layer, model.config.num_hidden_layers) if lora.first_layer else ()
+    config = LoraConfig(
+        task_type=task,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        layers_to_transform=list(upper) or None,
+    )
+    return get_peft_model(model, config)
 
 
 def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:

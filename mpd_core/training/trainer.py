@@ -20,6 +20,7 @@ METRICS = "metrics.jsonl"
 CURVES = "curves.html"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
+HEAD = "head.safetensors"
 
 
 def common(folder: Path, stage: StageSpec, seed: int) -> dict[str, Any]:
@@ -53,13 +54,13 @@ def common(folder: Path, stage: StageSpec, seed: int) -> dict[str, Any]:
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
-    """Keeps the log as JSONL and as a picture; after a resume it holds what an unbroken run's would."""
+    """Keeps the log as JSONL and as a picture; a resumed run's are those of an unbroken one."""
 
     def __init__(self, folder: Path, title: str) -> None:
         self._folder = folder
         self._title = title
 
-    def on_log(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_log(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         write_metrics(self._folder, self._title, [_numbers(entry) for entry in state.log_history])
 
 
@@ -80,7 +81,9 @@ def write_metrics(folder: Path, title: str, history: list[dict[str, float]]) -> 
     (folder / METRICS).write_text(lines, encoding="utf-8")
     names = sorted({name for entry in history for name in entry} - {"step", "epoch"})
     curves = {
-        name: [(entry["step"], entry[name]) for entry in history if name in entry and "step" in entry]
+        name: [
+            (entry["step"], entry[name]) for entry in history if name in entry and "step" in entry
+        ]
         for name in names
     }
     (folder / CURVES).write_text(page(title, "Each by optimiser step.", curves), encoding="utf-8")

@@ -1,0 +1,165 @@
+"""The Preference Control Model while it is trained: all weights of a reply in one causal pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mpd_core.models.pcm import WeightHead
+from mpd_core.training.losses import mixture_log_prob
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.setup import Setup
+from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Replies side by side; N replies, T tokens at most, E experts at most, padded on the right."""
+
+    ids: Tensor
+    """What the PCM reads: prompt with preference, and the reply but for its last token, [N, L]."""
+    at: Tensor
+    """Where it says the weights of each token, [N, T]."""
+    mask: Tensor
+    """True at tokens of the reply, [N, T]."""
+    log_probs: Tensor
+    """Recorded ln p_i, [N, T, E]."""
+    poles: Tensor
+    """Index of each expert's pole in the head, [N, E]; -1 where there is no expert."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+
+
+class Policy(nn.Module):
+    """Backbone with adapter, weight head, and a value head for PPO."""
+
+    def __init__(self, setup: Setup) -> None:
+        """A fresh one: a zero head, which weighs uniformly."""
+        super().__init__()
+        self.body = setup.pcm_body(setup.recipe.pcm.lora)
+        width = self.body.config.hidden_size
+        device = next(self.body.parameters()).device
+        self.head = WeightHead(width, len(setup.pack.space.poles)).to(device)
+        self.value = nn.Linear(width, 1, device=device)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.linear.weight.device
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Weights [N, T, E] and values [N, T]."""
+        with torch.autocast(batch.ids.device.type, torch.bfloat16):
+            hidden = self.body.get_base_model().model(input_ids=batch.ids, use_cache=False)
+        states: Tensor = hidden.last_hidden_state.float()
+        index = batch.at[..., None].expand(-1, -1, states.shape[-1])
+        states = states.gather(1, index)
+        here = batch.poles >= 0
+        chosen = torch.zeros(len(here), self.head.linear.out_features, device=states.device)
+        chosen.scatter_add_(1, batch.poles.clamp_min(0), here.float())
+        every = self.head(states, (chosen > 0)[:, None, :])
+        poles = batch.poles.clamp_min(0)[:, None, :].expand(-1, every.shape[1], -1)
+        return every.gather(2, poles) * here[:, None, :], self.value(states)[..., 0]
+
+    def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
+        weights, values = self(batch)
+        said = mixture_log_prob(weights.clamp_min(1e-30), batch.log_probs)
+        return said.masked_fill(~batch.mask, 0.0), weights, values
+
+    def parameter_groups(self, lr: float, head_lr: float) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: the adapter, and the heads at a rate of their own."""
+        adapter = [p for p in self.body.parameters() if p.requires_grad]
+        heads = [*self.head.parameters(), *self.value.parameters()]
+        return [{"params": adapter, "lr": lr}, {"params": heads, "lr": head_lr}]
+
+    def save(self, folder: Path) -> None:
+        """What the engine loads: an adapter's folder and the head's safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.body, folder / ADAPTER)
+        tensors = self.head.linear.state_dict()
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / HEAD)
+
+    def trained(self) -> dict[str, Tensor]:
+        """Every trained tensor by name."""
+        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Take over what ``trained`` gave."""
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(tensors[name])
+
+
+class Collator:
+    """Turns replies into batches for a policy."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._space = setup.pack.space
+        self._renderer = setup.renderer
+        self._pad = setup.tokenizer.pad_token_id
+        self._messages = setup.messages
+
+    def __call__(self, replies: Sequence[Reply]) -> Batch:
+        preferences = [self._space.parse(reply.preference) for reply in replies]
+        prompts = [
+            self._renderer.render(
+                self._messages(reply.prompt), [pole.instruction for pole in preference.poles]
+            )
+            for reply, preference in zip(replies, preferences, strict=True)
+        ]
+        texts = [torch.tensor([*p, *r.tokens[:-1]]) for p, r in zip(prompts, replies, strict=True)]
+        lengths = torch.tensor([len(reply.tokens) for reply in replies])
+        steps = torch.arange(int(lengths.max()))
+        mask = steps < lengths[:, None]
+        at = torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None] + steps
+        indices = [[self._space.poles.index(p) for p in x.poles] for x in preferences]
+        return Batch(
+            ids=nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self._pad),
+            at=at.masked_fill(~mask, 0),
+            mask=mask,
+            log_probs=_padded([torch.tensor(reply.log_probs) for reply in replies]),
+            poles=nn.utils.rnn.pad_sequence(
+                [torch.tensor(row) for row in indices], batch_first=True, padding_value=-1
+            ),
+        )
+
+
+def _padded(tables: Sequence[Tensor]) -> Tensor:
+    """[T, E] tables of different sizes to [N, T, E]."""
+    most = max(table.shape[1] for table in tables)
+    wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]
+    return nn.utils.rnn.pad_sequence(wide, batch_first=True)
+
+
+def save_state(file: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
+    """Policy and AdamW's moments as safetensors: nothing is pickled."""
+    tensors = {f"policy.{name}": tensor for name, tensor in policy.trained().items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
+    scratch = file.with_suffix(".part")
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, scratch)
+    scratch.replace(file)
+
+
+def load_state(file: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
+    """Restore what ``save_state`` wrote; rates and groups are the optimiser's own."""
+    tensors = load_file(file)
+    prefix = "policy."
+    policy.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition(".")
+        if kind == "optimiser":
+            index, _, name = rest.partition(".")
+            moments.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})

@@ -1,0 +1,134 @@
+"""Replies to learn from: sampled by the engine, with what every expert said of every token."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mpd_core.engine import Engine, Stream
+from mpd_core.request import GenerationRequest, Message, Sampling
+from mpd_core.trace import Trace
+
+IN_FLIGHT = 64  # more than run at a time: a reply that ends makes room for one that waits
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One reply to be generated."""
+
+    prompt: str
+    preference: str
+    method: str = "mpd"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came of it; T tokens, E experts in the order of the preference's poles."""
+
+    prompt: str
+    preference: str
+    method: str
+    text: str
+    finished: bool
+    """It ended by itself."""
+    tokens: tuple[int, ...]
+    log_probs: tuple[tuple[float, ...], ...]
+    """ln p_i of each token, [T][E]."""
+    weights: tuple[tuple[float, ...], ...]
+    """alpha at each token, [T][E]."""
+    disagreement: tuple[float, ...]
+    """Of the experts at each token, in nats, [T]."""
+
+
+def run(
+    engine: Engine,
+    asks: Iterable[Ask],
+    sampling: Sampling,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[Reply]:
+    """Generate all replies, in mixed batches, in the order asked for.
+
+    Args:
+        engine: of the pack that is being trained.
+        asks: what to generate; their seeds replace the sampling's.
+        sampling: for all. To learn from replies it must be temperature 1, top-p 1 and no penalty:
+            only then is the probability of a token the mixture of the recorded ones.
+        done: is told the number of replies each time one is finished.
+    """
+    replies: list[Reply] = []
+    waiting: deque[tuple[Ask, Stream]] = deque()
+    coming = iter(asks)
+    while True:
+        for ask in itertools.islice(coming, IN_FLIGHT - len(waiting)):
+            waiting.append((ask, engine.submit(_request(engine, ask, sampling))))
+        if not waiting:
+            return replies
+        ask, stream = waiting.popleft()
+        for _ in stream:
+            pass
+        replies.append(_reply(ask, stream.trace()))
+        done(len(replies))
+
+
+def learning(max_new_tokens: int) -> Sampling:
+    """The sampling whose log-probabilities are those of Eq. 1."""
+    return Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
+
+
+def save(file: Path, replies: Sequence[Reply]) -> None:
+    """Replace a file of replies as a whole, one JSON object a line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".part")
+    with scratch.open("w", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in replies)
+    scratch.replace(file)
+
+
+def load(file: Path) -> list[Reply]:
+    """Read what ``save`` wrote."""
+    with file.open(encoding="utf-8") as lines:
+        return [_from_json(json.loads(line)) for line in lines]
+
+
+def every(
+    prompts: Sequence[str], codes: Sequence[str], samples: int, seed: int, method: str = "mpd"
+) -> Iterator[Ask]:
+    """Each prompt with each preference, some samples each, every one with a seed of its own."""
+    seeds = itertools.count(seed)
+    for prompt in prompts:
+        for code in codes:
+            for _ in range(samples):
+                yield Ask(prompt, code, method, next(seeds))
+
+
+def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
+    settings = asdict(sampling) | {"seed": ask.seed}
+    space = engine.pack.spec.decode.space
+    message = Message("user", ask.prompt)
+    return GenerationRequest((message,), ask.preference, ask.method, space, Sampling(**settings))
+
+
+def _reply(ask: Ask, trace: Trace) -> Reply:
+    return Reply(
+        prompt=ask.prompt,
+        preference=ask.preference,
+        method=ask.method,
+        text=trace.text,
+        finished=trace.finish_reason == "stop",
+        tokens=tuple(step.token_id for step in trace.steps),
+        log_probs=tuple(tuple(step.logprobs.values()) for step in trace.steps),
+        weights=tuple(tuple(step.weights.values()) for step in trace.steps),
+        disagreement=tuple(step.disagreement for step in trace.steps),
+    )
+
+
+def _from_json(row: dict[str, object]) -> Reply:
+    def frozen(value: object) -> object:
+        return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+    return Reply(**{key: frozen(value) for key, value in row.items()})  # type: ignore[arg-type]

@@ -1,0 +1,135 @@
+"""What a reply is worth to a pole: trained reward models, or anything else with a score."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mpd_core.models.adapters import load_adapter, lowest_layer
+from mpd_core.models.base import load_model, weight_format
+from mpd_core.models.llama import is_llama
+from mpd_core.models.rows import RowModel
+from mpd_core.training.setup import Setup
+from mpd_core.training.trainer import HEAD
+
+ROWS = 24
+"""Texts of one batch."""
+
+
+class Reward(Protocol):
+    """Scores replies for one pole; higher is more of it, on a scale of its own."""
+
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+        """One score a reply."""
+
+
+class RewardModels:
+    """Reward models that are adapters of one base: rows of one batched forward, like experts."""
+
+    def __init__(self, setup: Setup, folders: Mapping[str, Path], length: int = 1024) -> None:
+        """Load adapters with their scalar heads.
+
+        Args:
+            setup: for the base and the prompts.
+            folders: by pole; a PEFT folder with ``head.safetensors`` in it.
+            length: longest text, in tokens.
+
+        Raises:
+            PackError: an adapter that cannot be read or does not fit.
+        """
+        self._setup = setup
+        self._length = length
+        adapters = [load_adapter(name, folder) for name, folder in folders.items()]
+        base = load_model(setup.base, weight_format())
+        count = base.model.config.num_hidden_layers
+        first = lowest_layer(adapters, count) if is_llama(base.model) else 0
+
+        def part(layers: range | None, capacity: int, *stacked: Any) -> RowModel:
+            packed = base.format.packed
+            return RowModel(
+                base.model,
+                stacked,
+                capacity=capacity,
+                length=length,
+                packed=packed,
+                layers=layers,
+            )
+
+        self._trunk = part(range(first), ROWS) if 0 < first < count else None
+        upper = range(first, count) if self._trunk else None
+        self._upper = part(upper, ROWS * len(folders), *adapters)
+        self._heads = {name: _head(folder) for name, folder in folders.items()}
+
+    def score(
+        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """Scores of replies, each for some poles; alike texts are read together.
+
+        Args:
+            prompts: what was asked.
+            replies: without an end-of-turn token, which is added: a reward judges what was said.
+            poles: whose reward models are asked, by reply.
+
+        Returns:
+            By reply, pole to score.
+        """
+        ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
+        order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
+        scores: list[dict[str, float]] = [{} for _ in ids]
+        for batch in _batched(order, ROWS):
+            found = self._batch([ids[k] for k in batch], [poles[k] for k in batch])
+            for k, said in zip(batch, found, strict=True):
+                scores[k] = said
+        return scores
+
+    def reward(self, pole: str) -> Reward:
+        """One of the models, as a reward."""
+
+        def scores(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+            return [s[pole] for s in self.score(prompts, replies, [(pole,)] * len(replies))]
+
+        return scores
+
+    def _ids(self, prompt: str, reply: str) -> list[int]:
+        text = self._setup.prompt(prompt) + reply + self._setup.end_of_turn
+        ids: list[int] = self._setup.tokenizer(text, add_special_tokens=False)["input_ids"]
+        end = ids[-1:]  # a reply that is too long is cut, not its end
+        return ids if len(ids) <= self._length else ids[: self._length - 1] + end
+
+    def _batch(
+        self, texts: list[list[int]], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        longest = max(map(len, texts))
+        tokens = torch.zeros(len(texts), longest, dtype=torch.long)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)] = torch.tensor(text)
+        positions = torch.arange(longest).expand_as(tokens)
+        inputs = tokens
+        if self._trunk is not None:
+            inputs = self._trunk.forward(tokens, positions, 0, [()] * len(texts))
+        owner = [row for row, names in enumerate(poles) for _ in names]
+        adapters = [((name, 1.0),) for names in poles for name in names]
+        hidden = self._upper.forward(inputs[owner], positions[owner], 0, adapters)
+        last = torch.tensor([len(texts[row]) - 1 for row in owner], device=hidden.device)
+        states = hidden[torch.arange(len(owner), device=hidden.device), last].float().cpu()
+        scores: list[dict[str, float]] = [{} for _ in texts]
+        names = itertools.chain.from_iterable(poles)
+        for row, name, state in zip(owner, names, states, strict=True):
+            scores[row][name] = float(self._heads[name] @ state)
+        return scores
+
+
+def _head(folder: Path) -> Tensor:
+    weight: Tensor = load_file(folder / HEAD)["weight"]
+    return weight[0].float()
+
+
+def _batched(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,155 @@
+"""One update of the PCM from replies with rewards: REBEL, or PPO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.training.losses import (
+    advantages,
+    masked_mean,
+    ppo_policy_loss,
+    ppo_value_loss,
+    rebel_loss,
+    whiten,
+)
+from mpd_core.training.policy import Batch, Collator, Policy
+from mpd_core.training.recipe import PPOSpec, REBELSpec
+from mpd_core.training.rollouts import Reply
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is known of each sampled reply before the first update; lists over replies."""
+
+    replies: Sequence[Reply]
+    rewards: Tensor
+    """[N]."""
+    log_probs: Sequence[Tensor]
+    """ln pi_old of each token, [T]."""
+    values: Sequence[Tensor]
+    """The critic's, [T]."""
+    group: int
+    """Replies of one prompt and preference, which lie together."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some replies of a memory as tensors; axes as in ``policy.Batch``."""
+
+    batch: Batch
+    rewards: Tensor
+    old: Tensor
+    values: Tensor
+    group: int
+
+
+class Algorithm(Protocol):
+    """From what the present policy says of a piece to a loss."""
+
+    def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:
+        """ln pi and critic, both [N, T]."""
+
+
+class REBEL:
+    """Regress log-ratios of replies onto differences of their rewards."""
+
+    def __init__(self, spec: REBELSpec) -> None:
+        self._eta = spec.eta
+
+    def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        ratios = (log_probs - piece.old).sum(dim=1).view(-1, piece.group)
+        return rebel_loss(ratios, piece.rewards.view(-1, piece.group), self._eta)
+
+
+class PPO:
+    """Proximal policy optimisation with a penalty on leaving MPD (Uniform)."""
+
+    def __init__(self, spec: PPOSpec) -> None:
+        self._spec = spec
+
+    def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:
+        spec, mask = self._spec, piece.batch.mask
+        rewards = -spec.kl * (piece.old - uniform_log_probs(piece.batch)) * mask
+        last = mask.sum(dim=1) - 1
+        rewards[torch.arange(len(last)), last] += piece.rewards
+        estimate = advantages(rewards, piece.values, mask, spec.gamma, spec.lam)
+        returns = estimate + piece.values
+        policy = ppo_policy_loss(log_probs - piece.old, whiten(estimate, mask), mask, spec.clip)
+        critic = ppo_value_loss(values, piece.values, returns, mask, spec.clip)
+        return policy + spec.value_weight * critic
+
+
+def uniform_log_probs(batch: Batch) -> Tensor:
+    """ln pi of MPD (Uniform), where training starts, [N, T]."""
+    here = (batch.poles >= 0)[:, None, :]
+    said = torch.logsumexp(batch.log_probs.masked_fill(~here, -torch.inf), dim=-1)
+    uniform = said - here.sum(dim=-1).log()
+    return uniform.masked_fill(~batch.mask, 0.0)
+
+
+@torch.no_grad()
+def remember(
+    policy: Policy,
+    collate: Collator,
+    replies: Sequence[Reply],
+    rewards: Tensor,
+    group: int,
+    size: int,
+) -> Memory:
+    """Note what the policy that is about to change says of the replies."""
+    log_probs: list[Tensor] = []
+    values: list[Tensor] = []
+    for start in range(0, len(replies), size):
+        some = replies[start : start + size]
+        said, _, critic = policy.log_probs(collate(some).to(policy.device))
+        for row, reply in enumerate(some):
+            log_probs.append(said[row, : len(reply.tokens)].cpu())
+            values.append(critic[row, : len(reply.tokens)].cpu())
+    return Memory(replies, rewards, log_probs, values, group)
+
+
+def take(memory: Memory, collate: Collator, groups: Sequence[int], device: torch.device) -> Piece:
+    """The replies of some groups."""
+    index = [g * memory.group + k for g in groups for k in range(memory.group)]
+    batch = collate([memory.replies[i] for i in index]).to(device)
+
+    def padded(rows: Sequence[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence([rows[i] for i in index], batch_first=True).to(device)
+
+    return Piece(
+        batch=batch,
+        rewards=memory.rewards[index].to(device),
+        old=padded(memory.log_probs),
+        values=padded(memory.values),
+        group=memory.group,
+    )
+
+
+@dataclass(frozen=True)
+class Moved:
+    """How far an update has moved the policy from where its replies were sampled."""
+
+    loss: float
+    divergence: float
+    """Of pi_old from pi, per token, in nats (the k3 estimate, which is never negative)."""
+    weights_std: float
+    """Of a weight over tokens, mean over experts: how much the weights move."""
+    entropy: float
+    """Of the weights, over that of uniform ones."""
+
+
+def moved(piece: Piece, loss: Tensor, log_probs: Tensor, weights: Tensor) -> Moved:
+    """Measure a piece."""
+    mask = piece.batch.mask
+    ratio = log_probs - piece.old
+    k3 = masked_mean(ratio.exp() - 1 - ratio, mask)
+    own = weights[mask]
+    most = math.log(max(2, weights.shape[-1]))
+    entropy = -torch.special.xlogy(own, own).sum(-1).mean() / most
+    return Moved(float(loss), float(k3), float(own.std(dim=0).mean()), float(entropy))

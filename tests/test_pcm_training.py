@@ -1,0 +1,111 @@
+"""PCM training: losses by hand, updates from recorded probabilities, and a planted reward."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpd_core.engine import Engine
+from mpd_core.training import pcm
+from mpd_core.training.judge import Judged
+from mpd_core.training.losses import (
+    advantages,
+    bradley_terry,
+    mixture_log_prob,
+    ppo_policy_loss,
+    rebel_loss,
+)
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.setup import Setup
+from tests.training_fixtures import write_training_pack
+
+
+class Planted:
+    """Rewards a reply for tokens that its first expert finds likelier than its second."""
+
+    def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
+        """Nothing is needed."""
+
+    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+        return [
+            Judged(reply, {"up": score}, {"up": score})
+            for reply in replies
+            for score in [fmean(float(a > b) for a, b in reply.log_probs)]
+        ]
+
+
+def test_bradley_terry() -> None:
+    value = bradley_terry(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 0.0]))
+    assert value.tolist() == pytest.approx([1 / (1 + math.exp(-2)), 0.5])
+
+
+def test_mixture_log_prob() -> None:
+    weights = torch.tensor([[0.25, 0.75]])
+    log_probs = torch.tensor([[0.1, 0.2]]).log()
+    assert mixture_log_prob(weights, log_probs).item() == pytest.approx(math.log(0.175))
+
+
+def plain_rebel(log_ratios: Tensor, rewards: Tensor, eta: float) -> Tensor:
+    """The formula, pair by pair."""
+    losses = [
+        (eta * (row[i] - row[j]) - (r[i] - r[j])) ** 2
+        for row, r in zip(log_ratios, rewards, strict=True)
+        for i, j in itertools.combinations(range(len(row)), 2)
+    ]
+    return torch.stack(losses).mean()
+
+
+def test_rebel_is_the_mean_over_pairs_and_so_is_its_gradient() -> None:
+    torch.manual_seed(0)
+    ratios, rewards = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5)
+    ours, plain = rebel_loss(ratios, rewards, 0.7), plain_rebel(ratios, rewards, 0.7)
+    assert ours.item() == pytest.approx(plain.item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(ours, ratios)
+    (expected,) = torch.autograd.grad(plain, ratios)
+    torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_rebel_by_hand() -> None:
+    """eta 0.5, log-ratios 1 and -1, rewards 0.8 and 0.2: (0.5 * 2 - 0.6)^2."""
+    loss = rebel_loss(torch.tensor([[1.0, -1.0]]), torch.tensor([[0.8, 0.2]]), 0.5)
+    assert loss.item() == pytest.approx(0.16)
+
+
+def test_advantages_by_hand() -> None:
+    """Two tokens, then padding: delta_2 = 1 - 0.5, delta_1 = 0.5 - 0.2, lambda 0.5."""
+    mask = torch.tensor([[True, True, False]])
+    found = advantages(
+        torch.tensor([[0.0, 1.0, 9.0]]), torch.tensor([[0.2, 0.5, 9.0]]), mask, 1.0, 0.5
+    )
+    assert found.tolist()[0] == pytest.approx([0.3 + 0.5 * 0.5, 0.5, 0.0])
+
+
+def test_ppo_clips_by_hand() -> None:
+    """Ratios 2 and 0.5 under advantages 1 and -1: clipped to 1.2, and to 0.8 from below."""
+    loss = ppo_policy_loss(
+        torch.tensor([[2.0, 0.5]]).log(), torch.tensor([[1.0, -1.0]]), torch.ones(1, 2) > 0, 0.2
+    )
+    assert loss.item() == pytest.approx((-1.2 + 0.8) / 2)
+
+
+@pytest.mark.parametrize("algorithm", ["rebel", "ppo"])
+def test_a_planted_reward_rises(tiny_base: Path, tmp_path: Path, algorithm: str) -> None:
+    """From exactly uniform; the weights end where the reward is."""
+    pack = write_training_pack(
+        tmp_path, tiny_base, adapters=True, algorithm=algorithm, iterations=5, passes=4
+    )
+    setup = Setup.open(pack, tmp_path / "out")
+    said: list[str] = []
+    pcm.train_pcm(setup, resume=False, tell=said.append, judge=Planted())
+    rows = pcm.history(pcm.pcm_folder(setup))
+    assert len(said) == len(rows) == 5
+    assert rows[0]["entropy_before"] == pytest.approx(1.0)
+    first, last = rows[0]["reward"], fmean(row["reward"] for row in rows[-2:])
+    assert last > first + 0.05

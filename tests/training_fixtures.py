@@ -1,0 +1,91 @@
+"""A pack of two dimensions over a tiny base, with data and a recipe, small enough to train."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from mpd_core.packs import Pack, load_pack
+from tests import tiny
+
+TARGETS = '["q_proj", "v_proj", "down_proj"]'
+RECIPE = """
+seed = 3
+[data]
+file = "styles.jsonl"
+max_tokens = 128
+[lora]
+rank = 4
+alpha = 8
+dropout = 0.0
+targets = {targets}
+first_layer = 1
+[sft]
+epochs = {epochs}
+batch = 4
+lr = 1e-2
+save_steps = 2
+[preference]
+epochs = 1
+batch = 4
+lr = 1e-3
+sft_weight = 0.2
+[reward]
+epochs = {epochs}
+batch = 4
+lr = 1e-2
+[reward.lora]
+rank = 2
+alpha = 4
+targets = {targets}
+first_layer = 1
+[references]
+max_new_tokens = 6
+[pcm]
+algorithm = "{algorithm}"
+iterations = {iterations}
+passes = {passes}
+batch = 4
+lr = 1e-3
+head_lr = 5e-2
+warmup = 0
+[pcm.lora]
+rank = 2
+alpha = 4
+targets = {targets}
+first_layer = 1
+[pcm.rollouts]
+prompts = 4
+samples = 4
+max_new_tokens = 6
+[pcm.rebel]
+eta = 0.2
+"""
+WORDS = {"up0": "cat", "down0": "mat", "up1": "friend", "down1": "photosynthesis"}
+
+
+def write_styles(folder: Path, rows: int = 12) -> None:
+    """Answers whose style is one word, in every pole, neutral, and in two whole preferences."""
+    lines = []
+    for number in range(rows):
+        split = ("train", "train", "valid", "test")[number % 4]
+        answers = {name: f"the {word} {number}" for name, word in WORDS.items()}
+        answers["neutral"] = f"on {number}"
+        code, other = ("AA", "BB") if number % 2 else ("AB", "BA")
+        for whole in (code, other):
+            first = WORDS["up0" if whole[0] == "A" else "down0"]
+            second = WORDS["up1" if whole[1] == "A" else "down1"]
+            answers[whole] = f"the {first} and {second} {number}"
+        row = {"id": str(number), "split": split, "prompt": f"explain {number}", "answers": answers}
+        lines.append(json.dumps(row))
+    (folder / "styles.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_training_pack(folder: Path, base: Path, *, adapters: bool, **recipe: object) -> Pack:
+    """A pack that can be trained; with ``adapters`` its experts are random LoRAs already."""
+    tiny.write_pack(folder, base, dimensions=2, prompt="plain", adapters=adapters, first_layer=1)
+    settings = {"algorithm": "rebel", "iterations": 2, "passes": 2, "epochs": 1, **recipe}
+    text = RECIPE.format(targets=TARGETS, **settings)
+    (folder / "train.toml").write_text(text, encoding="utf-8")
+    write_styles(folder)
+    return load_pack(folder)
