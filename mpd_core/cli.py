@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpd_core generate | serve | fetch | bench | soak``."""
+"""The command line: ``python -m mpd_core generate | serve | fetch | train | bench | soak``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mpd_core.experts import make_plan
 from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
 from mpd_core.trace import Trace
+from mpd_core.training.command import train
 
 if TYPE_CHECKING:
     from mpd_core.engine import Engine
@@ -129,6 +130,7 @@ def fetch(pack: PackOption = None) -> None:
 
 
 app.command()(bench)
+app.add_typer(train, name="train")
 
 
 @app.command()

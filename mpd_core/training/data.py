@@ -41,6 +41,11 @@ class Pair:
     kind: str
     """What the two are: ``single``, ``neutral`` or ``whole`` (preferences)."""
 
+    @property
+    def length(self) -> int:
+        """Characters of the longer text: pairs of like length make batches with little padding."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
 
 @dataclass(frozen=True)
 class Styles:

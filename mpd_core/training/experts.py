@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from accelerate.utils import set_seed
 from peft import PeftModel
 from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
@@ -16,7 +17,7 @@ from mpd_core.preferences import Pole
 from mpd_core.training.data import Split, answers_of, preference_pairs
 from mpd_core.training.head import score_answers_only
 from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.trainer import ADAPTER, MetricsFile, common, fit, save_adapter
+from mpd_core.training.trainer import ADAPTER, MetricsFile, Row, common, datasets, fit, save_adapter
 
 
 def expert_folder(setup: Setup, pole: Pole) -> Path:
@@ -36,6 +37,7 @@ def _stage(setup: Setup, pole: Pole, folder: Path, make: Any, *, resume: bool) -
     if resume and (folder / RECORD).is_file():
         return
     (folder / RECORD).unlink(missing_ok=True)
+    set_seed(setup.recipe.seed)  # the adapter's first values too
     trainer = make(setup, pole, folder)
     score_answers_only(trainer.model.get_base_model())
     trainer.add_callback(MetricsFile(folder, f"{pole.name}: {folder.name}"))
@@ -56,8 +58,7 @@ def _sft_trainer(setup: Setup, pole: Pole, folder: Path) -> SFTTrainer:
     return SFTTrainer(
         model=setup.causal_lm(recipe.lora),
         args=arguments,
-        train_dataset=_answers(setup, pole, "train"),
-        eval_dataset=_answers(setup, pole, "valid"),
+        **datasets(partial(_answers, setup, pole), recipe.sft, recipe.seed),
         processing_class=setup.tokenizer,
     )
 
@@ -79,31 +80,31 @@ def _preference_trainer(setup: Setup, pole: Pole, folder: Path) -> DPOTrainer:
     return DPOTrainer(
         model=model,
         args=arguments,
-        train_dataset=_pairs(setup, pole, "train"),
-        eval_dataset=_pairs(setup, pole, "valid"),
+        **datasets(partial(_pairs, setup, pole), stage, recipe.seed),
         processing_class=setup.tokenizer,
     )
 
 
-def _answers(setup: Setup, pole: Pole, split: Split) -> Dataset:
+def _answers(setup: Setup, pole: Pole, split: Split) -> list[Row]:
     """Prompt and completion as text; the end-of-turn token is part of what is learned."""
-    return Dataset.from_list(
-        [
-            {"prompt": setup.prompt(prompt), "completion": answer + setup.end_of_turn}
-            for prompt, answer in answers_of(setup.styles.split(split), pole)
-        ]
-    )
+    return [
+        {
+            "prompt": setup.prompt(prompt),
+            "completion": answer + setup.end_of_turn,
+            "length": len(prompt) + len(answer),
+        }
+        for prompt, answer in answers_of(setup.styles.split(split), pole)
+    ]
 
 
-def _pairs(setup: Setup, pole: Pole, split: Split) -> Dataset:
+def _pairs(setup: Setup, pole: Pole, split: Split) -> list[Row]:
     end = setup.end_of_turn
-    return Dataset.from_list(
-        [
-            {
-                "prompt": setup.prompt(pair.prompt),
-                "chosen": pair.chosen + end,
-                "rejected": pair.rejected + end,
-            }
-            for pair in preference_pairs(setup.styles.split(split), setup.pack.space, pole)
-        ]
-    )
+    return [
+        {
+            "prompt": setup.prompt(pair.prompt),
+            "chosen": pair.chosen + end,
+            "rejected": pair.rejected + end,
+            "length": pair.length,
+        }
+        for pair in preference_pairs(setup.styles.split(split), setup.pack.space, pole)
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -48,7 +48,7 @@ class References:
     def __init__(self, file: Path, method: str, sampling: Sampling) -> None:
         self._file = file
         self._method = method
-        self._sampling = sampling
+        self.sampling = sampling
         known = rollouts.load(file) if file.is_file() else []
         self._replies = {(reply.prompt, reply.preference): reply for reply in known}
 
@@ -65,9 +65,13 @@ class References:
         if not missing:
             return
         seedless = [replace(ask, seed=0) for ask in missing]
-        for reply in rollouts.run(engine, seedless, self._sampling, done):
+        for reply in rollouts.run(engine, seedless, self.sampling, done):
             self._replies[reply.prompt, reply.preference] = reply
         rollouts.save(self._file, list(self._replies.values()))
+
+    def know(self, replies: Iterable[Reply]) -> None:
+        """Take over replies that were made by the same method under the same setting."""
+        self._replies |= {(reply.prompt, reply.preference): reply for reply in replies}
 
     def text(self, prompt: str, code: str) -> str:
         return self._replies[prompt, code].text
@@ -90,7 +94,7 @@ class RewardJudge:
         self, space: PreferenceSpace, models: RewardModels, references: References
     ) -> None:
         self._space = space
-        self._models = models
+        self.models = models
         self.references = references
         self._known: dict[tuple[str, str], Scores] = {}
 
@@ -113,7 +117,7 @@ class RewardJudge:
 
     def _scores(self, asked: Sequence[Ask | Reply], texts: Sequence[str]) -> list[Scores]:
         poles = [[p.name for p in self._space.parse(ask.preference).poles] for ask in asked]
-        return self._models.score([ask.prompt for ask in asked], texts, poles)
+        return self.models.score([ask.prompt for ask in asked], texts, poles)
 
 
 def _versus(own: Scores, reference: Scores) -> Scores:

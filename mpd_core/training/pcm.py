@@ -7,7 +7,6 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -22,21 +21,15 @@ from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.judge import Judge, Judged, References, RewardJudge
-from mpd_core.training.policy import Collator, Policy, load_state, save_state
+from mpd_core.training.learner import Entry, Learner
+from mpd_core.training.policy import Policy, load_state, save_state
 from mpd_core.training.rewards import reward_folder
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.scoring import RewardModels
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, METRICS, write_metrics
-from mpd_core.training.updates import PPO, REBEL, Algorithm, Memory, moved, remember, take
 
 STATE = "state.safetensors"
-REPLIES_AT_ONCE = 16
-"""Replies of one forward pass of the PCM; whole groups."""
-
-
-Entry = dict[str, float]
-"""What is noted of one iteration."""
 
 
 def history(folder: Path) -> list[Entry]:
@@ -100,7 +93,6 @@ class Trainer:
         self._policy = Policy(setup)
         groups = self._policy.parameter_groups(self._spec.lr, self._spec.head_lr)
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-        self._collate = Collator(setup)
         self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
         self._history: list[Entry] = []
         if (folder / STATE).is_file():
@@ -174,89 +166,6 @@ class Trainer:
         self._policy.save(self._folder)
         save_state(self._folder / STATE, self._policy, self._optimiser)
         write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
-
-
-class Learner:
-    """Some passes over one iteration's replies."""
-
-    def __init__(
-        self,
-        setup: Setup,
-        policy: Policy,
-        optimiser: torch.optim.Optimizer,
-        accelerator: Accelerator,
-    ) -> None:
-        self._spec = setup.recipe.pcm
-        self._seed = setup.recipe.seed
-        self._policy = policy
-        self._optimiser = optimiser
-        self._accelerator = accelerator
-        self._collate = Collator(setup)
-        self._rates = [group["lr"] for group in optimiser.param_groups]
-        self._algorithm: Algorithm = (
-            REBEL(self._spec.rebel) if self._spec.algorithm == "rebel" else PPO(self._spec.ppo)
-        )
-        self.updates = 0
-
-    def learn(self, replies: Sequence[Reply], rewards: torch.Tensor, iteration: int) -> Entry:
-        """Change the policy; a pass that diverges is undone, and is the last.
-
-        Returns:
-            Loss before and after, divergence from the sampling policy, and how weights move.
-        """
-        group = self._spec.rollouts.samples
-        size = max(1, REPLIES_AT_ONCE // group) * group
-        memory = remember(self._policy, self._collate, replies, rewards, group, size)
-        order = random.Random(self._seed * 1000 + iteration)
-        before = self._measure(memory)
-        found = before
-        undone = 0.0
-        for _ in range(self._spec.passes):
-            kept = {name: tensor.clone() for name, tensor in self._policy.trained().items()}
-            self._pass(memory, order)
-            found = self._measure(memory)
-            if not found["loss"] < self._spec.guard * max(before["loss"], 1e-6):
-                self._policy.restore(kept)
-                found, undone = self._measure(memory), 1.0
-                break
-        start = {f"{name}_before": before[name] for name in ("loss", "entropy", "weights_std")}
-        return {**found, **start, "undone": undone}
-
-    def _pass(self, memory: Memory, order: random.Random) -> None:
-        groups = list(range(len(memory.replies) // memory.group))
-        order.shuffle(groups)
-        for start in range(0, len(groups), self._spec.batch):
-            self._update(memory, groups[start : start + self._spec.batch])
-
-    def _update(self, memory: Memory, groups: Sequence[int]) -> None:
-        self.updates += 1
-        scale = min(1.0, self.updates / max(1, self._spec.warmup))
-        for settings, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            settings["lr"] = rate * scale
-        self._optimiser.zero_grad()
-        for some in self._split(memory, groups):
-            piece = take(memory, self._collate, some, self._policy.device)
-            log_probs, _, values = self._policy.log_probs(piece.batch)
-            loss = self._algorithm(piece, log_probs, values) * len(some) / len(groups)
-            self._accelerator.backward(loss)
-        parameters = [p for g in self._optimiser.param_groups for p in g["params"]]
-        self._accelerator.clip_grad_norm_(parameters, 1.0)
-        self._optimiser.step()
-
-    @torch.no_grad()
-    def _measure(self, memory: Memory) -> Entry:
-        groups = list(range(len(memory.replies) // memory.group))
-        found: list[Entry] = []
-        for some in self._split(memory, groups):
-            piece = take(memory, self._collate, some, self._policy.device)
-            log_probs, weights, values = self._policy.log_probs(piece.batch)
-            loss = self._algorithm(piece, log_probs, values)
-            found.append(asdict(moved(piece, loss, log_probs, weights)))
-        return {name: fmean(entry[name] for entry in found) for name in found[0]}
-
-    def _split(self, memory: Memory, groups: Sequence[int]) -> list[Sequence[int]]:
-        size = max(1, REPLIES_AT_ONCE // memory.group)
-        return [groups[start : start + size] for start in range(0, len(groups), size)]
 
 
 def reward_judge(setup: Setup) -> RewardJudge:

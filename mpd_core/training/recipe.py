@@ -101,6 +101,13 @@ class PPOSpec(Table):
     kl: float = Field(0.05, ge=0)
 
 
+class StaticSpec(Table):
+    """Search for the best constant weights."""
+
+    prompts: int = Field(8, ge=1)
+    """Of the validation split."""
+
+
 class PCMTrainSpec(Table):
     """Training of the Preference Control Model."""
 
@@ -132,7 +139,10 @@ class Recipe(Table):
     preference: PreferenceSpec
     reward: RewardSpec
     references: ReferenceSpec = ReferenceSpec()
+    static: StaticSpec = StaticSpec()
     pcm: PCMTrainSpec
+    measures: dict[str, str] = Field(default_factory=dict)
+    """By pole, a measure that grows with it and that no model was trained on: ``-grade``."""
 
     @property
     def sha256(self) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
-from datasets import Dataset
+from accelerate.utils import set_seed
 from safetensors.torch import save_file
 from trl import RewardConfig, RewardTrainer
 
@@ -15,7 +16,16 @@ from mpd_core.packs import file_sha256
 from mpd_core.preferences import Pole
 from mpd_core.training.data import Split, reward_pairs
 from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.trainer import ADAPTER, HEAD, MetricsFile, common, fit, save_adapter
+from mpd_core.training.trainer import (
+    ADAPTER,
+    HEAD,
+    MetricsFile,
+    Row,
+    common,
+    datasets,
+    fit,
+    save_adapter,
+)
 
 
 def reward_folder(setup: Setup, pole: Pole) -> Path:
@@ -30,6 +40,7 @@ def train_rewards(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
         if resume and (folder / RECORD).is_file():
             continue
         (folder / RECORD).unlink(missing_ok=True)
+        set_seed(setup.recipe.seed)  # the adapter's first values too
         trainer = _trainer(setup, pole, folder)
         trainer.add_callback(MetricsFile(folder, f"Reward of {pole.name}"))
         fit(trainer, folder, resume=resume)
@@ -44,28 +55,28 @@ def _trainer(setup: Setup, pole: Pole, folder: Path) -> RewardTrainer:
         **common(folder, stage, recipe.seed),
         max_length=recipe.data.max_tokens,
         eos_token=setup.end_of_turn,
-        pad_token=setup.tokenizer.pad_token,
         center_rewards_coefficient=stage.centre or None,
     )
     return RewardTrainer(
         model=setup.reward_model(stage.lora),
         args=arguments,
-        train_dataset=_pairs(setup, pole, "train"),
-        eval_dataset=_pairs(setup, pole, "valid"),
+        **datasets(partial(_pairs, setup, pole), stage, recipe.seed),
         processing_class=setup.tokenizer,
     )
 
 
-def _pairs(setup: Setup, pole: Pole, split: Split) -> Dataset:
+def _pairs(setup: Setup, pole: Pole, split: Split) -> list[Row]:
     def text(prompt: str, answer: str) -> str:
         return setup.prompt(prompt) + answer + setup.end_of_turn
 
-    return Dataset.from_list(
-        [
-            {"chosen": text(p.prompt, p.chosen), "rejected": text(p.prompt, p.rejected)}
-            for p in reward_pairs(setup.styles.split(split), setup.pack.space, pole)
-        ]
-    )
+    return [
+        {
+            "chosen": text(pair.prompt, pair.chosen),
+            "rejected": text(pair.prompt, pair.rejected),
+            "length": pair.length,
+        }
+        for pair in reward_pairs(setup.styles.split(split), setup.pack.space, pole)
+    ]
 
 
 def _save(model: torch.nn.Module, folder: Path) -> None:

@@ -1,0 +1,147 @@
+"""What a training is going to do and how long that takes here, before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mpd_core.engine import Engine
+from mpd_core.models.threads import passing
+from mpd_core.training import rollouts
+from mpd_core.training.data import answers_of, preference_pairs, reward_pairs
+from mpd_core.training.recipe import StageSpec
+from mpd_core.training.setup import Setup
+
+PROBE_REPLIES, PROBE_TOKENS = 16, 8
+
+
+@dataclass(frozen=True)
+class Work:
+    """One stage: optimiser steps, tokens that are learned from, tokens that are generated."""
+
+    name: str
+    steps: int = 0
+    learned: int = 0
+    generated: int = 0
+
+
+def estimate(setup: Setup, stages: Sequence[str], *, measure: bool) -> str:
+    """One line a stage; with ``measure`` also the time, from a few real steps on this machine."""
+    works = [work for stage in stages for work in WORK[stage](setup)]
+    rates = passing(_rates, setup, works) if measure else {}
+    return "\n".join(_line(work, rates) for work in works)
+
+
+def _line(work: Work, rates: Mapping[str, float]) -> str:
+    parts = [f"{work.steps:,} steps"] if work.steps else []
+    parts += [f"{work.learned:,} tokens to learn from"] if work.learned else []
+    parts += [f"up to {work.generated:,} tokens to generate"] if work.generated else []
+    if rates:
+        learning = work.learned / rates["learn"] if work.learned else 0.0
+        generating = work.generated / rates["generate"] if work.generated else 0.0
+        parts.append(f"about {(learning + generating) / 60:.0f} minutes")
+    return f"{work.name}: {', '.join(parts)}"
+
+
+def _experts(setup: Setup) -> Iterator[Work]:
+    rows, space = setup.styles.split("train"), setup.pack.space
+    tuned = [setup.prompt(p) + a for pole in space.poles for p, a in answers_of(rows, pole)]
+    yield _work(setup, "fine-tuning", setup.recipe.sft, tuned, 1, len(space.poles))
+    pairs = [pair for pole in space.poles for pair in preference_pairs(rows, space, pole)]
+    texts = [setup.prompt(p.prompt) + a for p in pairs for a in (p.chosen, p.rejected)]
+    yield _work(setup, "preferences", setup.recipe.preference, texts, 2, len(space.poles))
+
+
+def _rewards(setup: Setup) -> Iterator[Work]:
+    rows, space = setup.styles.split("train"), setup.pack.space
+    pairs = [pair for pole in space.poles for pair in reward_pairs(rows, space, pole)]
+    texts = [setup.prompt(p.prompt) + a for p in pairs for a in (p.chosen, p.rejected)]
+    yield _work(setup, "reward models", setup.recipe.reward, texts, 2, len(space.poles))
+
+
+def _references(setup: Setup) -> Iterator[Work]:
+    recipe = setup.recipe
+    prompts = min(
+        recipe.pcm.iterations * recipe.pcm.rollouts.prompts, len(setup.styles.split("train"))
+    )
+    replies = prompts * len(list(setup.pack.space))
+    yield Work("references", generated=replies * recipe.references.max_new_tokens)
+
+
+def _static(setup: Setup) -> Iterator[Work]:
+    from mpd_core.training.static import grid
+
+    points = sum(len(list(grid(len(p.poles), len(p.poles)))) for p in setup.pack.space)
+    replies = points * setup.recipe.static.prompts
+    yield Work("static weights", generated=replies * setup.recipe.references.max_new_tokens)
+
+
+def _pcm(setup: Setup) -> Iterator[Work]:
+    spec = setup.recipe.pcm
+    groups = spec.rollouts.prompts * len(list(setup.pack.space))
+    replies = groups * spec.rollouts.samples * spec.iterations
+    generated = replies * spec.rollouts.max_new_tokens
+    steps = spec.iterations * spec.passes * -(-groups // spec.batch)
+    yield Work("PCM", steps, 2 * generated * spec.passes, generated)
+
+
+WORK: Mapping[str, Callable[[Setup], Iterator[Work]]] = {
+    "experts": _experts,
+    "rewards": _rewards,
+    "references": _references,
+    "static": _static,
+    "pcm": _pcm,
+}
+
+
+def _work(
+    setup: Setup, name: str, stage: StageSpec, texts: Sequence[str], each: int, runs: int
+) -> Work:
+    """``each``: texts of an example; ``runs``: trainings that share the texts."""
+    tokens = sum(len(ids) for ids in setup.tokenizer(list(texts))["input_ids"])
+    examples = len(texts) // each // runs
+    steps = int(-(-examples // (stage.batch * stage.accumulate)) * stage.epochs)
+    return Work(name, steps * runs, int(tokens * stage.epochs))
+
+
+def _rates(setup: Setup, works: Sequence[Work]) -> dict[str, float]:
+    """Tokens per second, learned from and generated."""
+    rates = {}
+    if any(work.learned for work in works):
+        rates["learn"] = _learning_rate(setup)
+    if any(work.generated for work in works):
+        rates["generate"] = _generating_rate(setup)
+    return rates
+
+
+def _learning_rate(setup: Setup) -> float:
+    model: Any = setup.causal_lm(setup.recipe.lora)
+    rows = setup.styles.split("train")[: setup.recipe.sft.batch]
+    texts = [setup.prompt(row.prompt) + next(iter(row.answers.values())) for row in rows]
+    batch = setup.tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
+
+    def step() -> None:
+        with torch.autocast(model.device.type, torch.bfloat16):
+            model(**batch, labels=batch["input_ids"]).loss.backward()
+
+    step()  # the trunk's states, which later epochs find known
+    start = time.monotonic()
+    step()
+    return int(batch["attention_mask"].sum()) / (time.monotonic() - start)
+
+
+def _generating_rate(setup: Setup) -> float:
+    engine = Engine.open(setup.pack)
+    codes = [preference.code for preference in setup.pack.space]
+    prompts = [row.prompt for row in setup.styles.split("train")]
+    asks = list(rollouts.every(prompts, codes, 1, 0))[:PROBE_REPLIES]
+    try:
+        start = time.monotonic()
+        replies = rollouts.run(engine, asks, rollouts.learning(PROBE_TOKENS))
+        return sum(len(reply.tokens) for reply in replies) / (time.monotonic() - start)
+    finally:
+        engine.close()

@@ -1,0 +1,116 @@
+"""The stages of a training that are a few calls each, and all of them in a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpd_core.engine import Engine
+from mpd_core.errors import PackError, RequestError
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.models.threads import passing
+from mpd_core.training import assess as assessing
+from mpd_core.training import static
+from mpd_core.training.assemble import working_pack, write_static
+from mpd_core.training.experts import train_experts
+from mpd_core.training.figures import FILE, read
+from mpd_core.training.pcm import (
+    pcm_folder,
+    prompts_of,
+    references_of,
+    reward_judge,
+    train_pcm,
+)
+from mpd_core.training.rewards import train_rewards
+from mpd_core.training.setup import Setup, write_json
+from mpd_core.training.trainer import ADAPTER, HEAD
+
+Tell = Callable[[str], None]
+
+
+def make_references(setup: Setup, tell: Tell) -> None:
+    """The baseline's replies for every prompt that PCM training will use."""
+    used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
+    prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
+    codes = [preference.code for preference in setup.pack.space]
+    tell(f"references: up to {len(prompts) * len(codes)} replies")
+    engine = Engine.open(passing(working_pack, setup, setup.out / "references" / "pack"))
+    size = setup.recipe.pcm.rollouts.prompts
+    try:
+        for start in range(0, len(prompts), size):  # in pieces: each is kept when it is done
+            references_of(setup).ensure(engine, prompts[start : start + size], codes)
+            tell(f"references: {min(start + size, len(prompts))} of {len(prompts)} prompts")
+    finally:
+        engine.close()
+
+
+def search_static(setup: Setup, tell: Tell) -> Path:
+    """The grid of constant weights on the first validation prompts."""
+    rows = setup.styles.split("valid")[: setup.recipe.static.prompts]
+    judge = passing(reward_judge, setup)
+    return static.search(setup, judge, [row.prompt for row in rows], tell)
+
+
+def train_all(setup: Setup, *, resume: bool, tell: Tell) -> None:
+    """Everything, in the order in which one needs the other."""
+    train_experts(setup, setup.pack.space.poles, resume=resume)
+    train_rewards(setup, setup.pack.space.poles, resume=resume)
+    make_references(setup, tell)
+    if not (resume and (setup.out / "static" / static.FILE).is_file()):
+        search_static(setup, tell)
+    train_pcm(setup, resume=resume, tell=tell)
+
+
+def install(setup: Setup, folder: Path) -> Path:
+    """Write what has been trained so far into a pack's folder.
+
+    Raises:
+        PackError: weights that are missing.
+    """
+    pcm = pcm_folder(setup)
+    done = (pcm / ADAPTER / WEIGHTS_FILE).is_file() and (pcm / HEAD).is_file()
+    working_pack(setup, folder, pcm if done else None, rewards=True)
+    best = setup.out / "static" / static.FILE
+    if best.is_file():
+        write_static(folder, static.best_weights(best))
+    return folder
+
+
+def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell) -> None:
+    """Compute held-out figures and store them beside the pack.
+
+    Raises:
+        RequestError: an unknown part.
+        PackError: the pack has no trained weights.
+    """
+    known = ("rewards", "experts", "mixtures")
+    for name in only:
+        if name not in known:
+            raise RequestError(f"Unknown part '{name[:60]}': use {', '.join(known)}.")
+    if not setup.pack.spec.rewards:
+        raise PackError("The pack has no reward models: run train install first.")
+    figures: dict[str, Any] = read(setup.pack, missing_ok=True)
+    out = setup.out / "report"
+    for name in only or known:
+        tell(f"report: {name}")
+        figures[name] = _figures(setup, name, out, external)
+        figures["pack_hashes"] = setup.pack.hashes
+        figures["recipe"] = json.loads(setup.recipe.model_dump_json())
+        figures["data_sha256"] = setup.styles.sha256
+        write_json(setup.pack.folder / FILE, figures)
+
+
+def _figures(setup: Setup, name: str, out: Path, external: Path | None) -> dict[str, Any]:
+    if name == "rewards":
+        models = passing(reward_judge, setup).models
+        return passing(assessing.rewards, setup, models, external)
+    engine = Engine.open(setup.pack)
+    try:
+        if name == "experts":
+            models = passing(reward_judge, setup).models
+            return assessing.experts(setup, engine, models, out)
+        return assessing.mixtures(setup, engine, out)
+    finally:
+        engine.close()
