@@ -9,12 +9,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vllm lint venv base chromium clean
+.PHONY: help run test test-vllm train lint venv base chromium clean
 
 help:
 	@echo "make run    install into $(VENV), obtain the base model, open the app on port $(PORT)"
 	@echo "make test   check style and types, then run all tests, browser tests included"
 	@echo "make test-vllm  compare remote experts with a real vLLM server (installs it; slow)"
+	@echo "make train  install what training needs and run it, e.g. ARGS='all --resume'"
 	@echo "make lint   check style and types only"
 	@echo "make clean  remove $(VENV) and the tools' caches (not the base model)"
 	@echo "PYTHON=python3.12 make run chooses another Python (3.10 or newer)."
@@ -28,6 +29,9 @@ test: lint chromium base
 
 test-vllm: $(VENV)/.tests base
 	@MPD_TEST_VLLM=1 $(BIN)/python -m pytest -s tests/vllm $(ARGS)
+
+train: $(VENV)/.training base
+	@$(BIN)/python -m mpd_core train $(ARGS)
 
 lint: $(VENV)/.tests
 	@$(BIN)/ruff check .
@@ -56,7 +60,11 @@ $(VENV)/.app: requirements.txt $(VENV)/.made
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.tests: tests/requirements.txt $(VENV)/.app
+$(VENV)/.training: mpd_core/training/requirements.txt $(VENV)/.app
+	@$(PIP) -r requirements.txt -r mpd_core/training/requirements.txt
+	@touch $@
+
+$(VENV)/.tests: tests/requirements.txt mpd_core/training/requirements.txt $(VENV)/.app
 	@$(PIP) -r requirements.txt -r tests/requirements.txt
 	@touch $@
 

@@ -17,7 +17,7 @@ from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.cache import RowCache, Window
-from mpd_core.models.linear import PackedLinear, can_pack, fuse
+from mpd_core.models.linear import PACKED, can_pack, fuse
 from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
@@ -65,21 +65,25 @@ def test_rows_equal_peft_on_each_text_alone(
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.skipif(not can_pack(), reason="this torch has no fp16 kernels")
-def test_packed_products_do_not_depend_on_other_rows() -> None:
-    """Bit by bit, and within fp16 rounding of the dense product."""
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=["fp16", "bf16"]
+)
+def test_packed_products_do_not_depend_on_other_rows(dtype: torch.dtype, rounding: float) -> None:
+    """Bit by bit, and within rounding of the dense product."""
+    if not can_pack(dtype):
+        pytest.skip("this machine has no such kernels")
     torch.manual_seed(0)
     dense = torch.nn.Linear(576, 1536)
-    packed, x = fuse([dense], packed=True), torch.randn(64, 576)
-    assert isinstance(packed, PackedLinear)
+    packed, x = fuse([dense], packed=dtype), torch.randn(64, 576)
+    assert isinstance(packed, PACKED[dtype])
     whole = packed(x)
-    torch.testing.assert_close(whole, dense(x), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(whole, dense(x), atol=rounding, rtol=rounding)
     for rows in (1, 2, 3, 7, 16, 33):
         assert torch.equal(packed(x[5 : 5 + rows]), whole[5 : 5 + rows])
 
 
-@pytest.mark.parametrize("packed", [True, False])
-def test_fused_linears_are_their_parts_side_by_side(packed: bool) -> None:
+@pytest.mark.parametrize("packed", [torch.float16, None])
+def test_fused_linears_are_their_parts_side_by_side(packed: torch.dtype | None) -> None:
     torch.manual_seed(1)
     parts = [torch.nn.Linear(64, width) for width in (32, 64, 16)]
     x = torch.randn(3, 2, 64)

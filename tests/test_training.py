@@ -24,7 +24,7 @@ from mpd_core.packs import Pack, load_pack
 from mpd_core.training import data, measures
 from mpd_core.training.experts import expert_folder, train_experts
 from mpd_core.training.rewards import reward_folder, train_rewards
-from mpd_core.training.scoring import RewardModels
+from mpd_core.training.scoring import RewardModels, Rewards
 from mpd_core.training.setup import RECORD, Setup
 from mpd_core.training.stages import install
 from mpd_core.training.trainer import CHECKPOINTS, METRICS
@@ -133,7 +133,8 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
     setup = Setup.open(pack, tmp_path / "out")
     poles = setup.pack.space.poles[:2]
     train_rewards(setup, poles, resume=False)
-    models = RewardModels(setup, {pole.name: reward_folder(setup, pole) for pole in poles})
+    folders = {pole.name: reward_folder(setup, pole) for pole in poles}
+    models = Rewards(RewardModels(setup, folders), {"up1": measures.MeasureReward("-words")})
     for pole in poles:
         pairs = data.reward_pairs(setup.styles.split("train"), setup.pack.space, pole)
         prompts = [pair.prompt for pair in pairs]
@@ -147,6 +148,8 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
     )
     both = models.score(["explain 3"] * 2, ["the cat 3", "the mat 3"], [("up0", "down0")] * 2)
     alone = models.score(["explain 3"], ["the mat 3"], [("down0",)])
+    mixed = models.score(["explain 3"], ["the cat 3"], [("up0", "up1")])
+    assert mixed == [{"up0": pytest.approx(both[0]["up0"], abs=1e-4), "up1": -3.0}]
     assert alone[0]["down0"] == pytest.approx(both[1]["down0"], abs=1e-4)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 from mpd_core.bench.material import shapes_of
 from mpd_core.bench.schemes import Loader
 from mpd_core.bench.values import Spec
-from mpd_core.models.linear import PackedLinear
+from mpd_core.models.linear import PACKED
 
 READ_BYTES = 2**28
 """Larger than a CPU's last cache by far."""
@@ -79,7 +79,8 @@ class MachineSide:
             width = self._shapes.hidden
             height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
             dense, dtype = nn.Linear(width, height, bias=False), self._format.dtype
-            linear = PackedLinear(dense.weight, None) if self._format.packed else dense
+            packed = self._format.packed
+            linear = PACKED[packed](dense.weight, None) if packed else dense
             linear = linear.to(self._format.device, dtype)
             x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
             self._rates[rows] = 2 * rows * width * height / self._best(lambda: linear(x))

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from mpd_core.bench.memory import held_bytes, process_memory
 from mpd_core.bench.schemes import Loader, cached, hear, mean_change
 from mpd_core.bench.values import Ask, Heard, Run, Spec
-from mpd_core.models.linear import PackedLinear
+from mpd_core.models.linear import PACKED
 
 
 class _Clock:
@@ -124,7 +124,7 @@ class PlainSide:
         for name, weight in self._mixed_weights(code):
             if self.loader.format.packed:
                 parent, _, child = name.rpartition(".")
-                packed = PackedLinear(weight, self._dense[name][1])
+                packed = PACKED[self.loader.format.packed](weight, self._dense[name][1])
                 setattr(self._model.get_submodule(parent), child, packed)
             else:
                 self._model.get_submodule(name).weight.copy_(weight)

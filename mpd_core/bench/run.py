@@ -75,7 +75,7 @@ def _material(options: BenchOptions, scratch: Path) -> Callable[[str, bool], Spe
         write_wide_pack(wide, pack, base, options.seed, options.widest)
     device = options.device or default_device()
     precision = options.precision or pack.spec.base.precision
-    packed = device == "cpu" and precision != "fp32" and can_pack()
+    packed = device == "cpu" and precision in ("auto", "fp16") and can_pack()
     dense = pack.spec.base.quantize == "none"
 
     def spec(kind: str, fp32: bool) -> Spec:

@@ -21,7 +21,7 @@ from mpd_core.bench.values import Ask, Heard, Run, Spec
 from mpd_core.merging import entropy
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.base import load_model, weight_format
-from mpd_core.models.linear import PackedLinear, round_to_half
+from mpd_core.models.linear import PACKED, round_to
 from mpd_core.packs import FolderSource, Pack, load_pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
@@ -86,7 +86,7 @@ class Loader:
         self.pack: Pack = load_pack(spec.folder)
         quantize = self.pack.spec.base.quantize
         self.format = weight_format(spec.device, quantize, spec.precision)
-        self._half = spec.half_weights or self.format.packed
+        self._rounded = self.format.packed or (torch.float16 if spec.half_weights else None)
         source = self.pack.spec.base.source
         assert isinstance(source, FolderSource)  # the bench wrote it
         self.base = self.pack.path(source.folder)
@@ -95,17 +95,17 @@ class Loader:
     def model(self) -> Any:
         """A new copy of the base, not yet packed; the same weights as the engine's."""
         loaded = load_model(self.base, self.format)
-        if self._half:
-            round_to_half(loaded.model)
+        if self._rounded:
+            round_to(loaded.model, self._rounded)
         self._prompts = self._prompts or PromptRenderer(loaded.tokenizer, self.pack.spec.template)
         loaded.model.generation_config.eos_token_id = None  # a fixed number of tokens
         return loaded.model
 
     def pack_linears(self, model: nn.Module) -> None:
-        """Put the engine's fp16 kernel under a model of transformers or PEFT, if it uses it."""
+        """Put the engine's own product under a model of transformers or PEFT, if it uses it."""
         if self.format.packed:
             for parent, name, linear in list(dense_linears(model)):
-                setattr(parent, name, PackedLinear(linear.weight, linear.bias))
+                setattr(parent, name, PACKED[self.format.packed](linear.weight, linear.bias))
 
     def voices(self, ask: Ask) -> list[Voice]:
         """The chosen experts of Eq. 1, which read what the user wrote, and last the PCM."""

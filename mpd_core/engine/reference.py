@@ -19,7 +19,7 @@ from mpd_core.engine.runner import Distribution
 from mpd_core.experts import Row, make_plan
 from mpd_core.merging import choose, merge
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
-from mpd_core.models.linear import round_to_half
+from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, Source
@@ -109,7 +109,7 @@ class ReferenceDecoder:
 def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:
     loaded = load_model(obtain(pack, source), format_)
     if format_.packed:
-        round_to_half(loaded.model)  # the engine's weights, in plain fp32 arithmetic
+        round_to(loaded.model, format_.packed)  # the engine's weights, in plain fp32 arithmetic
     return loaded
 
 
@@ -121,7 +121,7 @@ def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
         else:
             model = PeftModel.from_pretrained(model, folder, adapter_name=name)
     if loaded.format.packed:
-        round_to_half(model)
+        round_to(model, loaded.format.packed)
     return model.eval()
 
 

@@ -39,9 +39,9 @@ class LoraAdapter:
     factors: Mapping[str, tuple[Tensor, Tensor]]
     config: Mapping[str, Any]
 
-    def half(self) -> LoraAdapter:
-        """The same with its factors in fp16."""
-        factors = {module: (a.half(), b.half()) for module, (a, b) in self.factors.items()}
+    def to(self, dtype: torch.dtype) -> LoraAdapter:
+        """The same with its factors in another type."""
+        factors = {module: (a.to(dtype), b.to(dtype)) for module, (a, b) in self.factors.items()}
         return replace(self, factors=factors)
 
     def check(self, model: nn.Module) -> None:

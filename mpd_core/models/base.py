@@ -25,19 +25,20 @@ class WeightFormat:
         device: ``cpu`` or ``cuda``.
         quantize: ``nf4`` or ``none``.
         dtype: of activations, and of weights that are neither quantised nor packed.
-        packed: dense linears are to be packed to fp16 (CPU); they are loaded in ``dtype``.
+        packed: type that dense linears are to be packed to (CPU); they are loaded in ``dtype``.
     """
 
     device: str
     quantize: Quantize
     dtype: torch.dtype
-    packed: bool
+    packed: torch.dtype | None
 
     def __str__(self) -> str:
-        short = next(name for name, dtype in DTYPES.items() if dtype is self.dtype)
+        names = {dtype: name for name, dtype in DTYPES.items()}
+        short = names[self.dtype]
         if self.quantize == "nf4":
             return f"nf4 ({short} compute)"
-        return f"fp16 ({short} compute)" if self.packed else short
+        return f"{names[self.packed]} ({short} compute)" if self.packed else short
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,19 @@ def weight_format(
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise RequestError(f"Device '{device}' is not available here: use cpu.")
     if device == "cuda":
-        return WeightFormat(device, quantize, _gpu_dtype(precision), packed=False)
-    if precision == "bf16" or (precision == "fp16" and not can_pack()):
+        return WeightFormat(device, quantize, _gpu_dtype(precision), packed=None)
+    wanted = DTYPES["fp16" if precision == "auto" else precision]
+    able = wanted is torch.float32 or can_pack(wanted)
+    if not able and precision != "auto":
         raise RequestError(f"Precision '{precision}' does not run on this CPU: use fp32 or auto.")
-    packed = quantize == "none" and precision != "fp32" and can_pack()
-    return WeightFormat(device, quantize, torch.float32, packed)
+    packed = quantize == "none" and able and wanted is not torch.float32
+    return WeightFormat(device, quantize, torch.float32, wanted if packed else None)
+
+
+def fastest_precision() -> Precision:
+    """For work in large batches that need not be bit by bit what is served: training."""
+    on_cpu = default_device() == "cpu"
+    return "bf16" if on_cpu and can_pack(torch.bfloat16) else "auto"
 
 
 def _gpu_dtype(precision: Precision) -> torch.dtype:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mpd_core.models.cache import RowCache
-from mpd_core.models.linear import fuse, round_to_half, width_of
+from mpd_core.models.linear import fuse, round_to, width_of
 from mpd_core.models.lora import LoraStack
 
 
@@ -16,12 +17,17 @@ class GeneralBody:
     """Runs the model's own code; only its linears are replaced, packed and with adapters."""
 
     def __init__(
-        self, model: Any, stack: LoraStack, *, packed: bool, layers: range | None = None
+        self,
+        model: Any,
+        stack: LoraStack,
+        *,
+        packed: torch.dtype | None,
+        layers: range | None = None,
     ) -> None:
         """Take over a causal LM, always the whole of it; it is changed in place."""
         assert layers is None, "only a written-out decoder runs in parts"
         if packed:
-            round_to_half(model)  # embeddings too: the same weights whatever the body
+            round_to(model, packed)  # embeddings too: the same weights whatever the body
         self._body: nn.Module = model.base_model
         for name, linear in _linears(model):
             parent, _, child = name.rpartition(".")

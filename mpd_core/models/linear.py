@@ -13,8 +13,10 @@ def width_of(linear: nn.Module) -> int:
     return int(linear.out_features)  # type: ignore[arg-type]
 
 
-def can_pack() -> bool:
-    """Whether this machine's torch has the fp16 kernels that ``PackedLinear`` needs."""
+def can_pack(dtype: torch.dtype = torch.float16) -> bool:
+    """Whether this machine has the kernels that products packed to fp16 or bf16 need."""
+    if dtype is torch.bfloat16:  # in software it would be slower than fp32
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
     engines = torch.backends.quantized.supported_engines
     return "fbgemm" in engines and hasattr(torch.ops.quantized, "linear_prepack_fp16")
 
@@ -37,6 +39,32 @@ class PackedLinear(nn.Module):
         """x [..., in] to [..., out]."""
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
         return y
+
+
+class HalfLinear(nn.Module):
+    """bf16 weights and activations, fp32 sums, for CPUs that multiply bf16 in hardware.
+
+    Twice the rate of ``PackedLinear`` from about 16 rows on, and as independent of other rows; but
+    activations are rounded to 8 bits, which fp16 weights with fp32 activations are not.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Take a weight [out, in] and a bias [out]."""
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self._weight = weight.bfloat16()
+        self._bias = None if bias is None else bias.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out], both in fp32."""
+        return nn.functional.linear(x.bfloat16(), self._weight, self._bias).float()
+
+
+PACKED: dict[torch.dtype, type[PackedLinear] | type[HalfLinear]] = {
+    torch.float16: PackedLinear,
+    torch.bfloat16: HalfLinear,
+}
+"""What computes fp32 to fp32 with weights of fewer bits, by the type of the weights."""
 
 
 class Product(nn.Module):
@@ -67,10 +95,10 @@ class SideBySide(nn.Module):
         return torch.cat([linear(x) for linear in self.linears], dim=-1)
 
 
-def fuse(linears: Sequence[nn.Module], *, packed: bool) -> nn.Module:
+def fuse(linears: Sequence[nn.Module], *, packed: torch.dtype | None) -> nn.Module:
     """One module that computes several linears of the same input, outputs in order.
 
-    Dense linears become one matrix, packed to fp16 if asked; others (4 bits) stay what they are.
+    Dense linears become one matrix, packed to a type if asked; others (4 bits) stay what they are.
     """
     if not all(type(linear) is nn.Linear for linear in linears):
         return linears[0] if len(linears) == 1 else SideBySide(linears)
@@ -78,7 +106,7 @@ def fuse(linears: Sequence[nn.Module], *, packed: bool) -> nn.Module:
     biases = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat(biases) if biases else None  # type: ignore[arg-type]
     if packed:
-        return PackedLinear(weight, bias)
+        return PACKED[packed](weight, bias)
     if len(linears) == 1:
         return linears[0]
     fused = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
@@ -89,10 +117,10 @@ def fuse(linears: Sequence[nn.Module], *, packed: bool) -> nn.Module:
 
 
 @torch.no_grad()
-def round_to_half(model: nn.Module) -> None:
-    """Round linears and embeddings in place to what fp16 holds; they stay fp32 tensors."""
+def round_to(model: nn.Module, dtype: torch.dtype) -> None:
+    """Round linears and embeddings in place to what a type holds; they stay fp32 tensors."""
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
-            module.weight.copy_(module.weight.half())
+            module.weight.copy_(module.weight.to(dtype))
             if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.copy_(module.bias.half())
+                module.bias.copy_(module.bias.to(dtype))

@@ -41,7 +41,12 @@ class LlamaBody:
     """The decoder of a ``LlamaForCausalLM``, or some of its layers; weights are taken over."""
 
     def __init__(
-        self, model: Any, stack: LoraStack, *, packed: bool, layers: range | None = None
+        self,
+        model: Any,
+        stack: LoraStack,
+        *,
+        packed: torch.dtype | None,
+        layers: range | None = None,
     ) -> None:
         """Take over layers that lie together; the first embeds, the last norms; default: all."""
         config = model.config
@@ -52,7 +57,7 @@ class LlamaBody:
         self._eps = config.rms_norm_eps
         if layers.start == 0:
             embeddings: Tensor = model.get_input_embeddings().weight.detach()
-            self._embeddings = embeddings.half() if packed else embeddings
+            self._embeddings = embeddings.to(packed) if packed else embeddings
         self._norm: Tensor = model.model.norm.weight.detach()
         self._rotary: nn.Module = model.model.rotary_emb
         if self._last:
@@ -101,7 +106,7 @@ class LlamaBody:
         return F.rms_norm(x, weight.shape, weight, self._eps)
 
 
-def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: bool) -> Layer:
+def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype | None) -> Layer:
     def take(block: str, *children: str) -> nn.Module:
         linears = [layer.get_submodule(f"{block}.{child}") for child in children]
         parts = [

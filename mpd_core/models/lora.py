@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
-from mpd_core.models.linear import PackedLinear, Product
+from mpd_core.models.linear import PACKED, Product
 
 Mix = tuple[tuple[str, float], ...]
 """A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
@@ -45,7 +45,7 @@ class LoraStack:
         model: nn.Module,
         like: Tensor,
         *,
-        packed: bool = False,
+        packed: torch.dtype | None = None,
     ) -> None:
         """Check the adapters against a model.
 
@@ -53,14 +53,14 @@ class LoraStack:
             adapters: any ranks, any target modules.
             model: has every targeted linear under its full name, before anything is wrapped.
             like: a tensor with the compute dtype and the device.
-            packed: hold A and B as packed fp16 (CPU only).
+            packed: hold A and B packed to fp16 or bf16 (CPU only).
 
         Raises:
             PackError: as ``LoraAdapter.check``.
         """
         for adapter in adapters:
             adapter.check(model)
-        self._adapters = [adapter.half() for adapter in adapters] if packed else list(adapters)
+        self._adapters = [adapter.to(packed) for adapter in adapters] if packed else list(adapters)
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self.like = like.new_empty(0)  # not the tensor itself, which may be large
         self.packed = packed
@@ -177,5 +177,5 @@ class StackedLora(nn.Module):
             height, rank = block.b.shape
             b[block.start : block.start + height, column : column + rank] = block.b
             column += rank
-        product = PackedLinear if self._stack.packed else Product
+        product = PACKED[self._stack.packed] if self._stack.packed else Product
         self._a, self._b = product(a), product(b)

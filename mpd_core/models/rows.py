@@ -33,7 +33,7 @@ class RowModel:
         capacity: int,
         length: int,
         budget: int | None = None,
-        packed: bool = False,
+        packed: torch.dtype | None = None,
         lean: bool = True,
         layers: range | None = None,
     ) -> None:
@@ -45,7 +45,7 @@ class RowModel:
             capacity: rows that the cache can hold.
             length: tokens that a row can hold.
             budget: tokens that all rows together should hold; default: capacity x length.
-            packed: hold the linears as packed fp16 (CPU only).
+            packed: hold the linears packed to fp16 or bf16 (CPU only).
             lean: use the written-out decoder for architectures that have one.
             layers: run only these; below the first lies another row model, the trunk.
 

@@ -38,7 +38,8 @@ def working_pack(
     if folder.resolve() != setup.pack.folder.resolve():
         _make_absolute(setup, document)
     poles = setup.pack.space.poles
-    adapters = {pole.name: expert_folder(setup, pole) for pole in poles}
+    others = {*setup.pack.spec.experts.checkpoints, *setup.pack.spec.experts.remotes}
+    adapters = {p.name: expert_folder(setup, p) for p in poles if p.name not in others}
     if all((path / WEIGHTS_FILE).is_file() for path in adapters.values()):
         document["experts"]["prompt"] = "plain"  # type: ignore[index]
         for name, source in adapters.items():

@@ -18,7 +18,7 @@ from mpd_core.training.data import Pair, reward_pairs
 from mpd_core.training.judge import Judged
 from mpd_core.training.pcm import references_of, reward_judge
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring import RewardModels
+from mpd_core.training.scoring import Rewards, Scorer
 from mpd_core.training.setup import Setup
 
 EXPERT_TOKENS = 256
@@ -50,7 +50,7 @@ def wins(first: Sequence[float], second: Sequence[float]) -> float:
     return fmean(0.5 if a == b else float(a > b) for a, b in pairs)
 
 
-def rewards(setup: Setup, models: RewardModels, external: Path | None = None) -> Figures:
+def rewards(setup: Setup, models: Rewards, external: Path | None = None) -> Figures:
     """Pair accuracy on the test split, by pole and kind of pair, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
     figures: Figures = {}
@@ -78,7 +78,7 @@ def _by_kind(rows: Any) -> Iterator[tuple[str, list[tuple[float, Pair]]]]:
         yield kind, list(group)
 
 
-def _preferred(models: RewardModels, pole: str, pairs: Sequence[Pair]) -> list[float]:
+def _preferred(models: Rewards, pole: str, pairs: Sequence[Pair]) -> list[float]:
     score = models.reward(pole)
     prompts = [pair.prompt for pair in pairs]
     chosen = score(prompts, [pair.chosen for pair in pairs])
@@ -96,7 +96,7 @@ def _rule(measure: Callable[[str], float], learn: Sequence[Pair], held: Sequence
     return found if larger(learn) >= 0.5 else 1.0 - found
 
 
-def _external(models: RewardModels, folder: Path) -> Figures:
+def _external(models: Rewards, folder: Path) -> Figures:
     figures: Figures = {}
     for name, (pole, chosen, rejected) in EXTERNAL.items():
         if not (folder / name).is_file():
@@ -117,7 +117,7 @@ def _external(models: RewardModels, folder: Path) -> Figures:
     return figures
 
 
-def experts(setup: Setup, engine: Engine, models: RewardModels, out: Path) -> Figures:
+def experts(setup: Setup, engine: Engine, models: Rewards, out: Path) -> Figures:
     """Each expert alone against the base on the test prompts, greedy, 256 tokens."""
     sampling = setup.pack.spec.decode.sampling(max_new_tokens=EXPERT_TOKENS)
     prompts = [row.prompt for row in setup.styles.split("test")]
@@ -243,7 +243,7 @@ def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     return over / under if under else 0.0
 
 
-def _toggles(setup: Setup, models: RewardModels, replies: Sequence[Reply]) -> Figures:
+def _toggles(setup: Setup, models: Scorer, replies: Sequence[Reply]) -> Figures:
     """By preference and dimension: share of replies that please the chosen pole more than another.
 
     Scores of different reward models are compared after each is centred on all replies.

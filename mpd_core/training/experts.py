@@ -21,8 +21,10 @@ from mpd_core.training.trainer import ADAPTER, MetricsFile, Row, common, dataset
 
 
 def expert_folder(setup: Setup, pole: Pole) -> Path:
-    """Where the finished adapter of a pole lies."""
-    return setup.out / "experts" / pole.name / "preference" / ADAPTER
+    """A folder with the adapter of a pole: trained here, or the pack's."""
+    here = setup.out / "experts" / pole.name / "preference" / ADAPTER
+    packed = setup.pack.spec.experts.adapters.get(pole.name)
+    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
 
 
 def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:

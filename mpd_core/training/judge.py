@@ -16,7 +16,7 @@ from mpd_core.request import Sampling
 from mpd_core.training import rollouts
 from mpd_core.training.losses import bradley_terry
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring import RewardModels
+from mpd_core.training.scoring import Scorer
 
 Scores = dict[str, float]
 
@@ -90,9 +90,7 @@ class Judge(Protocol):
 class RewardJudge:
     """Scores replies with reward models; the scores of references are computed once."""
 
-    def __init__(
-        self, space: PreferenceSpace, models: RewardModels, references: References
-    ) -> None:
+    def __init__(self, space: PreferenceSpace, models: Scorer, references: References) -> None:
         self._space = space
         self.models = models
         self.references = references

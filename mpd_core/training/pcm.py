@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import time
@@ -16,16 +17,20 @@ from accelerate.utils import set_seed
 
 from mpd_core.engine import Engine
 from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.judge import Judge, Judged, References, RewardJudge
 from mpd_core.training.learner import Entry, Learner
+from mpd_core.training.measures import MeasureReward
 from mpd_core.training.policy import Policy, load_state, save_state
+from mpd_core.training.recipe import ScorerSpec
+from mpd_core.training.remote_reward import RemoteReward
 from mpd_core.training.rewards import reward_folder
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.scoring import RewardModels
+from mpd_core.training.scoring import Reward, RewardModels, Rewards
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, METRICS, write_metrics
 
@@ -135,7 +140,7 @@ class Trainer:
         file = self._folder / "rollouts" / f"{iteration:03d}.jsonl"
         spec, prompts = self._spec.rollouts, prompts_of(self._setup, iteration)
         codes = [preference.code for preference in self._setup.pack.space]
-        engine = Engine.open(passing(self._pack))
+        engine = Engine.open(passing(self._pack), precision=fastest_precision())
         try:
             judge.prepare(engine, prompts, codes)
             if file.is_file():  # cut off after sampling: the policy is still the same
@@ -169,9 +174,27 @@ class Trainer:
 
 
 def reward_judge(setup: Setup) -> RewardJudge:
-    """The trained reward models against the recipe's references."""
-    folders = {pole.name: reward_folder(setup, pole) for pole in setup.pack.space.poles}
-    return RewardJudge(setup.pack.space, RewardModels(setup, folders), references_of(setup))
+    """The trained reward models, or what the recipe names instead, against its references."""
+    return RewardJudge(setup.pack.space, rewards_of(setup), references_of(setup))
+
+
+def rewards_of(setup: Setup) -> Rewards:
+    """What scores replies for each pole.
+
+    Raises:
+        PackError: a reward model that is missing.
+    """
+    others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
+    poles = [pole for pole in setup.pack.space.poles if pole.name not in others]
+    folders = {pole.name: reward_folder(setup, pole) for pole in poles}
+    return Rewards(RewardModels(setup, folders) if folders else None, others)
+
+
+def _other(spec: ScorerSpec) -> Reward:
+    if spec.measure:
+        return MeasureReward(spec.measure)
+    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
+    return RemoteReward(spec.url or "", key)
 
 
 def references_of(setup: Setup) -> References:

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mpd_core.errors import PackError
 from mpd_core.models.pcm import WeightHead
 from mpd_core.training.losses import mixture_log_prob
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
+
+POLES = "poles"
+"""Key of a head's metadata: names of the poles that its rows belong to."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,18 @@ class Policy(nn.Module):
     """Backbone with adapter, weight head, and a value head for PPO."""
 
     def __init__(self, setup: Setup) -> None:
-        """A fresh one: a zero head, which weighs uniformly."""
+        """A fresh one, whose zero head weighs uniformly, or the pack's own."""
         super().__init__()
-        self.body = setup.pcm_body(setup.recipe.pcm.lora)
+        pcm, warm = setup.pack.spec.pcm, setup.recipe.pcm.warm_start
+        packed = setup.pack.path(pcm.adapter.folder) if warm and pcm.adapter else None
+        self.body = setup.pcm_body(setup.recipe.pcm.lora, packed)
         width = self.body.config.hidden_size
         device = next(self.body.parameters()).device
-        self.head = WeightHead(width, len(setup.pack.space.poles)).to(device)
+        self._poles = [pole.name for pole in setup.pack.space.poles]
+        self.head = WeightHead(width, len(self._poles))
+        if warm and pcm.head:
+            take_known_poles(self.head, self._poles, setup.pack.path(pcm.head.file))
+        self.head.to(device)
         self.value = nn.Linear(width, 1, device=device)
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
@@ -86,7 +97,8 @@ class Policy(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self.body, folder / ADAPTER)
         tensors = self.head.linear.state_dict()
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / HEAD)
+        head = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(head, folder / HEAD, metadata={POLES: ",".join(self._poles)})
 
     def trained(self) -> dict[str, Tensor]:
         """Every trained tensor by name."""
@@ -98,6 +110,24 @@ class Policy(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(tensors[name])
+
+
+@torch.no_grad()
+def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None:
+    """Copy the rows of poles that a saved head knows by name; the others stay zero.
+
+    Raises:
+        PackError: the file does not say whose its rows are.
+    """
+    with safe_open(file, "pt") as saved:
+        known = ((saved.metadata() or {}).get(POLES) or "").split(",")
+        weight, bias = saved.get_tensor("weight"), saved.get_tensor("bias")
+    if len(known) != len(weight):
+        raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
+    for row, name in enumerate(known):
+        if name in poles:
+            head.linear.weight[poles.index(name)] = weight[row]
+            head.linear.bias[poles.index(name)] = bias[row]
 
 
 class Collator:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from mpd_core.errors import PackError
 from mpd_core.packs import Pack, Table, complaints
@@ -65,6 +65,23 @@ class RewardSpec(StageSpec):
     """Weight of (r_chosen + r_rejected)^2: keeps rewards around zero (Eisenstein et al., 2023)."""
 
 
+class ScorerSpec(Table):
+    """What stands in for a pole's reward model: a measure, or a server."""
+
+    measure: str | None = None
+    """Of ``measures.py``, with ``-`` for how little there is of it: ``-grade``."""
+    url: str | None = None
+    """See ``remote_reward.py`` for what it is asked."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the server's key."""
+
+    @model_validator(mode="after")
+    def _is_one_thing(self) -> ScorerSpec:
+        if (self.measure is None) == (self.url is None):
+            raise ValueError("give a measure or a url")
+        return self
+
+
 class ReferenceSpec(Table):
     """The baseline whose replies rewards are measured against (Eq. 2)."""
 
@@ -111,6 +128,8 @@ class StaticSpec(Table):
 class PCMTrainSpec(Table):
     """Training of the Preference Control Model."""
 
+    warm_start: bool = False
+    """Begin with the pack's PCM instead of a zero head; poles that are new to it begin at zero."""
     algorithm: Literal["rebel", "ppo"] = "rebel"
     reward: Literal["bradley_terry", "direct"] = "bradley_terry"
     lora: LoraSpec
@@ -138,6 +157,8 @@ class Recipe(Table):
     sft: StageSpec
     preference: PreferenceSpec
     reward: RewardSpec
+    scorers: dict[str, ScorerSpec] = Field(default_factory=dict)
+    """By pole, what scores replies instead of a trained reward model."""
     references: ReferenceSpec = ReferenceSpec()
     static: StaticSpec = StaticSpec()
     pcm: PCMTrainSpec

@@ -29,8 +29,10 @@ from mpd_core.training.trainer import (
 
 
 def reward_folder(setup: Setup, pole: Pole) -> Path:
-    """Where the finished reward model of a pole lies: an adapter's folder with a head in it."""
-    return setup.out / "rewards" / pole.name / ADAPTER
+    """A folder with the reward model of a pole, adapter and head: trained here, or the pack's."""
+    here = setup.out / "rewards" / pole.name / ADAPTER
+    packed = setup.pack.spec.rewards.get(pole.name)
+    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
 
 
 def train_rewards(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mpd_core.models.adapters import load_adapter, lowest_layer
-from mpd_core.models.base import load_model, weight_format
+from mpd_core.models.base import fastest_precision, load_model, weight_format
 from mpd_core.models.llama import is_llama
 from mpd_core.models.rows import RowModel
 from mpd_core.training.setup import Setup
@@ -27,6 +27,47 @@ class Reward(Protocol):
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
         """One score a reply."""
+
+
+class Scorer(Protocol):
+    """Scores replies for several poles at once."""
+
+    def score(
+        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """By reply, pole to score."""
+
+
+class Rewards:
+    """Trained reward models for most poles, something else for some."""
+
+    def __init__(self, models: Scorer | None, others: Mapping[str, Reward]) -> None:
+        """``models`` may be None where every pole has a reward of its own."""
+        self._models = models
+        self._others = others
+
+    def score(
+        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """By reply, pole to score."""
+        ours = [[name for name in names if name not in self._others] for names in poles]
+        scores: list[dict[str, float]] = [{} for _ in replies]
+        if self._models is not None:
+            scores = self._models.score(prompts, replies, ours)
+        for name, reward in self._others.items():
+            rows = [row for row, names in enumerate(poles) if name in names]
+            found = reward([prompts[row] for row in rows], [replies[row] for row in rows])
+            for row, score in zip(rows, found, strict=True):
+                scores[row][name] = score
+        return scores
+
+    def reward(self, pole: str) -> Reward:
+        """One pole's."""
+
+        def scores(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+            return [s[pole] for s in self.score(prompts, replies, [(pole,)] * len(replies))]
+
+        return scores
 
 
 class RewardModels:
@@ -46,7 +87,7 @@ class RewardModels:
         self._setup = setup
         self._length = length
         adapters = [load_adapter(name, folder) for name, folder in folders.items()]
-        base = load_model(setup.base, weight_format())
+        base = load_model(setup.base, weight_format(precision=fastest_precision()))
         count = base.model.config.num_hidden_layers
         first = lowest_layer(adapters, count) if is_llama(base.model) else 0
 
@@ -86,14 +127,6 @@ class RewardModels:
             found = self._batch([ids[k] for k in batch], [poles[k] for k in batch])
             for k, said in zip(batch, found, strict=True):
                 scores[k] = said
-        return scores
-
-    def reward(self, pole: str) -> Reward:
-        """One of the models, as a reward."""
-
-        def scores(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
-            return [s[pole] for s in self.score(prompts, replies, [(pole,)] * len(replies))]
-
         return scores
 
     def _ids(self, prompt: str, reply: str) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -89,12 +89,15 @@ class Setup:
         """The frozen base whose layers below the adapter are the shared trunk."""
         return self._with_trunk(self._load(AutoModelForCausalLM, self.base), lora)
 
-    def pcm_body(self, lora: LoraSpec) -> Any:
-        """The PCM's frozen backbone with a fresh adapter: the base, or a model of its own."""
+    def pcm_body(self, lora: LoraSpec, adapter: Path | None = None) -> Any:
+        """The PCM's frozen backbone, the base or a model of its own, with an adapter to train."""
         backbone = self.pack.spec.pcm.backbone
         if backbone == "base":
-            return self.causal_lm(lora)
-        model = self._load(AutoModelForCausalLM, obtain(self.pack, backbone))
+            model = self.bare(lora)
+        else:
+            model = self._load(AutoModelForCausalLM, obtain(self.pack, backbone))
+        if adapter:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
         return _adapted(model, lora, TaskType.CAUSAL_LM)
 
     def reward_model(self, lora: LoraSpec) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError, RequestError
 from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.training import assess as assessing
 from mpd_core.training import static
@@ -21,6 +22,7 @@ from mpd_core.training.pcm import (
     prompts_of,
     references_of,
     reward_judge,
+    rewards_of,
     train_pcm,
 )
 from mpd_core.training.rewards import train_rewards
@@ -36,7 +38,8 @@ def make_references(setup: Setup, tell: Tell) -> None:
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
     codes = [preference.code for preference in setup.pack.space]
     tell(f"references: up to {len(prompts) * len(codes)} replies")
-    engine = Engine.open(passing(working_pack, setup, setup.out / "references" / "pack"))
+    pack = passing(working_pack, setup, setup.out / "references" / "pack")
+    engine = Engine.open(pack, precision=fastest_precision())
     size = setup.recipe.pcm.rollouts.prompts
     try:
         for start in range(0, len(prompts), size):  # in pieces: each is kept when it is done
@@ -104,12 +107,12 @@ def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell)
 
 def _figures(setup: Setup, name: str, out: Path, external: Path | None) -> dict[str, Any]:
     if name == "rewards":
-        models = passing(reward_judge, setup).models
+        models = passing(rewards_of, setup)
         return passing(assessing.rewards, setup, models, external)
     engine = Engine.open(setup.pack)
     try:
         if name == "experts":
-            models = passing(reward_judge, setup).models
+            models = passing(rewards_of, setup)
             return assessing.experts(setup, engine, models, out)
         return assessing.mixtures(setup, engine, out)
     finally:

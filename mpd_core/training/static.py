@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from mpd_core.engine import Engine
+from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
 from mpd_core.training.assemble import working_pack
@@ -39,7 +40,8 @@ def search(setup: Setup, judge: Judge, prompts: Sequence[str], tell: Callable[[s
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
     """
     folder = setup.out / "static"
-    engine = Engine.open(passing(working_pack, setup, folder / "pack"))
+    pack = passing(working_pack, setup, folder / "pack")
+    engine = Engine.open(pack, precision=fastest_precision())
     codes = [preference.code for preference in setup.pack.space]
     sampling = references_of(setup).sampling
     try:

@@ -1,0 +1,58 @@
+"""A reward model on another machine, behind the interface of all."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import httpx
+
+from mpd_core.errors import EngineError
+
+BATCH = 64
+TRIES = 3
+
+
+class RemoteReward:
+    """Asks ``POST url`` with ``{"prompts": [...], "replies": [...]}`` for ``{"scores": [...]}``."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        """Nothing is sent yet."""
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url = url
+        self._client = httpx.Client(headers=headers, timeout=timeout_s)
+
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+        """One score a reply.
+
+        Raises:
+            EngineError: no answer after some tries, or one that is not a finite number a reply.
+        """
+        scores: list[float] = []
+        for start in range(0, len(replies), BATCH):
+            part = slice(start, start + BATCH)
+            scores += self._ask(list(prompts[part]), list(replies[part]))
+        return scores
+
+    def _ask(self, prompts: list[str], replies: list[str]) -> list[float]:
+        problem = ""
+        for attempt in range(TRIES):
+            try:
+                answer = self._client.post(self._url, json={"prompts": prompts, "replies": replies})
+                answer.raise_for_status()
+                return _checked(answer.json(), len(replies))
+            except (httpx.HTTPError, ValueError) as error:
+                problem = str(error)
+                time.sleep(min(0.2 * 2**attempt, 2.0))
+        raise EngineError(f"The reward server {self._url} failed: {problem}. Check it and resume.")
+
+
+def _checked(answer: object, count: int) -> list[float]:
+    scores = answer.get("scores") if isinstance(answer, dict) else None
+    if not isinstance(scores, list) or len(scores) != count:
+        raise ValueError(f"it must answer with {count} scores")
+    numbers = [float(score) for score in scores]
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("a score is not finite")
+    return numbers
