@@ -150,7 +150,7 @@ def write_pack(
     lines = [
         'schema_version = 1\nname = "tiny"\ntitle = "Tiny"',
         f'[base]\nname = "tiny"\n[base.source]\nkind = "folder"\nfolder = "{base}"',
-        *(_dimension(d) for d in range(dimensions)),
+        *(dimension(d) for d in range(dimensions)),
         f'[experts]\nprompt = "{prompt}"\nsoup = "{soup}"',
     ]
     if adapters:
@@ -174,7 +174,7 @@ def write_pack(
     return folder
 
 
-def _dimension(index: int) -> str:
+def dimension(index: int) -> str:
     poles = (
         f'[[dimensions.poles]]\nname = "{way}{index}"\ninstruction = "Please go {way} {index}."'
         for way in ("up", "down")

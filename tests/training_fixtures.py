@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 from mpd_core.packs import Pack, load_pack
@@ -39,9 +41,14 @@ rank = 2
 alpha = 4
 targets = {targets}
 first_layer = 1
+[static]
+prompts = 2
 [references]
 max_new_tokens = 6
+[measures]
+up0 = "-grade"
 [pcm]
+warm_start = true
 algorithm = "{algorithm}"
 iterations = {iterations}
 passes = {passes}
@@ -62,6 +69,7 @@ max_new_tokens = 6
 eta = 0.2
 """
 WORDS = {"up0": "cat", "down0": "mat", "up1": "friend", "down1": "photosynthesis"}
+NEW_WORDS = {"up2": "letters", "down2": "quotes"}
 
 
 def write_styles(folder: Path, rows: int = 12) -> None:
@@ -89,3 +97,19 @@ def write_training_pack(folder: Path, base: Path, *, adapters: bool, **recipe: o
     (folder / "train.toml").write_text(text, encoding="utf-8")
     write_styles(folder)
     return load_pack(folder)
+
+
+def add_dimension(source: Path, folder: Path) -> Path:
+    """A copy of a trained pack with a third dimension in its TOML and its data."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("out"))
+    toml = folder / "pack.toml"
+    text = toml.read_text(encoding="utf-8")
+    text = re.sub(r"\[static\]\n(?:.+\n?)*", "", text)
+    toml.write_text(text + "\n" + tiny.dimension(2), encoding="utf-8")
+    lines = []
+    for number, line in enumerate((folder / "styles.jsonl").read_text().splitlines()):
+        row = json.loads(line)
+        row["answers"] |= {name: f"the {word} {number}" for name, word in NEW_WORDS.items()}
+        lines.append(json.dumps(row))
+    (folder / "styles.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder

@@ -46,13 +46,13 @@ def working_pack(
             _put(document, ("experts", "adapters", name), _take(source, folder, "experts", name))
     if pcm:
         _put(document, ("pcm", "adapter"), _take(pcm / ADAPTER, folder, "pcm"))
-        shutil.copyfile(pcm / HEAD, folder / "pcm" / HEAD)
+        _copy(pcm / HEAD, folder / "pcm" / HEAD)
         head = {"file": f"pcm/{HEAD}", "sha256": file_sha256(folder / "pcm" / HEAD)}
         _put(document, ("pcm", "head"), head)
     for pole in poles if rewards else ():
         source = reward_folder(setup, pole)
         table = _take(source, folder, "rewards", pole.name)
-        shutil.copyfile(source / HEAD, folder / table["folder"] / HEAD)
+        _copy(source / HEAD, folder / table["folder"] / HEAD)
         table["head_sha256"] = file_sha256(folder / table["folder"] / HEAD)
         _put(document, ("rewards", pole.name), table)
     (folder / PACK).write_text(tomlkit.dumps(document), encoding="utf-8")
@@ -73,9 +73,16 @@ def _take(source: Path, folder: Path, *place: str) -> dict[str, str]:
     target = folder.joinpath(*place)
     target.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if (source / name).resolve() != (target / name).resolve():
-            shutil.copyfile(source / name, target / name)
+        _copy(source / name, target / name)
     return {"folder": "/".join(place), "sha256": file_sha256(target / WEIGHTS_FILE)}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Replace a file as a whole: an engine may have the old one mapped into memory."""
+    if source.resolve() != target.resolve():
+        scratch = target.with_name(target.name + ".part")
+        shutil.copyfile(source, scratch)
+        scratch.replace(target)
 
 
 def _put(document: Any, keys: Sequence[str], value: Mapping[str, str]) -> None:

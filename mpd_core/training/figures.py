@@ -18,7 +18,7 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
     """The figures stored beside a pack.
 
     Raises:
-        PackError: there are none, or they are of other weights than the pack's.
+        PackError: there are none.
     """
     file = pack.folder / FILE
     if not file.is_file():
@@ -26,6 +26,8 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
             return {}
         raise PackError(f"{file} is missing: run train report --recompute.")
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    if figures.get("pack_hashes") != pack.hashes and not missing_ok:
+        figures["stale"] = True
     return figures
 
 
@@ -35,6 +37,8 @@ def text(figures: Figures) -> str:
     parts = [
         part for name, make in makers.items() if name in figures for part in make(figures[name])
     ]
+    if figures.get("stale"):
+        parts.append("The pack has changed since: compute the figures anew (--recompute).")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -35,6 +35,10 @@ class RemoteReward:
             scores += self._ask(list(prompts[part]), list(replies[part]))
         return scores
 
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
     def _ask(self, prompts: list[str], replies: list[str]) -> list[float]:
         problem = ""
         for attempt in range(TRIES):

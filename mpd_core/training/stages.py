@@ -12,8 +12,9 @@ from mpd_core.errors import PackError, RequestError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
+from mpd_core.packs import load_pack
 from mpd_core.training import assess as assessing
-from mpd_core.training import static
+from mpd_core.training import card, static
 from mpd_core.training.assemble import working_pack, write_static
 from mpd_core.training.experts import train_experts
 from mpd_core.training.figures import FILE, read
@@ -78,6 +79,8 @@ def install(setup: Setup, folder: Path) -> Path:
     best = setup.out / "static" / static.FILE
     if best.is_file():
         write_static(folder, static.best_weights(best))
+    pack = load_pack(folder)
+    card.write(pack, read(pack, missing_ok=True))
     return folder
 
 
@@ -103,6 +106,7 @@ def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell)
         figures["recipe"] = json.loads(setup.recipe.model_dump_json())
         figures["data_sha256"] = setup.styles.sha256
         write_json(setup.pack.folder / FILE, figures)
+    card.write(setup.pack, figures)
 
 
 def _figures(setup: Setup, name: str, out: Path, external: Path | None) -> dict[str, Any]:

@@ -1,0 +1,82 @@
+"""The model card of a pack, written from what it holds and what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mpd_core.packs import Pack
+from mpd_core.training import recipe
+from mpd_core.training.figures import text
+
+FILE = "README.md"
+MEGABYTE = 1e6
+
+
+def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
+    """Write the card beside the pack; figures that are not known are not in it."""
+    spec = pack.spec
+    adapters = [*spec.experts.adapters.values(), *spec.rewards.values()]
+    adapters += [spec.pcm.adapter] if spec.pcm.adapter else []
+    folders = [pack.path(adapter.folder) for adapter in adapters]
+    size = sum(file.stat().st_size for f in folders for file in f.iterdir()) / MEGABYTE
+    measured = text(figures) if figures else "Nothing has been measured yet."
+    card = f"""# {spec.title}
+
+{spec.description}
+
+- Base: {spec.base.name} ({spec.base.license or "see its own card"}), frozen, not in this folder.
+- Experts: {len(spec.experts.adapters)} LoRA adapters ({", ".join(spec.experts.adapters)}).
+- Reward models: {len(spec.rewards)}, for training and evaluation; serving does not load them.
+- Preference Control Model: {_pcm(pack)}.
+- All adapters together: {size:.1f} MB of safetensors, fp16. `pack.toml` names their SHA-256.
+
+## Data
+
+`{_data(pack)}`: written for this project, Apache-2.0. Splits are by prompt; nothing of the test
+split was used for training or for choosing settings. Data of third parties is never trained on.
+
+## Settings
+
+`{recipe.FILE}` beside this file, in full. To repeat everything:
+
+    make train ARGS='all --pack {spec.name} --resume'
+    make train ARGS='install --pack {spec.name}'
+    make train ARGS='report --pack {spec.name} --recompute'
+
+## Figures
+
+On prompts of the test split, greedy decoding under the pack's own settings. Rewards are those of
+the reward models above, which the PCM was trained on: a gain says that training worked, not that
+people would agree. Readability, length and sentiment are computed without any of these models.
+
+```
+{measured}
+```
+
+## Limits
+
+- The base has few parameters: replies are fluent, and often wrong in fact, more so in the
+  knowledgeable style, whose vocabulary it imitates.
+- English only; one turn at a time was trained.
+- The unfriendly style is rude on purpose, and made for showing how preferences are merged.
+
+## Licence
+
+Apache-2.0, like the code, the data and the base.
+"""
+    file = pack.folder / FILE
+    file.write_text(card, encoding="utf-8")
+    return file
+
+
+def _pcm(pack: Pack) -> str:
+    if not pack.trained:
+        return "untrained: it weighs uniformly"
+    where = "on the base" if pack.spec.pcm.backbone == "base" else "on a backbone of its own"
+    return f"LoRA and a weight head {where}, trained by this project"
+
+
+def _data(pack: Pack) -> str:
+    return recipe.load_recipe(pack).data.file.name

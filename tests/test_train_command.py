@@ -1,0 +1,184 @@
+"""The training commands from end to end on a tiny base, and what they say."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mpd_core.cli import main
+from mpd_core.errors import EngineError, RequestError
+from mpd_core.experts import make_plan
+from mpd_core.packs import Pack, load_pack
+from mpd_core.training.assess import sign_flip, wins
+from mpd_core.training.policy import Policy
+from mpd_core.training.remote_reward import RemoteReward
+from mpd_core.training.setup import Setup
+from mpd_core.training.static import grid
+from tests.training_fixtures import add_dimension, write_training_pack
+
+
+def train(*arguments: str) -> int:
+    return main(["train", *arguments])
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pack after train all and train install."""
+    folder = tmp_path_factory.mktemp("pack")
+    write_training_pack(folder, tiny_base, adapters=False)
+    options = ["--pack", str(folder), "--out", str(folder / "out")]
+    assert train("all", *options) == 0
+    assert train("install", *options) == 0
+    return folder
+
+
+def test_everything_is_trained_and_installed(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six adapters, rewards, a PCM and static weights; then held-out figures and a card."""
+    pack = load_pack(trained)
+    assert pack.trained
+    assert len(pack.spec.experts.adapters) == len(pack.spec.rewards) == 4
+    assert set(pack.spec.static) == {"AA", "AB", "BA", "BB"}
+    options = ["--pack", str(trained), "--out", str(trained / "out")]
+    assert train("report", *options) == 2
+    assert "report.json is missing: run train report --recompute" in capsys.readouterr().err
+    assert train("report", *options, "--recompute") == 0
+    said = capsys.readouterr().out
+    for words in ("Reward models", "Experts against the base", "MPD against", "disagreement"):
+        assert words in said
+    assert train("report", "--pack", str(trained), "--json") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["mixtures"]["uniform"]["reward"] == pytest.approx(0.5)
+    assert figures["pack_hashes"] == pack.hashes
+    assert "MPD against" in (trained / "README.md").read_text()
+
+
+def test_a_run_records_what_it_was_made_from(trained: Path) -> None:
+    """Recipe, data, pack and weights; and the PCM's log has a line an iteration."""
+    folder = trained / "out" / "pcm" / "rebel-bradley_terry"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["seed"] == 3
+    assert len(record["data_sha256"]) == len(record["weights_sha256"]) == 64
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1.0, 2.0]
+    assert rows[0]["entropy_before"] == pytest.approx(1.0)  # the zero head is exactly uniform
+
+
+def test_a_new_dimension_needs_no_code(trained: Path, tmp_path: Path) -> None:
+    """A table in pack.toml and answers: two experts, two rewards, and two rows of the head."""
+    old = load_pack(trained)
+    folder = add_dimension(trained, tmp_path / "wider")
+    options = ["--pack", str(folder), "--out", str(tmp_path / "out")]
+    for kind in ("experts", "rewards"):
+        assert train(kind, *options, "--pole", "up2", "--pole", "down2") == 0
+    setup = Setup.open(load_pack(folder), tmp_path / "out")
+    policy = Policy(setup)
+    head = load_file(old.path(Path("pcm/head.safetensors")))
+    torch.testing.assert_close(policy.head.linear.weight[:4], head["weight"])
+    assert policy.head.linear.weight[4:].abs().max() == 0
+    assert train("pcm", *options) == 0
+    assert train("install", *options) == 0
+    wider = load_pack(folder)
+    assert len(wider.spec.experts.adapters) == len(wider.spec.rewards) == 6
+    assert load_file(wider.path(Path("pcm/head.safetensors")))["weight"].shape[0] == 6
+
+
+def test_dry_run_says_steps_tokens_and_time(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_training_pack(tmp_path, tiny_base, adapters=True)
+    assert train("all", "--pack", str(tmp_path), "--out", str(tmp_path / "o"), "--dry-run") == 0
+    said = capsys.readouterr().err
+    for stage in ("fine-tuning: 8 steps", "reward models: ", "references: up to ", "PCM: "):
+        assert stage in said
+    assert said.count("about ") == 6
+    assert not (tmp_path / "o" / "experts").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["experts", "--pole", "sideways"], "Unknown pole 'sideways': use up0, down0, up1, down1"),
+        (["report", "--recompute"], "The pack has no reward models: run train install first."),
+        (["report", "--recompute", "--only", "x"], "Unknown part 'x': use rewards, experts"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tiny_base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    complaint: str,
+) -> None:
+    write_training_pack(tmp_path, tiny_base, adapters=True)
+    assert train(*arguments, "--pack", str(tmp_path), "--out", str(tmp_path / "out")) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_static_weights(tiny_base: Path, tmp_path: Path) -> None:
+    """Any constant weights by name; the pack's own need a table."""
+    pack: Pack = write_training_pack(tmp_path, tiny_base, adapters=True)
+    plan = make_plan(pack, pack.space.parse("AB"), "static:0.25,0.75")
+    assert plan.fixed == (0.25, 0.75)
+    assert plan.pcm is None
+    for method in ("static:1", "static:0.5,0.6", "static:a,b", "static:-0.5,1.5"):
+        with pytest.raises(RequestError, match="give 2 weights from 0 to 1"):
+            make_plan(pack, pack.space.parse("AB"), method)
+    with pytest.raises(RequestError, match="Unknown method 'static'"):
+        make_plan(pack, pack.space.parse("AB"), "static")
+    points = list(grid(3, 3))
+    assert len(points) == 10
+    assert (1 / 3, 1 / 3, 1 / 3) in points
+    assert (1.0, 0.0, 0.0) in points
+
+
+def test_paired_statistics() -> None:
+    assert wins([1, 2, 3], [0, 2, 4]) == pytest.approx(0.5)
+    assert sign_flip([0.1, 0.2, 0.15, 0.12, 0.2, 0.3, 0.1, 0.2, 0.1, 0.2]) < 0.01
+    assert sign_flip([0.1, -0.1, 0.2, -0.2]) > 0.9
+
+
+@pytest.fixture
+def reward_server() -> Iterator[tuple[str, list[object]]]:
+    """Answers with whatever is left in a list, and then with the length of each reply."""
+    answers: list[object] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            scores = [len(reply) for reply in body["replies"]]
+            answer = answers.pop(0) if answers else {"scores": scores}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_remote_reward(reward_server: tuple[str, list[object]]) -> None:
+    """Asked again after a bad answer; three bad ones are an error that says what was wrong."""
+    url, answers = reward_server
+    reward = RemoteReward(url)
+    answers.append({"scores": [1.0]})
+    assert reward(["p", "q"], ["ab", "abc"]) == [2.0, 3.0]
+    answers.extend([{"scores": ["nan", 1]}] * 3)
+    with pytest.raises(EngineError, match="a score is not finite"):
+        reward(["p", "q"], ["ab", "abc"])
+    reward.close()
