@@ -123,7 +123,7 @@ def test_memory_of_each_kind(side: Callable[..., Here], bench_pack: Pack) -> Non
     weights = side("engine").call("memory")["weights"]
     files = bench_pack.folder.glob("*/adapter_model.safetensors")
     assert weights["adapters"] >= sum(path.stat().st_size for path in files) * 0.9
-    shapes = shapes_of(Path(bench_pack.spec.base.source.folder))  # type: ignore[union-attr]
+    shapes = shapes_of(Path(bench_pack.spec.base.source.folder), bench_pack)  # type: ignore[union-attr]
     dense = sum(width * height for width, height in shapes.linears.values())
     least = 2 * (dense + 2 * shapes.vocabulary * shapes.hidden)
     assert least <= weights["base"] <= 1.1 * least
@@ -202,7 +202,7 @@ def test_run_arithmetic() -> None:
 
 def test_step_cost_by_hand() -> None:
     """One linear [2, 3], V = 5, D = 2, one layer with one head of 2: countable by hand."""
-    shapes = Shapes({"a": (2, 3)}, 5, 2, 3, 1, 1, 1, 2)
+    shapes = Shapes({"a": (2, 3)}, 5, 2, 3, 1, 1, 1, 2, {"a": (2, 3)})
     plain = step_cost(shapes, Rows(1), "fp32", cpu=True)
     assert (plain.bytes, plain.operations) == (4 * (6 + 10), 2 * (6 + 10))
     rows = Rows(experts=2, pcms=1, adapters=3, context=4)

@@ -39,7 +39,7 @@ def floor(bench: Setting) -> Section:
     """Share of a measured step that bytes or arithmetic alone would take: 1 is perfect."""
     experts = len(bench.pack.space.dimensions)
     cases = {
-        "one": (bench.ask(), Rows(experts, 1, experts + 1, bench.context)),
+        "one": (bench.ask(), Rows(experts, 1, experts + 1, bench.context, texts=2)),
         "vanilla": (bench.ask(method="vanilla"), Rows(1, context=bench.context)),
     }
     figures, data = [], dict[str, Any]()

@@ -124,7 +124,8 @@ def _regime(bench: Setting, asks: tuple[Ask, ...]) -> dict[str, Any]:
     # A soup's row adds up as many adapters as it has poles.
     rows = Rows(len(asks), 0, len(poles), bench.context, mixed=experts)
     if asks[0].method != SOUP:
-        rows = Rows(experts * len(asks), len(asks), len(poles) + 1, bench.context)
+        texts = 2 * len(asks)
+        rows = Rows(experts * len(asks), len(asks), len(poles) + 1, bench.context, texts=texts)
     cost = step_cost(bench.shapes, rows, bench.precision, cpu=bench.on_cpu)
     least, binds = cost.floor(bench.bandwidth(), bench.product_rate(rows.all))
     point = step_of(bench, "engine", asks)

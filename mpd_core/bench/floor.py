@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpd_core.bench.material import RANK, Shapes
+from mpd_core.bench.material import Shapes
 
 WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516}
 """An element, with NF4's doubly quantised scales."""
@@ -23,6 +23,8 @@ class Rows:
     """Tokens that each row attends to."""
     mixed: int = 1
     """Adapters that one row adds up."""
+    texts: int = 0
+    """Different texts that rows read, each one row of the shared trunk; 0: as many as rows."""
 
     @property
     def all(self) -> int:
@@ -60,8 +62,11 @@ def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> StepC
     """
     in_cache = 4 if cpu else 2
     weights = sum(width * height for width, height in shapes.linears.values())
+    lower, texts = shapes.trunk / shapes.layers, rows.texts or rows.all
+    # Every layer alike: of the rows, the trunk's layers see the different texts only.
+    row_layers = lower * texts + (1 - lower) * rows.all
     output = shapes.vocabulary * shapes.hidden
-    adapter = RANK * sum(width + height for width, height in shapes.linears.values())
+    adapter = shapes.rank * sum(width + height for width, height in shapes.adapted.values())
     adapted = rows.mixed * rows.all if rows.adapters else 0
     cache = 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows.context
     attention = 4 * shapes.layers * shapes.heads * shapes.head_dim * rows.context
@@ -72,7 +77,7 @@ def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> StepC
     return StepCost(
         bytes=weights * an_element
         + (output + rows.adapters * adapter) * dense_element
-        + rows.all * cache * in_cache,
-        operations=2 * (rows.all * weights + rows.experts * output + adapted * adapter)
-        + rows.all * attention,
+        + row_layers * cache * in_cache,
+        operations=2 * (row_layers * weights + rows.experts * output + adapted * adapter)
+        + row_layers * attention,
     )

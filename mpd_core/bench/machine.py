@@ -34,7 +34,7 @@ class MachineSide:
     def __init__(self, spec: Spec) -> None:
         loader = Loader(spec)
         self._format = loader.format
-        self._shapes = shapes_of(loader.base)
+        self._shapes = shapes_of(loader.base, loader.pack)
         self._rates: dict[int, float] = {}
 
     def close(self) -> None:

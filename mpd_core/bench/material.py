@@ -1,8 +1,8 @@
 """What the bench runs on: a pack with random adapters over another pack's base.
 
-There are no trained adapters to measure with yet, and speed does not depend on what an adapter
-says: each pole, and the PCM, gets a LoRA (rank 8, all linears) of seeded random numbers, small
-but large enough that the experts disagree.
+Speed does not depend on what an adapter says, and trained ones end their replies when they like:
+each pole, and the PCM, gets a LoRA of seeded random numbers, small but large enough that the
+experts disagree. Its shape is that of the pack's own adapters; without any, rank 8 on all linears.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from mpd_core.models.adapters import load_adapter, lowest_layer
 from mpd_core.packs import Pack, TemplateSpec, file_sha256
 
 RANK = 8
-ALPHA = 16
 B_STD = 0.125
 """Of B. A's rows have length one, so an adapter adds about 0.7 to outputs of about one whatever
 the width; experts of SmolLM2 then differ by about 0.1 nats."""
@@ -53,10 +53,15 @@ class Shapes:
     heads: int
     kv_heads: int
     head_dim: int
+    adapted: dict[str, tuple[int, int]]
+    """Those linears that adapters touch."""
+    rank: int = RANK
+    trunk: int = 0
+    """Layers below all adapters, which rows that read the same text share."""
 
 
-def shapes_of(base: Path) -> Shapes:
-    """Read the sizes from a model's folder without its weights."""
+def shapes_of(base: Path, pack: Pack) -> Shapes:
+    """Read the sizes from a model's folder without its weights, and from a pack's adapters."""
     config = AutoConfig.from_pretrained(base, local_files_only=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -76,7 +81,20 @@ def shapes_of(base: Path) -> Shapes:
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        **_adapter_shape(pack, linears, config.num_hidden_layers),
     )
+
+
+def _adapter_shape(pack: Pack, linears: dict[str, tuple[int, int]], layers: int) -> dict[str, Any]:
+    known = [load_adapter(n, pack.path(s.folder)) for n, s in pack.spec.experts.adapters.items()]
+    if not known:
+        return {"adapted": linears}
+    touched = {name for adapter in known for name in adapter.factors}
+    return {
+        "adapted": {name: size for name, size in linears.items() if name in touched},
+        "rank": max(len(a) for adapter in known for a, _ in adapter.factors.values()),
+        "trunk": lowest_layer(known, layers),
+    }
 
 
 def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
@@ -87,22 +105,23 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
     folder.mkdir(parents=True)
     random = torch.Generator().manual_seed(seed)
     tensors: dict[str, torch.Tensor] = {}
-    for name, (width, height) in shapes.linears.items():
+    for name, (width, height) in shapes.adapted.items():
         key = f"base_model.model.{name}.lora_"
-        a = torch.randn(RANK, width, generator=random) / math.sqrt(width)
-        b = torch.randn(height, RANK, generator=random) * B_STD
-        tensors |= {f"{key}A.weight": a.half().float(), f"{key}B.weight": b.half().float()}
+        a = torch.randn(shapes.rank, width, generator=random) / math.sqrt(width)
+        b = torch.randn(height, shapes.rank, generator=random) * B_STD
+        tensors |= {f"{key}A.weight": a.half(), f"{key}B.weight": b.half()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
-        "r": RANK,
-        "lora_alpha": ALPHA,
+        "r": shapes.rank,
+        "lora_alpha": 2 * shapes.rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "inference_mode": True,
-        "target_modules": sorted({name.rpartition(".")[2] for name in shapes.linears}),
+        "target_modules": sorted({name.rpartition(".")[2] for name in shapes.adapted}),
+        "layers_to_transform": list(range(shapes.trunk, shapes.layers)) if shapes.trunk else None,
     }
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
     return file_sha256(folder / "adapter_model.safetensors")
@@ -136,7 +155,7 @@ def _write(
     seed: int,
 ) -> Path:
     folder.mkdir(parents=True)
-    shapes = shapes_of(base)
+    shapes = shapes_of(base, pack)
     lines = ["schema_version = 1", 'name = "bench"', 'title = "Random adapters"']
     lines += _table("base", name="bench", quantize=pack.spec.base.quantize)
     lines += _table("base.source", kind="folder", folder=str(base.resolve()))

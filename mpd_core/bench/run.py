@@ -110,7 +110,7 @@ def _setting(options: BenchOptions, field: Field, pack: Pack, close_again: bool)
     if close_again:
         field.close()
     source = pack.spec.base.source
-    shapes = shapes_of(obtain(pack, source))
+    shapes = shapes_of(obtain(pack, source), pack)
     return Setting(options, pack, shapes, field, info, _tell)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -76,6 +76,12 @@ class _Chunk:
             track.filled = max(track.filled, min(self.start + self.length, end))
 
 
+def _up_to_last(tracks: list[Track], wanted: Callable[[Track], bool]) -> list[Track]:
+    """The first rows, up to the last one that is wanted: a pass covers a slice."""
+    last = max((k for k, track in enumerate(tracks) if wanted(track)), default=-1)
+    return tracks[: last + 1]
+
+
 class Runner:
     """The models behind the lanes, and the head that turns PCM rows into weights."""
 
@@ -126,9 +132,9 @@ class Runner:
                 self._prefill_chunk(name, _Chunk.next(leaders, ends, self._chunk), tables)
                 continue
             self._copy_shared(lane, table)
-            if any(track.filled < track.to_prefill for track in table.entering):
-                ends = [track.to_prefill for track in table.entering]
-                self._prefill_chunk(name, _Chunk.next(table.entering, ends, self._chunk), tables)
+            if left := _up_to_last(table.entering, lambda t: t.filled < t.to_prefill):
+                ends = [track.to_prefill for track in left]
+                self._prefill_chunk(name, _Chunk.next(left, ends, self._chunk), tables)
 
     def _copy_shared(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)
@@ -145,10 +151,11 @@ class Runner:
             Their hidden states, [rows, T, D].
         """
         inputs = chunk.tokens()
-        if any(track.trunk for track in chunk.tracks):
-            trunk = tables[TRUNK].entering
+        sources = [track.trunk for track in chunk.tracks if track.trunk]
+        if sources:
+            trunk = _up_to_last(tables[TRUNK].entering, lambda t: t in sources)
             states = self._prefill_chunk(TRUNK, chunk.on(trunk), tables)
-            inputs = states[[trunk.index(t.trunk) for t in chunk.tracks if t.trunk]]
+            inputs = states[[trunk.index(source) for source in sources]]
         adapters = [track.row.adapters for track in chunk.tracks]
         first = len(tables[name].running)
         hidden = self.lanes[name].forward(inputs, chunk.positions(), first, adapters)

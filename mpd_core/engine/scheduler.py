@@ -47,9 +47,10 @@ class RowTable:
     def enter(self, tracks: list[Track]) -> None:
         """Give rows to a sequence that is to be prefilled; the one before must have settled.
 
-        Rows that others take their first keys and values from lie first.
+        Rows that others take their first keys and values from lie first, then those with most to
+        prefill: what is left to do is always a slice that begins at the first.
         """
-        self.entering = sorted(tracks, key=lambda track: track.leader is not None)
+        self.entering = sorted(tracks, key=lambda t: (t.leader is not None, -t.to_prefill))
 
     def settle(self) -> None:
         """The prefilled rows join the running ones, where they lie."""
