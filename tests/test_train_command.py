@@ -16,10 +16,10 @@ from mpd_core.cli import main
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.experts import make_plan
 from mpd_core.packs import Pack, load_pack
-from mpd_core.training.assess import sign_flip, wins
 from mpd_core.training.policy import Policy
 from mpd_core.training.remote_reward import RemoteReward
 from mpd_core.training.setup import Setup
+from mpd_core.training.significance import correlation, sign_flip, wins
 from mpd_core.training.static import grid
 from tests.training_fixtures import add_dimension, write_training_pack
 
@@ -144,6 +144,8 @@ def test_paired_statistics() -> None:
     assert wins([1, 2, 3], [0, 2, 4]) == pytest.approx(0.5)
     assert sign_flip([0.1, 0.2, 0.15, 0.12, 0.2, 0.3, 0.1, 0.2, 0.1, 0.2]) < 0.01
     assert sign_flip([0.1, -0.1, 0.2, -0.2]) > 0.9
+    assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
+    assert correlation([1, 1], [2, 4]) == 0.0
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from mpd_core.training.pcm import references_of, reward_judge
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring import Rewards, Scorer
 from mpd_core.training.setup import Setup
+from mpd_core.training.significance import correlation, sign_flip, wins
 
 EXPERT_TOKENS = 256
-FLIPS = 10_000
 EXTERNAL: Mapping[str, tuple[str, str, str]] = {
     "human_reading_level.jsonl": ("elementary", "elementary_like", "knowledgeable_like"),
     "human_like_politeness.jsonl": ("friendly", "polite", "impolite"),
@@ -31,23 +31,6 @@ EXTERNAL: Mapping[str, tuple[str, str, str]] = {
 """Third-party pairs by file: the pole that the first of two fields should please more."""
 
 Figures = dict[str, Any]
-
-
-def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
-    """Two-sided paired permutation test: how often random signs give a mean as far from zero."""
-    draw = random.Random(seed)
-    observed = abs(sum(differences))
-    hits = sum(
-        abs(sum(d if draw.getrandbits(1) else -d for d in differences)) >= observed - 1e-12
-        for _ in range(FLIPS)
-    )
-    return (hits + 1) / (FLIPS + 1)
-
-
-def wins(first: Sequence[float], second: Sequence[float]) -> float:
-    """Share of pairs in which the first is larger; ties count for half."""
-    pairs = list(zip(first, second, strict=True))
-    return fmean(0.5 if a == b else float(a > b) for a, b in pairs)
 
 
 def rewards(setup: Setup, models: Rewards, external: Path | None = None) -> Figures:
@@ -232,15 +215,8 @@ def _weights_move(replies: Sequence[Reply]) -> Figures:
     return {
         "moved_in_a_reply": fmean(spreads),
         "largest_mean_weight": {code: fmean(values) for code, values in means.items()},
-        "correlation_with_disagreement": _correlation(distances, disagreements),
+        "correlation_with_disagreement": correlation(distances, disagreements),
     }
-
-
-def _correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
-    mx, my = fmean(xs), fmean(ys)
-    over = sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True))
-    under = (sum((x - mx) ** 2 for x in xs) * sum((y - my) ** 2 for y in ys)) ** 0.5
-    return over / under if under else 0.0
 
 
 def _toggles(setup: Setup, models: Scorer, replies: Sequence[Reply]) -> Figures:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,87 +35,73 @@ DryOption = Annotated[
 ]
 
 
-@train.command()
-def experts(
-    pack: PackOption = None,
-    pole: PoleOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """One LoRA expert a pole: fine-tuning on its style, then direct preferences."""
-    setup = _open(pack, out)
-    if not _only_said(setup, ("experts",), dry_run):
-        from mpd_core.training.experts import train_experts
+@dataclass(frozen=True)
+class Stage:
+    """One command; what it runs is ``stages.RUN`` under its name."""
 
-        train_experts(setup, _poles(setup, pole), resume=resume)
+    name: str
+    help: str
+    parts: tuple[str, ...]
+    """What it does, by the names of ``estimate.WORK``."""
+    by_pole: bool = False
 
 
-@train.command()
-def rewards(
-    pack: PackOption = None,
-    pole: PoleOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """One reward model a pole: pairwise loss on single styles and whole preferences."""
-    setup = _open(pack, out)
-    if not _only_said(setup, ("rewards",), dry_run):
-        from mpd_core.training.rewards import train_rewards
-
-        train_rewards(setup, _poles(setup, pole), resume=resume)
-
-
-@train.command()
-def references(pack: PackOption = None, out: OutOption = None, dry_run: DryOption = False) -> None:
-    """The baseline's replies to the prompts that the PCM will learn from; made once."""
-    setup = _open(pack, out)
-    if not _only_said(setup, ("references",), dry_run):
-        from mpd_core.training.stages import make_references
-
-        make_references(setup, _tell)
-
-
-@train.command()
-def static(pack: PackOption = None, out: OutOption = None, dry_run: DryOption = False) -> None:
-    """The best constant weights of each preference, by a grid on validation prompts."""
-    setup = _open(pack, out)
-    if not _only_said(setup, ("static",), dry_run):
-        from mpd_core.training.stages import search_static
-
-        search_static(setup, _tell)
+STAGES = (
+    Stage(
+        "experts",
+        "One LoRA expert a pole: fine-tuning on its style, then direct preferences.",
+        ("experts",),
+        by_pole=True,
+    ),
+    Stage(
+        "rewards",
+        "One reward model a pole: pairwise loss on single styles and whole preferences.",
+        ("rewards",),
+        by_pole=True,
+    ),
+    Stage(
+        "references",
+        "The baseline's replies to the prompts that the PCM will learn from; made once.",
+        ("references",),
+    ),
+    Stage(
+        "static",
+        "The best constant weights of each preference, by a grid on validation prompts.",
+        ("static",),
+    ),
+    Stage("pcm", "The Preference Control Model, by REBEL or PPO as the recipe says.", ("pcm",)),
+    Stage(
+        "all",
+        "Experts, rewards, references, static weights and PCM, one after the other.",
+        ("experts", "rewards", "references", "static", "pcm"),
+    ),
+)
 
 
-@train.command()
-def pcm(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """The Preference Control Model, by REBEL or PPO as the recipe says."""
-    setup = _open(pack, out)
-    if not _only_said(setup, ("pcm",), dry_run):
-        from mpd_core.training.pcm import train_pcm
+def _register(stage: Stage) -> None:
+    def command(
+        pack: PackOption = None,
+        pole: PoleOption = None,
+        out: OutOption = None,
+        resume: ResumeOption = False,
+        dry_run: DryOption = False,
+    ) -> None:
+        if pole and not stage.by_pole:
+            raise RequestError("--pole goes with train experts and train rewards.")
+        setup = _open(pack, out)
+        poles = _poles(setup, pole)
+        from mpd_core.training.estimate import estimate
+        from mpd_core.training.stages import RUN
 
-        train_pcm(setup, resume=resume, tell=_tell)
+        _tell(estimate(setup, stage.parts, measure=dry_run))
+        if not dry_run:
+            RUN[stage.name](setup, poles, resume, _tell)
+
+    train.command(stage.name, help=stage.help)(command)
 
 
-@train.command("all")
-def everything(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """Experts, rewards, references, static weights and PCM, one after the other."""
-    setup = _open(pack, out)
-    stages = ("experts", "rewards", "references", "static", "pcm")
-    if not _only_said(setup, stages, dry_run):
-        from mpd_core.training.stages import train_all
-
-        train_all(setup, resume=resume, tell=_tell)
+for _stage in STAGES:
+    _register(_stage)
 
 
 @train.command()
@@ -178,14 +165,6 @@ def _poles(setup: Setup, names: list[str] | None) -> list[Pole]:
         if name not in poles:
             raise RequestError(f"Unknown pole '{name[:60]}': use {', '.join(poles)}.")
     return [pole for name, pole in poles.items() if not names or name in names]
-
-
-def _only_said(setup: Setup, stages: tuple[str, ...], dry_run: bool) -> bool:
-    """Say what is going to be done; True if that was all."""
-    from mpd_core.training.estimate import estimate
-
-    _tell(estimate(setup, stages, measure=dry_run))
-    return dry_run
 
 
 def _tell(sentence: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.packs import load_pack
+from mpd_core.preferences import Pole
 from mpd_core.training import assess as assessing
 from mpd_core.training import card, static
 from mpd_core.training.assemble import working_pack, write_static
@@ -33,12 +34,21 @@ from mpd_core.training.trainer import ADAPTER, HEAD
 Tell = Callable[[str], None]
 
 
-def make_references(setup: Setup, tell: Tell) -> None:
-    """The baseline's replies for every prompt that PCM training will use."""
+def experts(setup: Setup, poles: Sequence[Pole], resume: bool, _: Tell) -> None:
+    """LoRA experts of these poles."""
+    train_experts(setup, poles, resume=resume)
+
+
+def rewards(setup: Setup, poles: Sequence[Pole], resume: bool, _: Tell) -> None:
+    """Reward models of these poles."""
+    train_rewards(setup, poles, resume=resume)
+
+
+def references(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:  # noqa: ARG001
+    """The baseline's replies for every prompt that PCM training will use; known ones stay."""
     used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
     codes = [preference.code for preference in setup.pack.space]
-    tell(f"references: up to {len(prompts) * len(codes)} replies")
     pack = passing(working_pack, setup, setup.out / "references" / "pack")
     engine = Engine.open(pack, precision=fastest_precision())
     size = setup.recipe.pcm.rollouts.prompts
@@ -50,21 +60,34 @@ def make_references(setup: Setup, tell: Tell) -> None:
         engine.close()
 
 
-def search_static(setup: Setup, tell: Tell) -> Path:
+def search_static(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:
     """The grid of constant weights on the first validation prompts."""
+    if resume and (setup.out / "static" / static.FILE).is_file():
+        return
     rows = setup.styles.split("valid")[: setup.recipe.static.prompts]
     judge = passing(reward_judge, setup)
-    return static.search(setup, judge, [row.prompt for row in rows], tell)
+    static.search(setup, judge, [row.prompt for row in rows], tell)
 
 
-def train_all(setup: Setup, *, resume: bool, tell: Tell) -> None:
-    """Everything, in the order in which one needs the other."""
-    train_experts(setup, setup.pack.space.poles, resume=resume)
-    train_rewards(setup, setup.pack.space.poles, resume=resume)
-    make_references(setup, tell)
-    if not (resume and (setup.out / "static" / static.FILE).is_file()):
-        search_static(setup, tell)
+def pcm(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:
+    """The Preference Control Model."""
     train_pcm(setup, resume=resume, tell=tell)
+
+
+def everything(setup: Setup, poles: Sequence[Pole], resume: bool, tell: Tell) -> None:
+    """All stages, in the order in which one needs the other."""
+    for stage in (experts, rewards, references, search_static, pcm):
+        stage(setup, poles, resume, tell)
+
+
+RUN: Mapping[str, Callable[[Setup, Sequence[Pole], bool, Tell], None]] = {
+    "experts": experts,
+    "rewards": rewards,
+    "references": references,
+    "static": search_static,
+    "pcm": pcm,
+    "all": everything,
+}
 
 
 def install(setup: Setup, folder: Path) -> Path:
@@ -73,9 +96,9 @@ def install(setup: Setup, folder: Path) -> Path:
     Raises:
         PackError: weights that are missing.
     """
-    pcm = pcm_folder(setup)
-    done = (pcm / ADAPTER / WEIGHTS_FILE).is_file() and (pcm / HEAD).is_file()
-    working_pack(setup, folder, pcm if done else None, rewards=True)
+    trained = pcm_folder(setup)
+    done = (trained / ADAPTER / WEIGHTS_FILE).is_file() and (trained / HEAD).is_file()
+    working_pack(setup, folder, trained if done else None, rewards=True)
     best = setup.out / "static" / static.FILE
     if best.is_file():
         write_static(folder, static.best_weights(best))
