@@ -15,8 +15,8 @@ from mpd_core.models.threads import passing
 from mpd_core.preferences import Dimension, Pole
 from mpd_core.training import measures, rollouts
 from mpd_core.training.data import Pair, reward_pairs
-from mpd_core.training.judge import Judged
-from mpd_core.training.pcm import references_of, reward_judge
+from mpd_core.training.judge import Judged, references_of
+from mpd_core.training.pcm import reward_judge
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring import Rewards, Scorer
 from mpd_core.training.setup import Setup

@@ -17,6 +17,7 @@ from mpd_core.training import rollouts
 from mpd_core.training.losses import bradley_terry
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring import Scorer
+from mpd_core.training.setup import Setup
 
 Scores = dict[str, float]
 
@@ -73,6 +74,10 @@ class References:
         """Take over replies that were made by the same method under the same setting."""
         self._replies |= {(reply.prompt, reply.preference): reply for reply in replies}
 
+    def replies(self, prompts: Sequence[str], codes: Sequence[str]) -> list[Reply]:
+        """Those to some prompts; they must have been made."""
+        return [self._replies[prompt, code] for prompt in prompts for code in codes]
+
     def text(self, prompt: str, code: str) -> str:
         return self._replies[prompt, code].text
 
@@ -125,3 +130,10 @@ def _versus(own: Scores, reference: Scores) -> Scores:
         torch.tensor([reference[name] for name in names]),
     )
     return dict(zip(names, found.tolist(), strict=True))
+
+
+def references_of(setup: Setup) -> References:
+    """The baseline's replies, under the pack's own decode setting."""
+    spec = setup.recipe.references
+    sampling = setup.pack.spec.decode.sampling(max_new_tokens=spec.max_new_tokens)
+    return References(setup.out / "references" / f"{spec.method}.jsonl", spec.method, sampling)

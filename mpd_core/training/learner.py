@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 
 import torch
 from accelerate import Accelerator
 
+from mpd_core.training.losses import imitation_loss
 from mpd_core.training.policy import Collator, Policy
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
@@ -68,6 +69,24 @@ class Learner:
         start = {f"{name}_before": before[name] for name in ("loss", "entropy", "weights_std")}
         return {**found, **start, "undone": undone}
 
+    def imitate(self, replies: Sequence[Reply], targets: Mapping[str, Sequence[float]]) -> float:
+        """Learn constant weights by preference from any replies; the loss of the last update."""
+        order, size = random.Random(self._seed), REPLIES_AT_ONCE
+        loss = torch.zeros(())
+        for _ in range(self._spec.imitate_static):
+            shuffled = order.sample(replies, len(replies))
+            for start in range(0, len(shuffled), size):
+                some = shuffled[start : start + size]
+                batch = self._collate(some).to(self._policy.device)
+                weights, _ = self._policy(batch)
+                wanted = [torch.tensor(targets[reply.preference]) for reply in some]
+                aim = torch.nn.utils.rnn.pad_sequence(wanted, batch_first=True).to(weights)
+                loss = imitation_loss(weights, aim, batch.mask)
+                self._begin()
+                self._accelerator.backward(loss)
+                self._finish()
+        return float(loss)
+
     def _pass(self, memory: Memory, order: random.Random) -> None:
         groups = list(range(len(memory.replies) // memory.group))
         order.shuffle(groups)
@@ -75,16 +94,22 @@ class Learner:
             self._update(memory, groups[start : start + self._spec.batch])
 
     def _update(self, memory: Memory, groups: Sequence[int]) -> None:
-        self.updates += 1
-        scale = min(1.0, self.updates / max(1, self._spec.warmup))
-        for settings, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
-            settings["lr"] = rate * scale
-        self._optimiser.zero_grad()
+        self._begin()
         for some in self._split(memory, groups):
             piece = take(memory, self._collate, some, self._policy.device)
             log_probs, _, values = self._policy.log_probs(piece.batch)
             loss = self._algorithm(piece, log_probs, values) * len(some) / len(groups)
             self._accelerator.backward(loss)
+        self._finish()
+
+    def _begin(self) -> None:
+        self.updates += 1
+        scale = min(1.0, self.updates / max(1, self._spec.warmup))
+        for settings, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            settings["lr"] = rate * scale
+        self._optimiser.zero_grad()
+
+    def _finish(self) -> None:
         parameters = [p for g in self._optimiser.param_groups for p in g["params"]]
         self._accelerator.clip_grad_norm_(parameters, 1.0)
         self._optimiser.step()

@@ -16,13 +16,14 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from mpd_core.engine import Engine
+from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, file_sha256
-from mpd_core.training import rollouts
+from mpd_core.training import rollouts, static
 from mpd_core.training.assemble import working_pack
-from mpd_core.training.judge import Judge, Judged, References, RewardJudge
+from mpd_core.training.judge import Judge, Judged, RewardJudge, references_of
 from mpd_core.training.learner import Entry, Learner
 from mpd_core.training.measures import MeasureReward
 from mpd_core.training.policy import Policy, load_state, save_state
@@ -107,6 +108,9 @@ class Trainer:
 
     def run(self, judge: Judge, tell: Callable[[str], None]) -> None:
         """Every iteration that is left."""
+        if not self._history and self._spec.imitate_static:
+            loss = passing(self._imitate, judge)
+            tell(f"static weights imitated: loss {loss:.4f}")
         for iteration in range(len(self._history), self._spec.iterations):
             entry = self._iterate(iteration, judge)
             self._history.append(entry)
@@ -157,6 +161,20 @@ class Trainer:
         self._policy.save(self._folder)
         return working_pack(self._setup, self._folder / "pack", self._folder)
 
+    def _imitate(self, judge: Judge) -> float:
+        file = self._setup.out / "static" / static.FILE
+        if not file.is_file():
+            raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
+        prompts = prompts_of(self._setup, 0)
+        codes = [preference.code for preference in self._setup.pack.space]
+        engine = Engine.open(self._pack(), precision=fastest_precision())
+        try:
+            judge.prepare(engine, prompts, codes)
+        finally:
+            engine.close()
+        replies = references_of(self._setup).replies(prompts, codes)
+        return self._learner.imitate(replies, static.best_weights(file))
+
     def _rewards(self, judged: Sequence[Judged]) -> torch.Tensor:
         direct = self._spec.reward == "direct"
         penalty = self._spec.rollouts.unfinished
@@ -195,13 +213,6 @@ def _other(spec: ScorerSpec) -> Reward:
         return MeasureReward(spec.measure)
     key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
     return RemoteReward(spec.url or "", key)
-
-
-def references_of(setup: Setup) -> References:
-    """The baseline's replies, under the pack's own decode setting."""
-    spec = setup.recipe.references
-    sampling = setup.pack.spec.decode.sampling(max_new_tokens=spec.max_new_tokens)
-    return References(setup.out / "references" / f"{spec.method}.jsonl", spec.method, sampling)
 
 
 def _summary(judged: Sequence[Judged]) -> Entry:

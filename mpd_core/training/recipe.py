@@ -130,6 +130,9 @@ class PCMTrainSpec(Table):
 
     warm_start: bool = False
     """Begin with the pack's PCM instead of a zero head; poles that are new to it begin at zero."""
+    imitate_static: int = Field(0, ge=0)
+    """Passes over the references in which the best static weights are imitated before the first
+    iteration; 0 starts at uniform."""
     algorithm: Literal["rebel", "ppo"] = "rebel"
     reward: Literal["bradley_terry", "direct"] = "bradley_terry"
     lora: LoraSpec

@@ -19,10 +19,10 @@ from mpd_core.training import card, static
 from mpd_core.training.assemble import working_pack, write_static
 from mpd_core.training.experts import train_experts
 from mpd_core.training.figures import FILE, read
+from mpd_core.training.judge import references_of
 from mpd_core.training.pcm import (
     pcm_folder,
     prompts_of,
-    references_of,
     reward_judge,
     rewards_of,
     train_pcm,

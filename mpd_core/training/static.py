@@ -13,8 +13,7 @@ from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
 from mpd_core.training.assemble import working_pack
-from mpd_core.training.judge import Judge
-from mpd_core.training.pcm import references_of
+from mpd_core.training.judge import Judge, references_of
 from mpd_core.training.rollouts import Ask
 from mpd_core.training.setup import Setup, write_json
 
