@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpd_core generate | serve | fetch | train | bench | soak``."""
+"""The command line: ``python -m mpd_core`` generate, serve, fetch, status, train, bench, soak."""
 
 from __future__ import annotations
 
@@ -127,6 +127,18 @@ def fetch(pack: PackOption = None) -> None:
     pcm = loaded.spec.pcm.backbone
     for source in (loaded.spec.base.source, *(() if pcm == "base" else (pcm,))):
         _tell(f"Ready: {obtain(loaded, source, progress=_tell)}")
+
+
+@app.command()
+def status(
+    pack: PackOption = None, quantize: QuantizeOption = None, device: DeviceOption = None
+) -> None:
+    """Load a pack and say, as JSON, how its models are held and computed, and their memory."""
+    engine = _open(load_pack(pack), quantize, device)
+    try:
+        print(dumps(engine.status(), indent=1))
+    finally:
+        engine.close()
 
 
 app.command()(bench)

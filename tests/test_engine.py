@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -122,6 +123,24 @@ def test_a_trunk_has_one_row_per_prompt(
     sequence = Intake(pack, parts).sequence(ask(preference="AAA"))
     assert [len(sequence.on(lane)) for lane in parts.runner.lanes] == [rows, 4]
     assert [len(lane.cache.layers) for lane in parts.runner.lanes.values()] == [1, 1]
+
+
+def test_status_says_what_runs(make_pack: Callable[..., Pack]) -> None:
+    """Kernels, layers and rows of each part, and the bytes that are held."""
+    engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True, first_layer=1))
+    idle = engine.status()
+    with engine.submit(ask(preference="AAA", max_new_tokens=400)) as stream:
+        next(iter(stream))
+        busy = engine.status()
+    engine.close()
+    assert idle["models"]["base"]["rows"] == "0 of 128"
+    assert busy["models"]["base"]["rows"] == "4 of 128"
+    assert busy["models"]["trunk"]["rows"] == "2 of 128"
+    assert busy["models"]["base"]["adapters"] == ["up0", "up1", "up2", "pcm"]
+    assert sum(busy["models"]["base"]["products"].values()) == 5  # one layer, and the output
+    assert busy["requests"] == {"running": 1, "entering": 0, "waiting": 0}
+    assert busy["mib"]["base_tensors"] > 0
+    json.dumps(busy)
 
 
 def test_soup_of_factors_equals_reference(make_pack: Callable[..., Pack]) -> None:

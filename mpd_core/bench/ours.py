@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from mpd_core.bench.memory import held_bytes, process_memory
 from mpd_core.bench.options import BenchError
 from mpd_core.bench.values import Ask, Run, Said, Spec
 from mpd_core.engine import Engine, Stream
+from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import StepRecord

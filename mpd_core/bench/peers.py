@@ -10,9 +10,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache
 
-from mpd_core.bench.memory import held_bytes, process_memory
 from mpd_core.bench.schemes import Loader, Voice, cached, hear, merge_adapter, run_greedily
 from mpd_core.bench.values import Ask, Heard, Run, Spec
+from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.models.pcm import load_head
 
 

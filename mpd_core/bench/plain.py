@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mpd_core.bench.memory import held_bytes, process_memory
 from mpd_core.bench.schemes import Loader, cached, hear, mean_change
 from mpd_core.bench.values import Ask, Heard, Run, Spec
+from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.models.linear import PACKED
 
 

@@ -8,7 +8,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import Distribution
 from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
 from mpd_core.experts import method_names
@@ -124,6 +126,10 @@ class Engine:
             for _ in stream:
                 pass
             return stream.trace()
+
+    def status(self) -> dict[str, Any]:
+        """Models with their kernels and rows, requests, and memory, as plain values."""
+        return {**asdict(self.info), **report(self._runner, self._scheduler)}
 
     def close(self) -> None:
         """End every request and the worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -29,10 +30,12 @@ class GeneralBody:
         if packed:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
         self._body: nn.Module = model.base_model
+        self._products: list[nn.Module] = []
         for name, linear in _linears(model):
             parent, _, child = name.rpartition(".")
             ready = stack.wrap(fuse([linear], packed=packed), [(name, width_of(linear))])
             setattr(model.get_submodule(parent), child, ready)
+            self._products.append(ready)
         self.lm_head: nn.Module = model.get_output_embeddings()
         parameters = inspect.signature(self._body.forward).parameters
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
@@ -44,6 +47,10 @@ class GeneralBody:
             input_ids=inputs, attention_mask=mask, position_ids=positions, **arguments
         ).last_hidden_state
         return hidden
+
+    def products(self) -> Iterator[nn.Module]:
+        """Its linear layers, the output layer among them."""
+        return iter(self._products)
 
 
 def _linears(model: nn.Module) -> list[tuple[str, nn.Module]]:

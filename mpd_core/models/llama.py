@@ -8,6 +8,7 @@ operations.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,13 @@ class LlamaBody:
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
         return self._normed(x, self._norm) if self._last else x
+
+    def products(self) -> Iterator[nn.Module]:
+        """Its linear layers, and the output layer where it has one."""
+        for layer in self._layers:
+            yield from (layer.qkv, layer.out, layer.gate_up, layer.down)
+        if self._last:
+            yield self.lm_head
 
     def _attend(
         self,

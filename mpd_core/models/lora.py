@@ -92,6 +92,12 @@ class LoraStack:
         if rows:
             self.in_use = tuple(sorted(self._indices(rows)))
 
+    @property
+    def names_in_use(self) -> tuple[str, ...]:
+        """Adapters that are laid out, by name."""
+        names = {index: name for name, index in self._index.items()}
+        return tuple(names[index] for index in self.in_use)
+
     def _indices(self, rows: Sequence[Mix]) -> set[int]:
         return {self._find(name) for mix in rows for name, _ in mix}
 

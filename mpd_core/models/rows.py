@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import LoraAdapter
@@ -90,6 +90,20 @@ class RowModel:
         self._stack.route(adapters)
         seen = torch.arange(self.cache.window.length, device=self.device)
         return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
+
+    @property
+    def decoder(self) -> str:
+        """Which code runs its layers."""
+        return "written out" if isinstance(self._body, LlamaBody) else "transformers"
+
+    @property
+    def adapters_in_use(self) -> tuple[str, ...]:
+        """Names of the adapters that are laid out."""
+        return self._stack.names_in_use
+
+    def products(self) -> Iterator[nn.Module]:
+        """Every linear layer as it is computed, fused ones once."""
+        return self._body.products()
 
     def keep_adapters(self, live: Sequence[Mix]) -> None:
         """Let go of adapters that no live row uses; they come back when a row needs them."""
