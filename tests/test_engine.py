@@ -270,14 +270,14 @@ def test_full_queue_is_busy(
 
 
 def test_a_failing_request_ends_alone(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Engine._advance
+    real = Engine._tell
 
-    def fragile(self: Engine, sequence: object, said: object) -> object:
+    def fragile(self: Engine, sequence: object, *rest: object) -> object:
         if sequence.request.sampling.seed == 666:  # type: ignore[attr-defined]
             raise RuntimeError("boom")
-        return real(self, sequence, said)  # type: ignore[arg-type]
+        return real(self, sequence, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Engine, "_advance", fragile)
+    monkeypatch.setattr(Engine, "_tell", fragile)
     expected = tiny_engine.generate(ask(seed=1, temperature=1.0)).steps
     good = tiny_engine.submit(ask(seed=1, temperature=1.0))
     bad = tiny_engine.submit(ask(seed=666, temperature=1.0))

@@ -6,18 +6,18 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from mpd_core.engine.build import Parts, build
 from mpd_core.engine.intake import Intake
-from mpd_core.engine.records import finish_reason, make_step
+from mpd_core.engine.records import Note, finish_reason, make_step, take_notes
 from mpd_core.engine.remotes import Remotes
-from mpd_core.engine.runner import Distribution
+from mpd_core.engine.runner import Said
 from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.engine.status import report
@@ -25,7 +25,7 @@ from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
 from mpd_core.experts import method_names
 from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.merging import choose
+from mpd_core.merging import choose, draw
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder
@@ -46,7 +46,6 @@ class _Job:
     stream: Stream
     decoder: StreamDecoder
     generator: torch.Generator
-    seen: torch.Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
 
 class Engine:
@@ -184,10 +183,8 @@ class Engine:
         running = tuple(sequence for sequence in running if sequence in self._jobs)
         ready = [sequence for sequence in ready if sequence in self._jobs]
         said = self._runner.step(running, answers, self._tables)
-        for sequence, distribution in zip(ready, said, strict=True):
-            with self._alone(sequence):
-                if finish := self._advance(sequence, distribution):
-                    self._end(sequence, finish)
+        for alike in said:
+            self._advance(alike)
         self._remotes.ask(sequence for sequence in ready if sequence in self._jobs)
 
     @contextmanager
@@ -201,16 +198,30 @@ class Engine:
             log.exception("a request failed")
             self._end(sequence, EngineError(f"The request failed: {error}. Try again."))
 
-    def _advance(self, sequence: Sequence, said: Distribution) -> FinishReason | None:
-        job, sampling = self._jobs[sequence], sequence.request.sampling
-        token = choose(said.merged, sampling, job.seen.to(said.merged.device), job.generator)
-        sequence.tokens.append(token)
-        job.seen = torch.tensor(sequence.tokens)
-        finish = finish_reason(sequence.tokens, sampling, self._intake.end_of_turn)
-        text = job.decoder.push(token, last=finish is not None)
-        index, top_k = len(sequence.tokens) - 1, self.pack.spec.decode.top_k_recorded
-        experts = job.stream.experts
-        job.stream.put(make_step(index, token, text, experts, said, self._tokenizer, top_k))
+    def _advance(self, said: Said) -> None:
+        """Choose the next token of each of these sequences, and tell its stream."""
+        sequences = said.sequences
+        tokens = choose(
+            said.distribution.merged,
+            [sequence.request.sampling for sequence in sequences],
+            [sequence.tokens for sequence in sequences],
+            [draw(self._jobs[sequence].generator) for sequence in sequences],
+        )
+        notes = take_notes(said.distribution, tokens, self.pack.spec.decode.top_k_recorded)
+        for sequence, note, missing in zip(sequences, notes, said.missing, strict=True):
+            with self._alone(sequence):
+                if finish := self._tell(sequence, note, missing):
+                    self._end(sequence, finish)
+
+    def _tell(
+        self, sequence: Sequence, note: Note, missing: Mapping[int, float]
+    ) -> FinishReason | None:
+        job = self._jobs[sequence]
+        sequence.tokens.append(note.token)
+        finish = finish_reason(sequence.tokens, sequence.request.sampling, self._intake.end_of_turn)
+        text = job.decoder.push(note.token, last=finish is not None)
+        index, experts = len(sequence.tokens) - 1, job.stream.experts
+        job.stream.put(make_step(index, text, experts, note, missing, self._tokenizer))
         return finish
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mpd_core.engine.runner import Distribution
 from mpd_core.merging import disagreement, entropy
@@ -22,54 +25,87 @@ def finish_reason(
     return "length" if len(tokens) >= sampling.max_new_tokens else None
 
 
+@dataclass(frozen=True)
+class Note:
+    """What is told of one reply's step, as plain numbers; E experts."""
+
+    token: int
+    candidates: tuple[int, ...]
+    """Ids of the union of the top k of the mixture and of each expert."""
+    log_probs: list[list[float]]
+    """Of the token and of each candidate: under the mixture, then under each expert, [1+n][1+E]."""
+    weights: list[float]
+    entropy: float
+    disagreement: float
+
+
+def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
+    """Describe one step of several replies; everything leaves the device in one transfer.
+
+    Args:
+        said: the experts' and the merged distributions.
+        tokens: chosen ids, [R].
+        top_k: how many candidates to take from the mixture and from each expert.
+    """
+    both = torch.cat([said.merged[:, None], said.log_probs], dim=1)  # [R, 1 + E, V]
+    ids = both.topk(min(top_k, both.shape[-1]), dim=-1).indices.flatten(1)
+    ids = torch.cat([tokens[:, None], ids], dim=1)  # [R, 1 + n]
+    table = both.gather(2, ids[:, None].expand(-1, both.shape[1], -1))  # [R, 1 + E, 1 + n]
+    columns = (
+        ids,
+        table.transpose(1, 2).flatten(1),
+        said.weights,
+        entropy(said.merged)[:, None],
+        disagreement(said.log_probs, said.weights)[:, None],
+    )
+    rows = torch.cat([column.double() for column in columns], dim=1).cpu().tolist()
+    return [_note(row, ids.shape[1], both.shape[1]) for row in rows]
+
+
+def _note(row: list[float], count: int, width: int) -> Note:
+    ids, rest = [int(number) for number in row[:count]], row[count:]
+    table = [rest[k * width : (k + 1) * width] for k in range(count)]
+    unique = dict(zip(ids[1:], table[1:], strict=True))
+    *weights, spread, apart = rest[count * width :]
+    return Note(ids[0], tuple(unique), [table[0], *unique.values()], weights, spread, apart)
+
+
 def make_step(
     index: int,
-    token: int,
     text: str,
     experts: tuple[str, ...],
-    said: Distribution,
+    note: Note,
+    missing: Mapping[int, float],
     tokenizer: Any,
-    top_k: int,
 ) -> StepRecord:
-    """Describe one decoding step.
+    """The record of one step.
 
     Args:
         index: of the step, from 0.
-        token: the chosen id.
-        text: what it adds to the reply.
-        experts: names of the rows of ``said.log_probs``.
-        said: the experts' and the merged distribution.
+        text: what the token adds to the reply.
+        experts: their names.
+        note: on this step.
+        missing: by index of a remote expert, probability that its server did not list.
         tokenizer: names the candidates.
-        top_k: how many candidates to take from the mixture and from each expert.
     """
-    both = torch.cat([said.merged[None], said.log_probs])  # [1 + E, V]
-    k = min(top_k, both.shape[-1])
-    ids = dict.fromkeys(both.topk(k, dim=-1).indices.flatten().tolist())
-    table = both[:, [token, *ids]].T.tolist()
-    candidates = sorted(
-        (
-            Candidate(i, tokenizer.decode([i]), min(1.0, _exp(row[0])), _named(experts, row[1:]))
-            for i, row in zip(ids, table[1:], strict=True)
-        ),
-        key=lambda candidate: -candidate.probability,
-    )
+    chosen, *others = note.log_probs
+    candidates = [
+        Candidate(i, tokenizer.decode([i]), min(1.0, math.exp(row[0])), _named(experts, row[1:]))
+        for i, row in zip(note.candidates, others, strict=True)
+    ]
     return StepRecord(
         index=index,
-        token_id=token,
+        token_id=note.token,
         text=text,
-        weights=_named(experts, said.weights.tolist()),
-        probability=min(1.0, _exp(table[0][0])),
-        logprobs=_named(experts, table[0][1:]),
-        entropy=float(entropy(said.merged)),
-        disagreement=float(disagreement(said.log_probs, said.weights)),
-        top_k=tuple(candidates),
-        missing={experts[k]: mass for k, mass in said.missing.items()},
+        weights=_named(experts, note.weights),
+        probability=min(1.0, math.exp(chosen[0])),
+        logprobs=_named(experts, chosen[1:]),
+        entropy=note.entropy,
+        disagreement=note.disagreement,
+        top_k=tuple(sorted(candidates, key=lambda candidate: -candidate.probability)),
+        missing={experts[k]: mass for k, mass in missing.items()},
     )
 
 
 def _named(names: tuple[str, ...], values: list[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
-
-
-def _exp(log_prob: float) -> float:
-    return math.exp(log_prob)

@@ -14,10 +14,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from mpd_core.engine.records import finish_reason, make_step
+from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
 from mpd_core.experts import Row, make_plan
-from mpd_core.merging import choose, merge
+from mpd_core.merging import choose, draw, merge
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
@@ -80,14 +80,13 @@ class ReferenceDecoder:
             if plan.pcm:
                 weights = self._weights(plan.pcm, plan.poles, request, tokens)
             merged = merge(request.space, log_probs, weights)
-            seen = torch.tensor(tokens, dtype=torch.long, device=merged.device)
-            token = choose(merged, request.sampling, seen, generator)
-            tokens.append(token)
+            said = Distribution(log_probs[None], weights[None], merged[None])
+            chosen = choose(said.merged, [request.sampling], [tokens], [draw(generator)])
+            (note,) = take_notes(said, chosen, self._pack.spec.decode.top_k_recorded)
+            tokens.append(note.token)
             finish = finish_reason(tokens, request.sampling, self._prompts.end_of_turn)
-            text = decoder.push(token, last=finish is not None)
-            said = Distribution(log_probs, weights, merged)
-            k = self._pack.spec.decode.top_k_recorded
-            yield make_step(len(tokens) - 1, token, text, names, said, self._tokenizer, k)
+            text = decoder.push(note.token, last=finish is not None)
+            yield make_step(len(tokens) - 1, text, names, note, {}, self._tokenizer)
 
     def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens

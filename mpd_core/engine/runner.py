@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mpd_core.engine.chunk import Chunk, up_to_last
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.experts import TRUNK
@@ -25,61 +26,24 @@ Tables = Mapping[str, RowTable]
 
 @dataclass(frozen=True)
 class Distribution:
-    """What the experts of one sequence say about its next token."""
+    """What the experts of R sequences, E of each, say about their next tokens."""
 
     log_probs: Tensor
-    """Each expert's, normalised, [E, V]."""
+    """Each expert's, normalised, [R, E, V]."""
     weights: Tensor
-    """alpha, [E]."""
+    """alpha, [R, E]."""
     merged: Tensor
-    """Log-probabilities of the mixture, [V]."""
-    missing: Mapping[int, float] = field(default_factory=dict)
-    """By index of a remote expert: probability that its server did not list."""
+    """Log-probabilities of the mixtures, [R, V]."""
 
 
 @dataclass(frozen=True)
-class _Chunk:
-    """A piece of some rows' prompts: ``length`` tokens from ``start``, each row to its end."""
+class Said:
+    """Sequences that are merged alike, and what is said of them."""
 
-    tracks: list[Track]
-    ends: list[int]
-    start: int
-    length: int
-
-    @classmethod
-    def next(cls, tracks: list[Track], ends: list[int], most: int) -> _Chunk:
-        """The first tokens that any row lacks; rows x tokens at most ``most``."""
-        pairs = zip(tracks, ends, strict=True)
-        start = min(track.filled for track, end in pairs if track.filled < end)
-        return cls(tracks, ends, start, min(max(ends) - start, max(1, most // len(tracks))))
-
-    def on(self, tracks: list[Track]) -> _Chunk:
-        """The same positions of other rows, each to its prompt's end."""
-        return replace(self, tracks=tracks, ends=[track.to_prefill for track in tracks])
-
-    def tokens(self) -> Tensor:
-        """[rows, length], zero where a row has ended."""
-        tokens = torch.zeros(len(self.tracks), self.length, dtype=torch.long)
-        for row, (track, end) in enumerate(zip(self.tracks, self.ends, strict=True)):
-            piece = track.prompt[self.start : min(self.start + self.length, end)]
-            tokens[row, : len(piece)] = torch.tensor(piece, dtype=torch.long)
-        return tokens
-
-    def positions(self) -> Tensor:
-        """[rows, length]."""
-        positions = torch.arange(self.start, self.start + self.length)
-        return positions.expand(len(self.tracks), -1)
-
-    def done(self) -> None:
-        """Note that it is in the cache."""
-        for track, end in zip(self.tracks, self.ends, strict=True):
-            track.filled = max(track.filled, min(self.start + self.length, end))
-
-
-def _up_to_last(tracks: list[Track], wanted: Callable[[Track], bool]) -> list[Track]:
-    """The first rows, up to the last one that is wanted: a pass covers a slice."""
-    last = max((k for k, track in enumerate(tracks) if wanted(track)), default=-1)
-    return tracks[: last + 1]
+    sequences: tuple[Sequence, ...]
+    distribution: Distribution
+    missing: tuple[Mapping[int, float], ...]
+    """Of each sequence, by index of a remote expert: probability that its server did not list."""
 
 
 class Runner:
@@ -129,12 +93,12 @@ class Runner:
             leaders = [track for track in table.entering if track.leader is None]
             if any(track.filled < track.shared for track in leaders):
                 ends = [track.shared for track in leaders]
-                self._prefill_chunk(name, _Chunk.next(leaders, ends, self._chunk), tables)
+                self._prefill_chunk(name, Chunk.next(leaders, ends, self._chunk), tables)
                 continue
             self._copy_shared(lane, table)
-            if left := _up_to_last(table.entering, lambda t: t.filled < t.to_prefill):
+            if left := up_to_last(table.entering, lambda t: t.filled < t.to_prefill):
                 ends = [track.to_prefill for track in left]
-                self._prefill_chunk(name, _Chunk.next(left, ends, self._chunk), tables)
+                self._prefill_chunk(name, Chunk.next(left, ends, self._chunk), tables)
 
     def _copy_shared(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)
@@ -144,7 +108,7 @@ class Runner:
                 lane.cache.move(places[track.leader], places[track], track.shared)
                 track.filled = track.shared
 
-    def _prefill_chunk(self, name: str, chunk: _Chunk, tables: Tables) -> Tensor:
+    def _prefill_chunk(self, name: str, chunk: Chunk, tables: Tables) -> Tensor:
         """Bring the first entering rows of a lane closer to where they are to be filled to.
 
         Returns:
@@ -153,7 +117,7 @@ class Runner:
         inputs = chunk.tokens()
         sources = [track.trunk for track in chunk.tracks if track.trunk]
         if sources:
-            trunk = _up_to_last(tables[TRUNK].entering, lambda t: t in sources)
+            trunk = up_to_last(tables[TRUNK].entering, lambda t: t in sources)
             states = self._prefill_chunk(TRUNK, chunk.on(trunk), tables)
             inputs = states[[trunk.index(source) for source in sources]]
         adapters = [track.row.adapters for track in chunk.tracks]
@@ -164,8 +128,8 @@ class Runner:
 
     def step(
         self, sequences: Iterable[Sequence], answers: Mapping[Track, RemoteAnswer], tables: Tables
-    ) -> list[Distribution]:
-        """One batched forward a lane; what the experts of each sequence say, in its order.
+    ) -> list[Said]:
+        """One batched forward a lane; what the experts of the sequences say, like with like.
 
         Args:
             sequences: all that are running. One whose servers have not answered yet is computed
@@ -183,19 +147,24 @@ class Runner:
         ready = [s for s in sequences if all(track in answers for track in s.remote)]
         log_probs = self._local_log_probs(ready, hidden)
         log_probs |= {track: a.log_probs.to(self._device) for track, a in answers.items()}
-        return [self._distribution(s, log_probs, answers, hidden) for s in ready]
+        return [self._said(alike, log_probs, answers, hidden) for alike in _groups(ready)]
 
-    def _distribution(
+    def _said(
         self,
-        sequence: Sequence,
+        sequences: tuple[Sequence, ...],
         log_probs: Mapping[Track, Tensor],
         answers: Mapping[Track, RemoteAnswer],
         hidden: Mapping[Track, Tensor],
-    ) -> Distribution:
-        said = torch.stack([log_probs[track] for track in sequence.experts])
-        weights = self._weights(sequence, hidden)
-        missing = {k: answers[t].missing for k, t in enumerate(sequence.experts) if t in answers}
-        return Distribution(said, weights, merge(sequence.request.space, said, weights), missing)
+    ) -> Said:
+        rows = [log_probs[track] for sequence in sequences for track in sequence.experts]
+        said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
+        weights = self._weights(sequences, hidden)
+        merged = merge(sequences[0].request.space, said, weights)
+        missing = tuple(
+            {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
+            for s in sequences
+        )
+        return Said(sequences, Distribution(said, weights, merged), missing)
 
     def _decode_lane(
         self,
@@ -226,12 +195,22 @@ class Runner:
             log_probs.update(zip(tracks, self.lanes[name].log_probs(states), strict=True))
         return log_probs
 
-    def _weights(self, sequence: Sequence, hidden: Mapping[Track, Tensor]) -> Tensor:
-        if sequence.pcm is None:
-            return torch.tensor(sequence.plan.fixed, device=self._device)
+    def _weights(self, sequences: tuple[Sequence, ...], hidden: Mapping[Track, Tensor]) -> Tensor:
+        """[R, E]; all of the sequences have a PCM, or none has."""
+        states = [hidden[sequence.pcm] for sequence in sequences if sequence.pcm]
+        if not states:
+            return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
         weight: Tensor = self.head.linear.weight
-        poles = torch.tensor(sequence.plan.poles, device=weight.device)
-        chosen = torch.zeros(len(weight), dtype=torch.bool, device=poles.device)
-        chosen[poles] = True
-        alpha: Tensor = self.head(hidden[sequence.pcm], chosen)
-        return alpha[poles].to(self._device)
+        poles = torch.tensor([s.plan.poles for s in sequences], device=weight.device)
+        chosen = torch.zeros(len(poles), len(weight), dtype=torch.bool, device=weight.device)
+        alpha: Tensor = self.head(torch.stack(states), chosen.scatter(1, poles, value=True))
+        return alpha.gather(1, poles).to(self._device)
+
+
+def _groups(sequences: Iterable[Sequence]) -> list[tuple[Sequence, ...]]:
+    """Sequences that can be merged in one go: as many experts, one space, a PCM or none."""
+    groups: dict[tuple[int, str, bool], list[Sequence]] = {}
+    for sequence in sequences:
+        key = (len(sequence.experts), sequence.request.space, sequence.pcm is None)
+        groups.setdefault(key, []).append(sequence)
+    return [tuple(group) for group in groups.values()]
