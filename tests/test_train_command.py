@@ -57,7 +57,8 @@ def test_everything_is_trained_and_installed(
     assert train("report", "--pack", str(trained), "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["mixtures"]["uniform"]["reward"] == pytest.approx(0.5)
-    assert figures["pack_hashes"] == pack.hashes
+    assert figures["weights"].items() < pack.hashes.items()
+    assert not figures["stale"]
     assert "MPD against" in (trained / "README.md").read_text()
 
 

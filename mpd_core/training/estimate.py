@@ -51,9 +51,10 @@ def _experts(setup: Setup) -> Iterator[Work]:
     rows, space = setup.styles.split("train"), setup.pack.space
     tuned = [setup.prompt(p) + a for pole in space.poles for p, a in answers_of(rows, pole)]
     yield _work(setup, "fine-tuning", setup.recipe.sft, tuned, 1, len(space.poles))
-    pairs = [pair for pole in space.poles for pair in preference_pairs(rows, space, pole)]
-    texts = [setup.prompt(p.prompt) + a for p in pairs for a in (p.chosen, p.rejected)]
-    yield _work(setup, "preferences", setup.recipe.preference, texts, 2, len(space.poles))
+    if setup.recipe.preference:
+        pairs = [pair for pole in space.poles for pair in preference_pairs(rows, space, pole)]
+        texts = [setup.prompt(p.prompt) + a for p in pairs for a in (p.chosen, p.rejected)]
+        yield _work(setup, "preferences", setup.recipe.preference, texts, 2, len(space.poles))
 
 
 def _rewards(setup: Setup) -> Iterator[Work]:

@@ -22,7 +22,8 @@ from mpd_core.training.trainer import ADAPTER, MetricsFile, Row, common, dataset
 
 def expert_folder(setup: Setup, pole: Pole) -> Path:
     """A folder with the adapter of a pole: trained here, or the pack's."""
-    here = setup.out / "experts" / pole.name / "preference" / ADAPTER
+    last = "preference" if setup.recipe.preference else "sft"
+    here = setup.out / "experts" / pole.name / last / ADAPTER
     packed = setup.pack.spec.experts.adapters.get(pole.name)
     return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
 
@@ -32,7 +33,8 @@ def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
     for pole in poles:
         folder = setup.out / "experts" / pole.name
         _stage(setup, pole, folder / "sft", _sft_trainer, resume=resume)
-        _stage(setup, pole, folder / "preference", _preference_trainer, resume=resume)
+        if setup.recipe.preference:
+            _stage(setup, pole, folder / "preference", _preference_trainer, resume=resume)
 
 
 def _stage(setup: Setup, pole: Pole, folder: Path, make: Any, *, resume: bool) -> None:
@@ -67,6 +69,7 @@ def _sft_trainer(setup: Setup, pole: Pole, folder: Path) -> SFTTrainer:
 
 def _preference_trainer(setup: Setup, pole: Pole, folder: Path) -> DPOTrainer:
     recipe, stage = setup.recipe, setup.recipe.preference
+    assert stage is not None
     weights = {"sigmoid": 1.0, "sft": stage.sft_weight}
     chosen = {name: weight for name, weight in weights.items() if weight}
     arguments = DPOConfig(

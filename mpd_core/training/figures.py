@@ -26,9 +26,13 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
             return {}
         raise PackError(f"{file} is missing: run train report --recompute.")
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if figures.get("pack_hashes") != pack.hashes and not missing_ok:
-        figures["stale"] = True
+    figures["stale"] = figures.get("weights") != weights(pack)
     return figures
+
+
+def weights(pack: Pack) -> dict[str, str]:
+    """Hashes of what the figures are of: every file of weights, the base's too."""
+    return {name: sha256 for name, sha256 in pack.hashes.items() if name != "pack.toml"}
 
 
 def text(figures: Figures) -> str:

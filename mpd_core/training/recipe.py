@@ -158,7 +158,8 @@ class Recipe(Table):
     data: DataSpec
     lora: LoraSpec
     sft: StageSpec
-    preference: PreferenceSpec
+    preference: PreferenceSpec | None = None
+    """Absent: experts are what fine-tuning made of them."""
     reward: RewardSpec
     scorers: dict[str, ScorerSpec] = Field(default_factory=dict)
     """By pole, what scores replies instead of a trained reward model."""

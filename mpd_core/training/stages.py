@@ -18,7 +18,7 @@ from mpd_core.training import assess as assessing
 from mpd_core.training import card, static
 from mpd_core.training.assemble import working_pack, write_static
 from mpd_core.training.experts import train_experts
-from mpd_core.training.figures import FILE, read
+from mpd_core.training.figures import FILE, read, weights
 from mpd_core.training.judge import references_of
 from mpd_core.training.pcm import (
     pcm_folder,
@@ -120,12 +120,13 @@ def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell)
             raise RequestError(f"Unknown part '{name[:60]}': use {', '.join(known)}.")
     if not setup.pack.spec.rewards:
         raise PackError("The pack has no reward models: run train install first.")
-    figures: dict[str, Any] = read(setup.pack, missing_ok=True)
+    known_figures = read(setup.pack, missing_ok=True)
+    figures: dict[str, Any] = {} if known_figures.pop("stale", True) else known_figures
     out = setup.out / "report"
     for name in only or known:
         tell(f"report: {name}")
         figures[name] = _figures(setup, name, out, external)
-        figures["pack_hashes"] = setup.pack.hashes
+        figures["weights"] = weights(setup.pack)
         figures["recipe"] = json.loads(setup.recipe.model_dump_json())
         figures["data_sha256"] = setup.styles.sha256
         write_json(setup.pack.folder / FILE, figures)
