@@ -144,7 +144,9 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
         assert all(a > b for a, b in zip(chosen, rejected, strict=True))
     oracle = _classifier(setup, reward_folder(setup, poles[1]))
     assert oracle("explain 3", "the mat 3") == pytest.approx(
-        models.reward("down0")(["explain 3"], ["the mat 3"])[0], rel=0.02, abs=0.02
+        models.reward("down0")(["explain 3"], ["the mat 3"])[0],
+        rel=0.1,
+        abs=0.1,  # bf16 on CPUs that have it
     )
     both = models.score(["explain 3"] * 2, ["the cat 3", "the mat 3"], [("up0", "down0")] * 2)
     alone = models.score(["explain 3"], ["the mat 3"], [("down0",)])

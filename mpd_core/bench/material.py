@@ -109,7 +109,7 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
         key = f"base_model.model.{name}.lora_"
         a = torch.randn(shapes.rank, width, generator=random) / math.sqrt(width)
         b = torch.randn(height, shapes.rank, generator=random) * B_STD
-        tensors |= {f"{key}A.weight": a.half(), f"{key}B.weight": b.half()}
+        tensors |= {f"{key}A.weight": a.half().float(), f"{key}B.weight": b.half().float()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
