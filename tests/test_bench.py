@@ -122,7 +122,8 @@ def test_another_distribution_is_found() -> None:
 def test_memory_of_each_kind(side: Callable[..., Here], bench_pack: Pack) -> None:
     weights = side("engine").call("memory")["weights"]
     files = bench_pack.folder.glob("*/adapter_model.safetensors")
-    assert weights["adapters"] >= sum(path.stat().st_size for path in files) * 0.9
+    factors = sum(path.stat().st_size for path in files) / 2  # fp32 there, fp16 here
+    assert weights["adapters"] >= factors * 0.9  # and more for those that are laid out
     shapes = shapes_of(Path(bench_pack.spec.base.source.folder), bench_pack)  # type: ignore[union-attr]
     dense = sum(width * height for width, height in shapes.linears.values())
     least = 2 * (dense + 2 * shapes.vocabulary * shapes.hidden)
