@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -53,20 +53,14 @@ class References:
         known = rollouts.load(file) if file.is_file() else []
         self._replies = {(reply.prompt, reply.preference): reply for reply in known}
 
-    def ensure(
-        self,
-        engine: Engine,
-        prompts: Sequence[str],
-        codes: Sequence[str],
-        done: Callable[[int], None] = lambda _: None,
-    ) -> None:
+    def ensure(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Generate what is missing for these."""
         asks = rollouts.every(prompts, codes, 1, 0, self._method)
         missing = [ask for ask in asks if (ask.prompt, ask.preference) not in self._replies]
         if not missing:
             return
         seedless = [replace(ask, seed=0) for ask in missing]
-        for reply in rollouts.run(engine, seedless, self.sampling, done):
+        for reply in rollouts.run(engine, seedless, self.sampling):
             self._replies[reply.prompt, reply.preference] = reply
         rollouts.save(self._file, list(self._replies.values()))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -45,12 +45,7 @@ class Reply:
     """Of the experts at each token, in nats, [T]."""
 
 
-def run(
-    engine: Engine,
-    asks: Iterable[Ask],
-    sampling: Sampling,
-    done: Callable[[int], None] = lambda _: None,
-) -> list[Reply]:
+def run(engine: Engine, asks: Iterable[Ask], sampling: Sampling) -> list[Reply]:
     """Generate all replies, in mixed batches, in the order asked for.
 
     Args:
@@ -58,7 +53,6 @@ def run(
         asks: what to generate; their seeds replace the sampling's.
         sampling: for all. To learn from replies it must be temperature 1, top-p 1 and no penalty:
             only then is the probability of a token the mixture of the recorded ones.
-        done: is told the number of replies each time one is finished.
     """
     replies: list[Reply] = []
     waiting: deque[tuple[Ask, Stream]] = deque()
@@ -72,7 +66,6 @@ def run(
         for _ in stream:
             pass
         replies.append(_reply(ask, stream.trace()))
-        done(len(replies))
 
 
 def learning(max_new_tokens: int) -> Sampling:

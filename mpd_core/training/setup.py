@@ -72,9 +72,9 @@ class Setup:
         """The token that a reply ends with."""
         return str(self.tokenizer.eos_token)
 
-    def prompt(self, instruction: str, preference: tuple[str, ...] = ()) -> str:
+    def prompt(self, instruction: str) -> str:
         """A prompt's text, up to where the reply begins."""
-        return self.renderer.text(self.messages(instruction), preference)
+        return self.renderer.text(self.messages(instruction))
 
     @staticmethod
     def messages(instruction: str) -> tuple[Message, ...]:

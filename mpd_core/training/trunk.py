@@ -97,7 +97,7 @@ def share_trunk(model: Any, first: int, pad: int, trunk: Trunk | None = None) ->
         trunk: of another model with the same frozen layers, to share what it knows.
 
     Raises:
-        PackError: the architecture has no such layers, or does not compute the same with them.
+        PackError: the architecture has no such layers.
     """
     if first == 0:
         return None
