@@ -76,6 +76,9 @@ def generate(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus of the merged distribution.")] = None,
     repetition_penalty: Annotated[float | None, typer.Option(help="1 is none.")] = None,
+    dry_multiplier: Annotated[
+        float | None, typer.Option(help="Penalty on repeated sequences; 0 is none.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of this request's own generator.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one trace instead.")] = False,
     pack: PackOption = None,
@@ -95,6 +98,7 @@ def generate(
             temperature=temperature,
             top_p=top_p,
             repetition_penalty=repetition_penalty,
+            dry_multiplier=dry_multiplier,
             seed=seed,
         ),
     )

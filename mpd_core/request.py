@@ -60,6 +60,7 @@ class Sampling:
     temperature: float = 0.0
     top_p: float = 1.0
     repetition_penalty: float = 1.0
+    dry_multiplier: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,6 +69,7 @@ class Sampling:
         _check_float("temperature", self.temperature, 0.0, 5.0)
         _check_float("top_p", self.top_p, 0.0, 1.0, low_open=True)
         _check_float("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
+        _check_float("dry_multiplier", self.dry_multiplier, 0.0, 5.0)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -37,6 +38,7 @@ def requests(draw: st.DrawFn) -> GenerationRequest:
         temperature=draw(st.sampled_from([0.0, 0.7, 1.3])),
         top_p=draw(st.sampled_from([0.8, 1.0])),
         repetition_penalty=draw(st.sampled_from([1.0, 1.2])),
+        dry_multiplier=draw(st.sampled_from([0.0, 0.8])),
         seed=draw(st.integers(0, 50)),
         max_new_tokens=draw(st.integers(1, 14)),
     )
@@ -61,6 +63,30 @@ def test_alone_and_in_a_crowd(engine: Engine, data: st.DataObject) -> None:
             engine.submit(ask(seed=len(streams), max_new_tokens=300)).cancel()
     for stream, expected in zip(streams, alone, strict=True):
         assert_same(tuple(stream), expected, tolerance=1e-5)
+
+
+def test_what_a_running_row_holds_is_not_computed_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another preference of the same prompt: two of three experts come from the first's rows."""
+    prompt = PROMPTS[2]
+    first, second = (ask(prompt, code, max_new_tokens=n) for code, n in (("AAA", 40), ("AAB", 6)))
+    lone, expected = (engine.generate(request).steps for request in (first, second))
+    read = {"rows": 0}
+    forward = engine._runner.lanes["base"].forward
+
+    def counting(inputs: Any, positions: Any, *rest: Any) -> Any:
+        if positions.shape[1] > 1:
+            read["rows"] += positions.numel()
+        return forward(inputs, positions, *rest)
+
+    monkeypatch.setattr(engine._runner.lanes["base"], "forward", counting)
+    running = engine.submit(first)
+    next(iter(running))
+    alone, read["rows"] = read["rows"], 0
+    assert_same(tuple(engine.submit(second)), expected, tolerance=1e-5)
+    assert 0 < read["rows"] < 0.6 * alone
+    assert_same(tuple(running), lone[1:], tolerance=1e-5)
 
 
 def test_rows_are_free_after_everyone_has_left(engine: Engine) -> None:

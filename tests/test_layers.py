@@ -11,7 +11,7 @@ LAYERS = (
     {"errors"},
     {"preferences", "request", "trace"},
     {"packs"},
-    {"prompts", "merging", "charts"},
+    {"prompts", "merging", "sampling", "charts"},
     {"models"},
     {"experts"},
     {"engine"},

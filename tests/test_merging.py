@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpd_core.merging import (
-    choose,
     disagreement,
-    draw,
     entropy,
     merge_logits,
     merge_probabilities,
-    nucleus,
-    penalise,
 )
-from mpd_core.request import Sampling
 
 P = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
 
@@ -104,74 +99,3 @@ def test_disagreement_by_hand() -> None:
     half = torch.tensor([0.5, 0.5])
     assert disagreement(apart, half) == pytest.approx(math.log(2))
     assert disagreement(P[[0, 0]].log(), half) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_penalty_lowers_only_what_was_said() -> None:
-    log_probs = torch.tensor([[-1.0, -2.0, -3.0]] * 2)
-    scores = penalise(log_probs, [[1, 1], [0]], [1.5, 1.0])
-    assert scores.tolist() == [[-1.0, -3.0, -3.0], [-1.0, -2.0, -3.0]]
-    assert penalise(log_probs, [[1], []], [1.0, 2.0]) is log_probs
-
-
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(0.05, [1]), (0.6, [1]), (0.7, [0, 1]), (0.95, [0, 1, 2]), (1.0, [0, 1, 2])],
-)
-def test_nucleus(top_p: float, kept: list[int]) -> None:
-    whole, cut = nucleus(torch.tensor([[0.25, 0.65, 0.1]] * 2), torch.tensor([1.0, top_p]))
-    assert whole.tolist() == pytest.approx([0.25, 0.65, 0.1])
-    assert cut.nonzero().flatten().tolist() == kept
-
-
-def pick(log_probs: torch.Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """The first token of one reply."""
-    return int(choose(log_probs[None], [sampling], [[]], [draw(generator)]))
-
-
-def test_replies_are_chosen_as_if_alone() -> None:
-    """A batch of settings gives each reply what it gets by itself."""
-    log_probs = torch.stack([P[0].log(), P[1].log(), P[0].log()])
-    samplings = [
-        Sampling(temperature=1.0, top_p=0.7),
-        Sampling(),
-        Sampling(temperature=0.5, repetition_penalty=1.5),
-    ]
-    seen, draws = [[0], [1], [0, 2]], [0.9, 0.1, 0.6]
-    both = choose(log_probs, samplings, seen, draws)
-    for row in range(3):
-        one = choose(
-            log_probs[row, None],
-            samplings[row : row + 1],
-            seen[row : row + 1],
-            draws[row : row + 1],
-        )
-        assert both[row] == one
-
-
-def test_greedy_takes_the_likeliest() -> None:
-    assert pick(P[1].log(), Sampling(temperature=0.0), torch.Generator()) == 1
-
-
-def test_draws_follow_the_tempered_distribution() -> None:
-    """10,000 draws at temperature 0.5 against p^2 / sum p^2, within four standard errors."""
-    generator = torch.Generator().manual_seed(0)
-    sampling = Sampling(temperature=0.5)
-    draws = torch.tensor([pick(P[0].log(), sampling, generator) for _ in range(10_000)])
-    expected = P[0] ** 2 / (P[0] ** 2).sum()
-    share = torch.bincount(draws, minlength=3) / len(draws)
-    assert ((share - expected).abs() < 4 * (expected * (1 - expected) / len(draws)).sqrt()).all()
-
-
-def test_top_p_applies_after_temperature() -> None:
-    """At temperature 0.25 0.5 of (0.5, 0.25, 0.25) becomes 8/9: a whole nucleus of 0.85."""
-    generator = torch.Generator().manual_seed(0)
-    sampling = Sampling(temperature=0.25, top_p=0.85)
-    assert {pick(P[0].log(), sampling, generator) for _ in range(200)} == {0}
-
-
-def test_a_draw_costs_one_number_whatever_the_setting() -> None:
-    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
-    pick(P[0].log(), Sampling(temperature=0.0), generators[0])
-    pick(P[0].log(), Sampling(temperature=1.0, top_p=0.5), generators[1])
-    states = [generator.get_state() for generator in generators]
-    assert torch.equal(*states)

@@ -25,11 +25,11 @@ from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
 from mpd_core.experts import method_names
 from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.merging import choose, draw
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder
 from mpd_core.request import GenerationRequest
+from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace
 
 log = logging.getLogger(__name__)

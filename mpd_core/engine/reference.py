@@ -17,7 +17,7 @@ from torch import Tensor
 from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
 from mpd_core.experts import Row, make_plan
-from mpd_core.merging import choose, draw, merge
+from mpd_core.merging import merge
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
@@ -25,6 +25,7 @@ from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, Source
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.request import GenerationRequest
+from mpd_core.sampling import choose, draw
 from mpd_core.trace import StepRecord
 
 

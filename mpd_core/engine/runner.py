@@ -82,10 +82,12 @@ class Runner:
     def prefill(self, tables: Tables) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
 
-        What several rows share is written once, by their leaders, and copied. Rows with a shorter
-        prompt are padded: what a pad writes lies beyond the row's own length, is never attended
-        to, and is overwritten by the row's own tokens.
+        What running rows hold already is copied. What several rows share is written once, by their
+        leaders, and copied. Rows with a shorter prompt are padded: what a pad writes lies beyond
+        the row's own length, is never attended to, and is overwritten by the row's own tokens.
         """
+        for name, table in tables.items():
+            self._copy_borrowed(self.lanes[name], table)
         for name, table in tables.items():
             if name == TRUNK:
                 continue  # prefilled together with the rows that read from it
@@ -99,6 +101,13 @@ class Runner:
             if left := up_to_last(table.entering, lambda t: t.filled < t.to_prefill):
                 ends = [track.to_prefill for track in left]
                 self._prefill_chunk(name, Chunk.next(left, ends, self._chunk), tables)
+
+    def _copy_borrowed(self, lane: RowModel, table: RowTable) -> None:
+        first = len(table.running)
+        for k, track in enumerate(table.entering):
+            if track.donor:  # in the turn of its admission: the donor cannot have left yet
+                lane.cache.move(table.running.index(track.donor), first + k, track.borrowed)
+                track.filled, track.donor = track.borrowed, None
 
     def _copy_shared(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.engine.sequence import Sequence, Track, borrow_prefixes
 from mpd_core.errors import BusyError
 
 
@@ -50,7 +50,10 @@ class RowTable:
         Rows that others take their first keys and values from lie first, then those with most to
         prefill: what is left to do is always a slice that begins at the first.
         """
-        self.entering = sorted(tracks, key=lambda t: (t.leader is not None, -t.to_prefill))
+        borrow_prefixes(tracks, self.running)
+        self.entering = sorted(
+            tracks, key=lambda t: (t.leader is not None, t.borrowed - t.to_prefill)
+        )
 
     def settle(self) -> None:
         """The prefilled rows join the running ones, where they lie."""

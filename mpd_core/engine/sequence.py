@@ -24,6 +24,10 @@ class Track:
     """A row with the same adapters whose prompt begins alike and is prefilled first."""
     shared: int = 0
     """Tokens taken over from the leader; of a leader: the most that anyone takes."""
+    donor: Track | None = None
+    """A running row that it takes its first keys and values from, until it has them."""
+    borrowed: int = 0
+    """Tokens taken over from the donor."""
     trunk: Track | None = None
     """The row of the layers below whose states it reads instead of tokens."""
 
@@ -50,11 +54,30 @@ def share_prefixes(tracks: Iterable[Track]) -> None:
             continue  # the trunk's row is shared already, prefill and decoding alike
         leader = leaders.setdefault((track.lane, track.row.adapters), track)
         if leader is not track:
-            pairs = zip(leader.prompt[:-1], track.prompt[:-1], strict=False)
-            alike = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
-            track.shared = sum(1 for _ in alike)
+            track.shared = _alike(leader, track)
             track.leader = leader
             leader.shared = max(leader.shared, track.shared)
+
+
+def borrow_prefixes(tracks: Iterable[Track], running: Iterable[Track]) -> None:
+    """Let entering rows begin with what running rows of the same lane and adapters hold already.
+
+    Only what prompts have in common: that was written by prefill, as it would be again.
+    """
+    donors: dict[object, list[Track]] = {}
+    for donor in running:
+        donors.setdefault(donor.row.adapters, []).append(donor)
+    for track in tracks:
+        for donor in donors.get(track.row.adapters, ()):
+            alike = _alike(donor, track)
+            if alike > track.borrowed:
+                track.donor, track.borrowed = donor, alike
+
+
+def _alike(one: Track, other: Track) -> int:
+    """Tokens to prefill that two rows' prompts begin with alike."""
+    pairs = zip(one.prompt[:-1], other.prompt[:-1], strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def grow_trunk(tracks: Iterable[Track]) -> tuple[Track, ...]:

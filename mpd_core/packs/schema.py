@@ -163,6 +163,8 @@ class DecodeSpec(Table):
     temperature: float = Field(0.0, ge=0.0, le=5.0)
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     repetition_penalty: float = Field(1.0, ge=1.0, le=5.0)
+    dry_multiplier: float = Field(0.0, ge=0.0, le=5.0)
+    """Penalty on repeating whole sequences (DRY), see ``sampling.py``; 0 is none."""
     top_k_recorded: int = Field(5, ge=1, le=50)
 
     def sampling(self, **overrides: Any) -> Sampling:
@@ -171,7 +173,13 @@ class DecodeSpec(Table):
         Raises:
             RequestError: a value out of bounds.
         """
-        names = ("max_new_tokens", "temperature", "top_p", "repetition_penalty")
+        names = (
+            "max_new_tokens",
+            "temperature",
+            "top_p",
+            "repetition_penalty",
+            "dry_multiplier",
+        )
         given = {name: value for name, value in overrides.items() if value is not None}
         sampling = Sampling(**{**{name: getattr(self, name) for name in names}, **given})
         if sampling.max_new_tokens > self.max_new_tokens_limit:

@@ -139,7 +139,7 @@ def _generating_rate(setup: Setup) -> float:
     engine = Engine.open(setup.pack)
     codes = [preference.code for preference in setup.pack.space]
     prompts = [row.prompt for row in setup.styles.split("train")]
-    asks = list(rollouts.every(prompts, codes, 1, 0))[:PROBE_REPLIES]
+    asks = rollouts.every(prompts, codes, 1, 0)[:PROBE_REPLIES]
     try:
         start = time.monotonic()
         replies = rollouts.run(engine, asks, rollouts.learning(PROBE_TOKENS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,10 +24,19 @@ from mpd_core.training.trainer import ADAPTER, MetricsFile, Row, common, dataset
 
 def expert_folder(setup: Setup, pole: Pole) -> Path:
     """A folder with the adapter of a pole: trained here, or the pack's."""
-    last = "preference" if setup.recipe.preference else "sft"
+    last = "preference" if setup.recipe.preference_of(pole.name) else "sft"
     here = setup.out / "experts" / pole.name / last / ADAPTER
     packed = setup.pack.spec.experts.adapters.get(pole.name)
     return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+
+
+def experts_key(setup: Setup) -> str:
+    """A short name for the experts as they are now: what is made with others must not be mixed."""
+    known = {name: sha for name, sha in setup.pack.hashes.items() if name == "base"}
+    for pole in setup.pack.space.poles:
+        file = expert_folder(setup, pole) / WEIGHTS_FILE
+        known[pole.name] = file_sha256(file) if file.is_file() else "none of its own"
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
@@ -33,7 +44,7 @@ def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
     for pole in poles:
         folder = setup.out / "experts" / pole.name
         _stage(setup, pole, folder / "sft", _sft_trainer, resume=resume)
-        if setup.recipe.preference:
+        if setup.recipe.preference_of(pole.name):
             _stage(setup, pole, folder / "preference", _preference_trainer, resume=resume)
 
 
@@ -43,7 +54,9 @@ def _stage(setup: Setup, pole: Pole, folder: Path, make: Any, *, resume: bool) -
     (folder / RECORD).unlink(missing_ok=True)
     set_seed(setup.recipe.seed)  # the adapter's first values too
     trainer = make(setup, pole, folder)
-    score_answers_only(trainer.model.get_base_model())
+    end = setup.tokenizer.eos_token_id
+    weight = setup.recipe.sft_of(pole.name).end_weight if folder.name == "sft" else 1.0
+    score_answers_only(trainer.model.get_base_model(), {end: weight})
     trainer.add_callback(MetricsFile(folder, f"{pole.name}: {folder.name}"))
     fit(trainer, folder, resume=resume)
     save_adapter(trainer.model, folder / ADAPTER)
@@ -52,9 +65,9 @@ def _stage(setup: Setup, pole: Pole, folder: Path, make: Any, *, resume: bool) -
 
 
 def _sft_trainer(setup: Setup, pole: Pole, folder: Path) -> SFTTrainer:
-    recipe = setup.recipe
+    recipe, stage = setup.recipe, setup.recipe.sft_of(pole.name)
     arguments = SFTConfig(
-        **common(folder, recipe.sft, recipe.seed),
+        **common(folder, stage, recipe.seed),
         max_length=recipe.data.max_tokens,
         eos_token=setup.end_of_turn,
         completion_only_loss=True,
@@ -62,13 +75,13 @@ def _sft_trainer(setup: Setup, pole: Pole, folder: Path) -> SFTTrainer:
     return SFTTrainer(
         model=setup.causal_lm(recipe.lora),
         args=arguments,
-        **datasets(partial(_answers, setup, pole), recipe.sft, recipe.seed),
+        **datasets(partial(_answers, setup, pole), stage, recipe.seed),
         processing_class=setup.tokenizer,
     )
 
 
 def _preference_trainer(setup: Setup, pole: Pole, folder: Path) -> DPOTrainer:
-    recipe, stage = setup.recipe, setup.recipe.preference
+    recipe, stage = setup.recipe, setup.recipe.preference_of(pole.name)
     assert stage is not None
     weights = {"sigmoid": 1.0, "sft": stage.sft_weight}
     chosen = {name: weight for name, weight in weights.items() if weight}

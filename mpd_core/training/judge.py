@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mpd_core.engine import Engine
 from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
 from mpd_core.training import rollouts
+from mpd_core.training.experts import experts_key
 from mpd_core.training.losses import bradley_terry
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring import Scorer
@@ -127,7 +129,9 @@ def _versus(own: Scores, reference: Scores) -> Scores:
 
 
 def references_of(setup: Setup) -> References:
-    """The baseline's replies, under the pack's own decode setting."""
+    """The baseline's replies, by the experts as they are now and under the pack's setting."""
     spec = setup.recipe.references
     sampling = setup.pack.spec.decode.sampling(max_new_tokens=spec.max_new_tokens)
-    return References(setup.out / "references" / f"{spec.method}.jsonl", spec.method, sampling)
+    setting = hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
+    name = f"{spec.method}-{experts_key(setup)}-{setting}.jsonl"
+    return References(setup.out / "references" / name, spec.method, sampling)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from statistics import fmean
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from mpd_core.training.losses import imitation_loss
 from mpd_core.training.policy import Collator, Policy
@@ -46,7 +49,7 @@ class Learner:
         self.updates = 0
 
     def learn(self, replies: Sequence[Reply], rewards: torch.Tensor, iteration: int) -> Entry:
-        """Change the policy; a pass that diverges is undone, and is the last.
+        """Change the policy; a pass that diverges is undone, its moments too, and is the last.
 
         Returns:
             Loss before and after, divergence from the sampling policy, and how weights move.
@@ -55,19 +58,31 @@ class Learner:
         size = max(1, REPLIES_AT_ONCE // group) * group
         memory = remember(self._policy, self._collate, replies, rewards, group, size)
         order = random.Random(self._seed * 1000 + iteration)
-        before = self._measure(memory)
-        found = before
+        before = self._measure(memory, now=False)
+        limit = self._spec.guard * max(before["loss"], 1e-6)
         undone = 0.0
         for _ in range(self._spec.passes):
-            kept = {name: tensor.clone() for name, tensor in self._policy.trained().items()}
-            self._pass(memory, order)
-            found = self._measure(memory)
-            if not found["loss"] < self._spec.guard * max(before["loss"], 1e-6):
-                self._policy.restore(kept)
-                found, undone = self._measure(memory), 1.0
+            kept = self._kept()
+            if not self._pass(memory, order) < limit:
+                undone = 1.0
+                self._restore(kept)
                 break
+        found = self._measure(memory, now=True)
+        if not undone and not found["loss"] < limit:
+            undone = 1.0
+            self._restore(kept)
+            found = self._measure(memory, now=True)
         start = {f"{name}_before": before[name] for name in ("loss", "entropy", "weights_std")}
         return {**found, **start, "undone": undone}
+
+    def _kept(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        weights = {name: tensor.clone() for name, tensor in self._policy.trained().items()}
+        return weights, deepcopy(self._optimiser.state_dict())
+
+    def _restore(self, kept: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
+        weights, moments = kept
+        self._policy.restore(weights)
+        self._optimiser.load_state_dict(moments)
 
     def imitate(self, replies: Sequence[Reply], targets: Mapping[str, Sequence[float]]) -> float:
         """Learn constant weights by preference from any replies; the loss of the last update."""
@@ -87,20 +102,25 @@ class Learner:
                 self._finish()
         return float(loss)
 
-    def _pass(self, memory: Memory, order: random.Random) -> None:
+    def _pass(self, memory: Memory, order: random.Random) -> float:
+        """One update a batch of groups; their mean loss."""
         groups = list(range(len(memory.replies) // memory.group))
         order.shuffle(groups)
-        for start in range(0, len(groups), self._spec.batch):
-            self._update(memory, groups[start : start + self._spec.batch])
+        starts = range(0, len(groups), self._spec.batch)
+        bar = tqdm(starts, desc="updates", leave=False)
+        return fmean(self._update(memory, groups[k : k + self._spec.batch]) for k in bar)
 
-    def _update(self, memory: Memory, groups: Sequence[int]) -> None:
+    def _update(self, memory: Memory, groups: Sequence[int]) -> float:
         self._begin()
+        total = 0.0
         for some in self._split(memory, groups):
             piece = take(memory, self._collate, some, self._policy.device)
             log_probs, _, values = self._policy.log_probs(piece.batch)
             loss = self._algorithm(piece, log_probs, values) * len(some) / len(groups)
             self._accelerator.backward(loss)
+            total += float(loss)
         self._finish()
+        return total
 
     def _begin(self) -> None:
         self.updates += 1
@@ -115,12 +135,14 @@ class Learner:
         self._optimiser.step()
 
     @torch.no_grad()
-    def _measure(self, memory: Memory) -> Entry:
+    def _measure(self, memory: Memory, *, now: bool) -> Entry:
+        """Of the present policy, or of the one that the replies are remembered by."""
         groups = list(range(len(memory.replies) // memory.group))
         found: list[Entry] = []
         for some in self._split(memory, groups):
             piece = take(memory, self._collate, some, self._policy.device)
-            log_probs, weights, values = self._policy.log_probs(piece.batch)
+            said = (piece.old, piece.weights, piece.values)
+            log_probs, weights, values = self._policy.log_probs(piece.batch) if now else said
             loss = self._algorithm(piece, log_probs, values)
             found.append(asdict(moved(piece, loss, log_probs, weights)))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}

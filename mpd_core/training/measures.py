@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from statistics import fmean
 from typing import Any
 
 import textstat
@@ -39,8 +40,13 @@ def rare_share(text: str) -> float:
 
 
 def sentiment(text: str) -> float:
-    """VADER's compound score (Hutto and Gilbert, 2014), -1 to 1: stands in for politeness."""
-    return float(_vader().polarity_scores(text)["compound"])
+    """VADER's compound score (Hutto and Gilbert, 2014), -1 to 1: stands in for politeness.
+
+    The mean over sentences, which it was made for: of a whole text it nears 1 or -1 with length.
+    """
+    sentences = [part for part in re.split(r"(?<=[.!?])\s+|\n+", text) if part.strip()]
+    scores = [float(_vader().polarity_scores(part)["compound"]) for part in sentences]
+    return fmean(scores) if scores else 0.0
 
 
 def loops(text: str) -> bool:

@@ -162,7 +162,7 @@ class Trainer:
         return working_pack(self._setup, self._folder / "pack", self._folder)
 
     def _imitate(self, judge: Judge) -> float:
-        file = self._setup.out / "static" / static.FILE
+        file = static.result(self._setup)
         if not file.is_file():
             raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
         prompts = prompts_of(self._setup, 0)

@@ -157,14 +157,14 @@ class Collator:
             ids=nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self._pad),
             at=at.masked_fill(~mask, 0),
             mask=mask,
-            log_probs=_padded([torch.tensor(reply.log_probs) for reply in replies]),
+            log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
             poles=nn.utils.rnn.pad_sequence(
                 [torch.tensor(row) for row in indices], batch_first=True, padding_value=-1
             ),
         )
 
 
-def _padded(tables: Sequence[Tensor]) -> Tensor:
+def padded_tables(tables: Sequence[Tensor]) -> Tensor:
     """[T, E] tables of different sizes to [N, T, E]."""
     most = max(table.shape[1] for table in tables)
     wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]

@@ -49,12 +49,28 @@ class StageSpec(Table):
     save_steps: int = Field(60, ge=1)
 
 
+class SFTSpec(StageSpec):
+    """Supervised fine-tuning on a pole's answers."""
+
+    end_weight: float = Field(1.0, gt=0, le=100)
+    """Weight of the end-of-turn token in the loss: a greedy reply ends only where ending is the
+    likeliest thing to do, which one token in hundreds teaches slowly."""
+
+
 class PreferenceSpec(StageSpec):
     """Direct preference optimisation (Rafailov et al., 2023)."""
 
     beta: float = Field(0.1, gt=0)
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the chosen answer's own log-likelihood beside the preference loss."""
+
+
+class PoleSpec(Table):
+    """What is done differently for one pole's expert."""
+
+    preference: bool = True
+    """False: its expert is what fine-tuning made of it."""
+    end_weight: float | None = Field(None, gt=0, le=100)
 
 
 class RewardSpec(StageSpec):
@@ -121,8 +137,10 @@ class PPOSpec(Table):
 class StaticSpec(Table):
     """Search for the best constant weights."""
 
-    prompts: int = Field(8, ge=1)
-    """Of the validation split."""
+    prompts: int = Field(8, ge=2)
+    """Of the validation split; half of them for the whole grid, all for its best points."""
+    finalists: int = Field(3, ge=1)
+    """Points a preference that are tried on all prompts."""
 
 
 class PCMTrainSpec(Table):
@@ -157,9 +175,10 @@ class Recipe(Table):
     seed: int = Field(7, ge=0, lt=2**31)
     data: DataSpec
     lora: LoraSpec
-    sft: StageSpec
+    sft: SFTSpec
     preference: PreferenceSpec | None = None
     """Absent: experts are what fine-tuning made of them."""
+    poles: dict[str, PoleSpec] = Field(default_factory=dict)
     reward: RewardSpec
     scorers: dict[str, ScorerSpec] = Field(default_factory=dict)
     """By pole, what scores replies instead of a trained reward model."""
@@ -168,6 +187,15 @@ class Recipe(Table):
     pcm: PCMTrainSpec
     measures: dict[str, str] = Field(default_factory=dict)
     """By pole, a measure that grows with it and that no model was trained on: ``-grade``."""
+
+    def sft_of(self, pole: str) -> SFTSpec:
+        """Fine-tuning of a pole's expert."""
+        weight = self.poles.get(pole, PoleSpec()).end_weight
+        return self.sft.model_copy(update={"end_weight": weight}) if weight else self.sft
+
+    def preference_of(self, pole: str) -> PreferenceSpec | None:
+        """Preference optimisation of a pole's expert, if there is any."""
+        return self.preference if self.poles.get(pole, PoleSpec()).preference else None
 
     @property
     def sha256(self) -> str:

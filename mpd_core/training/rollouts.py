@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from mpd_core.engine import Engine, Stream
 from mpd_core.request import GenerationRequest, Message, Sampling
@@ -45,7 +47,7 @@ class Reply:
     """Of the experts at each token, in nats, [T]."""
 
 
-def run(engine: Engine, asks: Iterable[Ask], sampling: Sampling) -> list[Reply]:
+def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
     """Generate all replies, in mixed batches, in the order asked for.
 
     Args:
@@ -56,16 +58,17 @@ def run(engine: Engine, asks: Iterable[Ask], sampling: Sampling) -> list[Reply]:
     """
     replies: list[Reply] = []
     waiting: deque[tuple[Ask, Stream]] = deque()
-    coming = iter(asks)
-    while True:
-        for ask in itertools.islice(coming, IN_FLIGHT - len(waiting)):
-            waiting.append((ask, engine.submit(_request(engine, ask, sampling))))
-        if not waiting:
-            return replies
-        ask, stream = waiting.popleft()
-        for _ in stream:
-            pass
-        replies.append(_reply(ask, stream.trace()))
+    coming, total = iter(asks), len(asks)
+    with tqdm(total=total, desc="replies", leave=False) as bar:
+        while len(replies) < total:
+            for ask in itertools.islice(coming, IN_FLIGHT - len(waiting)):
+                waiting.append((ask, engine.submit(_request(engine, ask, sampling))))
+            ask, stream = waiting.popleft()
+            for _ in stream:
+                pass
+            replies.append(_reply(ask, stream.trace()))
+            bar.update()
+    return replies
 
 
 def learning(max_new_tokens: int) -> Sampling:
@@ -90,13 +93,10 @@ def load(file: Path) -> list[Reply]:
 
 def every(
     prompts: Sequence[str], codes: Sequence[str], samples: int, seed: int, method: str = "mpd"
-) -> Iterator[Ask]:
+) -> list[Ask]:
     """Each prompt with each preference, some samples each, every one with a seed of its own."""
-    seeds = itertools.count(seed)
-    for prompt in prompts:
-        for code in codes:
-            for _ in range(samples):
-                yield Ask(prompt, code, method, next(seeds))
+    each = itertools.product(prompts, codes, range(samples))
+    return [Ask(prompt, code, method, seed + k) for k, (prompt, code, _) in enumerate(each)]
 
 
 def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:

@@ -62,7 +62,7 @@ def references(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> Non
 
 def search_static(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:
     """The grid of constant weights on the first validation prompts."""
-    if resume and (setup.out / "static" / static.FILE).is_file():
+    if resume and static.result(setup).is_file():
         return
     rows = setup.styles.split("valid")[: setup.recipe.static.prompts]
     judge = passing(reward_judge, setup)
@@ -99,7 +99,7 @@ def install(setup: Setup, folder: Path) -> Path:
     trained = pcm_folder(setup)
     done = (trained / ADAPTER / WEIGHTS_FILE).is_file() and (trained / HEAD).is_file()
     working_pack(setup, folder, trained if done else None, rewards=True)
-    best = setup.out / "static" / static.FILE
+    best = static.result(setup)
     if best.is_file():
         write_static(folder, static.best_weights(best))
     pack = load_pack(folder)

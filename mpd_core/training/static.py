@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -13,18 +13,24 @@ from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
 from mpd_core.training.assemble import working_pack
+from mpd_core.training.experts import experts_key
 from mpd_core.training.judge import Judge, references_of
 from mpd_core.training.rollouts import Ask
 from mpd_core.training.setup import Setup, write_json
 
-FILE = "static.json"
+Weights = tuple[float, ...]
 
 
-def grid(experts: int, parts: int) -> Iterator[tuple[float, ...]]:
+def grid(experts: int, parts: int) -> Iterator[Weights]:
     """All weights that are multiples of 1/parts: corners, and uniform if it divides."""
     for counts in itertools.product(range(parts + 1), repeat=experts):
         if sum(counts) == parts:
             yield tuple(count / parts for count in counts)
+
+
+def result(setup: Setup) -> Path:
+    """Where a search among the experts as they are now is kept."""
+    return setup.out / "static" / f"{experts_key(setup)}.json"
 
 
 def method(weights: Sequence[float]) -> str:
@@ -33,51 +39,79 @@ def method(weights: Sequence[float]) -> str:
 
 
 def search(setup: Setup, judge: Judge, prompts: Sequence[str], tell: Callable[[str], None]) -> Path:
-    """Mean reward of every point of the grid, for every preference, on validation prompts.
+    """Mean reward of every point of the grid on half of the prompts, of the best ones on all.
 
     Returns:
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
     """
-    folder = setup.out / "static"
-    pack = passing(working_pack, setup, folder / "pack")
+    pack = passing(working_pack, setup, setup.out / "static" / "pack")
+    points = {
+        preference.code: list(grid(len(preference.poles), len(preference.poles)))
+        for preference in setup.pack.space
+    }
+    half = -(-len(prompts) // 2)
     engine = Engine.open(pack, precision=fastest_precision())
-    codes = [preference.code for preference in setup.pack.space]
-    sampling = references_of(setup).sampling
     try:
-        judge.prepare(engine, prompts, codes)
-        asks = [
-            Ask(prompt, preference.code, method(weights))
-            for preference in setup.pack.space
-            for weights in grid(len(preference.poles), len(preference.poles))
-            for prompt in prompts
-        ]
-        tell(f"static weights: {len(asks)} replies")
-        replies = rollouts.run(engine, asks, sampling)
+        heats = _Heats(setup, judge, engine, tell)
+        heats.run(prompts[:half], points)
+        finalists = {code: heats.ranked(code)[: setup.recipe.static.finalists] for code in points}
+        heats.run(prompts[half:], finalists)
     finally:
         engine.close()
-    rollouts.save(folder / "replies.jsonl", replies)
-    found: dict[str, dict[str, list[float]]] = {code: {} for code in codes}
-    for judged in passing(judge.judge, replies):
-        reply = judged.reply
-        found[reply.preference].setdefault(reply.method, []).append(judged.reward)
-    table = {code: _ranked(points) for code, points in found.items()}
-    write_json(folder / FILE, {"prompts": len(prompts), "preferences": table})
-    return folder / FILE
+    table = {code: heats.entry(code, finalists[code]) for code in points}
+    file = result(setup)
+    write_json(file, {"prompts": len(prompts), "preferences": table})
+    return file
+
+
+class _Heats:
+    """Rewards of constant weights so far, by preference."""
+
+    def __init__(
+        self, setup: Setup, judge: Judge, engine: Engine, tell: Callable[[str], None]
+    ) -> None:
+        self._judge, self._engine, self._tell = judge, engine, tell
+        self._sampling = references_of(setup).sampling
+        self._rewards: dict[tuple[str, Weights], list[float]] = {}
+
+    def run(self, prompts: Sequence[str], points: Mapping[str, Sequence[Weights]]) -> None:
+        """Try some weights on some prompts, greedily."""
+        self._judge.prepare(self._engine, prompts, list(points))
+        tried = [
+            (prompt, code, weights)
+            for code, every in points.items()
+            for weights in every
+            for prompt in prompts
+        ]
+        self._tell(f"static weights: {len(tried)} replies")
+        asks = [Ask(prompt, code, method(weights)) for prompt, code, weights in tried]
+        replies = rollouts.run(self._engine, asks, self._sampling)
+        judged = passing(self._judge.judge, replies)
+        for (_, code, weights), entry in zip(tried, judged, strict=True):
+            self._rewards.setdefault((code, weights), []).append(entry.reward)
+
+    def mean(self, code: str, weights: Weights) -> float:
+        return fmean(self._rewards[code, weights])
+
+    def ranked(self, code: str) -> list[Weights]:
+        """The best first."""
+        tried = [weights for known, weights in self._rewards if known == code]
+        return sorted(tried, key=lambda weights: self.mean(code, weights), reverse=True)
+
+    def entry(self, code: str, finalists: Sequence[Weights]) -> dict[str, object]:
+        """What is written down of a preference; the best is one that was tried on all prompts."""
+        rows = [
+            {
+                "weights": weights,
+                "reward": self.mean(code, weights),
+                "prompts": len(self._rewards[code, weights]),
+            }
+            for weights in self.ranked(code)
+        ]
+        return {"best": max(finalists, key=lambda w: self.mean(code, w)), "points": rows}
 
 
 def best_weights(file: Path) -> dict[str, list[float]]:
     """The winners of a search, by preference."""
     table = json.loads(file.read_text(encoding="utf-8"))["preferences"]
     return {code: entry["best"] for code, entry in table.items()}
-
-
-def _ranked(points: dict[str, list[float]]) -> dict[str, object]:
-    ranked = sorted(
-        ((fmean(rewards), _weights(name)) for name, rewards in points.items()), reverse=True
-    )
-    rows = [{"weights": weights, "reward": reward} for reward, weights in ranked]
-    return {"best": ranked[0][1], "points": rows}
-
-
-def _weights(name: str) -> list[float]:
-    return [float(part) for part in name.removeprefix("static:").split(",")]

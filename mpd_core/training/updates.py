@@ -18,7 +18,7 @@ from mpd_core.training.losses import (
     rebel_loss,
     whiten,
 )
-from mpd_core.training.policy import Batch, Collator, Policy
+from mpd_core.training.policy import Batch, Collator, Policy, padded_tables
 from mpd_core.training.recipe import PPOSpec, REBELSpec
 from mpd_core.training.rollouts import Reply
 
@@ -32,6 +32,8 @@ class Memory:
     """[N]."""
     log_probs: Sequence[Tensor]
     """ln pi_old of each token, [T]."""
+    weights: Sequence[Tensor]
+    """alpha, [T, E]."""
     values: Sequence[Tensor]
     """The critic's, [T]."""
     group: int
@@ -45,6 +47,7 @@ class Piece:
     batch: Batch
     rewards: Tensor
     old: Tensor
+    weights: Tensor
     values: Tensor
     group: int
 
@@ -104,14 +107,16 @@ def remember(
 ) -> Memory:
     """Note what the policy that is about to change says of the replies."""
     log_probs: list[Tensor] = []
+    weights: list[Tensor] = []
     values: list[Tensor] = []
     for start in range(0, len(replies), size):
         some = replies[start : start + size]
-        said, _, critic = policy.log_probs(collate(some).to(policy.device))
+        said, alpha, critic = policy.log_probs(collate(some).to(policy.device))
         for row, reply in enumerate(some):
             log_probs.append(said[row, : len(reply.tokens)].cpu())
+            weights.append(alpha[row, : len(reply.tokens), : len(reply.weights[0])].cpu())
             values.append(critic[row, : len(reply.tokens)].cpu())
-    return Memory(replies, rewards, log_probs, values, group)
+    return Memory(replies, rewards, log_probs, weights, values, group)
 
 
 def take(memory: Memory, collate: Collator, groups: Sequence[int], device: torch.device) -> Piece:
@@ -126,6 +131,7 @@ def take(memory: Memory, collate: Collator, groups: Sequence[int], device: torch
         batch=batch,
         rewards=memory.rewards[index].to(device),
         old=padded(memory.log_probs),
+        weights=padded_tables([memory.weights[i] for i in index]).to(device),
         values=padded(memory.values),
         group=memory.group,
     )

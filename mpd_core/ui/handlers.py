@@ -52,7 +52,7 @@ class Handlers:
             RequestError: a value out of bounds, or a field left empty.
         """
         count = len(self.dimensions)
-        poles, (method, space, tokens, temperature, top_p, penalty, seed) = (
+        poles, (method, space, tokens, temperature, top_p, penalty, dry, seed) = (
             settings[:count],
             settings[count:],
         )
@@ -68,6 +68,7 @@ class Handlers:
                 temperature=temperature,
                 top_p=top_p,
                 repetition_penalty=penalty,
+                dry_multiplier=dry,
                 seed=whole("Seed", 0 if seed is None else seed),
             ),
         )

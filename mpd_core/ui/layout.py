@@ -149,6 +149,14 @@ def _settings(engine: Engine) -> list[Any]:
             step=0.05,
             label="Repetition penalty",
         ),
+        gr.Slider(
+            0,
+            max(2, decode.dry_multiplier),
+            decode.dry_multiplier,
+            step=0.05,
+            label="Loop penalty",
+            info="DRY: on repeating whole sequences",
+        ),
         gr.Number(0, precision=0, label="Seed", info=f"0 to {MAX_SEED}"),
     ]
 
