@@ -61,15 +61,19 @@ def entropy(log_probs: Tensor) -> Tensor:
     return surprise
 
 
-def disagreement(log_probs: Tensor, weights: Tensor) -> Tensor:
+def disagreement(
+    log_probs: Tensor, weights: Tensor, mixture_entropy: Tensor | None = None
+) -> Tensor:
     """Jensen-Shannon divergence of the experts: H(sum alpha_i p_i) - sum alpha_i H(p_i).
 
     Args:
         log_probs: [..., E, V].
         weights: [..., E].
+        mixture_entropy: H(sum alpha_i p_i) where it is known already, [...].
 
     Returns:
         Nats, [...]; between 0 (all experts agree) and the entropy of alpha.
     """
-    mixture = entropy(merge_probabilities(log_probs, weights))
-    return (mixture - (weights * entropy(log_probs)).sum(dim=-1)).clamp_min(0.0)
+    if mixture_entropy is None:
+        mixture_entropy = entropy(merge_probabilities(log_probs, weights))
+    return (mixture_entropy - (weights * entropy(log_probs)).sum(dim=-1)).clamp_min(0.0)

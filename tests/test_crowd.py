@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from mpd_core.engine import Engine, Stream
+from mpd_core.models.rows import RowModel
 from mpd_core.packs import Pack
 from mpd_core.request import GenerationRequest
 from tests.test_engine import ask, assert_same
@@ -19,11 +21,21 @@ PROMPTS = ("Hi", "Why is the sky blue?", "explain 你好 😀 " * 12)
 METHODS = ("mpd", "uniform", "soup", "prompting", "vanilla", "expert:down1")
 
 
-@pytest.fixture(scope="module", params=[0, 1], ids=["", "trunk"])
+@pytest.fixture(
+    scope="module", params=[(0, False), (1, False), (1, True)], ids=["", "trunk", "fixed-shapes"]
+)
 def engine(make_pack: Callable[..., Pack], request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Adapters of different ranks and a trained PCM, so that every kind of row takes part."""
+    """Adapters of different ranks and a trained PCM, so that every kind of row takes part.
+
+    At fixed shapes: the steps that a GPU captures as graphs, run one by one.
+    """
+    first_layer, graphs = request.param
     options = {"prompt": "plain", "adapters": True, "pcm_trained": True}
-    engine = Engine.open(make_pack(**options, first_layer=request.param))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mpd_core.engine.build.RowModel", partial(RowModel, graphs=graphs))
+        engine = Engine.open(make_pack(**options, first_layer=first_layer))
+    lanes = engine.status()["models"].values()
+    assert {lane["graphs"] for lane in lanes} == ({0} if graphs else {"off"})
     yield engine
     engine.close()
 

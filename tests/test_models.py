@@ -65,6 +65,31 @@ def test_rows_equal_peft_on_each_text_alone(
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_steps_at_fixed_shapes(tiny_base: Path, tmp_path: Path, texts: list[Tensor]) -> None:
+    """Three rows in a bucket of four, as they are by themselves; the row that is idle in it, and
+    may belong to someone who is being prefilled, keeps what it holds."""
+    adapter = load_adapter("one", tiny.save_adapter(tiny_base, tmp_path / "one", rank=2, seed=2))
+
+    def rows(graphs: bool) -> RowModel:
+        base = AutoModelForCausalLM.from_pretrained(tiny_base)
+        return RowModel(base, [adapter], capacity=8, length=64, graphs=graphs)
+
+    plain, fixed = rows(graphs=False), rows(graphs=True)
+    names = [None, "one", None]
+    newcomer, places = texts[0][None, :5], torch.arange(5)[None]
+    found = []
+    for model in (plain, fixed):
+        model.forward(newcomer, places, 3, [(("one", 1.0),)])
+        # A bucket that is met without adapters, then with one.
+        found += [run_rows(model, texts[:3], chosen) for chosen in ([None] * 3, names)]
+        last = model.forward(texts[0][None, 5:6], torch.tensor([[5]]), 3, [(("one", 1.0),)])
+        found.append([last])
+    assert (plain.graphs, fixed.graphs) == (None, 1)
+    for expected, got in zip(found[:3], found[3:], strict=True):
+        for one, other in zip(expected, got, strict=True):
+            torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("dtype", "rounding"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=["fp16", "bf16"]
 )

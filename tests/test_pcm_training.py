@@ -5,16 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mpd_core.engine import Engine
-from mpd_core.training import pcm
+from mpd_core.training import pcm, rollouts
+from mpd_core.training.assemble import working_pack
+from mpd_core.training.batches import Collator
 from mpd_core.training.judge import Judged
+from mpd_core.training.learner import Learner
 from mpd_core.training.losses import (
     advantages,
     bradley_terry,
@@ -22,6 +28,7 @@ from mpd_core.training.losses import (
     ppo_policy_loss,
     rebel_loss,
 )
+from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from tests.training_fixtures import write_training_pack
@@ -109,3 +116,95 @@ def test_a_planted_reward_rises(tiny_base: Path, tmp_path: Path, algorithm: str)
     assert rows[0]["entropy_before"] == pytest.approx(1.0)
     first, last = rows[0]["reward"], fmean(row["reward"] for row in rows[-2:])
     assert last > first + 0.05
+
+
+def first_tokens(reply: Reply, count: int) -> Reply:
+    """A reply cut short, so that replies differ in length."""
+    parts = ("tokens", "log_probs", "weights", "disagreement")
+    return replace(reply, **{name: getattr(reply, name)[:count] for name in parts})
+
+
+def test_an_update_sees_what_the_engine_said(tiny_base: Path, tmp_path: Path) -> None:
+    """Recorded probabilities with the policy's weights are the full recomputation; so are replies
+    packed behind one prompt what each is by itself."""
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
+    setup = Setup.open(pack, tmp_path / "out")
+    policy, collate = Policy(setup), Collator(setup)
+    torch.manual_seed(0)
+    for parameter in policy.trained().values():
+        parameter.normal_(std=0.15)
+    policy.save(tmp_path / "pcm")
+    engine = Engine.open(working_pack(setup, tmp_path / "working", tmp_path / "pcm"))
+    asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "AB"], 3, 0)
+    said = rollouts.run(engine, asks, rollouts.learning(9))
+    engine.close()
+    replies = [first_tokens(reply, 9 - 2 * (k % 3)) for k, reply in enumerate(said)]
+    with torch.no_grad():
+        log_probs, weights, _ = policy.log_probs(collate(replies))
+        assert len(collate(replies).ids) == 4
+        alone = [policy.log_probs(collate([reply])) for reply in replies]
+    assert torch.tensor([w for r in replies for w in r.weights]).std(dim=0).min() > 0.01
+    for row, reply in enumerate(replies):
+        length = len(reply.tokens)
+        torch.testing.assert_close(
+            weights[row, :length], torch.tensor(reply.weights), atol=0.03, rtol=0.05
+        )
+        torch.testing.assert_close(log_probs[row, :length], alone[row][0][0], atol=0.03, rtol=0.02)
+        full = mixture_log_prob(torch.tensor(reply.weights), torch.tensor(reply.log_probs))
+        torch.testing.assert_close(log_probs[row, :length], full, atol=0.05, rtol=0.05)
+
+
+class CutOff(Planted):
+    """Like a kill: nothing comes after the judging of some iteration."""
+
+    def __init__(self, iterations: int) -> None:
+        self._left = iterations
+
+    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+        self._left -= 1
+        if self._left < 0:
+            raise KeyboardInterrupt
+        return super().judge(replies)
+
+
+@pytest.mark.parametrize("algorithm", ["rebel", "ppo"])
+def test_a_resumed_training_is_the_unbroken_one(
+    tiny_base: Path, tmp_path: Path, algorithm: str
+) -> None:
+    """Cut off in the second of three iterations, after its replies were sampled."""
+    pack = write_training_pack(
+        tmp_path, tiny_base, adapters=True, algorithm=algorithm, iterations=3
+    )
+    whole, cut = (Setup.open(pack, tmp_path / name) for name in ("whole", "cut"))
+    pcm.train_pcm(whole, resume=False, judge=Planted())
+    with pytest.raises(KeyboardInterrupt):
+        pcm.train_pcm(cut, resume=False, judge=CutOff(1))
+    pcm.train_pcm(cut, resume=True, judge=Planted())
+    expected, found = (load_file(pcm.pcm_folder(setup) / pcm.STATE) for setup in (whole, cut))
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():  # recorded numbers may differ in their last digits
+        torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
+    rows = [pcm.history(pcm.pcm_folder(setup)) for setup in (whole, cut)]
+    assert [row["reward"] for row in rows[0]] == pytest.approx([row["reward"] for row in rows[1]])
+
+
+def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
+    """What the first iteration begins with where the recipe says so."""
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
+    setup = Setup.open(pack, tmp_path / "out")
+    setup.recipe.pcm.imitate_static = 12
+    policy = Policy(setup)
+    optimiser = torch.optim.AdamW(policy.parameter_groups(1e-3, 5e-2))
+    learner = Learner(setup, policy, optimiser, Accelerator())
+    ones = tuple((-1.0, -1.0) for _ in range(4))
+    targets = {"AA": (0.9, 0.1), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
+    replies = [
+        Reply(f"explain {n}", code, "mpd", "", False, (1, 2, 3, n), ones, ones, (0.0,) * 4)
+        for n in range(8)
+        for code in targets
+    ]
+    learner.imitate(replies, targets)
+    with torch.no_grad():
+        weights, _ = policy(Collator(setup)(replies))
+    wanted = torch.tensor([targets[reply.preference] for reply in replies])[:, None]
+    assert (weights - wanted).abs().mean() < 0.08

@@ -157,7 +157,7 @@ def _row_model(
     token_bytes = 2 * count * share * heads * width * model.dtype.itemsize
     budget = max(length, int(_cache_bytes(model) * share / token_bytes))
     # A GPU's cache takes its memory at once, a CPU's only where something is written.
-    rows = MAX_ROWS if model.device.type == "cpu" else min(MAX_ROWS, budget // length)
+    rows = MAX_ROWS if model.device.type == "cpu" else min(MAX_ROWS, budget // (length + 1))
     packed = loaded.format.packed
     return RowModel(
         model,

@@ -51,12 +51,14 @@ def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
     ids = both.topk(min(top_k, both.shape[-1]), dim=-1).indices.flatten(1)
     ids = torch.cat([tokens[:, None], ids], dim=1)  # [R, 1 + n]
     table = both.gather(2, ids[:, None].expand(-1, both.shape[1], -1))  # [R, 1 + E, 1 + n]
+    spread = entropy(said.merged)
+    known = spread if said.space == "probability" else None
     columns = (
         ids,
         table.transpose(1, 2).flatten(1),
         said.weights,
-        entropy(said.merged)[:, None],
-        disagreement(said.log_probs, said.weights)[:, None],
+        spread[:, None],
+        disagreement(said.log_probs, said.weights, known)[:, None],
     )
     rows = torch.cat([column.double() for column in columns], dim=1).cpu().tolist()
     return [_note(row, ids.shape[1], both.shape[1]) for row in rows]

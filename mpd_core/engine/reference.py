@@ -81,7 +81,7 @@ class ReferenceDecoder:
             if plan.pcm:
                 weights = self._weights(plan.pcm, plan.poles, request, tokens)
             merged = merge(request.space, log_probs, weights)
-            said = Distribution(log_probs[None], weights[None], merged[None])
+            said = Distribution(log_probs[None], weights[None], merged[None], request.space)
             chosen = choose(said.merged, [request.sampling], [tokens], [draw(generator)])
             (note,) = take_notes(said, chosen, self._pack.spec.decode.top_k_recorded)
             tokens.append(note.token)

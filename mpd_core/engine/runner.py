@@ -16,6 +16,7 @@ from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.merging import merge
 from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
+from mpd_core.request import Space
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048
 """Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
@@ -34,6 +35,8 @@ class Distribution:
     """alpha, [R, E]."""
     merged: Tensor
     """Log-probabilities of the mixtures, [R, V]."""
+    space: Space
+    """In which they were merged."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +171,13 @@ class Runner:
         rows = [log_probs[track] for sequence in sequences for track in sequence.experts]
         said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
         weights = self._weights(sequences, hidden)
-        merged = merge(sequences[0].request.space, said, weights)
+        space = sequences[0].request.space
+        merged = merge(space, said, weights)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
         )
-        return Said(sequences, Distribution(said, weights, merged), missing)
+        return Said(sequences, Distribution(said, weights, merged, space), missing)
 
     def _decode_lane(
         self,

@@ -48,6 +48,7 @@ def _lane(lane: RowModel, table: RowTable) -> dict[str, Any]:
         "layers": len(lane.cache.layers),
         "products": dict(Counter(_product(module) for module in lane.products())),
         "adapters": list(lane.adapters_in_use),
+        "graphs": "off" if lane.graphs is None else lane.graphs,
         "rows": f"{len(rows)} of {table.capacity}",
         "tokens": f"{sum(track.length for track in rows)} of {table.budget}",
     }

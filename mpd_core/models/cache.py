@@ -39,7 +39,8 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         values = key_states if value_states is None else value_states
-        size = (self._owner.capacity, key_states.shape[1], self._owner.length)
+        length = self._owner.length + self._owner.spare
+        size = (self._owner.capacity, key_states.shape[1], length)
         self.keys = _lazy_zeros((*size, key_states.shape[-1]), key_states)
         self.values = _lazy_zeros((*size, values.shape[-1]), values)
         self.is_initialized = True
@@ -86,7 +87,9 @@ def _lazy_zeros(size: tuple[int, ...], like: Tensor) -> Tensor:
 class RowCache(Cache):  # type: ignore[misc]
     """The cache of a whole model; ``window`` is set before each forward pass."""
 
-    def __init__(self, layers: int, capacity: int, length: int, budget: int) -> None:
+    def __init__(
+        self, layers: int, capacity: int, length: int, budget: int, *, spare: int = 0
+    ) -> None:
         """A cache that takes no memory yet.
 
         Args:
@@ -94,7 +97,9 @@ class RowCache(Cache):  # type: ignore[misc]
             capacity: rows.
             length: tokens that one row can hold.
             budget: tokens that all rows together should hold at most.
+            spare: positions beyond ``length``, for rows that have nothing to write.
         """
+        self.spare = spare
         self.capacity = capacity
         self.budget = budget
         self.length = length

@@ -106,7 +106,7 @@ class LlamaBody:
         turned = _rotate(qkv[:, : -self._kv_heads], cos, sin)
         q, k, v = turned[:, : self._heads], turned[:, self._heads :], qkv[:, -self._kv_heads :]
         keys, values = cache.layers[index].update(k, v)
-        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, enable_gqa=True)
+        mixed = _attention(q, keys, values, bias)
         y: Tensor = layer.out(mixed.transpose(1, 2).reshape(rows, length, -1))
         return y
 
@@ -131,6 +131,15 @@ def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype 
         gate_up=take("mlp", "gate_proj", "up_proj"),
         down=take("mlp", "down_proj"),
     )
+
+
+def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Grouped-query attention, [rows, heads, T, d]."""
+    if q.shape[2] > 1:
+        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, enable_gqa=True)
+    # One token: heads that share keys are as good as so many tokens, and nothing is repeated.
+    grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
+    return F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias).reshape(q.shape)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

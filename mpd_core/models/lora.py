@@ -72,20 +72,23 @@ class LoraStack:
         self.active = False
         """Whether any row of the present pass has an adapter."""
 
-    def route(self, rows: Sequence[Mix]) -> None:
-        """Name each row's adapters for the next pass."""
-        self._masks.clear()
+    def gates(self, rows: Sequence[Mix]) -> Tensor:
+        """Each row's weight of each adapter, scaled, [rows, adapters]; lays out what is needed."""
         used = self._indices(rows)
         if not used <= set(self.in_use):
             self.in_use = tuple(sorted(used.union(self.in_use)))
+        gates = torch.zeros(len(rows), len(self._adapters))
+        for row, mix in enumerate(rows):
+            for name, weight in mix:
+                index = self._index[name]
+                gates[row, index] = weight * self._adapters[index].scaling
         self.active = bool(used)
-        if self.active:
-            gates = torch.zeros(len(rows), len(self._adapters))
-            for row, mix in enumerate(rows):
-                for name, weight in mix:
-                    index = self._index[name]
-                    gates[row, index] = weight * self._adapters[index].scaling
-            self._gates = gates.to(self.like)
+        return gates.to(self.like)
+
+    def route(self, gates: Tensor) -> None:
+        """Give the rows of the next pass their adapters."""
+        self._masks.clear()
+        self._gates = gates
 
     def keep(self, rows: Sequence[Mix]) -> None:
         """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""
@@ -110,11 +113,16 @@ class LoraStack:
                 stacked.add(self._index[name], adapter)
         return self._index[name]
 
-    def mask(self, columns: tuple[int, ...]) -> Tensor:
-        """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters."""
+    def mask(self, columns: tuple[int, ...], places: Tensor) -> Tensor:
+        """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters.
+
+        Args:
+            columns: index of each column's adapter.
+            places: the same as a tensor on the device.
+        """
         assert self._gates is not None
         if columns not in self._masks:  # once a pass for all linears with the same columns
-            self._masks[columns] = self._gates[:, list(columns)][:, None, :]
+            self._masks[columns] = self._gates.index_select(1, places)[:, None, :]
         return self._masks[columns]
 
     def wrap(self, linear: nn.Module, parts: Sequence[tuple[str, int]]) -> nn.Module:
@@ -167,13 +175,15 @@ class StackedLora(nn.Module):
             self._lay_out(self._stack.in_use)
         if not self._columns:
             return y
-        delta: Tensor = self._b(self._a(x) * self._stack.mask(self._columns))
+        delta: Tensor = self._b(self._a(x) * self._stack.mask(self._columns, self._places))
         return y + delta
 
     def _lay_out(self, in_use: tuple[int, ...]) -> None:
         blocks = [block for block in self._blocks if block.adapter in in_use]
         self._laid_out = in_use
         self._columns = tuple(block.adapter for block in blocks for _ in block.a)
+        device = self._stack.like.device
+        self._places = torch.tensor(self._columns, dtype=torch.long, device=device)
         if not blocks:
             return
         a = torch.cat([block.a for block in blocks]).to(self._stack.like)

@@ -12,6 +12,7 @@ from mpd_core.errors import PackError
 from mpd_core.models.adapters import LoraAdapter
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
+from mpd_core.models.graphs import StepGraphs
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix
 
@@ -36,6 +37,7 @@ class RowModel:
         packed: torch.dtype | None = None,
         lean: bool = True,
         layers: range | None = None,
+        graphs: bool | None = None,
     ) -> None:
         """Take over a causal LM of transformers; it must not be used elsewhere afterwards.
 
@@ -48,6 +50,8 @@ class RowModel:
             packed: hold the linears packed to fp16 or bf16 (CPU only).
             lean: use the written-out decoder for architectures that have one.
             layers: run only these; below the first lies another row model, the trunk.
+            graphs: run decode steps at fixed shapes, as CUDA graphs where there is CUDA; default:
+                on a GPU, with the written-out decoder.
 
         Raises:
             PackError: an adapter that does not fit, or an architecture that changes its logits
@@ -63,7 +67,15 @@ class RowModel:
         self._body = body(model, self._stack, packed=packed, layers=layers)
         count = len(layers) if layers else model.config.num_hidden_layers
         length = min(length, model.config.max_position_embeddings)
-        self.cache = RowCache(count, capacity, length, budget or capacity * length)
+        if graphs is None:
+            graphs = self.device.type == "cuda" and body is LlamaBody
+        budget = budget or capacity * length
+        self.cache = RowCache(count, capacity, length, budget, spare=int(graphs))
+        self._graphs = (
+            StepGraphs(self._step, capacity=capacity, length=length, idle=length)
+            if graphs
+            else None
+        )
 
     @torch.inference_mode()
     def forward(
@@ -80,21 +92,40 @@ class RowModel:
         Returns:
             Hidden states, [rows, T, D]; after the final norm unless it is a trunk.
         """
-        rows = slice(first, first + len(inputs))
-        window = self._window(int(positions.max()))  # before the device: a wait less a step there
         # A PCM's own backbone may lack tokens that were added to the base's vocabulary.
         if not inputs.is_floating_point():
-            inputs = inputs.clamp_max(self.vocab_size - 1).to(self.device)
-        positions = positions.to(self.device)
-        self.cache.window = Window(rows, positions, window)
-        self._stack.route(adapters)
-        seen = torch.arange(self.cache.window.length, device=self.device)
+            inputs = inputs.clamp_max(self.vocab_size - 1)
+        known = self._stack.in_use
+        gates = self._stack.gates(adapters)
+        if self._graphs is None or first or positions.shape[1] > 1:
+            window = self._window(int(positions.max()))  # before the device: a wait less there
+            inputs, positions = inputs.to(self.device), positions.to(self.device)
+            return self._compute(inputs, positions, gates, window, first)
+        if self._stack.in_use != known:
+            self._graphs.forget()
+        return self._graphs.run(inputs, positions, gates)
+
+    def _compute(
+        self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, first: int
+    ) -> Tensor:
+        self.cache.window = Window(slice(first, first + len(inputs)), positions, window)
+        self._stack.route(gates)
+        seen = torch.arange(window, device=self.device)
         return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
+
+    def _step(self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int) -> Tensor:
+        self._stack.active = bool(self._stack.in_use)  # rows that come later may have adapters
+        return self._compute(inputs, positions, gates, window, 0)
 
     @property
     def decoder(self) -> str:
         """Which code runs its layers."""
         return "written out" if isinstance(self._body, LlamaBody) else "transformers"
+
+    @property
+    def graphs(self) -> int | None:
+        """Decode steps laid out at fixed shapes so far; None where that is not done."""
+        return None if self._graphs is None else len(self._graphs)
 
     @property
     def adapters_in_use(self) -> tuple[str, ...]:
@@ -106,8 +137,12 @@ class RowModel:
         return self._body.products()
 
     def keep_adapters(self, live: Sequence[Mix]) -> None:
-        """Let go of adapters that no live row uses; they come back when a row needs them."""
-        self._stack.keep(live)
+        """Let go of adapters that no live row uses; they come back when a row needs them.
+
+        Graphs would have to be captured again whenever that happens: with them, adapters stay.
+        """
+        if self._graphs is None:
+            self._stack.keep(live)
 
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor) -> Tensor:

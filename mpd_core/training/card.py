@@ -12,44 +12,34 @@ from mpd_core.training.figures import text
 
 FILE = "README.md"
 MEGABYTE = 1e6
+TEMPLATE = """# {title}
 
+{description}
 
-def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
-    """Write the card beside the pack; figures that are not known are not in it."""
-    spec = pack.spec
-    adapters = [*spec.experts.adapters.values(), *spec.rewards.values()]
-    adapters += [spec.pcm.adapter] if spec.pcm.adapter else []
-    folders = [pack.path(adapter.folder) for adapter in adapters]
-    size = sum(file.stat().st_size for f in folders for file in f.iterdir()) / MEGABYTE
-    measured = text(figures) if figures else "Nothing has been measured yet."
-    card = f"""# {spec.title}
-
-{spec.description}
-
-- Base: {spec.base.name} ({spec.base.license or "see its own card"}), frozen, not in this folder.
-- Experts: {len(spec.experts.adapters)} LoRA adapters ({", ".join(spec.experts.adapters)}).
-- Reward models: {len(spec.rewards)}, for training and evaluation; serving does not load them.
-- Preference Control Model: {_pcm(pack)}.
-- All adapters together: {size:.1f} MB of safetensors, fp16. `pack.toml` names their SHA-256.
+- Base: {base} ({licence}), frozen, not in this folder.
+- Experts: {experts} LoRA adapters ({poles}).
+- Reward models: {rewards}, for training and evaluation; serving does not load them.
+- Preference Control Model: {pcm}.
+- All adapters together: {megabytes:.1f} MB of safetensors, fp16. `pack.toml` names their SHA-256.
 
 ## Data
 
-`{_data(pack)}`: written for this project, Apache-2.0. Splits are by prompt; nothing of the test
+`{data}`: written for this project, Apache-2.0. Splits are by prompt; nothing of the test
 split was used for training or for choosing settings. Data of third parties is never trained on.
 
 ## Settings
 
-`{recipe.FILE}` beside this file, in full. To repeat everything:
+`{recipe}` beside this file, in full. To repeat everything:
 
-    make train ARGS='all --pack {spec.name} --resume'
-    make train ARGS='install --pack {spec.name}'
-    make train ARGS='report --pack {spec.name} --recompute'
+    make train ARGS='all --pack {name} --resume'
+    make train ARGS='install --pack {name}'
+    make train ARGS='report --pack {name} --recompute'
 
 ## Figures
 
 On prompts of the test split, greedy decoding under the pack's own settings. Rewards are those of
-the reward models above, which the PCM was trained on: a gain says that training worked, not that
-people would agree. Readability, length and sentiment are computed without any of these models.
+the reward models above{learned}: a gain says that training worked, not that people would
+agree. Readability, length and sentiment are computed without any of these models.
 
 ```
 {measured}
@@ -66,6 +56,27 @@ people would agree. Readability, length and sentiment are computed without any o
 
 Apache-2.0, like the code, the data and the base.
 """
+
+
+def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
+    """Write the card beside the pack; figures that are not known are not in it."""
+    spec = pack.spec
+    card = TEMPLATE.format(
+        title=spec.title,
+        description=spec.description,
+        name=spec.name,
+        base=spec.base.name,
+        licence=spec.base.license or "see its own card",
+        experts=len(spec.experts.adapters),
+        poles=", ".join(spec.experts.adapters),
+        rewards=len(spec.rewards),
+        pcm=_pcm(pack),
+        learned=", which the PCM was trained on" if pack.trained else "",
+        megabytes=_bytes(pack) / MEGABYTE,
+        data=recipe.load_recipe(pack).data.file.name,
+        recipe=recipe.FILE,
+        measured=text(figures) if figures else "Nothing has been measured yet.",
+    )
     file = pack.folder / FILE
     file.write_text(card, encoding="utf-8")
     return file
@@ -78,5 +89,8 @@ def _pcm(pack: Pack) -> str:
     return f"LoRA and a weight head {where}, trained by this project"
 
 
-def _data(pack: Pack) -> str:
-    return recipe.load_recipe(pack).data.file.name
+def _bytes(pack: Pack) -> int:
+    adapters = [*pack.spec.experts.adapters.values(), *pack.spec.rewards.values()]
+    adapters += [pack.spec.pcm.adapter] if pack.spec.pcm.adapter else []
+    folders = [pack.path(adapter.folder) for adapter in adapters]
+    return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

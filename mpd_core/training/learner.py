@@ -13,11 +13,12 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from mpd_core.training.batches import Collator
 from mpd_core.training.losses import imitation_loss
-from mpd_core.training.policy import Collator, Policy
+from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
-from mpd_core.training.updates import PPO, REBEL, Algorithm, Memory, moved, remember, take
+from mpd_core.training.updates import PPO, REBEL, Algorithm, Memory, moved, remember, split, take
 
 REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""
@@ -55,8 +56,7 @@ class Learner:
             Loss before and after, divergence from the sampling policy, and how weights move.
         """
         group = self._spec.rollouts.samples
-        size = max(1, REPLIES_AT_ONCE // group) * group
-        memory = remember(self._policy, self._collate, replies, rewards, group, size)
+        memory = remember(self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE)
         order = random.Random(self._seed * 1000 + iteration)
         before = self._measure(memory, now=False)
         limit = self._spec.guard * max(before["loss"], 1e-6)
@@ -118,7 +118,7 @@ class Learner:
             log_probs, _, values = self._policy.log_probs(piece.batch)
             loss = self._algorithm(piece, log_probs, values) * len(some) / len(groups)
             self._accelerator.backward(loss)
-            total += float(loss)
+            total += float(loss.detach())
         self._finish()
         return total
 
@@ -147,6 +147,5 @@ class Learner:
             found.append(asdict(moved(piece, loss, log_probs, weights)))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}
 
-    def _split(self, memory: Memory, groups: Sequence[int]) -> list[Sequence[int]]:
-        size = max(1, REPLIES_AT_ONCE // memory.group)
-        return [groups[start : start + size] for start in range(0, len(groups), size)]
+    def _split(self, memory: Memory, groups: Sequence[int]) -> list[list[int]]:
+        return split(memory.replies, memory.group, groups, REPLIES_AT_ONCE)

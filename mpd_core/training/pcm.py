@@ -102,8 +102,7 @@ class Trainer:
         self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
         self._history: list[Entry] = []
         if (folder / STATE).is_file():
-            self._history = history(folder)
-            load_state(folder / STATE, self._policy, self._optimiser)
+            self._history = load_state(folder / STATE, self._policy, self._optimiser)
             self._learner.updates = int(self._history[-1]["updates"])
 
     def run(self, judge: Judge, tell: Callable[[str], None]) -> None:
@@ -187,7 +186,7 @@ class Trainer:
 
     def _keep(self) -> None:
         self._policy.save(self._folder)
-        save_state(self._folder / STATE, self._policy, self._optimiser)
+        save_state(self._folder / STATE, self._policy, self._optimiser, self._history)
         write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
 
 

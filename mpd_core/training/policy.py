@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,16 @@ from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.pcm import WeightHead
+from mpd_core.training.batches import Batch
 from mpd_core.training.losses import mixture_log_prob
-from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
+from mpd_core.training.trunk import Trunk
 
 POLES = "poles"
 """Key of a head's metadata: names of the poles that its rows belong to."""
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Replies side by side; N replies, T tokens at most, E experts at most, padded on the right."""
-
-    ids: Tensor
-    """What the PCM reads: prompt with preference, and the reply but for its last token, [N, L]."""
-    at: Tensor
-    """Where it says the weights of each token, [N, T]."""
-    mask: Tensor
-    """True at tokens of the reply, [N, T]."""
-    log_probs: Tensor
-    """Recorded ln p_i, [N, T, E]."""
-    poles: Tensor
-    """Index of each expert's pole in the head, [N, E]; -1 where there is no expert."""
-
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
+LOG = "log"
+"""Key of a state's metadata: what was noted of the iterations before it, as JSON."""
 
 
 class Policy(nn.Module):
@@ -50,7 +34,8 @@ class Policy(nn.Module):
         super().__init__()
         pcm, warm = setup.pack.spec.pcm, setup.recipe.pcm.warm_start
         packed = setup.pack.path(pcm.adapter.folder) if warm and pcm.adapter else None
-        self.body = setup.pcm_body(setup.recipe.pcm.lora, packed)
+        # Without dropout: ratios to the sampling policy would be noise from the first update on.
+        self.body = setup.pcm_body(setup.recipe.pcm.lora, packed).eval()
         width = self.body.config.hidden_size
         device = next(self.body.parameters()).device
         self._poles = [pole.name for pole in setup.pack.space.poles]
@@ -68,17 +53,27 @@ class Policy(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weights [N, T, E] and values [N, T]."""
-        with torch.autocast(batch.ids.device.type, torch.bfloat16):
-            hidden = self.body.get_base_model().model(input_ids=batch.ids, use_cache=False)
-        states: Tensor = hidden.last_hidden_state.float()
-        index = batch.at[..., None].expand(-1, -1, states.shape[-1])
-        states = states.gather(1, index)
+        states = self._states(batch).flatten(0, 1)[batch.at]
         here = batch.poles >= 0
         chosen = torch.zeros(len(here), self.head.linear.out_features, device=states.device)
         chosen.scatter_add_(1, batch.poles.clamp_min(0), here.float())
         every = self.head(states, (chosen > 0)[:, None, :])
         poles = batch.poles.clamp_min(0)[:, None, :].expand(-1, every.shape[1], -1)
         return every.gather(2, poles) * here[:, None, :], self.value(states)[..., 0]
+
+    def _states(self, batch: Batch) -> Tensor:
+        """Last hidden states of the packed rows, [G, L, D]."""
+        body, layout = self.body.get_base_model().model, batch.layout
+        with torch.autocast(batch.ids.device.type, torch.bfloat16):
+            embed = body.embed_tokens
+            below = embed(batch.ids, layout) if isinstance(embed, Trunk) else embed(batch.ids)
+            hidden: Tensor = body(
+                inputs_embeds=below,
+                attention_mask=layout.visible(),
+                position_ids=layout.positions,
+                use_cache=False,
+            ).last_hidden_state
+        return hidden.float()
 
     def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
@@ -130,59 +125,27 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
             head.linear.bias[poles.index(name)] = bias[row]
 
 
-class Collator:
-    """Turns replies into batches for a policy."""
-
-    def __init__(self, setup: Setup) -> None:
-        self._space = setup.pack.space
-        self._renderer = setup.renderer
-        self._pad = setup.tokenizer.pad_token_id
-        self._messages = setup.messages
-
-    def __call__(self, replies: Sequence[Reply]) -> Batch:
-        preferences = [self._space.parse(reply.preference) for reply in replies]
-        prompts = [
-            self._renderer.render(
-                self._messages(reply.prompt), [pole.instruction for pole in preference.poles]
-            )
-            for reply, preference in zip(replies, preferences, strict=True)
-        ]
-        texts = [torch.tensor([*p, *r.tokens[:-1]]) for p, r in zip(prompts, replies, strict=True)]
-        lengths = torch.tensor([len(reply.tokens) for reply in replies])
-        steps = torch.arange(int(lengths.max()))
-        mask = steps < lengths[:, None]
-        at = torch.tensor([len(prompt) - 1 for prompt in prompts])[:, None] + steps
-        indices = [[self._space.poles.index(p) for p in x.poles] for x in preferences]
-        return Batch(
-            ids=nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self._pad),
-            at=at.masked_fill(~mask, 0),
-            mask=mask,
-            log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
-            poles=nn.utils.rnn.pad_sequence(
-                [torch.tensor(row) for row in indices], batch_first=True, padding_value=-1
-            ),
-        )
-
-
-def padded_tables(tables: Sequence[Tensor]) -> Tensor:
-    """[T, E] tables of different sizes to [N, T, E]."""
-    most = max(table.shape[1] for table in tables)
-    wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]
-    return nn.utils.rnn.pad_sequence(wide, batch_first=True)
-
-
-def save_state(file: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
-    """Policy and AdamW's moments as safetensors: nothing is pickled."""
+def save_state(
+    file: Path, policy: Policy, optimiser: torch.optim.Optimizer, log: Sequence[dict[str, float]]
+) -> None:
+    """Policy, AdamW's moments and the log so far, all or nothing, as safetensors."""
     tensors = {f"policy.{name}": tensor for name, tensor in policy.trained().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
     scratch = file.with_suffix(".part")
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, scratch)
+    kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, scratch, metadata={LOG: json.dumps(list(log))})
     scratch.replace(file)
 
 
-def load_state(file: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> None:
-    """Restore what ``save_state`` wrote; rates and groups are the optimiser's own."""
+def load_state(
+    file: Path, policy: Policy, optimiser: torch.optim.Optimizer
+) -> list[dict[str, float]]:
+    """Restore what ``save_state`` wrote; rates and groups are the optimiser's own.
+
+    Returns:
+        The log.
+    """
     tensors = load_file(file)
     prefix = "policy."
     policy.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -193,3 +156,6 @@ def load_state(file: Path, policy: Policy, optimiser: torch.optim.Optimizer) -> 
             index, _, name = rest.partition(".")
             moments.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    with safe_open(file, "pt") as saved:
+        log: list[dict[str, float]] = json.loads(saved.metadata()[LOG])
+    return log

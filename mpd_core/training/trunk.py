@@ -8,6 +8,7 @@ text's states up, or computes and keeps them. What a trainer sees is an ordinary
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,49 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 
 MEMORY_BYTES = 4 * 2**30
+
+
+PADDING = -1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Texts that begin alike, packed in one row: what they share, then their ends side by side."""
+
+    positions: Tensor
+    """Of each token in its own text, [rows, L]."""
+    segments: Tensor
+    """0 where it belongs to all texts of the row, k to the k-th, -1 to none, [rows, L]."""
+
+    def visible(self) -> Tensor:
+        """Which tokens each one sees: the shared ones and its own text's, up to itself.
+
+        Returns:
+            [rows, 1, L, L], as attention takes it.
+        """
+        own = self.segments[:, :, None] == self.segments[:, None, :]
+        shared = self.segments[:, None, :] == 0
+        return ((own | shared) & torch.ones_like(own).tril())[:, None]
+
+    def row(self, index: int) -> Layout:
+        """One row without its padding."""
+        length = int((self.segments[index] != PADDING).sum())
+        return Layout(self.positions[index, :length], self.segments[index, :length])
+
+    def to(self, device: torch.device) -> Layout:
+        return Layout(self.positions.to(device), self.segments.to(device))
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A row as the trunk keeps it: no padding."""
+
+    ids: Tensor
+    layout: Layout
+
+    @property
+    def key(self) -> bytes:
+        return self.ids.numpy().tobytes() + self.layout.segments.numpy().tobytes()
 
 
 class _Skipped(nn.Module):
@@ -45,9 +89,10 @@ class Trunk(nn.Module):
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @torch.no_grad()
-    def forward(self, ids: Tensor) -> Tensor:
-        texts = [_stripped(row, self._pad) for row in ids.cpu()]
-        keys = [text.numpy().tobytes() for text in texts]
+    def forward(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
+        """States; without a layout every row is one text."""
+        texts = self._texts(ids.cpu(), layout)
+        keys = [text.key for text in texts]
         missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
         new = self._compute(list(missing.values()), ids.device)
         found = dict(zip(missing, new, strict=True))
@@ -62,13 +107,38 @@ class Trunk(nn.Module):
             out[row, : len(found[key])] = found[key].to(out)
         return out
 
-    def _compute(self, texts: list[Tensor], device: torch.device) -> list[Tensor]:
+    def _texts(self, ids: Tensor, layout: Layout | None) -> list[_Text]:
+        if layout is None:
+            rows = [_stripped(row, self._pad) for row in ids]
+            plain = [torch.arange(len(row)) for row in rows]
+            return [
+                _Text(row, Layout(place, torch.zeros_like(place)))
+                for row, place in zip(rows, plain, strict=True)
+            ]
+        own = [layout.to(ids.device).row(k) for k in range(len(ids))]
+        return [_Text(row[: len(o.segments)], o) for row, o in zip(ids, own, strict=True)]
+
+    def _compute(self, texts: list[_Text], device: torch.device) -> list[Tensor]:
         if not texts:
             return []
-        padded = nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=self._pad)
-        states = self._lower[0](input_ids=padded.to(device), use_cache=False).last_hidden_state
+
+        def stacked(rows: list[Tensor], padding: int) -> Tensor:
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
+            return padded.to(device)
+
+        layout = Layout(
+            stacked([text.layout.positions for text in texts], 0),
+            stacked([text.layout.segments for text in texts], PADDING),
+        )
+        packed = bool((layout.segments > 0).any())  # plain texts need no mask but the causal one
+        states = self._lower[0](
+            input_ids=stacked([text.ids for text in texts], self._pad),
+            position_ids=layout.positions,
+            attention_mask=layout.visible() if packed else None,
+            use_cache=False,
+        ).last_hidden_state
         return [
-            row[: len(text)].to("cpu", torch.bfloat16).clone()
+            row[: len(text.ids)].to("cpu", torch.bfloat16).clone()
             for row, text in zip(states, texts, strict=True)
         ]
 

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mpd_core.training.batches import Batch, Collator, padded_tables
 from mpd_core.training.losses import (
     advantages,
     masked_mean,
@@ -18,7 +19,7 @@ from mpd_core.training.losses import (
     rebel_loss,
     whiten,
 )
-from mpd_core.training.policy import Batch, Collator, Policy, padded_tables
+from mpd_core.training.policy import Policy
 from mpd_core.training.recipe import PPOSpec, REBELSpec
 from mpd_core.training.rollouts import Reply
 
@@ -96,6 +97,17 @@ def uniform_log_probs(batch: Batch) -> Tensor:
     return uniform.masked_fill(~batch.mask, 0.0)
 
 
+def split(
+    replies: Sequence[Reply], group: int, groups: Sequence[int], size: int
+) -> list[list[int]]:
+    """Groups that are computed together, about ``size`` replies; long ones with long ones."""
+    ordered = sorted(
+        groups, key=lambda g: sum(len(r.tokens) for r in replies[g * group : (g + 1) * group])
+    )
+    step = max(1, size // group)
+    return [ordered[start : start + step] for start in range(0, len(ordered), step)]
+
+
 @torch.no_grad()
 def remember(
     policy: Policy,
@@ -106,16 +118,17 @@ def remember(
     size: int,
 ) -> Memory:
     """Note what the policy that is about to change says of the replies."""
-    log_probs: list[Tensor] = []
-    weights: list[Tensor] = []
-    values: list[Tensor] = []
-    for start in range(0, len(replies), size):
-        some = replies[start : start + size]
-        said, alpha, critic = policy.log_probs(collate(some).to(policy.device))
-        for row, reply in enumerate(some):
-            log_probs.append(said[row, : len(reply.tokens)].cpu())
-            weights.append(alpha[row, : len(reply.tokens), : len(reply.weights[0])].cpu())
-            values.append(critic[row, : len(reply.tokens)].cpu())
+    nothing = [torch.empty(0)] * len(replies)
+    log_probs, weights, values = list(nothing), list(nothing), list(nothing)
+    for some in split(replies, group, range(len(replies) // group), size):
+        index = [g * group + k for g in some for k in range(group)]
+        batch = collate([replies[i] for i in index]).to(policy.device)
+        said, alpha, critic = (part.cpu() for part in policy.log_probs(batch))
+        for row, i in enumerate(index):
+            length, experts = len(replies[i].tokens), len(replies[i].weights[0])
+            log_probs[i] = said[row, :length]
+            weights[i] = alpha[row, :length, :experts]
+            values[i] = critic[row, :length]
     return Memory(replies, rewards, log_probs, weights, values, group)
 
 

@@ -1,0 +1,103 @@
+"""Replies as tensors for the PCM: those to one prompt and preference are one packed row."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.setup import Setup
+from mpd_core.training.trunk import PADDING, Layout
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N replies in G packed rows of L tokens; T tokens of a reply at most, E experts at most."""
+
+    ids: Tensor
+    """What the PCM reads: a prompt with its preference, then replies to it, each without its last
+    token, [G, L]."""
+    layout: Layout
+    """Where a row's replies begin and end."""
+    at: Tensor
+    """Where, in all rows one behind the other, it says the weights of each token, [N, T]."""
+    mask: Tensor
+    """True at tokens of the reply, [N, T]."""
+    log_probs: Tensor
+    """Recorded ln p_i, [N, T, E]."""
+    poles: Tensor
+    """Index of each expert's pole in the head, [N, E]; -1 where there is no expert."""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class Collator:
+    """Turns replies into batches for a policy."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._space = setup.pack.space
+        self._renderer = setup.renderer
+        self._pad = setup.tokenizer.pad_token_id
+        self._messages = setup.messages
+
+    def __call__(self, replies: Sequence[Reply]) -> Batch:
+        """Pack replies; those that share a row must lie together."""
+        alike = itertools.groupby(replies, key=lambda reply: (reply.prompt, reply.preference))
+        rows = [self._row(*key, list(group)) for key, group in alike]
+        width = max(len(row.ids) for row in rows)
+        lengths = torch.tensor([len(reply.tokens) for reply in replies])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        at = [k * width + places for k, row in enumerate(rows) for places in row.at]
+        return Batch(
+            ids=_stacked([row.ids for row in rows], self._pad),
+            layout=Layout(
+                _stacked([row.positions for row in rows], 0),
+                _stacked([row.segments for row in rows], PADDING),
+            ),
+            at=_stacked(at, 0),
+            mask=mask,
+            log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
+            poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
+        )
+
+    def _row(self, prompt: str, preference: str, replies: Sequence[Reply]) -> _Row:
+        instructions = [pole.instruction for pole in self._space.parse(preference).poles]
+        asked = self._renderer.render(self._messages(prompt), instructions)
+        ids, positions, segments = list(asked), list(range(len(asked))), [0] * len(asked)
+        at = []
+        for number, reply in enumerate(replies, 1):
+            read = reply.tokens[:-1]
+            at.append(torch.tensor([len(asked) - 1, *range(len(ids), len(ids) + len(read))]))
+            ids += read
+            positions += range(len(asked), len(asked) + len(read))
+            segments += [number] * len(read)
+        return _Row(torch.tensor(ids), torch.tensor(positions), torch.tensor(segments), at)
+
+    def _poles(self, preference: str) -> Tensor:
+        poles = self._space.parse(preference).poles
+        return torch.tensor([self._space.poles.index(pole) for pole in poles])
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    at: list[Tensor]
+    """Of each reply, where in the row the weights of its tokens are said."""
+
+
+def _stacked(rows: Sequence[Tensor], padding: int) -> Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)
+
+
+def padded_tables(tables: Sequence[Tensor]) -> Tensor:
+    """[T, E] tables of different sizes to [N, T, E]."""
+    most = max(table.shape[1] for table in tables)
+    wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]
+    return nn.utils.rnn.pad_sequence(wide, batch_first=True)
