@@ -20,7 +20,7 @@ from mpd_core.training import pcm, rollouts
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.batches import Collator
 from mpd_core.training.judge import Judged
-from mpd_core.training.learner import Learner
+from mpd_core.training.learner import EXPLORED, Learner
 from mpd_core.training.losses import (
     advantages,
     bradley_terry,
@@ -192,7 +192,8 @@ def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     """What the first iteration begins with where the recipe says so."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
     setup = Setup.open(pack, tmp_path / "out")
-    setup.recipe.pcm.imitate_static = 12
+    spec = setup.recipe.pcm.model_copy(update={"imitate_static": 12})
+    setup.recipe = setup.recipe.model_copy(update={"pcm": spec})
     policy = Policy(setup)
     optimiser = torch.optim.AdamW(policy.parameter_groups(1e-3, 5e-2))
     learner = Learner(setup, policy, optimiser, Accelerator())
@@ -207,4 +208,5 @@ def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(replies))
     wanted = torch.tensor([targets[reply.preference] for reply in replies])[:, None]
-    assert (weights - wanted).abs().mean() < 0.08
+    explored = (1 - EXPLORED) * wanted + EXPLORED / 2
+    assert (weights - explored).abs().mean() < 0.06

@@ -22,10 +22,15 @@ class Chunk:
 
     @classmethod
     def next(cls, tracks: list[Track], ends: list[int], most: int) -> Chunk:
-        """The first tokens that any row lacks; rows x tokens at most ``most``."""
+        """The first tokens that any row lacks; rows x tokens at most ``most``.
+
+        Never one token alone if another is before it: attention over one query rounds otherwise
+        than over several, and texts would depend on how much was borrowed.
+        """
         pairs = zip(tracks, ends, strict=True)
         start = min(track.filled for track, end in pairs if track.filled < end)
-        return cls(tracks, ends, start, min(max(ends) - start, max(1, most // len(tracks))))
+        start -= start > 0 and start + 1 == max(ends)
+        return cls(tracks, ends, start, min(max(ends) - start, max(2, most // len(tracks))))
 
     def on(self, tracks: list[Track]) -> Chunk:
         """The same positions of other rows, each to its prompt's end."""

@@ -23,6 +23,9 @@ from mpd_core.training.updates import PPO, REBEL, Algorithm, Memory, moved, reme
 REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""
 
+EXPLORED = 0.15
+"""Share of uniform in constant weights that are imitated."""
+
 Entry = dict[str, float]
 """What is noted of one iteration."""
 
@@ -85,7 +88,10 @@ class Learner:
         self._optimiser.load_state_dict(moments)
 
     def imitate(self, replies: Sequence[Reply], targets: Mapping[str, Sequence[float]]) -> float:
-        """Learn constant weights by preference from any replies; the loss of the last update."""
+        """Learn constant weights by preference from any replies; the loss of the last update.
+
+        Some of uniform stays in them: of an expert without weight nothing could be learned.
+        """
         order, size = random.Random(self._seed), REPLIES_AT_ONCE
         loss = torch.zeros(())
         for _ in range(self._spec.imitate_static):
@@ -94,13 +100,13 @@ class Learner:
                 some = shuffled[start : start + size]
                 batch = self._collate(some).to(self._policy.device)
                 weights, _ = self._policy(batch)
-                wanted = [torch.tensor(targets[reply.preference]) for reply in some]
+                wanted = [_explore(torch.tensor(targets[reply.preference])) for reply in some]
                 aim = torch.nn.utils.rnn.pad_sequence(wanted, batch_first=True).to(weights)
                 loss = imitation_loss(weights, aim, batch.mask)
                 self._begin()
                 self._accelerator.backward(loss)
                 self._finish()
-        return float(loss)
+        return float(loss.detach())
 
     def _pass(self, memory: Memory, order: random.Random) -> float:
         """One update a batch of groups; their mean loss."""
@@ -149,3 +155,7 @@ class Learner:
 
     def _split(self, memory: Memory, groups: Sequence[int]) -> list[list[int]]:
         return split(memory.replies, memory.group, groups, REPLIES_AT_ONCE)
+
+
+def _explore(weights: torch.Tensor) -> torch.Tensor:
+    return (1 - EXPLORED) * weights + EXPLORED / len(weights)
