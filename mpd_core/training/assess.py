@@ -12,15 +12,16 @@ from typing import Any
 
 from mpd_core.engine import Engine
 from mpd_core.models.threads import passing
-from mpd_core.preferences import Dimension, Pole
+from mpd_core.preferences import Pole
 from mpd_core.training import measures, rollouts
+from mpd_core.training.behaviour import Figures, form, toggles, weights_move
 from mpd_core.training.data import Pair, reward_pairs
 from mpd_core.training.judge import Judged, references_of
 from mpd_core.training.pcm import reward_judge
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring import Rewards, Scorer
+from mpd_core.training.scoring import Rewards
 from mpd_core.training.setup import Setup
-from mpd_core.training.significance import correlation, sign_flip, wins
+from mpd_core.training.significance import sign_flip, wins
 
 EXPERT_TOKENS = 256
 EXTERNAL: Mapping[str, tuple[str, str, str]] = {
@@ -29,8 +30,6 @@ EXTERNAL: Mapping[str, tuple[str, str, str]] = {
     "concise_verbose.jsonl": ("concise", "concise", "verbose"),
 }
 """Third-party pairs by file: the pole that the first of two fields should please more."""
-
-Figures = dict[str, Any]
 
 
 def rewards(setup: Setup, models: Rewards, external: Path | None = None) -> Figures:
@@ -111,12 +110,12 @@ def experts(setup: Setup, engine: Engine, models: Rewards, out: Path) -> Figures
     replies = rollouts.run(engine, asks, sampling)
     rollouts.save(out / "experts.jsonl", replies)
     said = {m: [r for r in replies if r.method == m] for m in methods}
-    figures: Figures = {"vanilla": _form(said["vanilla"])}
+    figures: Figures = {"vanilla": form(said["vanilla"])}
     for pole in poles:
         own, base = said[f"expert:{pole.name}"], said["vanilla"]
         score = passing(models.reward, pole.name)
         figures[pole.name] = {
-            **_form(own),
+            **form(own),
             "reward_wins": wins(_scored(score, own), _scored(score, base)),
             **_measured(setup, pole, own, base),
         }
@@ -137,15 +136,6 @@ def _measured(setup: Setup, pole: Pole, own: Sequence[Reply], base: Sequence[Rep
     return {"measure": name, "measure_wins": won}
 
 
-def _form(replies: Sequence[Reply]) -> Figures:
-    """How replies end, repeat and read."""
-    return {
-        "finished": fmean(reply.finished for reply in replies),
-        "loops": fmean(measures.loops(reply.text) for reply in replies),
-        **{name: fmean(m(r.text) for r in replies) for name, m in measures.MEASURES.items()},
-    }
-
-
 def mixtures(setup: Setup, engine: Engine, out: Path) -> Figures:
     """MPD against its baselines on the test prompts, every preference, greedy."""
     judge = passing(reward_judge, setup)
@@ -164,15 +154,15 @@ def mixtures(setup: Setup, engine: Engine, out: Path) -> Figures:
     for other in methods:
         if other != "mpd":
             figures[f"mpd_vs_{other}"] = _paired(codes, by_method["mpd"], by_method[other])
-    figures["weights"] = _weights_move([j.reply for j in by_method["mpd"]])
-    figures["toggles"] = _toggles(setup, judge.models, [j.reply for j in by_method["mpd"]])
+    figures["weights"] = weights_move([j.reply for j in by_method["mpd"]])
+    figures["toggles"] = toggles(setup, judge.models, [j.reply for j in by_method["mpd"]])
     return figures
 
 
 def _reward_figures(codes: Sequence[str], rows: Sequence[Judged]) -> Figures:
     by_code = {c: fmean(j.reward for j in rows if j.reply.preference == c) for c in codes}
-    form = _form([j.reply for j in rows])
-    return {"reward": fmean(j.reward for j in rows), "by_preference": by_code, **form}
+    manner = form([j.reply for j in rows])
+    return {"reward": fmean(j.reward for j in rows), "by_preference": by_code, **manner}
 
 
 def _paired(codes: Sequence[str], first: Sequence[Judged], second: Sequence[Judged]) -> Figures:
@@ -197,50 +187,3 @@ def _paired(codes: Sequence[str], first: Sequence[Judged], second: Sequence[Judg
             for code in codes
         },
     }
-
-
-def _weights_move(replies: Sequence[Reply]) -> Figures:
-    """How weights vary over tokens and preferences, and whether they do so where experts differ."""
-    spreads, distances, disagreements = [], [], []
-    means: dict[str, list[float]] = {}
-    for reply in replies:
-        columns = list(zip(*reply.weights, strict=True))
-        centre = [fmean(column) for column in columns]
-        means.setdefault(reply.preference, []).extend([max(centre)])
-        for row, gap in zip(reply.weights, reply.disagreement, strict=True):
-            off = sum(abs(w - m) for w, m in zip(row, centre, strict=True)) / 2
-            distances.append(off)
-            disagreements.append(gap)
-        spreads.append(fmean(abs(w - m) for c, m in zip(columns, centre, strict=True) for w in c))
-    return {
-        "moved_in_a_reply": fmean(spreads),
-        "largest_mean_weight": {code: fmean(values) for code, values in means.items()},
-        "correlation_with_disagreement": correlation(distances, disagreements),
-    }
-
-
-def _toggles(setup: Setup, models: Scorer, replies: Sequence[Reply]) -> Figures:
-    """By preference and dimension: share of replies that please the chosen pole more than another.
-
-    Scores of different reward models are compared after each is centred on all replies.
-    """
-    names = [pole.name for pole in setup.pack.space.poles]
-    prompts, texts = [r.prompt for r in replies], [r.text for r in replies]
-    scores = passing(models.score, prompts, texts, [names] * len(replies))
-    centre = {name: fmean(row[name] for row in scores) for name in names}
-    table: Figures = {}
-    for preference in setup.pack.space:
-        rows = [
-            {name: row[name] - centre[name] for name in names}
-            for row, reply in zip(scores, replies, strict=True)
-            if reply.preference == preference.code
-        ]
-        table[preference.code] = {
-            dimension.name: fmean(_right_side(row, dimension, pole) for row in rows)
-            for dimension, pole in zip(preference.dimensions, preference.poles, strict=True)
-        }
-    return table
-
-
-def _right_side(row: Mapping[str, float], dimension: Dimension, pole: Pole) -> float:
-    return float(all(row[pole.name] >= row[other.name] for other in dimension.poles))

@@ -111,10 +111,13 @@ def _mixtures(figures: Figures) -> Iterator[str]:
         toggles.append((code, *(_share(entry[name]) for name in dimensions)))
     yield aligned(toggles)
     moves = figures["weights"]
+    means = {c: " ".join(f"{w:.2f}" for w in row) for c, row in moves["mean_weights"].items()}
     yield (
         f"A weight's mean distance from its mean over the reply: {moves['moved_in_a_reply']:.4f}; "
         "correlation of a token's distance with the experts' disagreement: "
-        f"{moves['correlation_with_disagreement']:+.3f}."
+        f"{moves['correlation_with_disagreement']:+.3f}; "
+        f"entropy of the weights over that of uniform ones: {moves['entropy']:.3f}. "
+        f"Mean weights by preference: {', '.join(f'{c} {row}' for c, row in means.items())}."
     )
 
 
