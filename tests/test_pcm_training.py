@@ -19,8 +19,8 @@ from mpd_core.engine import Engine
 from mpd_core.training import pcm, rollouts
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.batches import Collator
+from mpd_core.training.imitation import EXPLORED, imitate
 from mpd_core.training.judge import Judged
-from mpd_core.training.learner import EXPLORED, Learner
 from mpd_core.training.losses import (
     advantages,
     bradley_terry,
@@ -29,6 +29,7 @@ from mpd_core.training.losses import (
     rebel_loss,
 )
 from mpd_core.training.policy import Policy
+from mpd_core.training.recipe import ImitationSpec
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from tests.training_fixtures import write_training_pack
@@ -192,11 +193,7 @@ def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     """What the first iteration begins with where the recipe says so."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
     setup = Setup.open(pack, tmp_path / "out")
-    spec = setup.recipe.pcm.model_copy(update={"imitate_static": 12})
-    setup.recipe = setup.recipe.model_copy(update={"pcm": spec})
-    policy = Policy(setup)
-    optimiser = torch.optim.AdamW(policy.parameter_groups(1e-3, 5e-2))
-    learner = Learner(setup, policy, optimiser, Accelerator())
+    policy, collate = Policy(setup), Collator(setup)
     ones = tuple((-1.0, -1.0) for _ in range(4))
     targets = {"AA": (0.9, 0.1), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
     replies = [
@@ -204,9 +201,10 @@ def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
         for n in range(8)
         for code in targets
     ]
-    learner.imitate(replies, targets)
+    spec = ImitationSpec(passes=24, lr=1e-2, head_lr=5e-2)
+    imitate(policy, collate, replies, targets, spec, Accelerator())
     with torch.no_grad():
-        weights, _ = policy(Collator(setup)(replies))
+        weights, _ = policy(collate(replies))
     wanted = torch.tensor([targets[reply.preference] for reply in replies])[:, None]
-    explored = (1 - EXPLORED) * wanted + EXPLORED / 2
-    assert (weights - explored).abs().mean() < 0.06
+    mixed = (1 - EXPLORED) * wanted + EXPLORED / 2
+    assert (weights - mixed).abs().mean() < 0.06

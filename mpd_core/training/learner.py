@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from statistics import fmean
@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mpd_core.training.batches import Collator
-from mpd_core.training.losses import imitation_loss
 from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
@@ -22,9 +21,6 @@ from mpd_core.training.updates import PPO, REBEL, Algorithm, Memory, moved, reme
 
 REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""
-
-EXPLORED = 0.15
-"""Share of uniform in constant weights that are imitated."""
 
 Entry = dict[str, float]
 """What is noted of one iteration."""
@@ -87,27 +83,6 @@ class Learner:
         self._policy.restore(weights)
         self._optimiser.load_state_dict(moments)
 
-    def imitate(self, replies: Sequence[Reply], targets: Mapping[str, Sequence[float]]) -> float:
-        """Learn constant weights by preference from any replies; the loss of the last update.
-
-        Some of uniform stays in them: of an expert without weight nothing could be learned.
-        """
-        order, size = random.Random(self._seed), REPLIES_AT_ONCE
-        loss = torch.zeros(())
-        for _ in range(self._spec.imitate_static):
-            shuffled = order.sample(replies, len(replies))
-            for start in range(0, len(shuffled), size):
-                some = shuffled[start : start + size]
-                batch = self._collate(some).to(self._policy.device)
-                weights, _ = self._policy(batch)
-                wanted = [_explore(torch.tensor(targets[reply.preference])) for reply in some]
-                aim = torch.nn.utils.rnn.pad_sequence(wanted, batch_first=True).to(weights)
-                loss = imitation_loss(weights, aim, batch.mask)
-                self._begin()
-                self._accelerator.backward(loss)
-                self._finish()
-        return float(loss.detach())
-
     def _pass(self, memory: Memory, order: random.Random) -> float:
         """One update a batch of groups; their mean loss."""
         groups = list(range(len(memory.replies) // memory.group))
@@ -155,7 +130,3 @@ class Learner:
 
     def _split(self, memory: Memory, groups: Sequence[int]) -> list[list[int]]:
         return split(memory.replies, memory.group, groups, REPLIES_AT_ONCE)
-
-
-def _explore(weights: torch.Tensor) -> torch.Tensor:
-    return (1 - EXPLORED) * weights + EXPLORED / len(weights)

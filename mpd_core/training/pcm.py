@@ -23,11 +23,13 @@ from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts, static
 from mpd_core.training.assemble import working_pack
+from mpd_core.training.batches import Collator
+from mpd_core.training.imitation import imitate
 from mpd_core.training.judge import Judge, Judged, RewardJudge, references_of
 from mpd_core.training.learner import Entry, Learner
 from mpd_core.training.measures import MeasureReward
 from mpd_core.training.policy import Policy, load_state, save_state
-from mpd_core.training.recipe import ScorerSpec
+from mpd_core.training.recipe import ImitationSpec, ScorerSpec
 from mpd_core.training.remote_reward import RemoteReward
 from mpd_core.training.rewards import reward_folder
 from mpd_core.training.rollouts import Reply
@@ -108,7 +110,7 @@ class Trainer:
     def run(self, judge: Judge, tell: Callable[[str], None]) -> None:
         """Every iteration that is left."""
         if not self._history and self._spec.imitate_static:
-            loss = passing(self._imitate, judge)
+            loss = passing(self._imitate, self._spec.imitate_static)
             tell(f"static weights imitated: loss {loss:.4f}")
         for iteration in range(len(self._history), self._spec.iterations):
             entry = self._iterate(iteration, judge)
@@ -160,19 +162,23 @@ class Trainer:
         self._policy.save(self._folder)
         return working_pack(self._setup, self._folder / "pack", self._folder)
 
-    def _imitate(self, judge: Judge) -> float:
+    def _imitate(self, spec: ImitationSpec) -> float:
         file = static.result(self._setup)
         if not file.is_file():
             raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
-        prompts = prompts_of(self._setup, 0)
+        rows = self._setup.styles.split("valid")[: spec.prompts]
+        prompts = [row.prompt for row in rows]
         codes = [preference.code for preference in self._setup.pack.space]
-        engine = Engine.open(self._pack(), precision=fastest_precision())
-        try:
-            judge.prepare(engine, prompts, codes)
-        finally:
-            engine.close()
-        replies = references_of(self._setup).replies(prompts, codes)
-        return self._learner.imitate(replies, static.best_weights(file))
+        references = references_of(self._setup)
+        if not references.known(prompts, codes):
+            engine = Engine.open(self._pack(), precision=fastest_precision())
+            try:
+                references.ensure(engine, prompts, codes)
+            finally:
+                engine.close()
+        replies, targets = references.replies(prompts, codes), static.best_weights(file)
+        collate = Collator(self._setup)
+        return imitate(self._policy, collate, replies, targets, spec, self._accelerator)
 
     def _rewards(self, judged: Sequence[Judged]) -> torch.Tensor:
         direct = self._spec.reward == "direct"
