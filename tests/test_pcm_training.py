@@ -11,7 +11,6 @@ from statistics import fmean
 
 import pytest
 import torch
-from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from mpd_core.engine import Engine
 from mpd_core.training import pcm, rollouts
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.batches import Collator
-from mpd_core.training.imitation import EXPLORED, imitate
+from mpd_core.training.imitation import explored, imitate
 from mpd_core.training.judge import Judged
 from mpd_core.training.losses import (
     advantages,
@@ -29,7 +28,6 @@ from mpd_core.training.losses import (
     rebel_loss,
 )
 from mpd_core.training.policy import Policy
-from mpd_core.training.recipe import ImitationSpec
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from tests.training_fixtures import write_training_pack
@@ -190,21 +188,15 @@ def test_a_resumed_training_is_the_unbroken_one(
 
 
 def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
-    """What the first iteration begins with where the recipe says so."""
+    """What the first iteration begins with where the recipe says so, whatever the text."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
     setup = Setup.open(pack, tmp_path / "out")
-    policy, collate = Policy(setup), Collator(setup)
-    ones = tuple((-1.0, -1.0) for _ in range(4))
-    targets = {"AA": (0.9, 0.1), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
-    replies = [
-        Reply(f"explain {n}", code, "mpd", "", False, (1, 2, 3, n), ones, ones, (0.0,) * 4)
-        for n in range(8)
-        for code in targets
-    ]
-    spec = ImitationSpec(passes=24, lr=1e-2, head_lr=5e-2)
-    imitate(policy, collate, replies, targets, spec, Accelerator())
+    policy = Policy(setup)
+    targets = {"AA": (1.0, 0.0), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
+    assert imitate(policy.head, pack.space, targets) < 0.02
+    row = ((-1.0, -1.0),)
+    replies = [Reply("Hi", code, "mpd", "", False, (1,), row, row, (0.0,)) for code in targets]
     with torch.no_grad():
-        weights, _ = policy(collate(replies))
-    wanted = torch.tensor([targets[reply.preference] for reply in replies])[:, None]
-    mixed = (1 - EXPLORED) * wanted + EXPLORED / 2
-    assert (weights - mixed).abs().mean() < 0.06
+        weights, _ = policy(Collator(setup)(replies))
+    for found, wanted in zip(weights[:, 0], targets.values(), strict=True):
+        torch.testing.assert_close(found, explored(wanted), atol=0.03, rtol=0.0)

@@ -16,9 +16,15 @@ from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 
+PAIRS = "pairs"
+
 
 class WeightHead(nn.Module):
     """Linear layer plus masked softmax: hidden states to weights on the simplex.
+
+    ``pairs`` is what a pole's score gains from each other pole of the preference. The backbone
+    reads the preference as text, too, but a small one is slow to learn from it that, say,
+    "knowledgeable" counts for more beside "informative" than beside "concise".
 
     It starts at zero, and a zero head weighs uniformly whatever the backbone says: MPD before
     training is exactly MPD (Uniform).
@@ -29,6 +35,7 @@ class WeightHead(nn.Module):
         self.linear = nn.Linear(hidden_size, poles)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+        self.pairs = nn.Parameter(torch.zeros(poles, poles))
 
     def forward(self, hidden: Tensor, chosen: Tensor) -> Tensor:
         """Weights for every pole, 0 outside the chosen ones.
@@ -41,11 +48,19 @@ class WeightHead(nn.Module):
             alpha in fp32, [..., poles], summing to 1.
         """
         scores: Tensor = self.linear(hidden.to(self.linear.weight.dtype))
+        scores = scores + chosen.to(self.pairs.dtype) @ self.pairs.T
         return torch.softmax(scores.masked_fill(~chosen, -torch.inf), dim=-1)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters under the names that they have in a file."""
+        return {**self.linear.state_dict(), PAIRS: self.pairs.detach()}
 
 
 def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
-    """A head from safetensors with exactly ``weight`` [poles, D] and ``bias`` [poles], or zero.
+    """A head from safetensors, or zero.
+
+    The file has exactly ``weight`` [poles, D], ``bias`` [poles] and, unless all are zero, ``pairs``
+    [poles, poles].
 
     Raises:
         PackError: unreadable file, missing or extra tensors, or wrong shapes.
@@ -57,9 +72,10 @@ def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise PackError(f"pcm.head: {file} cannot be read: {error}") from error
-    expected = {name: tuple(p.shape) for name, p in head.linear.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    expected = {name: tuple(p.shape) for name, p in head.tensors().items()}
+    found = {PAIRS: (poles, poles), **{name: tuple(t.shape) for name, t in tensors.items()}}
     if found != expected:
         raise PackError(f"pcm.head: {file} holds {found}, but the pack needs {expected}.")
-    head.linear.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        head.tensors()[name].copy_(tensor)
     return head

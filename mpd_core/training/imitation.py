@@ -2,78 +2,59 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from mpd_core.training.batches import Collator
-from mpd_core.training.losses import imitation_loss
-from mpd_core.training.policy import Policy
-from mpd_core.training.recipe import ImitationSpec
-from mpd_core.training.rollouts import Reply
+from mpd_core.models.pcm import WeightHead
+from mpd_core.preferences import PreferenceSpace
 
 EXPLORED = 0.15
 """Share of uniform in the weights that are imitated: of an expert that never speaks nothing could
 be learned afterwards."""
-BATCH = 16
-
-Targets = Mapping[str, Sequence[float]]
+DECAY = 1e-4
+STEPS = 200
 
 
 def imitate(
-    policy: Policy,
-    collate: Collator,
-    replies: Sequence[Reply],
-    targets: Targets,
-    spec: ImitationSpec,
-    accelerator: Accelerator,
+    head: WeightHead, space: PreferenceSpace, targets: Mapping[str, Sequence[float]]
 ) -> float:
-    """Learn constant weights by preference from any replies, with an optimiser of its own.
+    """Fit a fresh head's bias and pair scores to constant weights; nothing is run for it.
 
     Args:
-        policy: is changed.
-        collate: for its batches.
-        replies: to several prompts, with every preference that has a target.
-        targets: weights of the preference's experts, by code.
-        spec: passes, tokens of a reply that are read, and rates.
-        accelerator: carries devices.
+        head: its weight is still zero, so that it says the same whatever the backbone reads.
+        space: of the codes.
+        targets: by code, weights of the preference's experts.
 
     Returns:
-        Mean cross-entropy of the last pass.
+        Mean distance (total variation) of the head's weights from what they should be; not zero
+        where weights depend on three poles at once.
     """
-    optimiser = torch.optim.AdamW(policy.parameter_groups(spec.lr, spec.head_lr), weight_decay=0.0)
-    cut = [_first(reply, spec.tokens) for reply in replies]
-    order = random.Random(0)
-    losses: list[float] = []
-    for _ in range(spec.passes):
-        shuffled = order.sample(cut, len(cut))
-        losses = []
-        for start in tqdm(range(0, len(cut), BATCH), desc="imitation", leave=False):
-            some = shuffled[start : start + BATCH]
-            batch = collate(some).to(policy.device)
-            weights, _ = policy(batch)
-            aim = nn.utils.rnn.pad_sequence(
-                [explored(targets[reply.preference]) for reply in some], batch_first=True
-            )
-            loss = imitation_loss(weights, aim.to(weights), batch.mask)
-            optimiser.zero_grad()
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(policy.parameters(), 1.0)
-            optimiser.step()
-            losses.append(float(loss.detach()))
-    return sum(losses) / len(losses)
+    chosen = torch.zeros(len(targets), len(space.poles), dtype=torch.bool)
+    wanted = torch.zeros(len(targets), len(space.poles))
+    for row, (code, weights) in enumerate(targets.items()):
+        places = [space.poles.index(pole) for pole in space.parse(code).poles]
+        chosen[row, places] = True
+        wanted[row, places] = explored(weights)
+    chosen, wanted = chosen.to(head.pairs.device), wanted.to(head.pairs.device)
+    nothing = head.linear.weight.new_zeros(len(targets), head.linear.in_features)
+    fitted = [head.pairs, head.linear.bias]
+    optimiser = torch.optim.LBFGS(fitted, max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        said = head(nothing, chosen).clamp_min(1e-30).log()
+        size = sum(parameter.square().sum() for parameter in fitted)
+        loss: Tensor = -(wanted * said).sum(dim=-1).mean() + DECAY * size
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    with torch.no_grad():
+        return float((head(nothing, chosen) - wanted).abs().sum(dim=-1).mean() / 2)
 
 
 def explored(weights: Sequence[float]) -> Tensor:
     """Weights with some of uniform in them, [E]."""
     return (1 - EXPLORED) * torch.tensor(weights) + EXPLORED / len(weights)
-
-
-def _first(reply: Reply, count: int) -> Reply:
-    parts = ("tokens", "log_probs", "weights", "disagreement")
-    return replace(reply, **{name: getattr(reply, name)[:count] for name in parts})

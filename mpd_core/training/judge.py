@@ -66,10 +66,6 @@ class References:
             self._replies[reply.prompt, reply.preference] = reply
         rollouts.save(self._file, list(self._replies.values()))
 
-    def known(self, prompts: Sequence[str], codes: Sequence[str]) -> bool:
-        """Whether all of these are there."""
-        return all((prompt, code) in self._replies for prompt in prompts for code in codes)
-
     def know(self, replies: Iterable[Reply]) -> None:
         """Take over replies that were made by the same method under the same setting."""
         self._replies |= {(reply.prompt, reply.preference): reply for reply in replies}

@@ -23,13 +23,12 @@ from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts, static
 from mpd_core.training.assemble import working_pack
-from mpd_core.training.batches import Collator
 from mpd_core.training.imitation import imitate
 from mpd_core.training.judge import Judge, Judged, RewardJudge, references_of
 from mpd_core.training.learner import Entry, Learner
 from mpd_core.training.measures import MeasureReward
 from mpd_core.training.policy import Policy, load_state, save_state
-from mpd_core.training.recipe import ImitationSpec, ScorerSpec
+from mpd_core.training.recipe import ScorerSpec
 from mpd_core.training.remote_reward import RemoteReward
 from mpd_core.training.rewards import reward_folder
 from mpd_core.training.rollouts import Reply
@@ -110,8 +109,7 @@ class Trainer:
     def run(self, judge: Judge, tell: Callable[[str], None]) -> None:
         """Every iteration that is left."""
         if not self._history and self._spec.imitate_static:
-            loss = passing(self._imitate, self._spec.imitate_static)
-            tell(f"static weights imitated: loss {loss:.4f}")
+            tell(f"static weights imitated: mean distance {passing(self._imitate):.3f}")
         for iteration in range(len(self._history), self._spec.iterations):
             entry = self._iterate(iteration, judge)
             self._history.append(entry)
@@ -162,23 +160,11 @@ class Trainer:
         self._policy.save(self._folder)
         return working_pack(self._setup, self._folder / "pack", self._folder)
 
-    def _imitate(self, spec: ImitationSpec) -> float:
+    def _imitate(self) -> float:
         file = static.result(self._setup)
         if not file.is_file():
             raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
-        rows = self._setup.styles.split("valid")[: spec.prompts]
-        prompts = [row.prompt for row in rows]
-        codes = [preference.code for preference in self._setup.pack.space]
-        references = references_of(self._setup)
-        if not references.known(prompts, codes):
-            engine = Engine.open(self._pack(), precision=fastest_precision())
-            try:
-                references.ensure(engine, prompts, codes)
-            finally:
-                engine.close()
-        replies, targets = references.replies(prompts, codes), static.best_weights(file)
-        collate = Collator(self._setup)
-        return imitate(self._policy, collate, replies, targets, spec, self._accelerator)
+        return imitate(self._policy.head, self._setup.pack.space, static.best_weights(file))
 
     def _rewards(self, judged: Sequence[Judged]) -> torch.Tensor:
         direct = self._spec.reward == "direct"

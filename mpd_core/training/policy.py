@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
-from mpd_core.models.pcm import WeightHead
+from mpd_core.models.pcm import PAIRS, WeightHead
 from mpd_core.training.batches import Batch
 from mpd_core.training.losses import mixture_log_prob
 from mpd_core.training.setup import Setup
@@ -91,8 +91,7 @@ class Policy(nn.Module):
         """What the engine loads: an adapter's folder and the head's safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self.body, folder / ADAPTER)
-        tensors = self.head.linear.state_dict()
-        head = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        head = {name: t.detach().cpu().contiguous() for name, t in self.head.tensors().items()}
         save_file(head, folder / HEAD, metadata={POLES: ",".join(self._poles)})
 
     def trained(self) -> dict[str, Tensor]:
@@ -117,12 +116,16 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
     with safe_open(file, "pt") as saved:
         known = ((saved.metadata() or {}).get(POLES) or "").split(",")
         weight, bias = saved.get_tensor("weight"), saved.get_tensor("bias")
+        pairs = saved.get_tensor(PAIRS) if PAIRS in saved.keys() else None  # noqa: SIM118
     if len(known) != len(weight):
         raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
     for row, name in enumerate(known):
         if name in poles:
             head.linear.weight[poles.index(name)] = weight[row]
             head.linear.bias[poles.index(name)] = bias[row]
+            for column, other in enumerate(known if pairs is not None else ()):
+                if other in poles:
+                    head.pairs[poles.index(name), poles.index(other)] = pairs[row, column]
 
 
 def save_state(

@@ -143,25 +143,13 @@ class StaticSpec(Table):
     """Points a preference that are tried on all prompts."""
 
 
-class ImitationSpec(Table):
-    """Supervised learning of constant weights, before the first iteration."""
-
-    prompts: int = Field(16, ge=1)
-    """Of the validation split, on which the static weights were searched too."""
-    tokens: int = Field(48, ge=1)
-    """Of each of the references, the first ones."""
-    passes: int = Field(4, ge=1)
-    lr: float = Field(5e-4, gt=0, lt=1)
-    head_lr: float = Field(5e-3, gt=0, lt=1)
-
-
 class PCMTrainSpec(Table):
     """Training of the Preference Control Model."""
 
     warm_start: bool = False
     """Begin with the pack's PCM instead of a zero head; poles that are new to it begin at zero."""
-    imitate_static: ImitationSpec | None = None
-    """Begin at the best static weights; absent: at uniform ones."""
+    imitate_static: bool = False
+    """Begin at the best static weights instead of uniform ones."""
     algorithm: Literal["rebel", "ppo"] = "rebel"
     reward: Literal["bradley_terry", "direct"] = "bradley_terry"
     lora: LoraSpec
