@@ -26,6 +26,7 @@ from mpd_core.training.losses import (
     mixture_log_prob,
     ppo_policy_loss,
     rebel_loss,
+    tempered_log_prob,
 )
 from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
@@ -56,6 +57,14 @@ def test_mixture_log_prob() -> None:
     weights = torch.tensor([[0.25, 0.75]])
     log_probs = torch.tensor([[0.1, 0.2]]).log()
     assert mixture_log_prob(weights, log_probs).item() == pytest.approx(math.log(0.175))
+
+
+def test_tempered_log_prob() -> None:
+    """Over a whole vocabulary it is the tempered softmax; without others, temperature is 1."""
+    log_probs = torch.tensor([0.5, 0.3, 0.2]).log()
+    expected = (log_probs / 0.5).log_softmax(-1)[0]
+    assert tempered_log_prob(log_probs[0], log_probs[1:], 0.5).item() == pytest.approx(expected)
+    assert tempered_log_prob(log_probs[0], log_probs[:0], 1.0) == log_probs[0]
 
 
 def plain_rebel(log_ratios: Tensor, rewards: Tensor, eta: float) -> Tensor:
@@ -101,12 +110,15 @@ def test_ppo_clips_by_hand() -> None:
     assert loss.item() == pytest.approx((-1.2 + 0.8) / 2)
 
 
-@pytest.mark.parametrize("algorithm", ["rebel", "ppo"])
-def test_a_planted_reward_rises(tiny_base: Path, tmp_path: Path, algorithm: str) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "temperature"), [("rebel", 1.0), ("rebel", 0.5), ("ppo", 1.0), ("ppo", 0.5)]
+)
+def test_a_planted_reward_rises(
+    tiny_base: Path, tmp_path: Path, algorithm: str, temperature: float
+) -> None:
     """From exactly uniform; the weights end where the reward is."""
-    pack = write_training_pack(
-        tmp_path, tiny_base, adapters=True, algorithm=algorithm, iterations=5, passes=4
-    )
+    settings = {"algorithm": algorithm, "iterations": 5, "passes": 4, "temperature": temperature}
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)
     setup = Setup.open(pack, tmp_path / "out")
     said: list[str] = []
     pcm.train_pcm(setup, resume=False, tell=said.append, judge=Planted())

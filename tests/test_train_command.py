@@ -57,8 +57,9 @@ def test_everything_is_trained_and_installed(
     assert train("report", "--pack", str(trained), "--json") == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["mixtures"]["uniform"]["reward"] == pytest.approx(0.5)
-    assert figures["weights"].items() < pack.hashes.items()
-    assert not figures["stale"]
+    assert figures["weights"]["mixtures"].items() < pack.hashes.items()
+    assert not any("pcm" in name for name in figures["weights"]["experts"])
+    assert figures["stale"] == []
     assert "MPD against" in (trained / "README.md").read_text()
 
 

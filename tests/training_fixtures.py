@@ -65,6 +65,7 @@ first_layer = 1
 prompts = 4
 samples = 4
 max_new_tokens = 6
+temperature = {temperature}
 [pcm.rebel]
 eta = 0.2
 """
@@ -92,7 +93,8 @@ def write_styles(folder: Path, rows: int = 12) -> None:
 def write_training_pack(folder: Path, base: Path, *, adapters: bool, **recipe: object) -> Pack:
     """A pack that can be trained; with ``adapters`` its experts are random LoRAs already."""
     tiny.write_pack(folder, base, dimensions=2, prompt="plain", adapters=adapters, first_layer=1)
-    settings = {"algorithm": "rebel", "iterations": 2, "passes": 2, "epochs": 1, **recipe}
+    settings = {"algorithm": "rebel", "iterations": 2, "passes": 2, "epochs": 1, "temperature": 1.0}
+    settings |= recipe
     text = RECIPE.format(targets=TARGETS, **settings)
     (folder / "train.toml").write_text(text, encoding="utf-8")
     write_styles(folder)

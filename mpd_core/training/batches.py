@@ -13,6 +13,9 @@ from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from mpd_core.training.trunk import PADDING, Layout
 
+UNLIKELY = -1e4
+"""A log-probability of nothing whose gradient is still a number."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -29,6 +32,8 @@ class Batch:
     """True at tokens of the reply, [N, T]."""
     log_probs: Tensor
     """Recorded ln p_i, [N, T, E]."""
+    others: Tensor
+    """ln p_i of other likely tokens, [N, T, C, E]; C is 0 where the temperature was 1."""
     poles: Tensor
     """Index of each expert's pole in the head, [N, E]; -1 where there is no expert."""
 
@@ -62,6 +67,7 @@ class Collator:
             at=_stacked(at, 0),
             mask=mask,
             log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
+            others=_others(replies, int(lengths.max())),
             poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
         )
 
@@ -90,6 +96,19 @@ class _Row:
     segments: Tensor
     at: list[Tensor]
     """Of each reply, where in the row the weights of its tokens are said."""
+
+
+def _others(replies: Sequence[Reply], length: int) -> Tensor:
+    """[N, T, C, E], padded with tokens that no expert would say."""
+    steps = [step for reply in replies for step in reply.others]
+    count = max((len(step) for step in steps), default=0)
+    experts = max(len(reply.log_probs[0]) for reply in replies)
+    table = torch.full((len(replies), length, count, experts), UNLIKELY)
+    for row, reply in enumerate(replies):
+        for place, step in enumerate(reply.others):
+            if step:
+                table[row, place, : len(step), : len(step[0])] = torch.tensor(step)
+    return table
 
 
 def _stacked(rows: Sequence[Tensor], padding: int) -> Tensor:

@@ -11,6 +11,13 @@ from mpd_core.errors import PackError
 from mpd_core.packs import Pack
 
 FILE = "report.json"
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "rewards": ("base", "rewards"),
+    "experts": ("base", "experts", "rewards"),
+    "mixtures": ("",),
+}
+"""Parts of a report, and how the names of the weights begin that each depends on."""
+
 Figures = Mapping[str, Any]
 
 
@@ -26,13 +33,15 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
             return {}
         raise PackError(f"{file} is missing: run train report --recompute.")
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    figures["stale"] = figures.get("weights") != weights(pack)
+    made_of = figures.get("weights", {})
+    figures["stale"] = [part for part in made_of if made_of[part] != weights(pack, part)]
     return figures
 
 
-def weights(pack: Pack) -> dict[str, str]:
-    """Hashes of what the figures are of: every file of weights, the base's too."""
-    return {name: sha256 for name, sha256 in pack.hashes.items() if name != "pack.toml"}
+def weights(pack: Pack, part: str) -> dict[str, str]:
+    """Hashes of what a part's figures are of: those files of weights that it depends on."""
+    files = {name: sha for name, sha in pack.hashes.items() if name != "pack.toml"}
+    return {name: sha for name, sha in files.items() if name.startswith(PARTS[part])}
 
 
 def text(figures: Figures) -> str:
@@ -41,8 +50,9 @@ def text(figures: Figures) -> str:
     parts = [
         part for name, make in makers.items() if name in figures for part in make(figures[name])
     ]
-    if figures.get("stale"):
-        parts.append("The pack has changed since: compute the figures anew (--recompute).")
+    if stale := figures.get("stale"):
+        names = ", ".join(stale)
+        parts.append(f"The pack has changed since: compute anew (--recompute --only {names}).")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -44,7 +44,9 @@ class Learner:
         self._collate = Collator(setup)
         self._rates = [group["lr"] for group in optimiser.param_groups]
         self._algorithm: Algorithm = (
-            REBEL(self._spec.rebel) if self._spec.algorithm == "rebel" else PPO(self._spec.ppo)
+            REBEL(self._spec.rebel)
+            if self._spec.algorithm == "rebel"
+            else PPO(self._spec.ppo, self._spec.rollouts.temperature)
         )
         self.updates = 0
 

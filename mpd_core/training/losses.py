@@ -29,6 +29,26 @@ def mixture_log_prob(weights: Tensor, log_probs: Tensor) -> Tensor:
     return torch.logsumexp(weights.log() + log_probs, dim=-1)
 
 
+def tempered_log_prob(chosen: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """ln of a token's probability after temperature: p^(1/t) over the sum of all such powers.
+
+    The sum runs over the likeliest tokens, which were recorded: what is left out of it shrinks with
+    the temperature, and it should be well below 1.
+
+    Args:
+        chosen: ln pi of the sampled tokens, [...].
+        others: ln pi of other likely ones, [..., C]; without any, the temperature must be 1.
+        temperature: above 0.
+
+    Returns:
+        [...].
+    """
+    if not others.shape[-1]:
+        return chosen
+    every = torch.cat([chosen[..., None], others], dim=-1) / temperature
+    return every[..., 0] - torch.logsumexp(every, dim=-1)
+
+
 def rebel_loss(log_ratios: Tensor, rewards: Tensor, eta: float) -> Tensor:
     """REBEL (Gao et al., 2024) over all pairs of a group's replies.
 

@@ -98,7 +98,7 @@ class Trainer:
         self._folder = folder
         self._accelerator = Accelerator()
         self._policy = Policy(setup)
-        groups = self._policy.parameter_groups(self._spec.lr, self._spec.head_lr)
+        groups = self._policy.parameter_groups(self._spec)
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
         self._history: list[Entry] = []
@@ -150,7 +150,8 @@ class Trainer:
                 return rollouts.load(file)
             seed = (self._setup.recipe.seed * 1000 + iteration) * 100_000 % 2**31
             asks = rollouts.every(prompts, codes, spec.samples, seed)
-            replies = rollouts.run(engine, asks, rollouts.learning(spec.max_new_tokens))
+            sampling = rollouts.learning(spec.max_new_tokens, spec.temperature)
+            replies = rollouts.run(engine, asks, sampling)
         finally:
             engine.close()
         rollouts.save(file, replies)

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 from mpd_core.models.pcm import PAIRS, WeightHead
 from mpd_core.training.batches import Batch
-from mpd_core.training.losses import mixture_log_prob
+from mpd_core.training.losses import mixture_log_prob, tempered_log_prob
+from mpd_core.training.recipe import PCMTrainSpec
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
 from mpd_core.training.trunk import Trunk
@@ -38,6 +39,7 @@ class Policy(nn.Module):
         self.body = setup.pcm_body(setup.recipe.pcm.lora, packed).eval()
         width = self.body.config.hidden_size
         device = next(self.body.parameters()).device
+        self._temperature = setup.recipe.pcm.rollouts.temperature
         self._poles = [pole.name for pole in setup.pack.space.poles]
         self.head = WeightHead(width, len(self._poles))
         if warm and pcm.head:
@@ -78,14 +80,22 @@ class Policy(nn.Module):
     def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
         weights, values = self(batch)
-        said = mixture_log_prob(weights.clamp_min(1e-30), batch.log_probs)
-        return said.masked_fill(~batch.mask, 0.0), weights, values
+        return reply_log_probs(batch, weights, self._temperature), weights, values
 
-    def parameter_groups(self, lr: float, head_lr: float) -> list[dict[str, Any]]:
-        """Parameters for an optimiser: the adapter, and the heads at a rate of their own."""
+    def parameter_groups(self, spec: PCMTrainSpec) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: adapter, heads, and scores that no state is multiplied with.
+
+        A step of AdamW moves a weight by its rate. Over hundreds of hidden dimensions that adds up
+        to much, in a single score it does not: hence three rates.
+        """
         adapter = [p for p in self.body.parameters() if p.requires_grad]
-        heads = [*self.head.parameters(), *self.value.parameters()]
-        return [{"params": adapter, "lr": lr}, {"params": heads, "lr": head_lr}]
+        heads = [self.head.linear.weight, *self.value.parameters()]
+        scores = [self.head.linear.bias, self.head.pairs]
+        return [
+            {"params": adapter, "lr": spec.lr},
+            {"params": heads, "lr": spec.head_lr},
+            {"params": scores, "lr": spec.score_lr},
+        ]
 
     def save(self, folder: Path) -> None:
         """What the engine loads: an adapter's folder and the head's safetensors."""
@@ -104,6 +114,20 @@ class Policy(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 parameter.copy_(tensors[name])
+
+
+def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
+    """ln pi of each token under some weights, [N, T], 0 outside the mask.
+
+    Args:
+        batch: replies that were sampled at this temperature.
+        weights: alpha, [N, T, E].
+        temperature: after mixing.
+    """
+    alpha = weights.clamp_min(1e-30)
+    said = mixture_log_prob(alpha, batch.log_probs)
+    others = mixture_log_prob(alpha[:, :, None], batch.others)
+    return tempered_log_prob(said, others, temperature).masked_fill(~batch.mask, 0.0)
 
 
 @torch.no_grad()

@@ -113,7 +113,8 @@ class RolloutSpec(Table):
     samples: int = Field(2, ge=1)
     """Replies per prompt and preference; all their pairs are learned from."""
     max_new_tokens: int = Field(96, ge=1, le=4096)
-    temperature: float = Field(1.0, gt=0, le=5)
+    temperature: float = Field(1.0, gt=0, le=1)
+    """After mixing. What is learned at 1 need not help greedy replies: at 1 they ramble."""
     unfinished: float = Field(0.0, ge=0)
     """Taken off the reward of a reply that did not end by itself."""
 
@@ -158,7 +159,10 @@ class PCMTrainSpec(Table):
     """Times that an iteration's replies are learned from."""
     batch: int = Field(16, ge=1)
     lr: float = Field(4e-5, gt=0, lt=1)
-    head_lr: float = Field(4e-4, gt=0, lt=1)
+    head_lr: float = Field(2e-4, gt=0, lt=1)
+    """Of the head's weight, and of the critic."""
+    score_lr: float = Field(1e-2, gt=0, lt=1)
+    """Of the head's bias and pair scores."""
     warmup: int = Field(10, ge=0)
     """Updates over which the rates rise."""
     guard: float = Field(3.0, gt=1)

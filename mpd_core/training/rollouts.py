@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from mpd_core.engine import Engine, Stream
 from mpd_core.request import GenerationRequest, Message, Sampling
-from mpd_core.trace import Trace
+from mpd_core.trace import StepRecord, Trace
 
+DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
 IN_FLIGHT = 64  # more than run at a time: a reply that ends makes room for one that waits
 
 
@@ -45,6 +46,9 @@ class Reply:
     """alpha at each token, [T][E]."""
     disagreement: tuple[float, ...]
     """Of the experts at each token, in nats, [T]."""
+    others: tuple[tuple[tuple[float, ...], ...], ...] = ()
+    """ln p_i of the likeliest tokens that were not chosen, [T][C][E]; only where the temperature is
+    not 1, whose distribution is not a mixture of the experts' and must be normalised."""
 
 
 def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
@@ -53,12 +57,13 @@ def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
     Args:
         engine: of the pack that is being trained.
         asks: what to generate; their seeds replace the sampling's.
-        sampling: for all. To learn from replies it must be temperature 1, top-p 1 and no penalty:
-            only then is the probability of a token the mixture of the recorded ones.
+        sampling: for all. To learn from replies there must be no top-p and no penalty: only then
+            does the probability of a token follow from the recorded ones.
     """
     replies: list[Reply] = []
     waiting: deque[tuple[Ask, Stream]] = deque()
     coming, total = iter(asks), len(asks)
+    tempered = sampling.temperature not in (0.0, 1.0)
     with tqdm(total=total, desc="replies", leave=False) as bar:
         while len(replies) < total:
             for ask in itertools.islice(coming, IN_FLIGHT - len(waiting)):
@@ -66,14 +71,14 @@ def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
             ask, stream = waiting.popleft()
             for _ in stream:
                 pass
-            replies.append(_reply(ask, stream.trace()))
+            replies.append(_reply(ask, stream.trace(), tempered))
             bar.update()
     return replies
 
 
-def learning(max_new_tokens: int) -> Sampling:
-    """The sampling whose log-probabilities are those of Eq. 1."""
-    return Sampling(max_new_tokens=max_new_tokens, temperature=1.0)
+def learning(max_new_tokens: int, temperature: float = 1.0) -> Sampling:
+    """The sampling whose log-probabilities are those of Eq. 1, or of its power 1/temperature."""
+    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
 
 
 def save(file: Path, replies: Sequence[Reply]) -> None:
@@ -106,7 +111,7 @@ def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
     return GenerationRequest((message,), ask.preference, ask.method, space, Sampling(**settings))
 
 
-def _reply(ask: Ask, trace: Trace) -> Reply:
+def _reply(ask: Ask, trace: Trace, tempered: bool) -> Reply:
     return Reply(
         prompt=ask.prompt,
         preference=ask.preference,
@@ -117,6 +122,15 @@ def _reply(ask: Ask, trace: Trace) -> Reply:
         log_probs=tuple(tuple(step.logprobs.values()) for step in trace.steps),
         weights=tuple(tuple(step.weights.values()) for step in trace.steps),
         disagreement=tuple(step.disagreement for step in trace.steps),
+        others=tuple(_others(step) for step in trace.steps) if tempered else (),
+    )
+
+
+def _others(step: StepRecord) -> tuple[tuple[float, ...], ...]:
+    return tuple(
+        tuple(round(said, DIGITS) for said in candidate.logprobs.values())
+        for candidate in step.top_k
+        if candidate.token_id != step.token_id
     )
 
 

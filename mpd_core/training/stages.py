@@ -18,7 +18,7 @@ from mpd_core.training import assess as assessing
 from mpd_core.training import card, static
 from mpd_core.training.assemble import working_pack, write_static
 from mpd_core.training.experts import train_experts
-from mpd_core.training.figures import FILE, read, weights
+from mpd_core.training.figures import FILE, PARTS, read, weights
 from mpd_core.training.judge import references_of
 from mpd_core.training.pcm import (
     pcm_folder,
@@ -114,19 +114,19 @@ def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell)
         RequestError: an unknown part.
         PackError: the pack has no trained weights.
     """
-    known = ("rewards", "experts", "mixtures")
     for name in only:
-        if name not in known:
-            raise RequestError(f"Unknown part '{name[:60]}': use {', '.join(known)}.")
+        if name not in PARTS:
+            raise RequestError(f"Unknown part '{name[:60]}': use {', '.join(PARTS)}.")
     if not setup.pack.spec.rewards:
         raise PackError("The pack has no reward models: run train install first.")
-    known_figures = read(setup.pack, missing_ok=True)
-    figures: dict[str, Any] = {} if known_figures.pop("stale", True) else known_figures
+    figures = read(setup.pack, missing_ok=True)
+    for name in figures.pop("stale", ()):
+        figures.pop(name, None)
     out = setup.out / "report"
-    for name in only or known:
+    for name in only or PARTS:
         tell(f"report: {name}")
         figures[name] = _figures(setup, name, out, external)
-        figures["weights"] = weights(setup.pack)
+        figures.setdefault("weights", {})[name] = weights(setup.pack, name)
         figures["recipe"] = json.loads(setup.recipe.model_dump_json())
         figures["data_sha256"] = setup.styles.sha256
         write_json(setup.pack.folder / FILE, figures)

@@ -19,7 +19,7 @@ from mpd_core.training.losses import (
     rebel_loss,
     whiten,
 )
-from mpd_core.training.policy import Policy
+from mpd_core.training.policy import Policy, reply_log_probs
 from mpd_core.training.recipe import PPOSpec, REBELSpec
 from mpd_core.training.rollouts import Reply
 
@@ -74,12 +74,13 @@ class REBEL:
 class PPO:
     """Proximal policy optimisation with a penalty on leaving MPD (Uniform)."""
 
-    def __init__(self, spec: PPOSpec) -> None:
+    def __init__(self, spec: PPOSpec, temperature: float) -> None:
         self._spec = spec
+        self._temperature = temperature
 
     def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:
         spec, mask = self._spec, piece.batch.mask
-        rewards = -spec.kl * (piece.old - uniform_log_probs(piece.batch)) * mask
+        rewards = -spec.kl * (piece.old - self._uniform(piece.batch)) * mask
         last = mask.sum(dim=1) - 1
         rewards[torch.arange(len(last)), last] += piece.rewards
         estimate = advantages(rewards, piece.values, mask, spec.gamma, spec.lam)
@@ -88,13 +89,14 @@ class PPO:
         critic = ppo_value_loss(values, piece.values, returns, mask, spec.clip)
         return policy + spec.value_weight * critic
 
+    def _uniform(self, batch: Batch) -> Tensor:
+        return uniform_log_probs(batch, self._temperature)
 
-def uniform_log_probs(batch: Batch) -> Tensor:
-    """ln pi of MPD (Uniform), where training starts, [N, T]."""
-    here = (batch.poles >= 0)[:, None, :]
-    said = torch.logsumexp(batch.log_probs.masked_fill(~here, -torch.inf), dim=-1)
-    uniform = said - here.sum(dim=-1).log()
-    return uniform.masked_fill(~batch.mask, 0.0)
+
+def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
+    """ln pi of MPD (Uniform), [N, T]."""
+    here = (batch.poles >= 0)[:, None, :].expand(-1, batch.mask.shape[1], -1)
+    return reply_log_probs(batch, here / here.sum(dim=-1, keepdim=True), temperature)
 
 
 def split(
