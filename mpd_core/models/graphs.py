@@ -116,7 +116,7 @@ class StepGraphs:
     def _capture(self, step: _Step) -> None:
         """Record the step; where a kernel cannot be recorded, steps run one by one from now on."""
         try:
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # first calls allocate and compile: not for the record
                 for _ in range(2):

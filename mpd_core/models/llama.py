@@ -139,10 +139,10 @@ def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, enable_gqa=True)
     # One token: heads that share keys are as good as so many tokens, and nothing is repeated.
     grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
-    parts = (grouped, keys, values, bias)
     if len(q) == 1:  # a single row takes another path of torch's, equal only up to rounding
-        parts = tuple(part.expand(2, -1, -1, -1) for part in parts)
-    mixed = F.scaled_dot_product_attention(*parts[:3], attn_mask=parts[3])
+        twice = (part.expand(2, -1, -1, -1) for part in (grouped, keys, values, bias))
+        grouped, keys, values, bias = twice
+    mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias)
     return mixed[: len(q)].reshape(q.shape)
 
 

@@ -47,10 +47,10 @@ def imitate(
         said = head(nothing, chosen).clamp_min(1e-30).log()
         size = sum(parameter.square().sum() for parameter in fitted)
         loss: Tensor = -(wanted * said).sum(dim=-1).mean() + DECAY * size
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         return float((head(nothing, chosen) - wanted).abs().sum(dim=-1).mean() / 2)
 

@@ -140,14 +140,15 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
     with safe_open(file, "pt") as saved:
         known = ((saved.metadata() or {}).get(POLES) or "").split(",")
         weight, bias = saved.get_tensor("weight"), saved.get_tensor("bias")
-        pairs = saved.get_tensor(PAIRS) if PAIRS in saved.keys() else None  # noqa: SIM118
+        named = PAIRS in saved.keys()  # noqa: SIM118
+        pairs = saved.get_tensor(PAIRS) if named else torch.zeros(len(known), len(known))
     if len(known) != len(weight):
         raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
     for row, name in enumerate(known):
         if name in poles:
             head.linear.weight[poles.index(name)] = weight[row]
             head.linear.bias[poles.index(name)] = bias[row]
-            for column, other in enumerate(known if pairs is not None else ()):
+            for column, other in enumerate(known):
                 if other in poles:
                     head.pairs[poles.index(name), poles.index(other)] = pairs[row, column]
 
