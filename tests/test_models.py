@@ -68,11 +68,14 @@ def test_rows_equal_peft_on_each_text_alone(
 def test_steps_at_fixed_shapes(tiny_base: Path, tmp_path: Path, texts: list[Tensor]) -> None:
     """Three rows in a bucket of four, as they are by themselves; the row that is idle in it, and
     may belong to someone who is being prefilled, keeps what it holds."""
-    adapter = load_adapter("one", tiny.save_adapter(tiny_base, tmp_path / "one", rank=2, seed=2))
+    adapters = [
+        load_adapter(name, tiny.save_adapter(tiny_base, tmp_path / name, rank=2, seed=seed))
+        for seed, name in enumerate(("one", "two"))
+    ]
 
     def rows(graphs: bool) -> RowModel:
         base = AutoModelForCausalLM.from_pretrained(tiny_base)
-        return RowModel(base, [adapter], capacity=8, length=64, graphs=graphs)
+        return RowModel(base, adapters, capacity=8, length=64, graphs=graphs)
 
     plain, fixed = rows(graphs=False), rows(graphs=True)
     names = [None, "one", None]
@@ -85,6 +88,10 @@ def test_steps_at_fixed_shapes(tiny_base: Path, tmp_path: Path, texts: list[Tens
         last = model.forward(texts[0][None, 5:6], torch.tensor([[5]]), 3, [(("one", 1.0),)])
         found.append([last])
     assert (plain.graphs, fixed.graphs) == (None, 1)
+    (step,) = fixed._graphs._steps.values()
+    fixed.forward(newcomer, places, 5, [(("two", 1.0),)])  # prefill lays out another adapter
+    run_rows(fixed, texts[:3], names)
+    assert step not in fixed._graphs._steps.values()  # it would read where weights were
     for expected, got in zip(found[:3], found[3:], strict=True):
         for one, other in zip(expected, got, strict=True):
             torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)

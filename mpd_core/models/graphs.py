@@ -28,7 +28,7 @@ Compute = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """Inputs [B, 1] or [B, 1, D], positions [B, 1], gates [B, adapters] and window to states."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Step:
     """Buffers of one bucket, and what replays it."""
 
@@ -60,26 +60,30 @@ class StepGraphs:
         self._length = length
         self._idle = idle
         self._steps: OrderedDict[tuple[Any, ...], _Step] = OrderedDict()
+        self._laid_out: tuple[int, ...] = ()
         self._captures = True
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def forget(self) -> None:
-        """Weights have moved: what was captured reads where they were."""
-        self._steps.clear()
-
-    def run(self, inputs: Tensor, positions: Tensor, gates: Tensor) -> Tensor:
+    def run(
+        self, inputs: Tensor, positions: Tensor, gates: Tensor, laid_out: tuple[int, ...]
+    ) -> Tensor:
         """One token of each row.
 
         Args:
             inputs: ids [R, 1] or states [R, 1, D].
             positions: on the host, [R, 1].
             gates: each row's weight of each adapter, scaled, [R, adapters].
+            laid_out: the adapters that lie side by side; when they are others than before, weights
+                have moved, and what was captured reads where they were.
 
         Returns:
             Hidden states, [R, 1, D]; valid until the next run.
         """
+        if laid_out != self._laid_out:
+            self._steps.clear()
+            self._laid_out = laid_out
         rows = len(inputs)
         step = self._step(inputs, self._bucket(rows), self._window(int(positions.max())), gates)
         step.inputs[:rows].copy_(inputs, non_blocking=True)

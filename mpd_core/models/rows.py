@@ -95,15 +95,12 @@ class RowModel:
         # A PCM's own backbone may lack tokens that were added to the base's vocabulary.
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
-        known = self._stack.in_use
         gates = self._stack.gates(adapters)
         if self._graphs is None or first or positions.shape[1] > 1:
             window = self._window(int(positions.max()))  # before the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
             return self._compute(inputs, positions, gates, window, first)
-        if self._stack.in_use != known:
-            self._graphs.forget()
-        return self._graphs.run(inputs, positions, gates)
+        return self._graphs.run(inputs, positions, gates, self._stack.in_use)
 
     def _compute(
         self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, first: int
