@@ -66,18 +66,6 @@ def rebel_loss(log_ratios: Tensor, rewards: Tensor, eta: float) -> Tensor:
     return (2.0 * spread / (residuals.shape[-1] - 1)).mean()
 
 
-def imitation_loss(weights: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of the policy's weights under constant ones, mean over tokens.
-
-    Args:
-        weights: alpha, [N, T, E].
-        targets: constant weights of each reply, [N, E]; 0 where there is no expert.
-        mask: True at tokens of the reply, [N, T].
-    """
-    said = weights.clamp_min(1e-30).log()
-    return masked_mean(-(targets[:, None, :] * said).sum(dim=-1), mask)
-
-
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over positions where the mask is True."""
     return (values * mask).sum() / mask.sum().clamp_min(1)
