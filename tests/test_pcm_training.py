@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,7 +32,14 @@ from mpd_core.training.losses import (
 from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
+from mpd_core.training.trainer import METRICS
 from tests.training_fixtures import write_training_pack
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The log of a PCM's training, one entry a finished iteration."""
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 class Planted:
@@ -122,7 +130,7 @@ def test_a_planted_reward_rises(
     setup = Setup.open(pack, tmp_path / "out")
     said: list[str] = []
     pcm.train_pcm(setup, resume=False, tell=said.append, judge=Planted())
-    rows = pcm.history(pcm.pcm_folder(setup))
+    rows = history(pcm.pcm_folder(setup))
     assert len(said) == len(rows) == 5
     assert rows[0]["entropy_before"] == pytest.approx(1.0)
     first, last = rows[0]["reward"], fmean(row["reward"] for row in rows[-2:])
@@ -195,7 +203,7 @@ def test_a_resumed_training_is_the_unbroken_one(
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():  # recorded numbers may differ in their last digits
         torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
-    rows = [pcm.history(pcm.pcm_folder(setup)) for setup in (whole, cut)]
+    rows = [history(pcm.pcm_folder(setup)) for setup in (whole, cut)]
     assert [row["reward"] for row in rows[0]] == pytest.approx([row["reward"] for row in rows[1]])
 
 

@@ -23,6 +23,8 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training import data, measures
 from mpd_core.training.experts import expert_folder, train_experts
+from mpd_core.training.head import _score
+from mpd_core.training.recipe import PoleRecipe, load_recipe
 from mpd_core.training.rewards import reward_folder, train_rewards
 from mpd_core.training.scoring import RewardModels, Rewards
 from mpd_core.training.setup import RECORD, Setup
@@ -221,3 +223,22 @@ def test_measures() -> None:
     assert measures.rare_share("chlorophyll and phyllobilin") == pytest.approx(2 / 3)
     assert measures.sentiment("I love it, great!") > 0 > measures.sentiment("You idiot, awful.")
     assert measures.signed("-words")("one two") == -2.0
+
+
+def test_the_end_of_a_turn_can_weigh_more() -> None:
+    """Logits are the states: token 0 has weight 3, the prompt none; a weighted mean by hand."""
+    hidden = torch.tensor([[[2.0, 1.0], [0.0, 1.0], [9.0, 0.0]]])
+    labels = torch.tensor([[0, 1, -100]])
+    said = hidden.log_softmax(-1)
+    expected = -(3 * said[0, 0, 0] + said[0, 1, 1]) / 4
+    torch.testing.assert_close(_score(torch.nn.Identity(), hidden, labels, {0: 3.0}).loss, expected)
+
+
+def test_a_pole_may_be_trained_otherwise(pack: Pack) -> None:
+    recipe = load_recipe(pack)
+    told = {"up0": PoleRecipe(preference=False, end_weight=3.0)}
+    recipe = recipe.model_copy(update={"poles": told})
+    assert recipe.preference_of("up0") is None
+    assert recipe.sft_of("up0").end_weight == 3.0
+    assert recipe.preference_of("down0") == recipe.preference
+    assert recipe.sft_of("down0") == recipe.sft

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -34,15 +33,9 @@ from mpd_core.training.rewards import reward_folder
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.scoring import Reward, RewardModels, Rewards
 from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import ADAPTER, HEAD, METRICS, write_metrics
+from mpd_core.training.trainer import ADAPTER, HEAD, write_metrics
 
 STATE = "state.safetensors"
-
-
-def history(folder: Path) -> list[Entry]:
-    """The log of a PCM's training, one entry a finished iteration."""
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
 
 
 def pcm_folder(setup: Setup) -> Path:

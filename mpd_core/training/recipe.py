@@ -65,7 +65,7 @@ class PreferenceSpec(StageSpec):
     """Weight of the chosen answer's own log-likelihood beside the preference loss."""
 
 
-class PoleSpec(Table):
+class PoleRecipe(Table):
     """What is done differently for one pole's expert."""
 
     preference: bool = True
@@ -181,7 +181,7 @@ class Recipe(Table):
     sft: SFTSpec
     preference: PreferenceSpec | None = None
     """Absent: experts are what fine-tuning made of them."""
-    poles: dict[str, PoleSpec] = Field(default_factory=dict)
+    poles: dict[str, PoleRecipe] = Field(default_factory=dict)
     reward: RewardSpec
     scorers: dict[str, ScorerSpec] = Field(default_factory=dict)
     """By pole, what scores replies instead of a trained reward model."""
@@ -193,12 +193,12 @@ class Recipe(Table):
 
     def sft_of(self, pole: str) -> SFTSpec:
         """Fine-tuning of a pole's expert."""
-        weight = self.poles.get(pole, PoleSpec()).end_weight
+        weight = self.poles.get(pole, PoleRecipe()).end_weight
         return self.sft.model_copy(update={"end_weight": weight}) if weight else self.sft
 
     def preference_of(self, pole: str) -> PreferenceSpec | None:
         """Preference optimisation of a pole's expert, if there is any."""
-        return self.preference if self.poles.get(pole, PoleSpec()).preference else None
+        return self.preference if self.poles.get(pole, PoleRecipe()).preference else None
 
     @property
     def sha256(self) -> str:
