@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +14,19 @@ from statistics import fmean
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
-from mpd_core.training import pcm, rollouts
+from mpd_core.errors import PackError
+from mpd_core.training import gating, pcm, reading, rollouts
+from mpd_core.training.answers import WRITTEN, written
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.batches import Collator
+from mpd_core.training.experts import expert_folder
+from mpd_core.training.gating import learn_from_answers
 from mpd_core.training.imitation import explored, imitate
 from mpd_core.training.judge import Judged
 from mpd_core.training.losses import (
@@ -33,6 +41,7 @@ from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import METRICS
+from mpd_core.training.trunk import Trunk
 from tests.training_fixtures import write_training_pack
 
 
@@ -143,17 +152,22 @@ def first_tokens(reply: Reply, count: int) -> Reply:
     return replace(reply, **{name: getattr(reply, name)[:count] for name in parts})
 
 
-def test_an_update_sees_what_the_engine_said(tiny_base: Path, tmp_path: Path) -> None:
+def test_an_update_sees_what_the_engine_said(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Recorded probabilities with the policy's weights are the full recomputation; so are replies
-    packed behind one prompt what each is by itself."""
+    packed behind one prompt what each is by itself. In fp32, so that nothing hides in rounding."""
+    monkeypatch.setattr(Trunk, "kept_as", torch.float32)
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
     setup = Setup.open(pack, tmp_path / "out")
     policy, collate = Policy(setup), Collator(setup)
     torch.manual_seed(0)
     for parameter in policy.trained().values():
-        parameter.normal_(std=0.15)
+        parameter.copy_(torch.randn_like(parameter).mul(0.15).half())  # as it will be saved
+    policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
-    engine = Engine.open(working_pack(setup, tmp_path / "working", tmp_path / "pcm"))
+    pack = working_pack(setup, tmp_path / "working", tmp_path / "pcm")
+    engine = Engine.open(pack, precision="fp32")
     asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "AB"], 3, 0)
     said = rollouts.run(engine, asks, rollouts.learning(9))
     engine.close()
@@ -166,11 +180,11 @@ def test_an_update_sees_what_the_engine_said(tiny_base: Path, tmp_path: Path) ->
     for row, reply in enumerate(replies):
         length = len(reply.tokens)
         torch.testing.assert_close(
-            weights[row, :length], torch.tensor(reply.weights), atol=0.03, rtol=0.05
+            weights[row, :length], torch.tensor(reply.weights), atol=1e-5, rtol=1e-4
         )
-        torch.testing.assert_close(log_probs[row, :length], alone[row][0][0], atol=0.03, rtol=0.02)
+        torch.testing.assert_close(log_probs[row, :length], alone[row][0][0], atol=1e-5, rtol=1e-4)
         full = mixture_log_prob(torch.tensor(reply.weights), torch.tensor(reply.log_probs))
-        torch.testing.assert_close(log_probs[row, :length], full, atol=0.05, rtol=0.05)
+        torch.testing.assert_close(log_probs[row, :length], full, atol=1e-5, rtol=1e-4)
 
 
 class CutOff(Planted):
@@ -186,18 +200,19 @@ class CutOff(Planted):
         return super().judge(replies)
 
 
-@pytest.mark.parametrize("algorithm", ["rebel", "ppo"])
+@pytest.mark.parametrize(
+    ("algorithm", "answers", "done"), [("rebel", False, 1), ("ppo", False, 1), ("rebel", True, 0)]
+)
 def test_a_resumed_training_is_the_unbroken_one(
-    tiny_base: Path, tmp_path: Path, algorithm: str
+    tiny_base: Path, tmp_path: Path, algorithm: str, answers: bool, done: int
 ) -> None:
-    """Cut off in the second of three iterations, after its replies were sampled."""
-    pack = write_training_pack(
-        tmp_path, tiny_base, adapters=True, algorithm=algorithm, iterations=3
-    )
+    """Cut off after some iterations, when the next one's replies were sampled."""
+    settings = {"algorithm": algorithm, "iterations": 3}
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, answers=answers, **settings)
     whole, cut = (Setup.open(pack, tmp_path / name) for name in ("whole", "cut"))
     pcm.train_pcm(whole, resume=False, judge=Planted())
     with pytest.raises(KeyboardInterrupt):
-        pcm.train_pcm(cut, resume=False, judge=CutOff(1))
+        pcm.train_pcm(cut, resume=False, judge=CutOff(done))
     pcm.train_pcm(cut, resume=True, judge=Planted())
     expected, found = (load_file(pcm.pcm_folder(setup) / pcm.STATE) for setup in (whole, cut))
     assert expected.keys() == found.keys()
@@ -205,6 +220,83 @@ def test_a_resumed_training_is_the_unbroken_one(
         torch.testing.assert_close(found[name], tensor, atol=1e-4, rtol=1e-3, msg=name)
     rows = [history(pcm.pcm_folder(setup)) for setup in (whole, cut)]
     assert [row["reward"] for row in rows[0]] == pytest.approx([row["reward"] for row in rows[1]])
+
+
+def test_a_state_of_other_experts_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, iterations=1)
+    setup = Setup.open(pack, tmp_path / "out")
+    pcm.train_pcm(setup, resume=False, judge=Planted())
+    expert = setup.out / "experts" / "up0" / "preference" / "adapter"
+    shutil.copytree(setup.pack.path(setup.pack.spec.experts.adapters["up1"].folder), expert)
+    with pytest.raises(PackError, match=r"other experts.*without --resume"):
+        pcm.train_pcm(setup, resume=True, judge=Planted())
+
+
+def test_written_answers_as_peft_reads_them(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ln p_i of every token of an answer, its end of turn included, and one file for all runs."""
+    monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
+    setup = Setup.open(pack, tmp_path / "out")
+    replies = written(setup, "train")
+    assert {reply.preference for reply in replies} == {"AA", "BB", "AB", "BA"}
+    assert len(replies) == 2 * len(setup.styles.split("train"))
+    assert replies == written(setup, "train")
+    reply = replies[-1]
+    assert setup.tokenizer.decode(reply.tokens) == reply.text + setup.end_of_turn
+    prompt = setup.renderer.render(setup.messages(reply.prompt))
+    for place, pole in enumerate(pack.space.parse(reply.preference).poles):
+        base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+        model = PeftModel.from_pretrained(base, expert_folder(setup, pole)).eval()
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *reply.tokens]])).logits[0]
+        exact = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+        exact = exact.gather(1, torch.tensor(reply.tokens)[:, None])[:, 0]
+        found = torch.tensor(reply.log_probs)[:, place]
+        torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
+
+
+def planted_answers(count: int) -> list[Reply]:
+    """Answers of two tokens in random order; after one the first expert is right, after the other
+    the second, whatever the preference."""
+    draw, replies = random.Random(0), []
+    for number in range(count):
+        tokens = [draw.choice((5, 9)) for _ in range(12)]
+        right = [before == 5 for before in [5, *tokens[:-1]]]
+        said = tuple((-0.1, -4.0) if first else (-4.0, -0.1) for first in right)
+        code = ("AA", "AB", "BA", "BB")[number % 4]
+        even = ((0.5, 0.5),) * len(tokens)
+        row = Reply("Hi", code, WRITTEN, "", True, tuple(tokens), said, even, (0.0,) * len(tokens))
+        replies.append(row)
+    return replies
+
+
+def test_a_gate_learns_whom_to_listen_to(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Far below what any constant weights reach; then the means are put where they should be."""
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, answers=True)
+    setup = Setup.open(pack, tmp_path / "out")
+    monkeypatch.setattr(
+        gating, "written", lambda _, split: planted_answers(96 if split == "train" else 16)
+    )
+    torch.manual_seed(0)
+    policy = Policy(setup)
+    spec = setup.recipe.pcm.answers.model_copy(update={"epochs": 4.0, "head_lr": 2e-2})
+    figures, spoken = learn_from_answers(setup, policy, spec, tmp_path / "log")
+    assert figures["held_loss_constant"] == pytest.approx(0.75, abs=0.1)
+    assert figures["held_loss"] < 0.5
+    assert figures["weights_std"] > 0.2
+    targets = {"AA": (0.7, 0.3), "AB": (0.5, 0.5), "BA": (0.5, 0.5), "BB": (0.3, 0.7)}
+    assert imitate(policy.head, pack.space, targets, spoken) < 0.02
+    held = planted_answers(16)
+    with torch.no_grad():
+        weights, _ = policy(Collator(setup)(held))
+    for code, wanted in targets.items():
+        rows = [k for k, reply in enumerate(held) if reply.preference == code]
+        mean = weights[rows].mean(dim=(0, 1))
+        torch.testing.assert_close(mean, explored(wanted), atol=0.03, rtol=0.0)
 
 
 def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:

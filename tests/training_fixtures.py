@@ -69,6 +69,13 @@ temperature = {temperature}
 [pcm.rebel]
 eta = 0.2
 """
+ANSWERS = """
+[pcm.answers]
+epochs = 3
+batch = 4
+lr = 1e-3
+head_lr = 5e-2
+"""
 WORDS = {"up0": "cat", "down0": "mat", "up1": "friend", "down1": "photosynthesis"}
 NEW_WORDS = {"up2": "letters", "down2": "quotes"}
 
@@ -90,12 +97,15 @@ def write_styles(folder: Path, rows: int = 12) -> None:
     (folder / "styles.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def write_training_pack(folder: Path, base: Path, *, adapters: bool, **recipe: object) -> Pack:
-    """A pack that can be trained; with ``adapters`` its experts are random LoRAs already."""
+def write_training_pack(
+    folder: Path, base: Path, *, adapters: bool, answers: bool = False, **recipe: object
+) -> Pack:
+    """A pack that can be trained; with ``adapters`` its experts are random LoRAs already, with
+    ``answers`` its PCM begins with what written answers teach."""
     tiny.write_pack(folder, base, dimensions=2, prompt="plain", adapters=adapters, first_layer=1)
     settings = {"algorithm": "rebel", "iterations": 2, "passes": 2, "epochs": 1, "temperature": 1.0}
     settings |= recipe
-    text = RECIPE.format(targets=TARGETS, **settings)
+    text = RECIPE.format(targets=TARGETS, **settings) + ANSWERS * answers
     (folder / "train.toml").write_text(text, encoding="utf-8")
     write_styles(folder)
     return load_pack(folder)

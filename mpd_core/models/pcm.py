@@ -47,7 +47,10 @@ class WeightHead(nn.Module):
         Returns:
             alpha in fp32, [..., poles], summing to 1.
         """
-        scores: Tensor = self.linear(hidden.to(self.linear.weight.dtype))
+        return self.weigh(self.linear(hidden.to(self.linear.weight.dtype)), chosen)
+
+    def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
+        """From the linear layer's scores on; shapes as in ``forward``, [..., poles] for scores."""
         scores = scores + chosen.to(self.pairs.dtype) @ self.pairs.T
         return torch.softmax(scores.masked_fill(~chosen, -torch.inf), dim=-1)
 

@@ -87,6 +87,13 @@ def _pcm(setup: Setup) -> Iterator[Work]:
     replies = groups * spec.rollouts.samples * spec.iterations
     generated = replies * spec.rollouts.max_new_tokens
     steps = spec.iterations * spec.passes * -(-groups // spec.batch)
+    if spec.answers:
+        rows = setup.styles.split("train")
+        codes = {preference.code for preference in setup.pack.space}
+        texts = [
+            setup.prompt(r.prompt) + a for r in rows for n, a in r.answers.items() if n in codes
+        ]
+        yield _work(setup, "PCM, written answers", spec.answers, texts, 1, 1)
     yield Work("PCM", steps, 2 * generated * spec.passes, generated)
 
 

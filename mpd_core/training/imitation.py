@@ -1,4 +1,4 @@
-"""Where PCM training begins if the recipe says so: at the best constant weights."""
+"""Where PCM training begins if the recipe says so: at the best constant weights, on average."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ STEPS = 200
 
 
 def imitate(
-    head: WeightHead, space: PreferenceSpace, targets: Mapping[str, Sequence[float]]
+    head: WeightHead,
+    space: PreferenceSpace,
+    targets: Mapping[str, Sequence[float]],
+    spoken: Mapping[str, Tensor] | None = None,
 ) -> float:
-    """Fit a fresh head's bias and pair scores to constant weights; nothing is run for it.
+    """Fit a head's bias and pair scores to constant weights; no model is run for it.
 
     Args:
-        head: its weight is still zero, so that it says the same whatever the backbone reads.
+        head: a fresh one, whose weight is zero and which says the same whatever the backbone reads;
+            or one whose scores are given.
         space: of the codes.
         targets: by code, weights of the preference's experts.
+        spoken: by code, what the head's weight alone says of some tokens, [T, poles]: its weights
+            will be the wanted ones on average over these.
 
     Returns:
         Mean distance (total variation) of the head's weights from what they should be; not zero
@@ -38,21 +44,26 @@ def imitate(
         chosen[row, places] = True
         wanted[row, places] = explored(weights)
     chosen, wanted = chosen.to(head.pairs.device), wanted.to(head.pairs.device)
-    nothing = head.linear.weight.new_zeros(len(targets), head.linear.in_features)
+    silent = head.pairs.new_zeros(1, len(space.poles))
+    scores = [(spoken or {}).get(code, silent) for code in targets]
     fitted = [head.pairs, head.linear.bias]
     optimiser = torch.optim.LBFGS(fitted, max_iter=STEPS, line_search_fn="strong_wolfe")
 
+    def said() -> Tensor:
+        own = zip(scores, chosen, strict=True)
+        return torch.stack([head.weigh(s + head.linear.bias, c).mean(dim=0) for s, c in own])
+
     def closure() -> Tensor:
         optimiser.zero_grad()
-        said = head(nothing, chosen).clamp_min(1e-30).log()
+        log = said().clamp_min(1e-30).log()
         size = sum(parameter.square().sum() for parameter in fitted)
-        loss: Tensor = -(wanted * said).sum(dim=-1).mean() + DECAY * size
+        loss: Tensor = -(wanted * log).sum(dim=-1).mean() + DECAY * size
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
     with torch.no_grad():
-        return float((head(nothing, chosen) - wanted).abs().sum(dim=-1).mean() / 2)
+        return float((said() - wanted).abs().sum(dim=-1).mean() / 2)
 
 
 def explored(weights: Sequence[float]) -> Tensor:

@@ -22,6 +22,8 @@ from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts, static
 from mpd_core.training.assemble import working_pack
+from mpd_core.training.experts import experts_key
+from mpd_core.training.gating import learn_from_answers
 from mpd_core.training.imitation import imitate
 from mpd_core.training.judge import Judge, Judged, RewardJudge, references_of
 from mpd_core.training.learner import Entry, Learner
@@ -95,14 +97,17 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
         self._history: list[Entry] = []
+        self._begun = False
         if (folder / STATE).is_file():
-            self._history = load_state(folder / STATE, self._policy, self._optimiser)
-            self._learner.updates = int(self._history[-1]["updates"])
+            known = load_state(folder / STATE, self._policy, self._optimiser, experts_key(setup))
+            self._history = known
+            self._begun = True
+            self._learner.updates = int(known[-1]["updates"]) if known else 0
 
     def run(self, judge: Judge, tell: Callable[[str], None]) -> None:
         """Every iteration that is left."""
-        if not self._history and self._spec.imitate_static:
-            tell(f"static weights imitated: mean distance {passing(self._imitate):.3f}")
+        if not self._begun:
+            passing(self._begin, tell)
         for iteration in range(len(self._history), self._spec.iterations):
             entry = self._iterate(iteration, judge)
             self._history.append(entry)
@@ -154,11 +159,29 @@ class Trainer:
         self._policy.save(self._folder)
         return working_pack(self._setup, self._folder / "pack", self._folder)
 
-    def _imitate(self) -> float:
+    def _begin(self, tell: Callable[[str], None]) -> None:
+        """The policy's first weights, as the recipe wants them; kept, for this may take minutes."""
+        spec, space = self._spec, self._setup.pack.space
+        spoken = None
+        if spec.answers:
+            log = self._folder / "answers"
+            figures, spoken = learn_from_answers(self._setup, self._policy, spec.answers, log)
+            tell(
+                "written answers, held out, nats a token: {held_loss:.4f} (uniform weights "
+                "{held_loss_uniform:.4f}, best constant {held_loss_constant:.4f})".format(**figures)
+            )
+        if spec.imitate_static or spoken:
+            uniform = {p.code: [1 / len(p.poles)] * len(p.poles) for p in space}
+            targets = self._static_weights() if spec.imitate_static else uniform
+            distance = imitate(self._policy.head, space, targets, spoken)
+            tell(f"mean weights imitated: mean distance {distance:.3f}")
+        self._keep()
+
+    def _static_weights(self) -> dict[str, list[float]]:
         file = static.result(self._setup)
         if not file.is_file():
             raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
-        return imitate(self._policy.head, self._setup.pack.space, static.best_weights(file))
+        return static.best_weights(file)
 
     def _rewards(self, judged: Sequence[Judged]) -> torch.Tensor:
         direct = self._spec.reward == "direct"
@@ -172,7 +195,8 @@ class Trainer:
 
     def _keep(self) -> None:
         self._policy.save(self._folder)
-        save_state(self._folder / STATE, self._policy, self._optimiser, self._history)
+        key = experts_key(self._setup)
+        save_state(self._folder / STATE, self._policy, self._optimiser, self._history, key)
         write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
 
 

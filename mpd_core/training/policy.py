@@ -25,10 +25,18 @@ POLES = "poles"
 """Key of a head's metadata: names of the poles that its rows belong to."""
 LOG = "log"
 """Key of a state's metadata: what was noted of the iterations before it, as JSON."""
+EXPERTS = "experts"
+"""Key of a state's metadata: which experts the policy weighed (``experts_key``)."""
 
 
 class Policy(nn.Module):
-    """Backbone with adapter, weight head, and a value head for PPO."""
+    """Backbone with adapter, weight head, and a value head for PPO.
+
+    Attributes:
+        mixed_precision: products of the backbone in bf16; weights and sums stay fp32.
+    """
+
+    mixed_precision = True
 
     def __init__(self, setup: Setup) -> None:
         """A fresh one, whose zero head weighs uniformly, or the pack's own."""
@@ -55,7 +63,7 @@ class Policy(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weights [N, T, E] and values [N, T]."""
-        states = self._states(batch).flatten(0, 1)[batch.at]
+        states = self.token_states(batch)
         here = batch.poles >= 0
         chosen = torch.zeros(len(here), self.head.linear.out_features, device=states.device)
         chosen.scatter_add_(1, batch.poles.clamp_min(0), here.float())
@@ -63,10 +71,11 @@ class Policy(nn.Module):
         poles = batch.poles.clamp_min(0)[:, None, :].expand(-1, every.shape[1], -1)
         return every.gather(2, poles) * here[:, None, :], self.value(states)[..., 0]
 
-    def _states(self, batch: Batch) -> Tensor:
-        """Last hidden states of the packed rows, [G, L, D]."""
+    def token_states(self, batch: Batch) -> Tensor:
+        """Last hidden states where the weights of each token are said, [N, T, D]."""
         body, layout = self.body.get_base_model().model, batch.layout
-        with torch.autocast(batch.ids.device.type, torch.bfloat16):
+        kind = batch.ids.device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.mixed_precision):
             embed = body.embed_tokens
             below = embed(batch.ids, layout) if isinstance(embed, Trunk) else embed(batch.ids)
             hidden: Tensor = body(
@@ -75,7 +84,7 @@ class Policy(nn.Module):
                 position_ids=layout.positions,
                 use_cache=False,
             ).last_hidden_state
-        return hidden.float()
+        return hidden.float().flatten(0, 1)[batch.at]
 
     def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
@@ -154,26 +163,37 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
 
 
 def save_state(
-    file: Path, policy: Policy, optimiser: torch.optim.Optimizer, log: Sequence[dict[str, float]]
+    file: Path,
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    log: Sequence[dict[str, float]],
+    experts: str,
 ) -> None:
-    """Policy, AdamW's moments and the log so far, all or nothing, as safetensors."""
+    """Policy, AdamW's moments, the log so far and whose weights it learns, all or nothing."""
     tensors = {f"policy.{name}": tensor for name, tensor in policy.trained().items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
     scratch = file.with_suffix(".part")
     kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, scratch, metadata={LOG: json.dumps(list(log))})
+    save_file(kept, scratch, metadata={LOG: json.dumps(list(log)), EXPERTS: experts})
     scratch.replace(file)
 
 
 def load_state(
-    file: Path, policy: Policy, optimiser: torch.optim.Optimizer
+    file: Path, policy: Policy, optimiser: torch.optim.Optimizer, experts: str
 ) -> list[dict[str, float]]:
     """Restore what ``save_state`` wrote; rates and groups are the optimiser's own.
 
     Returns:
         The log.
+
+    Raises:
+        PackError: the experts have changed since: their rewards and this log would not go together.
     """
+    with safe_open(file, "pt") as saved:
+        facts = saved.metadata()
+    if facts.get(EXPERTS) != experts:
+        raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
     tensors = load_file(file)
     prefix = "policy."
     policy.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
@@ -184,6 +204,5 @@ def load_state(
             index, _, name = rest.partition(".")
             moments.setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
-    with safe_open(file, "pt") as saved:
-        log: list[dict[str, float]] = json.loads(saved.metadata()[LOG])
+    log: list[dict[str, float]] = json.loads(facts[LOG])
     return log

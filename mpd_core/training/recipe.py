@@ -144,6 +144,15 @@ class StaticSpec(Table):
     """Points a preference that are tried on all prompts."""
 
 
+class AnswersSpec(StageSpec):
+    """A supervised start of the PCM, from written answers to whole preferences."""
+
+    head_lr: float = Field(1e-3, gt=0, lt=1)
+    """Of the head's weight."""
+    constant_lr: float = Field(2e-2, gt=0, lt=1)
+    """Of what each expert counts on average, which is thrown away afterwards."""
+
+
 class PCMTrainSpec(Table):
     """Training of the Preference Control Model."""
 
@@ -151,6 +160,8 @@ class PCMTrainSpec(Table):
     """Begin with the pack's PCM instead of a zero head; poles that are new to it begin at zero."""
     imitate_static: bool = False
     """Begin at the best static weights instead of uniform ones."""
+    answers: AnswersSpec | None = None
+    """Begin with weights that move as written answers teach; absent: with weights that do not."""
     algorithm: Literal["rebel", "ppo"] = "rebel"
     reward: Literal["bradley_terry", "direct"] = "bradley_terry"
     lora: LoraSpec

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mpd_core.models.adapters import load_adapter, lowest_layer
-from mpd_core.models.base import fastest_precision, load_model, weight_format
-from mpd_core.models.llama import is_llama
-from mpd_core.models.rows import RowModel
+from mpd_core.models.adapters import load_adapter
+from mpd_core.training.reading import Reader
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import HEAD
 
@@ -87,24 +83,7 @@ class RewardModels:
         self._setup = setup
         self._length = length
         adapters = [load_adapter(name, folder) for name, folder in folders.items()]
-        base = load_model(setup.base, weight_format(precision=fastest_precision()))
-        count = base.model.config.num_hidden_layers
-        first = lowest_layer(adapters, count) if is_llama(base.model) else 0
-
-        def part(layers: range | None, capacity: int, *stacked: Any) -> RowModel:
-            packed = base.format.packed
-            return RowModel(
-                base.model,
-                stacked,
-                capacity=capacity,
-                length=length,
-                packed=packed,
-                layers=layers,
-            )
-
-        self._trunk = part(range(first), ROWS) if 0 < first < count else None
-        upper = range(first, count) if self._trunk else None
-        self._upper = part(upper, ROWS * len(folders), *adapters)
+        self._reader = Reader(setup, adapters, texts=ROWS, length=length)
         self._heads = {name: _head(folder) for name, folder in folders.items()}
 
     def score(
@@ -121,12 +100,13 @@ class RewardModels:
             By reply, pole to score.
         """
         ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
-        order = sorted(range(len(ids)), key=lambda k: len(ids[k]))
         scores: list[dict[str, float]] = [{} for _ in ids]
-        for batch in _batched(order, ROWS):
-            found = self._batch([ids[k] for k in batch], [poles[k] for k in batch])
-            for k, said in zip(batch, found, strict=True):
-                scores[k] = said
+        for batch in self._reader.batches(ids):
+            names = [poles[k] for k in batch]
+            states = self._reader.states([ids[k] for k in batch], names)
+            for k, some, rows in zip(batch, names, states, strict=True):
+                last = [row[-1].float().cpu() for row in rows]
+                scores[k] = {n: float(self._heads[n] @ s) for n, s in zip(some, last, strict=True)}
         return scores
 
     def _ids(self, prompt: str, reply: str) -> list[int]:
@@ -135,34 +115,7 @@ class RewardModels:
         end = ids[-1:]  # a reply that is too long is cut, not its end
         return ids if len(ids) <= self._length else ids[: self._length - 1] + end
 
-    def _batch(
-        self, texts: list[list[int]], poles: Sequence[Sequence[str]]
-    ) -> list[dict[str, float]]:
-        longest = max(map(len, texts))
-        tokens = torch.zeros(len(texts), longest, dtype=torch.long)
-        for row, text in enumerate(texts):
-            tokens[row, : len(text)] = torch.tensor(text)
-        positions = torch.arange(longest).expand_as(tokens)
-        inputs = tokens
-        if self._trunk is not None:
-            inputs = self._trunk.forward(tokens, positions, 0, [()] * len(texts))
-        owner = [row for row, names in enumerate(poles) for _ in names]
-        adapters = [((name, 1.0),) for names in poles for name in names]
-        hidden = self._upper.forward(inputs[owner], positions[owner], 0, adapters)
-        last = torch.tensor([len(texts[row]) - 1 for row in owner], device=hidden.device)
-        states = hidden[torch.arange(len(owner), device=hidden.device), last].float().cpu()
-        scores: list[dict[str, float]] = [{} for _ in texts]
-        names = itertools.chain.from_iterable(poles)
-        for row, name, state in zip(owner, names, states, strict=True):
-            scores[row][name] = float(self._heads[name] @ state)
-        return scores
-
 
 def _head(folder: Path) -> Tensor:
     weight: Tensor = load_file(folder / HEAD)["weight"]
     return weight[0].float()
-
-
-def _batched(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -70,7 +70,13 @@ class _Skipped(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Embedding and lower layers: ids [rows, T], padded on the right, to states [rows, T, D]."""
+    """Embedding and lower layers: ids [rows, T], padded on the right, to states [rows, T, D].
+
+    Attributes:
+        kept_as: the type in which states are kept.
+    """
+
+    kept_as = torch.bfloat16
 
     def __init__(self, lower: nn.Module, pad: int, *, memory: int = MEMORY_BYTES) -> None:
         """Take over a decoder without its upper layers and final norm.
@@ -138,7 +144,7 @@ class Trunk(nn.Module):
             use_cache=False,
         ).last_hidden_state
         return [
-            row[: len(text.ids)].to("cpu", torch.bfloat16).clone()
+            row[: len(text.ids)].to("cpu", self.kept_as).clone()
             for row, text in zip(states, texts, strict=True)
         ]
 

@@ -5,23 +5,28 @@ Opt-in, for it takes minutes: ``make test-vllm``, or MPD_TEST_VLLM=1 in the envi
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tomlkit
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from mpd_core.engine import Engine
 from mpd_core.experts.remote import RemoteAnswer, RemoteError, RemoteExpert, RemoteSpec
 from mpd_core.merging import merge_probabilities
 from mpd_core.models.sources import obtain
-from mpd_core.packs import load_pack
+from mpd_core.packs import Pack, load_pack
 from mpd_core.prompts import PromptRenderer
-from mpd_core.request import Message
+from mpd_core.request import GenerationRequest, Message
+from mpd_core.trace import Trace
 from tests.vllm.server import MAX_LOGPROBS, vllm_serve
 
 pytestmark = [
@@ -32,6 +37,7 @@ pytestmark = [
 TOLERANCE = 1e-3  # of a log-probability: both sides compute in fp32, in another order (seen: 6e-5)
 ADAPTERS = {"one": 4, "two": 8}  # name to rank
 NAMES = ("base", *ADAPTERS)
+AWAY = ("elementary", "concise")  # poles of the default pack that the server has, too
 LONG = "Explain this: " + "Plants make sugar out of light, air and water. " * 25
 INSTRUCTIONS = ("Explain photosynthesis.", "What is 你好? 😀", LONG)
 NEW_TOKENS = 16
@@ -75,18 +81,26 @@ def prompts(base: Path) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def experts(
+def server(
     base: Path, models: PeftModel, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, RemoteExpert]]:
-    """A client of the base and of each LoRA module of one server."""
-    folders = {name: models.folder / name for name in ADAPTERS}
-    vocab_size = models.config.vocab_size
+) -> Iterator[str]:
+    """Address of one server of the base, the random adapters and two of the default pack's."""
+    pack = load_pack("smollm2-135m")
+    trained = {pole: pack.path(pack.spec.experts.adapters[pole].folder) for pole in AWAY}
+    folders = trained | {name: models.folder / name for name in ADAPTERS}
     with vllm_serve(base, folders, tmp_path_factory.mktemp("vllm") / "server.log") as url:
-        spec = RemoteSpec("?", url, "?", top_k=MAX_LOGPROBS, timeout_s=60)
-        clients = {n: RemoteExpert(replace(spec, name=n, model=n), vocab_size) for n in NAMES}
-        yield clients
-        for client in clients.values():
-            client.close()
+        yield url
+
+
+@pytest.fixture(scope="module")
+def experts(server: str, models: PeftModel) -> Iterator[dict[str, RemoteExpert]]:
+    """A client of the base and of each random adapter."""
+    spec = RemoteSpec("?", server, "?", top_k=MAX_LOGPROBS, timeout_s=60)
+    vocab_size = models.config.vocab_size
+    clients = {n: RemoteExpert(replace(spec, name=n, model=n), vocab_size) for n in NAMES}
+    yield clients
+    for client in clients.values():
+        client.close()
 
 
 @torch.inference_mode()
@@ -166,6 +180,56 @@ def test_merged_stream_is_the_local_one(
         return local(models, name, prompt)
 
     assert greedy(remotely, prompts[0]) == greedy(here, prompts[0])
+
+
+def away(folder: Path, url: str) -> Pack:
+    """The default pack with some of its experts on a server, the others and the PCM here."""
+    shutil.copytree(load_pack("smollm2-135m").folder, folder)
+    document = tomlkit.parse((folder / "pack.toml").read_text(encoding="utf-8"))
+    tables = document["experts"]
+    tables["remotes"] = {}
+    for pole in AWAY:
+        del tables["adapters"][pole]
+        tables["remotes"][pole] = {"url": url, "model": pole, "top_k": MAX_LOGPROBS}
+    (folder / "pack.toml").write_text(tomlkit.dumps(document), encoding="utf-8")
+    return load_pack(folder)
+
+
+def write(pack: Pack, requests: list[GenerationRequest]) -> list[Trace]:
+    """All at once, by an engine in the server's precision."""
+    engine = Engine.open(pack, precision="fp32")
+    try:
+        streams = [engine.submit(request) for request in requests]
+        for stream in streams:
+            list(stream)
+        return [stream.trace() for stream in streams]
+    finally:
+        engine.close()
+
+
+def test_an_engine_whose_experts_are_elsewhere_writes_what_a_local_one_writes(
+    server: str, tmp_path: Path
+) -> None:
+    """The trained pack, greedily: equal tokens; listed log-probabilities and weights agree."""
+    pack = load_pack("smollm2-135m")
+    sampling = pack.spec.decode.sampling(max_new_tokens=2 * NEW_TOKENS)
+    requests = [
+        GenerationRequest((Message("user", text),), code, "mpd", sampling=sampling)
+        for text, code in ((INSTRUCTIONS[0], "AAA"), (INSTRUCTIONS[1], "BAB"), (LONG, "ABA"))
+    ]
+    here, there = write(pack, requests), write(away(tmp_path / "pack", server), requests)
+    errors, missing = [], []
+    for local_trace, trace in zip(here, there, strict=True):
+        assert trace.text == local_trace.text
+        for step, exact in zip(trace.steps, local_trace.steps, strict=True):
+            assert step.token_id == exact.token_id
+            assert step.weights == pytest.approx(exact.weights, abs=TOLERANCE)
+            missing += step.missing.values()
+            for pole, said in exact.logprobs.items():
+                if math.exp(said) > step.missing.get(pole, 0.0):  # then the server listed it
+                    errors.append(abs(step.logprobs[pole] - said))
+    print(f"engine: error {max(errors):.1e}, missing up to {max(missing):.3f}")
+    assert max(errors) < TOLERANCE
 
 
 def test_refusals_of_a_real_server(experts: dict[str, RemoteExpert]) -> None:
