@@ -50,11 +50,9 @@ class Model:
 
 
 def listing(log_probs: torch.Tensor, body: dict[str, Any], fault: dict[str, Any]) -> Listing:
-    """The top K, or the tokens that were asked for by id beside the likeliest."""
+    """The top K."""
     top = log_probs.topk(body["logprobs"], largest=fault.get("name") != "least_likely")
     ids = top.indices.tolist()
-    if body.get("logprob_token_ids") and fault.get("name") != "ignores_ids":
-        ids = list(dict.fromkeys([int(log_probs.argmax()), *body["logprob_token_ids"]]))
     pairs = [(f"token_id:{i}", repr(float(log_probs[i]))) for i in ids]
     return distort(pairs, fault)
 
@@ -220,8 +218,6 @@ class Server(ThreadingHTTPServer):
         if body["logprobs"] > self._max:
             wanted = body["logprobs"]
             return 400, f"Requested sample logprobs of {wanted}, greater than max: {self._max}"
-        if len(body.get("logprob_token_ids", ())) > 128:
-            return 400, "Requested logprob_token_ids greater than max allowed: 128"
         return None
 
     def handle_error(self, *_: object) -> None:

@@ -133,9 +133,9 @@ def test_status_says_what_runs(make_pack: Callable[..., Pack]) -> None:
         next(iter(stream))
         busy = engine.status()
     engine.close()
-    assert idle["models"]["base"]["rows"] == "0 of 128"
-    assert busy["models"]["base"]["rows"] == "4 of 128"
-    assert busy["models"]["trunk"]["rows"] == "2 of 128"
+    assert idle["models"]["base"]["rows"] == "0 of 256"
+    assert busy["models"]["base"]["rows"] == "4 of 256"
+    assert busy["models"]["trunk"]["rows"] == "2 of 256"
     assert busy["models"]["base"]["adapters"] == ["up0", "up1", "up2", "pcm"]
     assert sum(busy["models"]["base"]["products"].values()) == 5  # one layer, and the output
     assert busy["requests"] == {"running": 1, "entering": 0, "waiting": 0}

@@ -69,45 +69,6 @@ def test_top_k_is_exact_where_listed(
         assert answer.log_probs.argmax() == row.argmax()
 
 
-def test_union_of_the_experts_top_k_is_completed_exactly(
-    spec: RemoteSpec, expected: dict[str, Tensor], vocab_size: int
-) -> None:
-    tops = [table.topk(10).indices for table in expected.values()]
-    union = [sorted(set(torch.cat([t[b] for t in tops]).tolist())) for b in range(len(PROMPTS))]
-    with RemoteExpert(spec, vocab_size) as expert:
-        answers = expert.complete(PROMPTS, union)
-    for answer, row, ids in zip(answers, expected["one"], union, strict=True):
-        assert set(ids) <= set(answer.listed.tolist())
-        torch.testing.assert_close(answer.log_probs[ids], row[ids], atol=1e-4, rtol=0)
-        assert answer.log_probs.exp().sum() == pytest.approx(1, abs=1e-5)
-
-
-def test_completion_is_split_by_the_api_limit(
-    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor], vocab_size: int
-) -> None:
-    """128 ids a call: prompts whose unions do not fit go into calls of their own, in order."""
-    ids = [list(range(100)), list(range(90, 120)), list(range(200, 328)), [1]]
-    with RemoteExpert(spec, vocab_size) as expert:
-        answers = expert.complete(PROMPTS, ids)
-        with pytest.raises(RemoteError, match="at most 128"):
-            expert.complete(PROMPTS[:1], [list(range(129))])
-        assert expert.complete([], []) == expert.log_probs([]) == []
-    assert sorted(len(asked["prompt"]) for asked in remote_server.asked()) == [1, 1, 2]
-    for answer, row, chosen in zip(answers, expected["one"], ids, strict=True):
-        torch.testing.assert_close(answer.log_probs[chosen], row[chosen], atol=1e-4, rtol=0)
-
-
-def test_server_that_ignores_chosen_ids(
-    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int
-) -> None:
-    remote_server.fault("ignores_ids")
-    with (
-        RemoteExpert(replace(spec, top_k=1), vocab_size) as expert,
-        pytest.raises(RemoteError, match="does not support logprob_token_ids"),
-    ):
-        expert.complete(PROMPTS[:1], [[1, 2, 3]])
-
-
 def test_choices_in_any_order(
     remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor]
 ) -> None:

@@ -23,7 +23,7 @@ from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 
 CPU_CACHE_BYTES = 4 * 2**30
 GPU_CACHE_SHARE = 0.6
-MAX_ROWS = 128
+MAX_ROWS = 256
 
 
 @dataclass(frozen=True)

@@ -38,18 +38,15 @@ class RemoteAnswer:
     """Ids that the server listed, ascending, [L]."""
 
 
-def completion_request(
-    model: str, prompts: Sequence[Sequence[int]], top_k: int, ids: Sequence[int] = ()
-) -> bytes:
+def completion_request(model: str, prompts: Sequence[Sequence[int]], top_k: int) -> bytes:
     """The JSON body that asks for one token after each prompt, with log-probabilities.
 
     Args:
         model: as the server names it.
         prompts: token ids, one list a prompt.
         top_k: how many log-probabilities of the likeliest tokens to list.
-        ids: ask for exactly these tokens' log-probabilities instead (vLLM: logprob_token_ids).
     """
-    body: dict[str, Any] = {
+    body = {
         "model": model,
         "prompt": [list(prompt) for prompt in prompts],
         "max_tokens": 1,
@@ -58,14 +55,10 @@ def completion_request(
         "return_tokens_as_token_ids": True,
         "add_special_tokens": False,
     }
-    if ids:
-        body["logprob_token_ids"] = list(ids)
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-def parse_answers(
-    body: bytes, prompts: int, vocab_size: int, top_k: int, ids: Sequence[int] = ()
-) -> list[RemoteAnswer]:
+def parse_answers(body: bytes, prompts: int, vocab_size: int, top_k: int) -> list[RemoteAnswer]:
     """The distributions in a response's body, in the order of the prompts.
 
     Args:
@@ -73,22 +66,14 @@ def parse_answers(
         prompts: how many were asked.
         vocab_size: V.
         top_k: how many tokens a prompt were asked for.
-        ids: the tokens that were asked for by id, if any.
 
     Raises:
         BadAnswerError: anything that an honest server with the base's vocabulary would not send.
     """
     listings = [_listing(choice, vocab_size) for choice in _choices(_load(body), prompts)]
     for listing in listings:
-        absent = [i for i in ids if i not in listing]
-        if absent:
-            raise BadAnswerError(
-                f"left out token {absent[0]}, which was asked for by id: it does not support"
-                " logprob_token_ids (vLLM 0.32 does)"
-            )
-        if not ids or len(listing) == vocab_size:
-            _check_top_k(listing, vocab_size, min(top_k, vocab_size))
-    return [_distribution(listing, vocab_size, not ids) for listing in listings]
+        _check_top_k(listing, vocab_size, min(top_k, vocab_size))
+    return [_distribution(listing, vocab_size) for listing in listings]
 
 
 def _load(body: bytes) -> Any:
@@ -184,18 +169,18 @@ def _check_top_k(listing: dict[int, float], vocab_size: int, top_k: int) -> None
         )
 
 
-def _distribution(listing: dict[int, float], vocab_size: int, whole_top: bool) -> RemoteAnswer:
+def _distribution(listing: dict[int, float], vocab_size: int) -> RemoteAnswer:
     """All V log-probabilities from L listed ones p_v that sum to s.
 
     The missing mass m = max(1 - s, 0) is spread uniformly: each of the V - L other tokens gets
-    q = max(m, 1e-8) / (V - L), and everything is divided by the sum. Where L is a top K, q is at
-    most its least p_v (rounding could make it more), so that no other token passes a listed one.
+    q = max(m, 1e-8) / (V - L), and everything is divided by the sum. q is at most the least p_v
+    (rounding could make it more), so that no other token passes a listed one.
     """
     ids, values = zip(*sorted(listing.items()), strict=True)
     total = math.fsum(map(math.exp, values))
     missing, others = max(1.0 - total, 0.0), vocab_size - len(ids)
     rest = math.log(max(missing, LEAST_MISSING) / others) if others else 0.0
-    rest = min(rest, *values) if whole_top else rest
+    rest = min(rest, *values)
     scale = math.log(total + others * math.exp(rest))
     listed = torch.tensor(ids, dtype=torch.long)
     # By numpy: a torch.full of this size would start a pool of OpenMP threads in every thread that

@@ -31,11 +31,7 @@ __all__ = ["RemoteAnswer", "RemoteError", "RemoteExpert", "RemoteSpec"]
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0  # a server that asks for more (Retry-After) is given up
-MAX_IDS = 128  # vLLM's MAX_LOGPROB_TOKEN_IDS
 _KEY = re.compile(r"[!-~]{1,4096}")
-
-
-_Call = tuple[Sequence[Sequence[int]], Sequence[int]]  # prompts, and ids to list (none: top K)
 
 
 class RemoteError(EngineError):
@@ -117,26 +113,14 @@ class RemoteExpert:
         Raises:
             RemoteError: no answer in time, a refusal, or an answer that cannot be believed.
         """
-        return self._ask([(prompts, ())] if prompts else [])
-
-    def complete(
-        self, prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
-    ) -> list[RemoteAnswer]:
-        """As ``log_probs``, but exact on chosen tokens: the ``logprob_token_ids`` of newer vLLM.
-
-        The API takes one list of ids a call, of at most 128: neighbouring prompts share a call as
-        long as the union of their ids fits, and all calls run at once.
-
-        Args:
-            prompts: as for ``log_probs``.
-            ids: for each prompt, the tokens whose probability must be exact.
-
-        Raises:
-            RemoteError: as ``log_probs``; more than 128 ids for a prompt; no such service there.
-        """
-        if max(map(len, ids), default=0) > MAX_IDS:
-            raise self._error(f"can list at most {MAX_IDS} chosen tokens a prompt: lower top_k")
-        return self._ask(_calls(prompts, ids))
+        if not prompts:
+            return []
+        top_k = min(self.spec.top_k, self.vocab_size)
+        body = self._wait(completion_request(self.spec.model, prompts, top_k))
+        try:
+            return parse_answers(body, len(prompts), self.vocab_size, top_k)
+        except BadAnswerError as error:
+            raise self._error(str(error)) from None
 
     def close(self) -> None:
         """End calls that are under way (they raise RemoteError) and close all connections."""
@@ -160,23 +144,12 @@ class RemoteExpert:
     ) -> None:
         self.close()
 
-    def _ask(self, calls: Sequence[_Call]) -> list[RemoteAnswer]:
-        model, top_k = self.spec.model, min(self.spec.top_k, self.vocab_size)
-        bodies = self._wait([completion_request(model, p, top_k, ids) for p, ids in calls])
-        answers: list[RemoteAnswer] = []
-        try:
-            for (prompts, ids), body in zip(calls, bodies, strict=True):
-                answers += parse_answers(body, len(prompts), self.vocab_size, top_k, ids)
-        except BadAnswerError as error:
-            raise self._error(str(error)) from None
-        return answers
-
-    def _wait(self, payloads: Sequence[bytes]) -> list[bytes]:
-        """Post on the loop's thread and wait for the answers here."""
+    def _wait(self, payload: bytes) -> bytes:
+        """Post on the loop's thread and wait for the answer here."""
         with self._lock:
             if self._closed:
                 raise self._error("has been closed: start the engine again")
-            future = asyncio.run_coroutine_threadsafe(self._post_all(payloads), self._loop)
+            future = asyncio.run_coroutine_threadsafe(self._post(payload), self._loop)
         try:
             return future.result()
         except FailureError as failure:
@@ -185,14 +158,6 @@ class RemoteExpert:
             raise self._error("was closed while it was asked: start the engine again") from None
         finally:
             future.cancel()  # where the waiting thread itself was interrupted
-
-    async def _post_all(self, payloads: Sequence[bytes]) -> list[bytes]:
-        tasks = [asyncio.ensure_future(self._post(payload)) for payload in payloads]
-        try:
-            return await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:  # one has failed: nobody waits for the others
-                task.cancel()
 
     async def _post(self, payload: bytes) -> bytes:
         """The attempts."""
@@ -233,15 +198,3 @@ class RemoteExpert:
         if self._key:
             reason = reason.replace(self._key, "***")
         return RemoteError(f"Expert '{self.spec.name}' at {self._host} {reason}.")
-
-
-def _calls(prompts: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> list[_Call]:
-    """Neighbouring prompts together, as long as the union of their ids fits one call."""
-    calls: list[tuple[list[Sequence[int]], set[int]]] = []
-    for prompt, row in zip(prompts, ids, strict=True):
-        if calls and len(calls[-1][1] | set(row)) <= MAX_IDS:
-            calls[-1][0].append(prompt)
-            calls[-1][1].update(row)
-        else:
-            calls.append(([prompt], set(row)))
-    return [(group, sorted(union)) for group, union in calls]

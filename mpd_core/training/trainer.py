@@ -172,9 +172,10 @@ def save_adapter(model: Any, folder: Path, *, skip: tuple[str, ...] = ()) -> Non
 
 
 def _portable(file: Path) -> None:
-    """Without paths of this machine; the pack names the base."""
+    """Without paths of this machine, and the same from run to run; the pack names the base."""
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
+    config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in any order
     if config["modules_to_save"]:  # kept elsewhere: what is left is plain LoRA
         config["modules_to_save"] = config["task_type"] = None
     file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -148,19 +148,6 @@ def test_adapters_differ(models: PeftModel, prompts: list[list[int]]) -> None:
         assert (rows[a] - rows[b]).abs().max() > 100 * TOLERANCE
 
 
-def test_union_is_completed_exactly(
-    experts: dict[str, RemoteExpert], models: PeftModel, prompts: list[list[int]]
-) -> None:
-    tops = [[local(models, name, p).topk(20).indices.tolist() for p in prompts] for name in NAMES]
-    union = [sorted({i for top in tops for i in top[b]}) for b in range(len(prompts))]
-    for name, expert in experts.items():
-        answers = expert.complete(prompts, union)
-        for answer, ids, prompt in zip(answers, union, prompts, strict=True):
-            assert set(ids) <= set(answer.listed.tolist())
-            error = (answer.log_probs - local(models, name, prompt))[answer.listed].abs().max()
-            assert error < TOLERANCE
-
-
 def greedy(ask: Callable[[str, list[int]], Tensor], prompt: list[int]) -> list[int]:
     """Tokens of a reply merged from all three experts with equal weights."""
     weights, tokens = torch.full((len(NAMES),), 1 / len(NAMES)), list[int]()
