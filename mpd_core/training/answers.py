@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -10,6 +11,7 @@ from tqdm import tqdm
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.threads import passing
+from mpd_core.preferences import Preference
 from mpd_core.training import rollouts
 from mpd_core.training.data import Split
 from mpd_core.training.experts import expert_folder, experts_key
@@ -37,53 +39,66 @@ def written(setup: Setup, split: Split) -> list[Reply]:
 
 
 def _read(setup: Setup, split: Split) -> list[Reply]:
-    asked = [
-        (row.prompt, preference.code, row.answers[preference.code])
-        for row in setup.styles.split(split)
-        for preference in setup.pack.space
-        if preference.code in row.answers
-    ]
-    if not asked:
-        raise PackError(f"data.file: no {split} row has an answer to a whole preference.")
+    texts = list(_texts(setup, split))
+    if not texts:
+        raise PackError(
+            f"data.file: no {split} row has an answer to a whole preference (named by its code): "
+            "write some, or take [pcm.answers] out of the recipe."
+        )
     poles = setup.pack.space.poles
     adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in poles]
-    prompts = [_ids(setup, setup.prompt(prompt)) for prompt, _, _ in asked]
-    most = setup.recipe.data.max_tokens
-    answers = [
-        _ids(setup, answer + setup.end_of_turn)[: most - len(prompt)]
-        for prompt, (_, _, answer) in zip(prompts, asked, strict=True)
-    ]
-    names = [[pole.name for pole in setup.pack.space.parse(code).poles] for _, code, _ in asked]
-    reader = Reader(setup, adapters, texts=TEXTS, length=most)
-    replies: list[Reply | None] = [None] * len(asked)
-    whole = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
-    for batch in tqdm(list(reader.batches(whole)), desc="answers", leave=False):
-        states = reader.states([whole[k] for k in batch], [names[k] for k in batch])
+    reader = Reader(setup, adapters, texts=TEXTS, length=setup.recipe.data.max_tokens)
+    replies: dict[int, Reply] = {}
+    for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
+        names = [[p.name for p in texts[k].preference.poles] for k in batch]
+        states = reader.states([texts[k].ids for k in batch], names)
         for k, rows in zip(batch, states, strict=True):
-            before = slice(len(prompts[k]) - 1, -1)
-            said = [reader.said(row[before], answers[k]).cpu() for row in rows]
-            prompt, code, text = asked[k]
-            replies[k] = _reply(prompt, code, text, answers[k], torch.stack(said, dim=-1))
-    return [reply for reply in replies if reply]
+            before = slice(len(texts[k].prompt_ids) - 1, -1)
+            said = [reader.said(row[before], texts[k].answer_ids).cpu() for row in rows]
+            replies[k] = _reply(texts[k], torch.stack(said, dim=-1))
+    return [replies[k] for k in range(len(texts))]
 
 
-def _reply(
-    prompt: str, preference: str, text: str, tokens: Sequence[int], said: torch.Tensor
-) -> Reply:
+@dataclass(frozen=True)
+class _Text:
+    """A prompt with a written answer, its end of turn included."""
+
+    prompt: str
+    preference: Preference
+    answer: str
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt_ids + self.answer_ids
+
+
+def _texts(setup: Setup, split: Split) -> Iterator[_Text]:
+    def ids(text: str) -> list[int]:
+        return list(setup.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    for row in setup.styles.split(split):
+        for preference in setup.pack.space:
+            if answer := row.answers.get(preference.code):
+                prompt = ids(setup.prompt(row.prompt))
+                most = setup.recipe.data.max_tokens - len(prompt)
+                own = ids(answer + setup.end_of_turn)[: max(0, most)]
+                if own:
+                    yield _Text(row.prompt, preference, answer, prompt, own)
+
+
+def _reply(text: _Text, said: torch.Tensor) -> Reply:
     """``said``: ln p_i of each token, [T, E]; nobody weighed the experts."""
+    tokens, experts = said.shape
     return Reply(
-        prompt=prompt,
-        preference=preference,
+        prompt=text.prompt,
+        preference=text.preference.code,
         method=WRITTEN,
-        text=text,
+        text=text.answer,
         finished=True,
-        tokens=tuple(tokens),
+        tokens=tuple(text.answer_ids),
         log_probs=tuple(map(tuple, said.tolist())),
-        weights=((1 / said.shape[1],) * said.shape[1],) * len(tokens),
-        disagreement=(0.0,) * len(tokens),
+        weights=((1 / experts,) * experts,) * tokens,
+        disagreement=(0.0,) * tokens,
     )
-
-
-def _ids(setup: Setup, text: str) -> list[int]:
-    ids: list[int] = setup.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
