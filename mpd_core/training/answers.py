@@ -75,15 +75,12 @@ class _Text:
 
 
 def _texts(setup: Setup, split: Split) -> Iterator[_Text]:
-    def ids(text: str) -> list[int]:
-        return list(setup.tokenizer(text, add_special_tokens=False)["input_ids"])
-
     for row in setup.styles.split(split):
         for preference in setup.pack.space:
             if answer := row.answers.get(preference.code):
-                prompt = ids(setup.prompt(row.prompt))
+                prompt = setup.ids(setup.prompt(row.prompt))
                 most = setup.recipe.data.max_tokens - len(prompt)
-                own = ids(answer + setup.end_of_turn)[: max(0, most)]
+                own = setup.ids(answer + setup.end_of_turn)[: max(0, most)]
                 if own:
                     yield _Text(row.prompt, preference, answer, prompt, own)
 

@@ -110,8 +110,7 @@ class RewardModels:
         return scores
 
     def _ids(self, prompt: str, reply: str) -> list[int]:
-        text = self._setup.prompt(prompt) + reply + self._setup.end_of_turn
-        ids: list[int] = self._setup.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self._setup.ids(self._setup.prompt(prompt) + reply + self._setup.end_of_turn)
         end = ids[-1:]  # a reply that is too long is cut, not its end
         return ids if len(ids) <= self._length else ids[: self._length - 1] + end
 

@@ -76,6 +76,10 @@ class Setup:
         """A prompt's text, up to where the reply begins."""
         return self.renderer.text(self.messages(instruction))
 
+    def ids(self, text: str) -> list[int]:
+        """A text's tokens and no others."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     @staticmethod
     def messages(instruction: str) -> tuple[Message, ...]:
         """A conversation of one turn."""
