@@ -6,13 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
+from mpd_core.bench.soak import make_requests
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.packs import load_pack
 from mpd_core.request import Message
+from tests.test_crowd import assert_equal
 from tests.test_engine import ask, assert_same
 
 pytestmark = pytest.mark.base
@@ -36,6 +39,18 @@ def test_engine_equals_reference(engine: Engine) -> None:
     streams = [engine.submit(request) for request in requests]
     for request, stream in zip(requests, streams, strict=True):
         assert_same(tuple(stream), tuple(reference.decode(request)))
+
+
+def test_alone_and_in_a_crowd() -> None:
+    """The default pack, with adapters, a trained PCM and a soup: the same to the bit."""
+    engine = Engine.open(load_pack())
+    requests = make_requests(engine, 8, seed=3)
+    requests = [replace(r, sampling=replace(r.sampling, max_new_tokens=10)) for r in requests]
+    alone = [engine.generate(request).steps for request in requests]
+    streams = [engine.submit(request) for request in requests]
+    for stream, expected in zip(streams, alone, strict=True):
+        assert_equal(engine, tuple(stream), expected)
+    engine.close()
 
 
 def test_it_answers_and_ends_by_itself(engine: Engine) -> None:

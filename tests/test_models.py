@@ -105,13 +105,37 @@ def test_packed_products_do_not_depend_on_other_rows(dtype: torch.dtype, roundin
     if not can_pack(dtype):
         pytest.skip("this machine has no such kernels")
     torch.manual_seed(0)
-    dense = torch.nn.Linear(576, 1536)
-    packed, x = fuse([dense], packed=dtype), torch.randn(64, 576)
-    assert isinstance(packed, PACKED[dtype])
-    whole = packed(x)
-    torch.testing.assert_close(whole, dense(x), atol=rounding, rtol=rounding)
-    for rows in (1, 2, 3, 7, 16, 33):
-        assert torch.equal(packed(x[5 : 5 + rows]), whole[5 : 5 + rows])
+    for width, outputs in ((576, 1536), (1536, 576)):
+        dense = torch.nn.Linear(width, outputs)
+        packed, x = fuse([dense], packed=dtype), torch.randn(64, width)
+        assert isinstance(packed, PACKED[dtype])
+        whole = packed(x)
+        torch.testing.assert_close(whole, dense(x), atol=rounding, rtol=rounding)
+        for rows in (1, 2, 3, 7, 16, 33):
+            assert torch.equal(packed(x[5 : 5 + rows]), whole[5 : 5 + rows])
+        assert torch.equal(torch.cat([packed(row[None]) for row in x]), whole)
+
+
+@pytest.mark.parametrize("beside", [0, 4, 16, 48, 500])
+def test_packed_products_do_not_depend_on_other_outputs(beside: int) -> None:
+    """An adapter's rows of a stacked matrix give the same bits wherever they lie in it."""
+    if not can_pack():
+        pytest.skip("this machine has no such kernels")
+    torch.manual_seed(0)
+    weight, x = torch.randn(12, 576), torch.randn(5, 576)
+    alone = fuse([linear(weight)], packed=torch.float16)(x)
+    others = torch.randn(beside, 576)
+    for first in {0, beside // 2, beside}:
+        stacked = torch.cat([others[:first], weight, others[first:]])
+        together = fuse([linear(stacked)], packed=torch.float16)(x)
+        assert together.shape == (5, len(stacked))
+        assert torch.equal(together[:, first : first + 12], alone)
+
+
+def linear(weight: Tensor) -> torch.nn.Linear:
+    layer = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    layer.weight.data = weight
+    return layer
 
 
 @pytest.mark.parametrize("packed", [torch.float16, None])
@@ -151,6 +175,18 @@ def test_head_masks_to_the_chosen_poles() -> None:
     alpha = head(torch.randn(2), torch.tensor([False, True, True, False]))
     expected = torch.tensor([0.0, 1 / (1 + torch.e), torch.e / (1 + torch.e), 0.0])
     torch.testing.assert_close(alpha, expected)
+
+
+def test_head_weighs_each_row_alike_in_any_company() -> None:
+    torch.manual_seed(0)
+    head = WeightHead(576, 6)
+    torch.nn.init.normal_(head.linear.weight)
+    torch.nn.init.normal_(head.pairs)
+    hidden, chosen = torch.randn(40, 576), torch.rand(40, 6) > 0.3
+    chosen[:, 0] = True
+    together = head(hidden, chosen)
+    for row in (0, 7, 39):
+        assert torch.equal(head(hidden[row : row + 1], chosen[row : row + 1])[0], together[row])
 
 
 def test_zero_head_is_uniform_for_any_choice() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +26,20 @@ class Window:
     """Where each new token goes, [rows, T]."""
     length: int
     """Keys and values before this position are visible to the pass."""
+    _places: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def places(self, heads: int, length: int) -> Tensor:
+        """Where the new tokens go in a layer's [capacity x heads x length] vectors.
+
+        Returns:
+            [rows x heads x T]; computed for the first layer of a shape.
+        """
+        if (heads, length) not in self._places:
+            row = torch.arange(self.rows.start, self.rows.stop, device=self.positions.device)
+            head = torch.arange(heads, device=self.positions.device)
+            first = (row[:, None] * heads + head) * length
+            self._places[heads, length] = (first[:, :, None] + self.positions[:, None]).flatten()
+        return self._places[heads, length]
 
 
 class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
@@ -52,11 +66,12 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._owner.window
-        keys, values = self.keys[window.rows], self.values[window.rows]
-        row = torch.arange(len(keys), device=keys.device)[:, None]
-        keys[row, :, window.positions] = key_states.transpose(1, 2)
-        values[row, :, window.positions] = value_states.transpose(1, 2)
-        return keys[:, :, : window.length], values[:, :, : window.length]
+        for cached, fresh in ((self.keys, key_states), (self.values, value_states)):
+            width = fresh.shape[-1]
+            places = window.places(*cached.shape[1:3])
+            cached.view(-1, width).index_copy_(0, places, fresh.reshape(-1, width))
+        seen = (window.rows, slice(None), slice(window.length))
+        return self.keys[seen], self.values[seen]
 
     def get_seq_length(self) -> int:
         return 0
@@ -97,7 +112,7 @@ class RowCache(Cache):  # type: ignore[misc]
             capacity: rows.
             length: tokens that one row can hold.
             budget: tokens that all rows together should hold at most.
-            spare: positions beyond ``length``, for rows that have nothing to write.
+            spare: positions beyond ``length``, to fill the last window and for idle rows to write.
         """
         self.spare = spare
         self.capacity = capacity

@@ -21,24 +21,31 @@ def can_pack(dtype: torch.dtype = torch.float16) -> bool:
     return "fbgemm" in engines and hasattr(torch.ops.quantized, "linear_prepack_fp16")
 
 
+COLUMN_BLOCK = 32
+"""Outputs that the kernel of fp16 products computes together; fewer are summed another way."""
+
+
 class PackedLinear(nn.Module):
     """fp16 weights in the layout of the CPU's matrix kernel, fp32 activations and sums.
 
-    Half the bytes of fp32 a step, and each row's result is the same to the bit whatever other
-    rows are in the batch, which neither torch's fp32 product nor dynamic int8 can say.
+    Half the bytes of fp32 a step. Each row's result is the same to the bit whatever other rows are
+    in the batch, which neither torch's fp32 product nor dynamic int8 can say, and each output's
+    whatever other outputs the matrix has: the last block is filled up with zeros.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         """Pack a weight [out, in] and a bias [out]."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        bias = None if bias is None else bias.float()
-        self._packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
+        self._idle = -self.out_features % COLUMN_BLOCK
+        weight = nn.functional.pad(weight.float(), (0, 0, 0, self._idle))
+        bias = None if bias is None else nn.functional.pad(bias.float(), (0, self._idle))
+        self._packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
         y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
-        return y
+        return y[..., : self.out_features] if self._idle else y
 
 
 class HalfLinear(nn.Module):
@@ -57,7 +64,11 @@ class HalfLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out], both in fp32."""
-        return nn.functional.linear(x.bfloat16(), self._weight, self._bias).float()
+        rows = x.bfloat16().reshape(-1, self.in_features)
+        if len(rows) == 1:  # a row alone would take another kernel, equal only up to rounding
+            rows = rows.expand(2, -1)
+        y = nn.functional.linear(rows, self._weight, self._bias)[: x[..., 0].numel()]
+        return y.float().view(*x.shape[:-1], -1)
 
 
 PACKED: dict[torch.dtype, type[PackedLinear] | type[HalfLinear]] = {

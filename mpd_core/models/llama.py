@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from mpd_core.models.attention import attention
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
@@ -56,6 +57,7 @@ class LlamaBody:
         self._heads = config.num_attention_heads
         self._kv_heads = config.num_key_value_heads
         self._eps = config.rms_norm_eps
+        self._eps_tensor = torch.tensor(config.rms_norm_eps)
         if layers.start == 0:
             embeddings: Tensor = model.get_input_embeddings().weight.detach()
             self._embeddings = embeddings.to(packed) if packed else embeddings
@@ -74,13 +76,14 @@ class LlamaBody:
         if not x.is_floating_point():
             x = F.embedding(inputs, self._embeddings).to(self._norm.dtype)
         cos, sin = (part.unsqueeze(1) for part in self._rotary(x, positions))  # [rows, 1, T, d]
+        sin[..., : sin.shape[-1] // 2].neg_()  # as ``_rotate`` takes it
         bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf)
         for index, layer in enumerate(self._layers):
             x = x + self._attend(
                 index, layer, self._normed(x, layer.attention_norm), cos, sin, bias, cache
             )
             gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+            x = x + layer.down(F.silu(gate).mul_(up))
         return self._normed(x, self._norm) if self._last else x
 
     def products(self) -> Iterator[nn.Module]:
@@ -106,12 +109,17 @@ class LlamaBody:
         turned = _rotate(qkv[:, : -self._kv_heads], cos, sin)
         q, k, v = turned[:, : self._heads], turned[:, self._heads :], qkv[:, -self._kv_heads :]
         keys, values = cache.layers[index].update(k, v)
-        mixed = _attention(q, keys, values, bias)
+        mixed = attention(q, keys, values, bias)
         y: Tensor = layer.out(mixed.transpose(1, 2).reshape(rows, length, -1))
         return y
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self._eps)
+        if x.is_cuda:
+            return F.rms_norm(x, weight.shape, weight, self._eps)
+        # The same in six small operations; torch's takes ten on a CPU.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        mean = torch.addcmul(self._eps_tensor, norm, norm, value=1 / len(weight))
+        return mean.rsqrt_().mul(x).mul_(weight)
 
 
 def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype | None) -> Layer:
@@ -133,20 +141,9 @@ def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype 
     )
 
 
-def _attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Grouped-query attention, [rows, heads, T, d]."""
-    if q.shape[2] > 1:
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=bias, enable_gqa=True)
-    # One token: heads that share keys are as good as so many tokens, and nothing is repeated.
-    grouped = q.reshape(len(q), keys.shape[1], -1, q.shape[-1])
-    if len(q) == 1:  # a single row takes another path of torch's, equal only up to rounding
-        twice = (part.expand(2, -1, -1, -1) for part in (grouped, keys, values, bias))
-        grouped, keys, values, bias = twice
-    mixed = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=bias)
-    return mixed[: len(q)].reshape(q.shape)
-
-
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al., 2021) on [rows, heads, T, d]."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    """Rotary position embedding (Su et al., 2021) on [rows, heads, T, d].
+
+    cos and sin are [rows, 1, T, d], the first half of sin negated.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)

@@ -176,7 +176,7 @@ class StackedLora(nn.Module):
         if not self._columns:
             return y
         delta: Tensor = self._b(self._a(x) * self._stack.mask(self._columns, self._places))
-        return y + delta
+        return y.add_(delta)
 
     def _lay_out(self, in_use: tuple[int, ...]) -> None:
         blocks = [block for block in self._blocks if block.adapter in in_use]

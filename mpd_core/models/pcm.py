@@ -47,16 +47,25 @@ class WeightHead(nn.Module):
         Returns:
             alpha in fp32, [..., poles], summing to 1.
         """
-        return self.weigh(self.linear(hidden.to(self.linear.weight.dtype)), chosen)
+        weight, bias = self.linear.weight, self.linear.bias
+        return self.weigh(_each(hidden.to(weight.dtype), weight) + bias, chosen)
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """From the linear layer's scores on; shapes as in ``forward``, [..., poles] for scores."""
-        scores = scores + chosen.to(self.pairs.dtype) @ self.pairs.T
+        scores = scores + _each(chosen.to(self.pairs.dtype), self.pairs)
         return torch.softmax(scores.masked_fill(~chosen, -torch.inf), dim=-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters under the names that they have in a file."""
         return {**self.linear.state_dict(), PAIRS: self.pairs.detach()}
+
+
+def _each(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T, [..., in] to [..., out], for few outputs: a row's sums whatever other rows there are.
+
+    A matrix product picks its kernel, and with it the order of its sums, by the number of rows.
+    """
+    return (x.unsqueeze(-2) * weight).sum(dim=-1)
 
 
 def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:

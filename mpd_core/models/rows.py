@@ -70,7 +70,9 @@ class RowModel:
         if graphs is None:
             graphs = self.device.type == "cuda" and body is LlamaBody
         budget = budget or capacity * length
-        self.cache = RowCache(count, capacity, length, budget, spare=int(graphs))
+        self.cache = RowCache(
+            count, capacity, length, budget, spare=-length % WINDOW_STEP or int(graphs)
+        )
         self._graphs = (
             StepGraphs(self._step, capacity=capacity, length=length, idle=length)
             if graphs
@@ -148,8 +150,7 @@ class RowModel:
         return torch.log_softmax(logits.float(), dim=-1)
 
     def _window(self, last: int) -> int:
-        steps = last // WINDOW_STEP + 1
-        return min(steps * WINDOW_STEP, self.cache.length)
+        return (last // WINDOW_STEP + 1) * WINDOW_STEP
 
 
 @torch.inference_mode()
