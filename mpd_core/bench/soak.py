@@ -7,10 +7,10 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mpd_core.engine import Engine
+from mpd_core.engine.memory import process_memory
 from mpd_core.errors import BusyError
 from mpd_core.request import GenerationRequest, Message, Sampling
 
@@ -33,7 +33,15 @@ class SoakResult:
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
-    """Resident megabytes, one sample every two seconds."""
+    """Resident megabytes but for the cache, one sample every two seconds."""
+    cache: float = 0.0
+    """Megabytes of the cache that were ever written: what the fullest moments needed."""
+
+    def sample(self) -> None:
+        """Note the memory of this moment."""
+        held = process_memory()
+        self.memory.append((held["resident"] - held["cache_resident"]) / 1e6)
+        self.cache = held["cache_resident"] / 1e6
 
     @property
     def growth(self) -> float:
@@ -44,8 +52,13 @@ class SoakResult:
 
     def to_dict(self) -> dict[str, Any]:
         """For the final JSON line."""
-        peak = max(self.memory, default=0.0)
-        return {**self.counts, "failures": self.failures, "peak_mb": peak, "growth_mb": self.growth}
+        return {
+            **self.counts,
+            "failures": self.failures,
+            "peak_mb": max(self.memory, default=0.0),
+            "growth_mb": self.growth,
+            "cache_mb": self.cache,
+        }
 
 
 def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationRequest]:
@@ -87,7 +100,7 @@ def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -
     for thread in threads:
         thread.start()
     while time.monotonic() < end:
-        result.memory.append(_resident_megabytes())
+        result.sample()
         time.sleep(SAMPLE_SECONDS)
     for thread in threads:
         thread.join(STUCK_SECONDS)
@@ -141,11 +154,3 @@ def _read(engine: Engine, request: GenerationRequest, stay: int | None) -> tuple
 
 def _tokens(engine: Engine, request: GenerationRequest) -> list[int]:
     return [step.token_id for step in engine.generate(request).steps]
-
-
-def _resident_megabytes() -> float:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except OSError:  # not Linux
-        return 0.0
-    return pages * 4096 / 1e6
