@@ -66,8 +66,8 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
 def process_memory() -> dict[str, int]:
     """Bytes of this process: resident now, the most ever, and the most on a GPU.
 
-    ``cache_resident`` is the part of what is resident that a CPU's key-value cache has ever written to: it
-    grows whenever more rows, or longer ones, are in flight than ever before, up to the budget.
+    ``cache_resident`` is what a CPU's key-value cache has ever written to: it grows whenever more
+    rows, or longer ones, are in flight than ever before, up to the budget.
     """
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
