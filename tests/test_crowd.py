@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 from mpd_core.engine import Engine, Stream
 from mpd_core.models.linear import can_pack
 from mpd_core.models.rows import RowModel
-from mpd_core.packs import Pack, Precision
+from mpd_core.packs import Pack, Precision, load_pack
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import StepRecord
+from tests import tiny
 from tests.test_engine import ask, assert_same
 
 PROMPTS = ("Hi", "Why is the sky blue?", "explain 你好 😀 " * 12)
@@ -125,6 +127,19 @@ def test_what_a_running_row_holds_is_not_computed_again(
     assert_equal(engine, tuple(engine.submit(second)), expected)
     assert 0 < read["rows"] < 0.6 * alone
     assert_equal(engine, tuple(running), lone[1:])
+
+
+def test_another_architecture_alone_and_in_a_crowd(tmp_path: Path) -> None:
+    """Qwen2, in transformers' own code."""
+    tiny.save_qwen2(tmp_path / "base", seed=3)
+    engine = Engine.open(load_pack(tiny.write_pack(tmp_path, tmp_path / "base", dimensions=3)))
+    assert engine.status()["models"]["base"]["decoder"] == "transformers"
+    crowd = [ask(prompt, code, seed=4) for prompt in PROMPTS for code in ("AAA", "-B-")]
+    alone = [engine.generate(request).steps for request in crowd]
+    streams = [engine.submit(request) for request in crowd]
+    for stream, expected in zip(streams, alone, strict=True):
+        assert_equal(engine, tuple(stream), expected)
+    engine.close()
 
 
 def test_rows_are_free_after_everyone_has_left(engine: Engine) -> None:

@@ -8,14 +8,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from mpd_core.models.attention import attention
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, round_to, width_of
 from mpd_core.models.lora import LoraStack
 
+ATTENTION = "mpd_rows"
+BEYOND = ("softcap", "s_aux", "position_bias")
+"""Arguments by which some architectures change attention itself."""
+
 
 class GeneralBody:
-    """Runs the model's own code; only its linears are replaced, packed and with adapters."""
+    """Runs the model's own code; its linears are replaced, packed and with adapters.
+
+    On a CPU torch's fused attention is, too: see ``attention``.
+    """
 
     def __init__(
         self,
@@ -29,6 +39,9 @@ class GeneralBody:
         assert layers is None, "only a written-out decoder runs in parts"
         if packed:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
+        if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+            AttentionInterface.register(ATTENTION, _attend)
+            model.set_attn_implementation(ATTENTION)
         self._body: nn.Module = model.base_model
         self._products: list[nn.Module] = []
         for name, linear in _linears(model):
@@ -51,6 +64,28 @@ class GeneralBody:
     def products(self) -> Iterator[nn.Module]:
         """Its linear layers, the output layer among them."""
         return iter(self._products)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor,
+    scaling: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers' models call it; mixed values come back as [rows, T, heads, d]."""
+    if any(others.get(name) is not None for name in BEYOND):
+        mixed, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **others
+        )
+        return mixed, None
+    if scaling is not None:
+        query = query * (scaling * query.shape[-1] ** 0.5)
+    bias = torch.zeros_like(attention_mask, dtype=query.dtype)
+    bias.masked_fill_(~attention_mask, -torch.inf)
+    return attention(query, key, value, bias).transpose(1, 2), None
 
 
 def _linears(model: nn.Module) -> list[tuple[str, nn.Module]]:
