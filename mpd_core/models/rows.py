@@ -70,9 +70,8 @@ class RowModel:
         if graphs is None:
             graphs = self.device.type == "cuda" and body is LlamaBody
         budget = budget or capacity * length
-        self.cache = RowCache(
-            count, capacity, length, budget, spare=-length % WINDOW_STEP or int(graphs)
-        )
+        spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
+        self.cache = RowCache(count, capacity, length, budget, spare=spare)
         self._graphs = (
             StepGraphs(self._step, capacity=capacity, length=length, idle=length)
             if graphs

@@ -137,7 +137,7 @@ def _figures(setup: Setup, name: str, out: Path, external: Path | None) -> dict[
     if name == "rewards":
         models = passing(rewards_of, setup)
         return passing(assessing.rewards, setup, models, external)
-    engine = Engine.open(setup.pack, precision=fastest_precision())
+    engine = Engine.open(setup.pack)  # in the precision that visitors get
     try:
         if name == "experts":
             models = passing(rewards_of, setup)
