@@ -105,6 +105,14 @@ class Visitor:
         )
         return self.view.get_attribute("data-run") or ""
 
+    def wait_for_transitions(self) -> None:
+        """Wait until the buttons are back and nothing fades any more."""
+        self.page.wait_for_function(
+            """() => !document.querySelector("#run").disabled &&
+              document.getAnimations().every(one => one.playState !== "running" ||
+                one.effect.getTiming().iterations === Infinity)"""
+        )
+
     def wait_for_map(self) -> None:
         """Wait until the map shows every token; Plotly may still be loading."""
         self.page.wait_for_function(
