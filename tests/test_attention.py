@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mpd_core.models.attention import attention
+from mpd_core.models.attention import as_bias, attention
 
 LENGTH, ROWS = 640, 24
 SHAPES = {"one head each": (4, 4, 16), "three share": (9, 3, 64), "four share": (8, 2, 32)}
@@ -19,8 +19,7 @@ SHAPES = {"one head each": (4, 4, 16), "three share": (9, 3, 64), "four share": 
 
 def look_back(positions: Tensor, window: int) -> Tensor:
     """Every token sees itself and what is before it: [rows, 1, T, window]."""
-    mask = torch.arange(window) <= positions[:, None, :, None]
-    return torch.zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    return as_bias(torch.arange(window) <= positions[:, None, :, None], torch.float32)
 
 
 @pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES)

@@ -22,6 +22,11 @@ BLOCK = 128
 """Positions that such a product sums over."""
 
 
+def as_bias(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a mask is true, -inf elsewhere; any shape."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+
 def attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(d) + bias) v, where several heads may share keys.
 
@@ -29,7 +34,7 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         q: [rows, heads, T, d].
         keys: [rows, kv_heads, window, d].
         values: likewise.
-        bias: 0 where a token may look, -inf elsewhere, [rows, 1, T, window].
+        bias: ``as_bias`` of where a token may look, [rows, 1, T, window].
 
     Returns:
         [rows, heads, T, d].

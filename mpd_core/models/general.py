@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from mpd_core.models.attention import attention
+from mpd_core.models.attention import as_bias, attention
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, round_to, width_of
 from mpd_core.models.lora import LoraStack
@@ -83,8 +83,7 @@ def _attend(
         return mixed, None
     if scaling is not None:
         query = query * (scaling * query.shape[-1] ** 0.5)
-    bias = torch.zeros_like(attention_mask, dtype=query.dtype)
-    bias.masked_fill_(~attention_mask, -torch.inf)
+    bias = as_bias(attention_mask, query.dtype)
     return attention(query, key, value, bias).transpose(1, 2), None
 
 

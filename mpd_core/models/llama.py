@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mpd_core.models.attention import attention
+from mpd_core.models.attention import as_bias, attention
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
@@ -77,7 +77,7 @@ class LlamaBody:
             x = F.embedding(inputs, self._embeddings).to(self._norm.dtype)
         cos, sin = (part.unsqueeze(1) for part in self._rotary(x, positions))  # [rows, 1, T, d]
         sin[..., : sin.shape[-1] // 2].neg_()  # as ``_rotate`` takes it
-        bias = torch.zeros_like(mask, dtype=x.dtype).masked_fill_(~mask, -torch.inf)
+        bias = as_bias(mask, x.dtype)
         for index, layer in enumerate(self._layers):
             x = x + self._attend(
                 index, layer, self._normed(x, layer.attention_norm), cos, sin, bias, cache
