@@ -44,6 +44,16 @@ def test_it_is_torchs_attention(
     torch.testing.assert_close(attention(q, keys, values, bias), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("length", [1, 40])
+def test_values_may_be_narrower_than_keys(length: int) -> None:
+    """As in DeepSeek's models."""
+    torch.manual_seed(1)
+    q, keys, values = (torch.randn(2, 4, n, d) for n, d in ((length, 24), (64, 24), (64, 12)))
+    bias = look_back(torch.arange(20, 20 + length).expand(2, -1), 64)
+    expected = F.scaled_dot_product_attention(q, keys, values, attn_mask=bias)
+    torch.testing.assert_close(attention(q, keys, values, bias), expected, atol=1e-5, rtol=1e-5)
+
+
 @given(data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_one_token_is_decoded_alike_beside_any_rows(

@@ -3,8 +3,8 @@
 On a CPU equal to the bit whatever other rows and tokens there are, and however far the window
 reaches beyond what a token may see. torch's fused attention is not: its matrix library sums in
 another order where shapes or memory alignment differ, and with these differ the thread that a row
-falls to, the tokens that come with it, and the longest row. Here every product has the same shape,
-and begins at a multiple of 64 bytes.
+falls to, the tokens that come with it, and the longest row. Here queries come in products of one
+size, and these begin at a multiple of 64 bytes; only the window grows, where sums do not change.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def attention(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     Args:
         q: [rows, heads, T, d].
         keys: [rows, kv_heads, window, d].
-        values: likewise.
+        values: likewise; their d may be another.
         bias: ``as_bias`` of where a token may look, [rows, 1, T, window].
 
     Returns:
-        [rows, heads, T, d].
+        [rows, heads, T, d of the values].
     """
     one = q.shape[2] == 1
     if not q.is_cuda:
@@ -61,7 +61,7 @@ def _decode(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         scores = torch.bmm(part, keys)
         scores.view(rows, shared, few, window).add_(bias)
         mixed.append(torch.bmm(scores.softmax(dim=-1), values))
-    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(rows, heads, 1, width)
+    return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).view(rows, heads, 1, -1)
 
 
 def _prefill(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
@@ -75,12 +75,12 @@ def _prefill(q: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     scores = _products(queries, keys.transpose(1, 2))
     scores.view(*tiles.shape[:-1], window).add_(bias.view(rows, 1, -1, 1, TILE, window))
     weights = scores.softmax(dim=-1)
-    mixed = torch.zeros_like(queries)
+    mixed = queries.new_zeros(*queries.shape[:3], values.shape[-1])
     for start in range(0, window, BLOCK):
         block = slice(start, start + BLOCK)
         mixed += _products(weights[..., block], values[:, block])
-    mixed = mixed.view(tiles.shape).transpose(2, 3).reshape(rows, heads, -1, width)
-    return mixed[:, :, :length]
+    mixed = mixed.view(*tiles.shape[:-1], -1).transpose(2, 3)
+    return mixed.reshape(rows, heads, -1, mixed.shape[-1])[:, :, :length]
 
 
 def _products(x: Tensor, y: Tensor) -> Tensor:

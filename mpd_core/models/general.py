@@ -76,7 +76,8 @@ def _attend(
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers' models call it; mixed values come back as [rows, T, heads, d]."""
-    if any(others.get(name) is not None for name in BEYOND):
+    plain = attention_mask.dtype is torch.bool and attention_mask.shape[1] == 1
+    if not plain or any(others.get(name) is not None for name in BEYOND):
         mixed, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **others
         )
