@@ -56,9 +56,8 @@ def merge(space: Space, log_probs: Tensor, weights: Tensor) -> Tensor:
 
 def entropy(log_probs: Tensor) -> Tensor:
     """-sum_v p ln p over the last axis, in nats; 0 ln 0 is 0."""
-    probs = log_probs.exp()
-    surprise: Tensor = -torch.special.xlogy(probs, probs).sum(dim=-1)
-    return surprise
+    finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)  # 0 * -inf would not be 0
+    return -(log_probs.exp() * finite).sum(dim=-1)
 
 
 def disagreement(

@@ -50,6 +50,7 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, owner: RowCache) -> None:
         super().__init__()
         self._owner = owner
+        self._arrays: tuple[Any, Any] | None = None
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         values = key_states if value_states is None else value_states
@@ -72,6 +73,18 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
             cached.view(-1, width).index_copy_(0, places, fresh.reshape(-1, width))
         seen = (window.rows, slice(None), slice(window.length))
         return self.keys[seen], self.values[seen]
+
+    def arrays(self, key_states: Tensor) -> tuple[Any, Any]:
+        """Keys and values of all rows as arrays, to be written in place; on a CPU.
+
+        Args:
+            key_states: shaped as in ``update``, in case there are none yet.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states)
+        if self._arrays is None:
+            self._arrays = self.keys.numpy(), self.values.numpy()
+        return self._arrays
 
     def get_seq_length(self) -> int:
         return 0

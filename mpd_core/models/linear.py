@@ -44,8 +44,9 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
-        y: Tensor = torch.ops.quantized.linear_dynamic_fp16(x, self._packed)
-        return y[..., : self.out_features] if self._idle else y
+        # The overload by name: finding it takes longer than a small product.
+        y: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._packed)
+        return y[..., : self.out_features].contiguous() if self._idle else y
 
 
 class HalfLinear(nn.Module):

@@ -1,18 +1,22 @@
 """Stacked LoRA: every row of a batch with its own adapter, over a linear that stays a black box.
 
-``y = base(x) + ((x @ A) * mask) @ B`` with the adapters of a linear side by side: A [in, R],
-B [R, out], scaled, R the sum of their ranks. The mask [rows, 1, R] holds a row's weight at the
-columns of its adapters and 0 elsewhere, so a row without an adapter is exactly the base.
+On a GPU the adapters of a linear lie side by side, ``y = base(x) + ((x @ A) * mask) @ B``: A
+[in, R], B [R, out], R the sum of their ranks. The mask [rows, 1, R] holds a row's weight, scaled,
+at the columns of its adapters and 0 elsewhere, so a row without an adapter is exactly the base. On
+a CPU each row reads its own adapters and no others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
 from mpd_core.models.linear import PACKED, Product
 
@@ -46,6 +50,7 @@ class LoraStack:
         like: Tensor,
         *,
         packed: torch.dtype | None = None,
+        loops: bool = False,
     ) -> None:
         """Check the adapters against a model.
 
@@ -54,18 +59,21 @@ class LoraStack:
             model: has every targeted linear under its full name, before anything is wrapped.
             like: a tensor with the compute dtype and the device.
             packed: hold A and B packed to fp16 or bf16 (CPU only).
+            loops: compute each row with its own adapters, in compiled loops (CPU only).
 
         Raises:
             PackError: as ``LoraAdapter.check``.
         """
         for adapter in adapters:
             adapter.check(model)
-        self._adapters = [adapter.to(packed) for adapter in adapters] if packed else list(adapters)
+        self.packed = packed
+        self.loops = loops
+        self._adapters = [self._hold(adapter) for adapter in adapters]
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self.like = like.new_empty(0)  # not the tensor itself, which may be large
-        self.packed = packed
         self._wrapped: list[StackedLora] = []
-        self._gates: Tensor | None = None
+        self.present: Tensor | None = None
+        """Each row's weight of each adapter in the present pass, scaled, [rows, adapters]."""
         self._masks: dict[tuple[int, ...], Tensor] = {}
         self.in_use: tuple[int, ...] = ()
         """Adapters that are laid out; a pass may use fewer."""
@@ -88,7 +96,7 @@ class LoraStack:
     def route(self, gates: Tensor) -> None:
         """Give the rows of the next pass their adapters."""
         self._masks.clear()
-        self._gates = gates
+        self.present = gates
 
     def keep(self, rows: Sequence[Mix]) -> None:
         """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""
@@ -106,12 +114,16 @@ class LoraStack:
 
     def _find(self, name: str) -> int:
         if name not in self._index:
-            adapter = mean_of_factors([self._adapters[self._index[n]] for n in name.split("+")])
+            parts = [self._adapters[self._index[n]] for n in name.split("+")]
+            adapter = self._hold(mean_of_factors(parts))
             self._index[name] = len(self._adapters)
             self._adapters.append(adapter)
             for stacked in self._wrapped:
                 stacked.add(self._index[name], adapter)
         return self._index[name]
+
+    def _hold(self, adapter: LoraAdapter) -> LoraAdapter:
+        return adapter.to(self.packed) if self.packed else adapter
 
     def mask(self, columns: tuple[int, ...], places: Tensor) -> Tensor:
         """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters.
@@ -120,9 +132,9 @@ class LoraStack:
             columns: index of each column's adapter.
             places: the same as a tensor on the device.
         """
-        assert self._gates is not None
+        assert self.present is not None
         if columns not in self._masks:  # once a pass for all linears with the same columns
-            self._masks[columns] = self._gates.index_select(1, places)[:, None, :]
+            self._masks[columns] = self.present.index_select(1, places)[:, None, :]
         return self._masks[columns]
 
     def wrap(self, linear: nn.Module, parts: Sequence[tuple[str, int]]) -> nn.Module:
@@ -142,7 +154,7 @@ class LoraStack:
 
 
 class StackedLora(nn.Module):
-    """A linear layer, of whatever kind, with several adapters side by side on top."""
+    """A linear layer, of whatever kind, with several adapters on top."""
 
     def __init__(self, base: nn.Module, stack: LoraStack, parts: Sequence[tuple[str, int]]) -> None:
         super().__init__()
@@ -150,8 +162,7 @@ class StackedLora(nn.Module):
         self._stack = stack
         self._parts = parts
         self._blocks: list[_Block] = []
-        self._laid_out: tuple[int, ...] | None = None
-        self._columns: tuple[int, ...] = ()
+        self._layout = _Apart() if stack.loops else _SideBySide()
 
     @property
     def empty(self) -> bool:
@@ -171,27 +182,69 @@ class StackedLora(nn.Module):
         y: Tensor = self.base(x)
         if not self._stack.active:
             return y
-        if self._laid_out != self._stack.in_use:
-            self._lay_out(self._stack.in_use)
+        return self._layout.add(x, y, self._blocks, self._stack)
+
+
+class _SideBySide:
+    """Two products over the adapters that are laid out, with a mask between them."""
+
+    def __init__(self) -> None:
+        self._laid_out: tuple[int, ...] | None = None
+        self._columns: tuple[int, ...] = ()
+
+    def add(self, x: Tensor, y: Tensor, blocks: Sequence[_Block], stack: LoraStack) -> Tensor:
+        """y with what the adapters add to it."""
+        if self._laid_out != stack.in_use:
+            self._lay_out(blocks, y.shape[-1], stack)
         if not self._columns:
             return y
-        delta: Tensor = self._b(self._a(x) * self._stack.mask(self._columns, self._places))
+        delta: Tensor = self._b(self._a(x) * stack.mask(self._columns, self._places))
         return y.add_(delta)
 
-    def _lay_out(self, in_use: tuple[int, ...]) -> None:
-        blocks = [block for block in self._blocks if block.adapter in in_use]
-        self._laid_out = in_use
+    def _lay_out(self, blocks: Sequence[_Block], width: int, stack: LoraStack) -> None:
+        blocks = [block for block in blocks if block.adapter in stack.in_use]
+        self._laid_out = stack.in_use
         self._columns = tuple(block.adapter for block in blocks for _ in block.a)
-        device = self._stack.like.device
-        self._places = torch.tensor(self._columns, dtype=torch.long, device=device)
+        self._places = torch.tensor(self._columns, dtype=torch.long, device=stack.like.device)
         if not blocks:
             return
-        a = torch.cat([block.a for block in blocks]).to(self._stack.like)
-        b = a.new_zeros(sum(width for _, width in self._parts), len(a))
+        a = torch.cat([block.a for block in blocks]).to(stack.like)
+        b = a.new_zeros(width, len(a))
         column = 0
         for block in blocks:
             height, rank = block.b.shape
             b[block.start : block.start + height, column : column + rank] = block.b
             column += rank
-        product = PACKED[self._stack.packed] if self._stack.packed else Product
+        product = PACKED[stack.packed] if stack.packed else Product
         self._a, self._b = product(a), product(b)
+
+
+class _Apart:
+    """A loop over rows; nothing is laid out anew when others come and go."""
+
+    def __init__(self) -> None:
+        self._arrays: tuple[Any, Any, Any] = ((), (), ())
+
+    def add(self, x: Tensor, y: Tensor, blocks: Sequence[_Block], stack: LoraStack) -> Tensor:
+        """y with what the adapters add to it."""
+        if len(self._arrays[0]) != len(blocks):
+            self._arrays = _as_arrays(blocks)
+        assert stack.present is not None
+        y = y.contiguous()
+        rows_x, rows_y = x.reshape(-1, x.shape[-1]).numpy(), y.view(-1, y.shape[-1]).numpy()
+        kernels.add_lora(rows_x, stack.present.numpy(), *self._arrays, rows_y)
+        return y
+
+
+def _as_arrays(blocks: Sequence[_Block]) -> tuple[Any, Any, Any]:
+    """Blocks as ``kernels.add_lora`` takes them; fp16 stays fp16, seen as int16."""
+    table, first, place = [], 0, 0
+    for block in blocks:
+        height, rank = block.b.shape
+        table.append((block.adapter, first, rank, block.start, height, place))
+        first, place = first + rank, place + block.b.numel()
+    a = torch.cat([block.a for block in blocks])
+    b = torch.cat([block.b.t().flatten() for block in blocks])
+    if a.dtype is torch.float16:
+        return np.array(table), a.view(torch.int16).numpy(), b.view(torch.int16).numpy()
+    return np.array(table), a.float().numpy(), b.float().numpy()

@@ -50,8 +50,8 @@ class RowModel:
             packed: hold the linears packed to fp16 or bf16 (CPU only).
             lean: use the written-out decoder for architectures that have one.
             layers: run only these; below the first lies another row model, the trunk.
-            graphs: run decode steps at fixed shapes, as CUDA graphs where there is CUDA; default:
-                on a GPU, with the written-out decoder.
+            graphs: run decode steps at fixed shapes, in the operators of a GPU, as CUDA graphs
+                where there is CUDA; default: on a GPU, with the written-out decoder.
 
         Raises:
             PackError: an adapter that does not fit, or an architecture that changes its logits
@@ -62,13 +62,14 @@ class RowModel:
         self.vocab_size = model.config.vocab_size
         self.hidden_size = model.config.hidden_size
         _check_output_layer(model)
-        self._stack = LoraStack(adapters, model, like=embeddings, packed=packed)
         body = LlamaBody if lean and is_llama(model) else GeneralBody
+        if graphs is None:
+            graphs = self.device.type == "cuda" and body is LlamaBody
+        loops = self.device.type == "cpu" and not graphs
+        self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
         self._body = body(model, self._stack, packed=packed, layers=layers)
         count = len(layers) if layers else model.config.num_hidden_layers
         length = min(length, model.config.max_position_embeddings)
-        if graphs is None:
-            graphs = self.device.type == "cuda" and body is LlamaBody
         budget = budget or capacity * length
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
         self.cache = RowCache(count, capacity, length, budget, spare=spare)

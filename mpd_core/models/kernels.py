@@ -1,0 +1,263 @@
+"""What lies between the products of a decoder on a CPU, as loops that numba compiles.
+
+Each row is a loop of its own, so its result is the same to the bit whatever other rows there are.
+A step of one request has little arithmetic outside of its products: in torch's operators, six for
+a norm and twenty for attention, most of its time would go by between them.
+
+Loops run on OpenMP threads, the very ones that torch's products run on. A pool of their own would
+have to take turns with torch's, which waits for work without sleeping.
+
+Numbers are fp32, adapters may be fp16 seen as int16; D hidden, d a head's width. What is summed is
+summed in an order that depends on its length alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+F = TypeVar("F", bound=Callable[..., Any])
+Number = float | np.float32
+Array = NDArray[np.float32]
+Factor = NDArray[np.float32] | NDArray[np.int16]
+Whole = NDArray[np.int64]
+
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
+numba.config.NUMBA_NUM_THREADS = torch.get_num_threads()
+
+ZERO, ONE = np.float32(0), np.float32(1)
+LEAST = np.float32(-87)  # its exponential is about the least that fp32 holds in full
+PER_LN2 = np.float32(1 / math.log(2))
+LN2, LN2_REST = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
+ROUND = np.float32(1.5 * 2**23)  # added and taken off again: the nearest whole number
+EXP = tuple(np.float32(1 / math.factorial(n)) for n in range(8))
+
+
+def compiled(*liberties: str, parallel: bool = False) -> Callable[[F], F]:
+    """Compile a function when it is first called, and keep the code on disk.
+
+    Args:
+        liberties: LLVM's fast-math flags, beside ``contract``, a product and a sum in one go.
+        parallel: share its outer loop out among threads.
+    """
+    options = {"nogil": True, "fastmath": {"contract", *liberties}, "parallel": parallel}
+
+    def decorate(function: F) -> F:
+        try:
+            return cast(F, njit(cache=True, **options)(function))
+        except RuntimeError:  # nowhere to write: each process compiles for itself
+            return cast(F, njit(**options)(function))
+
+    return decorate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _power_of_two(_: Any, n: Any) -> Any:
+    """2^n of a whole number from -126 to 127, written into a float's exponent."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        bits = ir.IntType(32)
+        exponent = builder.add(builder.fptosi(args[0], bits), bits(127))
+        return builder.bitcast(builder.shl(exponent, bits(23)), ir.FloatType())
+
+    return types.float32(n), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _wide(_: Any, value: Any) -> Any:
+    """An fp32 as it is, an int16 as the fp16 whose bits it has."""
+
+    def of_half(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+    def itself(_context: Any, _builder: Any, _signature: Any, args: Any) -> Any:
+        return args[0]
+
+    return types.float32(value), of_half if value == types.int16 else itself
+
+
+@compiled()
+def exp(x: Number) -> Number:
+    """e^x to fp32's precision, for x up to 88: 2^n e^r, where |r| <= ln(2) / 2 and e^r a series."""
+    x = x if x > LEAST else LEAST
+    n = (x * PER_LN2 + ROUND) - ROUND
+    r = (x - n * LN2) - n * LN2_REST
+    series = EXP[6] + EXP[7] * r
+    series = EXP[5] + series * r
+    series = EXP[4] + series * r
+    series = EXP[3] + series * r
+    series = EXP[2] + series * r
+    series = EXP[1] + series * r
+    series = EXP[0] + series * r
+    power: Number = _power_of_two(n)
+    return series * power
+
+
+@compiled("reassoc", "nsz")
+def _dot(x: Factor, y: Array) -> Number:
+    total = ZERO
+    for i in range(len(x)):
+        total += _wide(x[i]) * y[i]
+    return total
+
+
+@compiled("reassoc", "nsz")
+def _sum(x: Array) -> Number:
+    total = ZERO
+    for i in range(len(x)):
+        total += x[i]
+    return total
+
+
+@compiled("nnan", "nsz")
+def _largest(x: Array) -> Number:
+    largest: Number = x[0]
+    for i in range(len(x)):
+        largest = max(largest, x[i])
+    return largest
+
+
+@compiled()
+def _softmax(x: Array) -> None:
+    largest = _largest(x)
+    for i in range(len(x)):
+        x[i] = exp(x[i] - largest)
+    scale = ONE / _sum(x)
+    for i in range(len(x)):
+        x[i] *= scale
+
+
+@compiled()
+def _add_rows(weights: Array, rows: Factor, total: Array) -> None:
+    """total += sum_t w_t r_t, t in order; four at a time, so that sums stay in registers."""
+    length, by_four = len(weights), len(weights) // 4 * 4
+    for t in range(0, by_four, 4):
+        w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
+        r0, r1, r2, r3 = rows[t], rows[t + 1], rows[t + 2], rows[t + 3]
+        for i in range(len(total)):
+            start = (total[i] + w0 * _wide(r0[i])) + w1 * _wide(r1[i])
+            total[i] = (start + w2 * _wide(r2[i])) + w3 * _wide(r3[i])
+    for t in range(by_four, length):
+        row = rows[t]
+        for i in range(len(total)):
+            total[i] += weights[t] * _wide(row[i])
+
+
+@compiled()
+def _turn(x: Array, cos: Array, sin: Array, scale: Number, out: Array) -> None:
+    half = len(x) // 2
+    for i in range(half):
+        out[i] = (x[i] * cos[i] + x[half + i] * sin[i]) * scale
+    for i in range(half):
+        out[half + i] = (x[half + i] * cos[half + i] + x[i] * sin[half + i]) * scale
+
+
+@compiled(parallel=True)
+def attend(
+    qkv: Array,
+    cos: Array,
+    sin: Array,
+    keys: Array,
+    values: Array,
+    first: int,
+    positions: Whole,
+    out: Array,
+) -> None:
+    """One new token of each row: turn it, cache its key and value, and look back with it.
+
+    Args:
+        qkv: [rows, heads + 2 kv_heads, d].
+        cos: rotary position embedding (Su et al., 2021), [rows, d].
+        sin: likewise, its first half negated.
+        keys: the cache, [capacity, kv_heads, length, d]; the token's own are written.
+        values: likewise.
+        first: row of the cache that is the first row here.
+        positions: of each token in its row, [rows]; it sees what is not behind it.
+        out: [rows, heads, d].
+    """
+    shared, width = keys.shape[1], keys.shape[3]
+    heads = out.shape[1]
+    few = heads // shared
+    scale = ONE / np.float32(math.sqrt(width))
+    for task in prange(len(qkv) * shared):
+        row, k = task // shared, task % shared
+        length = positions[row] + 1
+        own_keys, own_values = keys[first + row, k], values[first + row, k]
+        _turn(qkv[row, heads + k], cos[row], sin[row], ONE, own_keys[length - 1])
+        own_values[length - 1] = qkv[row, heads + shared + k]
+        query, scores = np.empty(width, np.float32), np.empty(length, np.float32)
+        for h in range(k * few, (k + 1) * few):
+            _turn(qkv[row, h], cos[row], sin[row], scale, query)
+            for t in range(length):
+                scores[t] = _dot(own_keys[t], query)
+            _softmax(scores)
+            out[row, h] = ZERO
+            _add_rows(scores, own_values, out[row, h])
+
+
+@compiled(parallel=True)
+def rms_norm(x: Array, weight: Array, eps: float, out: Array) -> None:
+    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, 2019); x and out [rows, D]."""
+    for row in prange(len(x)):
+        mean = _dot(x[row], x[row]) / np.float32(x.shape[1])
+        scale = ONE / np.float32(math.sqrt(mean + eps))
+        for i in range(x.shape[1]):
+            out[row, i] = x[row, i] * scale * weight[i]
+
+
+@compiled(parallel=True)
+def gated(x: Array, out: Array) -> None:
+    """silu(gate) * up (Shazeer, 2020); x [rows, 2 I] has them side by side, out is [rows, I]."""
+    width = out.shape[1]
+    for row in prange(len(x)):
+        for i in range(width):
+            gate = x[row, i]
+            out[row, i] = gate / (ONE + exp(-gate)) * x[row, width + i]
+
+
+@compiled(parallel=True)
+def add_lora(x: Array, gates: Array, blocks: Whole, a: Factor, b: Factor, y: Array) -> None:
+    """y += sum_i gate_i B_i A_i x, where each row has few adapters and reads no others.
+
+    Args:
+        x: [rows x T, in].
+        gates: each row's weight of each adapter, scaled, [rows, adapters].
+        blocks: [blocks, 6]: of each, its adapter, its first row of A, its rank, the first output
+            that it adds to, how many, and where its B begins.
+        a: all A [r, in] one below the other.
+        b: all B [height, r], transposed, one after the other.
+        y: [rows x T, out].
+    """
+    each = len(x) // len(gates)
+    for n in prange(len(x)):
+        for adapter, first, rank, start, height, place in blocks:
+            gate = gates[n // each, adapter]
+            if gate != ZERO:
+                inner = np.empty(rank, np.float32)
+                for r in range(rank):
+                    inner[r] = gate * _dot(a[first + r], x[n])
+                rows_b = b[place : place + rank * height].reshape(rank, height)
+                _add_rows(inner, rows_b, y[n, start : start + height])
+
+
+@cache
+def prepare() -> None:
+    """Compile every loop for this CPU, or take its code from disk, before anyone waits for it."""
+    x, row = np.ones((1, 2), np.float32), np.ones((1, 1, 2), np.float32)
+    rms_norm(x, x[0], 1e-6, x.copy())
+    gated(x, np.ones((1, 1), np.float32))
+    kept = np.ones((1, 1, 1, 2), np.float32)
+    attend(np.repeat(row, 3, axis=1), x, x, kept, kept.copy(), 0, np.zeros(1, np.int64), row)
+    block = np.array([[0, 0, 1, 0, 2, 0]])
+    for a in (x, x.astype(np.float16).view(np.int16)):
+        add_lora(x, x[:, :1].copy(), block, a, a[0], x.copy())

@@ -1,0 +1,119 @@
+"""What a LLaMA decoder does between its products: in torch's operators, or in compiled loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from mpd_core.models import kernels
+from mpd_core.models.attention import as_bias, attention
+from mpd_core.models.cache import RowCacheLayer, Window
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What all layers of one forward pass share."""
+
+    cos: Tensor
+    """[rows, T, d]."""
+    sin: Tensor
+    """Likewise, its first half negated."""
+    mask: Tensor
+    """Where a token may look, [rows, 1, T, window]."""
+    window: Window
+
+    @cached_property
+    def bias(self) -> Tensor:
+        """The mask as attention adds it."""
+        return as_bias(self.mask, self.cos.dtype)
+
+    @cached_property
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """cos and sin [rows, d] and positions [rows] of a pass over one token a row."""
+        positions = self.window.positions.contiguous().view(-1)
+        return self.cos[:, 0].numpy(), self.sin[:, 0].numpy(), positions.numpy()
+
+
+class TorchOperators:
+    """On any device."""
+
+    def __init__(self, heads: int, kv_heads: int, eps: float) -> None:
+        self._heads = heads
+        self._kv_heads = kv_heads
+        self._eps = eps
+
+    def add_norm(self, x: Tensor, update: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """x + update, and its RMS norm; all [rows, T, D]. The update is used up."""
+        x = x if update is None else x + update
+        return x, F.rms_norm(x, weight.shape, weight, self._eps)
+
+    def gated(self, x: Tensor) -> Tensor:
+        """silu(gate) * up of [..., 2 I]: [..., I]."""
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    def attend(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> Tensor:
+        """Cache new keys and values, and look back at all of them.
+
+        Args:
+            qkv: queries, keys and values of all heads, [rows, T, (heads + 2 kv_heads) d].
+            shared: of this pass.
+            layer: of the cache.
+
+        Returns:
+            [rows, T, heads d].
+        """
+        rows, length, _ = qkv.shape
+        parts = self._by_head(qkv).transpose(1, 2)
+        turned = _rotate(parts[:, : -self._kv_heads], shared.cos[:, None], shared.sin[:, None])
+        q, k, v = turned[:, : self._heads], turned[:, self._heads :], parts[:, -self._kv_heads :]
+        keys, values = layer.update(k, v)
+        mixed = attention(q, keys, values, shared.bias)
+        return mixed.transpose(1, 2).reshape(rows, length, -1)
+
+    def _by_head(self, qkv: Tensor) -> Tensor:
+        return qkv.view(*qkv.shape[:-1], self._heads + 2 * self._kv_heads, -1)
+
+
+class LoopOperators(TorchOperators):
+    """On a CPU, in fp32: each row to the bit what it is alone."""
+
+    def add_norm(self, x: Tensor, update: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        x = x if update is None else update.add_(x)
+        out = torch.empty_like(x)
+        kernels.rms_norm(_rows(x), weight.numpy(), self._eps, _rows(out))
+        return x, out
+
+    def gated(self, x: Tensor) -> Tensor:
+        out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+        kernels.gated(_rows(x), _rows(out))
+        return out
+
+    def attend(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> Tensor:
+        if qkv.shape[1] > 1:
+            return super().attend(qkv, shared, layer)
+        parts = self._by_head(qkv)[:, 0]
+        out = torch.empty_like(parts[:, : self._heads])
+        keys, values = layer.arrays(parts[:, self._heads : -self._kv_heads, None])
+        cos, sin, positions = shared.arrays
+        first = shared.window.rows.start
+        kernels.attend(parts.numpy(), cos, sin, keys, values, first, positions, out.numpy())
+        return out.view(len(out), 1, -1)
+
+
+def _rows(x: Tensor) -> Any:
+    """[..., n] as an array [rows, n]."""
+    return x.view(-1, x.shape[-1]).numpy()
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., 2021) on [rows, heads, T, d].
+
+    cos and sin are [rows, 1, T, d], the first half of sin negated.
+    """
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, dims=-1), sin)
