@@ -13,6 +13,9 @@
 ARG PYTHON_IMAGE=python:3.12-slim
 FROM ${PYTHON_IMAGE}
 
+# OpenMP's library: loops between the model's products share torch's threads through it.
+RUN apt-get update && apt-get install -y --no-install-recommends libgomp1 \
+    && rm -rf /var/lib/apt/lists/*
 RUN useradd --create-home --uid 1000 user && install -d -o user -g user /home/user/app
 WORKDIR /home/user/app
 

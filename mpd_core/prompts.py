@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from mpd_core.errors import PackError
@@ -81,6 +82,11 @@ class PromptRenderer:
         if not ids and self._tokenizer.eos_token_id is None:
             raise PackError("template.end_of_turn: name the token that ends a reply.")
         return frozenset(ids or [self._tokenizer.eos_token_id])
+
+
+def name_tokens(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
+    """Each token's text by itself, kept once it has been asked for: candidates come again."""
+    return cache(lambda token_id: tokenizer.decode([token_id]))
 
 
 class StreamDecoder:

@@ -13,9 +13,9 @@ from mpd_core.errors import PackError
 from mpd_core.experts import BASE, TRUNK
 from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
+from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
-from mpd_core.models.kernels import prepare
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.rows import RowModel
@@ -67,7 +67,9 @@ def build(
     folder = obtain(pack, spec.source, progress=progress)
     if format_.device == "cpu":
         progress("Preparing loops for this CPU: some seconds the first time, then none.")
-        prepare()
+        kernels.prepare()
+        if not kernels.HAS_OPENMP:
+            progress("OpenMP's library is missing (Debian: libgomp1): loops run on one core.")
     progress(f"Loading {spec.name} on {format_.device}, {format_}.")
     base = load_model(folder, format_)
     lanes = _lanes(pack, base, progress)

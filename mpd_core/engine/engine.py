@@ -27,7 +27,7 @@ from mpd_core.experts import method_names
 from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, Precision, Quantize
-from mpd_core.prompts import StreamDecoder
+from mpd_core.prompts import StreamDecoder, name_tokens
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace
@@ -58,6 +58,7 @@ class Engine:
         self._runner = parts.runner
         self._remotes = Remotes(parts.remotes)
         self._tokenizer = parts.tokenizer
+        self._name = name_tokens(self._tokenizer)
         self._intake = Intake(pack, parts)
         self._jobs: dict[Sequence, _Job] = {}
         self._wake = threading.Condition()
@@ -221,7 +222,7 @@ class Engine:
         finish = finish_reason(sequence.tokens, sequence.request.sampling, self._intake.end_of_turn)
         text = job.decoder.push(note.token, last=finish is not None)
         index, experts = len(sequence.tokens) - 1, job.stream.experts
-        job.stream.put(make_step(index, text, experts, note, missing, self._tokenizer))
+        job.stream.put(make_step(index, text, experts, note, missing, self._name))
         return finish
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:

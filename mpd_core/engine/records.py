@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +77,7 @@ def make_step(
     experts: tuple[str, ...],
     note: Note,
     missing: Mapping[int, float],
-    tokenizer: Any,
+    name: Callable[[int], str],
 ) -> StepRecord:
     """The record of one step.
 
@@ -88,11 +87,11 @@ def make_step(
         experts: their names.
         note: on this step.
         missing: by index of a remote expert, probability that its server did not list.
-        tokenizer: names the candidates.
+        name: the text of a candidate.
     """
     chosen, *others = note.log_probs
     candidates = [
-        Candidate(i, tokenizer.decode([i]), min(1.0, math.exp(row[0])), _named(experts, row[1:]))
+        Candidate(i, name(i), min(1.0, math.exp(row[0])), _named(experts, row[1:]))
         for i, row in zip(note.candidates, others, strict=True)
     ]
     return StepRecord(

@@ -23,7 +23,7 @@ from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, Source
-from mpd_core.prompts import PromptRenderer, StreamDecoder
+from mpd_core.prompts import PromptRenderer, StreamDecoder, name_tokens
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
 from mpd_core.trace import StepRecord
@@ -65,6 +65,7 @@ class ReferenceDecoder:
         width = self._backbone.config.hidden_size
         self._head = load_head(width, len(pack.space.poles), file).to(device)
         self._pack, self._tokenizer = pack, base.tokenizer
+        self._name = name_tokens(self._tokenizer)
         self._prompts = PromptRenderer(base.tokenizer, spec.template)
 
     @torch.inference_mode()
@@ -87,7 +88,7 @@ class ReferenceDecoder:
             tokens.append(note.token)
             finish = finish_reason(tokens, request.sampling, self._prompts.end_of_turn)
             text = decoder.push(note.token, last=finish is not None)
-            yield make_step(len(tokens) - 1, text, names, note, {}, self._tokenizer)
+            yield make_step(len(tokens) - 1, text, names, note, {}, self._name)
 
     def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens

@@ -21,6 +21,9 @@ from mpd_core.request import Space
 CPU_CHUNK, GPU_CHUNK = 128, 2048
 """Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
 
+CPU_TOGETHER = 2
+"""Sequences that are merged in one go: a few distributions stay in a CPU's caches, all do not."""
+
 Lanes = Mapping[str, RowModel]
 Tables = Mapping[str, RowTable]
 
@@ -64,7 +67,9 @@ class Runner:
         self.lanes = lanes
         self.head = head.to(lanes.get("pcm", lanes["base"]).device)
         self._device = lanes["base"].device
-        self._chunk = GPU_CHUNK if self._device.type == "cuda" else CPU_CHUNK
+        on_gpu = self._device.type == "cuda"
+        self._chunk = GPU_CHUNK if on_gpu else CPU_CHUNK
+        self._together = None if on_gpu else CPU_TOGETHER
 
     def tables(self) -> dict[str, RowTable]:
         """An empty table for each lane."""
@@ -159,7 +164,8 @@ class Runner:
         ready = [s for s in sequences if all(track in answers for track in s.remote)]
         log_probs = self._local_log_probs(ready, hidden)
         log_probs |= {track: a.log_probs.to(self._device) for track, a in answers.items()}
-        return [self._said(alike, log_probs, answers, hidden) for alike in _groups(ready)]
+        groups = _groups(ready, self._together)
+        return [self._said(alike, log_probs, answers, hidden) for alike in groups]
 
     def _said(
         self,
@@ -220,10 +226,14 @@ class Runner:
         return alpha.gather(1, poles).to(self._device)
 
 
-def _groups(sequences: Iterable[Sequence]) -> list[tuple[Sequence, ...]]:
+def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
     """Sequences that can be merged in one go: as many experts, one space, a PCM or none."""
     groups: dict[tuple[int, str, bool], list[Sequence]] = {}
     for sequence in sequences:
         key = (len(sequence.experts), sequence.request.space, sequence.pcm is None)
         groups.setdefault(key, []).append(sequence)
-    return [tuple(group) for group in groups.values()]
+    return [
+        tuple(group[k : k + (most or len(group))])
+        for group in groups.values()
+        for k in range(0, len(group), most or len(group))
+    ]

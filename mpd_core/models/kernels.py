@@ -4,8 +4,9 @@ Each row is a loop of its own, so its result is the same to the bit whatever oth
 A step of one request has little arithmetic outside of its products: in torch's operators, six for
 a norm and twenty for attention, most of its time would go by between them.
 
-Loops run on OpenMP threads, the very ones that torch's products run on. A pool of their own would
-have to take turns with torch's, which waits for work without sleeping.
+Loops run on OpenMP threads, the very ones that torch's products run on: torch's library is loaded
+first and answers for both. A pool of their own would have to take turns with torch's, which waits
+for work without sleeping; without OpenMP they run on one core instead.
 
 Numbers are fp32, adapters may be fp16 seen as int16; D hidden, d a head's width. What is summed is
 summed in an order that depends on its length alone.
@@ -13,6 +14,7 @@ summed in an order that depends on its length alone.
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Callable
 from functools import cache
@@ -32,8 +34,21 @@ Array = NDArray[np.float32]
 Factor = NDArray[np.float32] | NDArray[np.int16]
 Whole = NDArray[np.int64]
 
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]
-numba.config.NUMBA_NUM_THREADS = torch.get_num_threads()
+
+def find_openmp() -> bool:
+    """Whether numba's threads can be OpenMP's."""
+    try:
+        importlib.import_module("numba.np.ufunc.omppool")
+    except ImportError:
+        return False
+    return True
+
+
+HAS_OPENMP = find_openmp()
+"""Whether loops share torch's threads; numba needs the system's library for it."""
+if HAS_OPENMP:
+    numba.config.THREADING_LAYER = "omp"
+    numba.config.NUMBA_NUM_THREADS = torch.get_num_threads()
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LEAST = np.float32(-87)  # its exponential is about the least that fp32 holds in full
@@ -50,7 +65,11 @@ def compiled(*liberties: str, parallel: bool = False) -> Callable[[F], F]:
         liberties: LLVM's fast-math flags, beside ``contract``, a product and a sum in one go.
         parallel: share its outer loop out among threads.
     """
-    options = {"nogil": True, "fastmath": {"contract", *liberties}, "parallel": parallel}
+    options = {
+        "nogil": True,
+        "fastmath": {"contract", *liberties},
+        "parallel": parallel and HAS_OPENMP,
+    }
 
     def decorate(function: F) -> F:
         try:

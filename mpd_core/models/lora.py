@@ -39,8 +39,8 @@ class _Block:
 class LoraStack:
     """All adapters of a model; tells every wrapped linear which ones each row of the batch uses.
 
-    Only adapters that live rows use take part in a pass: the side-by-side matrices are laid out
-    anew when that set changes, which is when a request joins or leaves.
+    Only adapters that live rows use take part in a pass: side-by-side matrices are laid out anew
+    when that set changes, which is when a request joins or leaves.
     """
 
     def __init__(

@@ -1,0 +1,166 @@
+"""Compiled loops: what torch computes, and each row to the bit what it is alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from mpd_core.engine import Engine
+from mpd_core.models import kernels
+from mpd_core.models.operators import _rotate
+from mpd_core.packs import Pack
+from tests.test_engine import ask
+
+ROWS = 9
+HEADS, SHARED, WIDTH, LENGTH = 6, 2, 16, 96
+
+
+def random(*size: int, seed: int = 0) -> Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+def run(loop: Callable[..., None], out: Tensor, *arguments: Any) -> Tensor:
+    """A loop's result; tensors among its arguments are seen as arrays."""
+    loop(*(a.numpy() if isinstance(a, Tensor) else a for a in arguments), out.numpy())
+    return out
+
+
+def norm(rows: slice) -> Tensor:
+    x = random(ROWS, 576)[rows]
+    return run(kernels.rms_norm, torch.empty_like(x), x, random(576, seed=1), 1e-5)
+
+
+def gated(rows: slice) -> Tensor:
+    x = 8 * random(ROWS, 2 * 100)[rows]
+    return run(kernels.gated, torch.empty(len(x), 100), x)
+
+
+def attended(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    """Mixed values, and the keys and values that have been cached."""
+    keys, values = (random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=seed) for seed in (3, 4))
+    cos, sin = turning()
+    out = torch.empty(len(POSITIONS[rows]), HEADS, WIDTH)
+    first = 2 + (rows.start or 0)
+    places = (cos[rows], sin[rows], keys, values, first, POSITIONS[rows])
+    run(kernels.attend, out, heads()[rows], *places)
+    return out, keys, values
+
+
+def adapted(rows: slice, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Two tokens a row; adapters of ranks 3, 5 and 4 on outputs 0-20, 10-40 and 40-64."""
+    blocks = [(0, 0, 3, 0, 20, 0), (1, 3, 5, 10, 30, 60), (2, 8, 4, 40, 24, 210)]
+    a, b = (part.to(dtype) for part in FACTORS)
+    if dtype is torch.float16:
+        a, b = a.view(torch.int16), b.view(torch.int16)
+    x, y = (random(2 * ROWS, n, seed=n).view(ROWS, 2, n)[rows].reshape(-1, n) for n in (50, 64))
+    return run(kernels.add_lora, y, x, GATES[rows].contiguous(), np.array(blocks), a, b)
+
+
+POSITIONS = torch.tensor([0, 1, 2, 3, 17, 64, 65, 94, 95])
+FACTORS = (random(12, 50, seed=5), random(306, seed=6))
+GATES = torch.tensor(
+    [[2.0, 0, 0], [0, 0, 0], [0, 0.5, 0], [0, 0, 3], [0.3, 0.3, 0.3]] + [[0, 1, 0]] * 4
+)
+
+
+def heads() -> Tensor:
+    return random(ROWS, HEADS + 2 * SHARED, WIDTH, seed=2)
+
+
+def turning() -> tuple[Tensor, Tensor]:
+    """cos and sin of every row's position, the first half of sin negated."""
+    angles = POSITIONS[:, None] / 100 ** (torch.arange(WIDTH // 2) / WIDTH)
+    cos, sin = torch.cat([angles.cos()] * 2, dim=1), torch.cat([-angles.sin(), angles.sin()], dim=1)
+    return cos, sin
+
+
+def test_exp_is_exact_to_fp32() -> None:
+    @kernels.compiled()
+    def exp_all(x: Any, out: Any) -> None:
+        for i in range(len(x)):
+            out[i] = kernels.exp(x[i])
+
+    x = np.linspace(-87, 88, 20001).astype(np.float32)
+    out = np.empty_like(x)
+    exp_all(x, out)
+    np.testing.assert_allclose(out, np.exp(x.astype(np.float64)), rtol=1.3e-7)
+    exp_all(np.full(1, -1e30, np.float32), out)
+    assert 0 < out[0] < 1e-37
+
+
+def test_norm_and_gate_are_torchs() -> None:
+    x, everyone = random(ROWS, 576), slice(None)
+    expected = F.rms_norm(x, (576,), random(576, seed=1), 1e-5)
+    torch.testing.assert_close(norm(everyone), expected, atol=1e-6, rtol=1e-6)
+    gate, up = (8 * random(ROWS, 200)).chunk(2, dim=-1)
+    torch.testing.assert_close(gated(everyone), F.silu(gate) * up, atol=1e-5, rtol=1e-6)
+
+
+def test_attention_is_torchs_and_caches_what_it_reads() -> None:
+    out, keys, values = attended(slice(None))
+    cos, sin = (part[:, None, None] for part in turning())
+    parts = heads()[:, :, None]
+    turned = _rotate(parts, cos, sin)
+    for row, last in enumerate(POSITIONS.tolist()):
+        own_keys, own_values = keys[2 + row, :, : last + 1], values[2 + row, :, : last + 1]
+        torch.testing.assert_close(own_keys[:, -1], turned[row, HEADS:-SHARED, 0])
+        assert torch.equal(own_values[:, -1], parts[row, -SHARED:, 0])
+        query = turned[row, :HEADS]
+        expected = F.scaled_dot_product_attention(query, own_keys, own_values, enable_gqa=True)
+        torch.testing.assert_close(out[row], expected[:, 0], atol=1e-6, rtol=1e-5)
+    untouched = random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=3)
+    assert torch.equal(keys[:2], untouched[:2])
+    assert int((keys != untouched).any(-1).sum()) == ROWS * SHARED  # one position a row and head
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.float16, 2e-2)])
+def test_adapters_are_dense_products(dtype: torch.dtype, rounding: float) -> None:
+    a, b = FACTORS
+    deltas = torch.zeros(3, 64, 50)
+    deltas[0, 0:20] = b[:60].view(3, 20).T @ a[:3]
+    deltas[1, 10:40] = b[60:210].view(5, 30).T @ a[3:8]
+    deltas[2, 40:64] = b[210:].view(4, 24).T @ a[8:]
+    x, y = random(2 * ROWS, 50, seed=50), random(2 * ROWS, 64, seed=64)
+    weights = torch.einsum("re,eoi->roi", GATES, deltas).repeat_interleave(2, dim=0)
+    expected = y + torch.einsum("roi,ri->ro", weights, x)
+    got = adapted(slice(None), dtype)
+    torch.testing.assert_close(got, expected, atol=rounding, rtol=rounding)
+    assert torch.equal(got[2:4], y[2:4])  # the row without adapters is exactly the base
+
+
+@pytest.mark.parametrize("loop", [norm, gated, lambda rows: attended(rows)[0], adapted])
+def test_each_row_is_what_it_is_alone(loop: Callable[[slice], Tensor]) -> None:
+    together = loop(slice(None)).view(ROWS, -1)
+    for row in range(ROWS):
+        assert torch.equal(loop(slice(row, row + 1)).view(-1), together[row])
+    assert torch.equal(loop(slice(3, 7)).view(4, -1), together[3:7])
+
+
+def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same() -> None:
+    """As in a folder that is read-only: numba finds no place for a function without a file."""
+    scope: dict[str, Any] = {}
+    exec("def double(x):\n    return 2 * x", scope)
+    assert kernels.compiled()(scope["double"])(math.pi) == 2 * math.pi
+
+
+def test_no_visitor_waits_for_a_compiler(make_pack: Callable[..., Pack]) -> None:
+    """Opening an engine compiles all that its requests run."""
+
+    def compiled() -> dict[str, list[Any]]:
+        loops = ("rms_norm", "gated", "attend", "add_lora")
+        return {name: list(getattr(kernels, name).signatures) for name in loops}
+
+    engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True))
+    before = compiled()
+    for method in ("mpd", "soup", "vanilla"):
+        engine.generate(ask("Why is the sky blue?", "AAB", method, max_new_tokens=3))
+    engine.close()
+    assert compiled() == before
+    assert all(before.values())
