@@ -43,13 +43,12 @@ def gated(rows: slice) -> Tensor:
 
 
 def attended(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixed values, and the keys and values that have been cached."""
+    """Mixed values of two tokens a row, and the keys and values that have been cached."""
     keys, values = (random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=seed) for seed in (3, 4))
-    cos, sin = turning()
-    out = torch.empty(len(POSITIONS[rows]), HEADS, WIDTH)
+    cos, sin = (part[rows] for part in turning())
+    out = torch.empty(*cos.shape[:2], HEADS, WIDTH)
     first = 2 + (rows.start or 0)
-    places = (cos[rows], sin[rows], keys, values, first, POSITIONS[rows])
-    run(kernels.attend, out, heads()[rows], *places)
+    run(kernels.attend, out, heads()[rows], cos, sin, keys, values, first, POSITIONS[rows])
     return out, keys, values
 
 
@@ -63,7 +62,7 @@ def adapted(rows: slice, dtype: torch.dtype = torch.float32) -> Tensor:
     return run(kernels.add_lora, y, x, GATES[rows].contiguous(), np.array(blocks), a, b)
 
 
-POSITIONS = torch.tensor([0, 1, 2, 3, 17, 64, 65, 94, 95])
+POSITIONS = torch.tensor([0, 1, 2, 3, 17, 63, 64, 90, 94])[:, None] + torch.arange(2)
 FACTORS = (random(12, 50, seed=5), random(306, seed=6))
 GATES = torch.tensor(
     [[2.0, 0, 0], [0, 0, 0], [0, 0.5, 0], [0, 0, 3], [0.3, 0.3, 0.3]] + [[0, 1, 0]] * 4
@@ -71,14 +70,14 @@ GATES = torch.tensor(
 
 
 def heads() -> Tensor:
-    return random(ROWS, HEADS + 2 * SHARED, WIDTH, seed=2)
+    return random(ROWS, 2, HEADS + 2 * SHARED, WIDTH, seed=2)
 
 
 def turning() -> tuple[Tensor, Tensor]:
-    """cos and sin of every row's position, the first half of sin negated."""
-    angles = POSITIONS[:, None] / 100 ** (torch.arange(WIDTH // 2) / WIDTH)
-    cos, sin = torch.cat([angles.cos()] * 2, dim=1), torch.cat([-angles.sin(), angles.sin()], dim=1)
-    return cos, sin
+    """cos and sin of every token's position, the first half of sin negated."""
+    angles = POSITIONS[:, :, None] / 100 ** (torch.arange(WIDTH // 2) / WIDTH)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def test_exp_is_exact_to_fp32() -> None:
@@ -105,19 +104,35 @@ def test_norm_and_gate_are_torchs() -> None:
 
 def test_attention_is_torchs_and_caches_what_it_reads() -> None:
     out, keys, values = attended(slice(None))
-    cos, sin = (part[:, None, None] for part in turning())
-    parts = heads()[:, :, None]
+    cos, sin = (part[:, None] for part in turning())
+    parts = heads().transpose(1, 2)  # [rows, heads, T, d]
     turned = _rotate(parts, cos, sin)
-    for row, last in enumerate(POSITIONS.tolist()):
-        own_keys, own_values = keys[2 + row, :, : last + 1], values[2 + row, :, : last + 1]
-        torch.testing.assert_close(own_keys[:, -1], turned[row, HEADS:-SHARED, 0])
-        assert torch.equal(own_values[:, -1], parts[row, -SHARED:, 0])
-        query = turned[row, :HEADS]
-        expected = F.scaled_dot_product_attention(query, own_keys, own_values, enable_gqa=True)
-        torch.testing.assert_close(out[row], expected[:, 0], atol=1e-6, rtol=1e-5)
+    for row, places in enumerate(POSITIONS.tolist()):
+        own_keys, own_values = keys[2 + row], values[2 + row]
+        torch.testing.assert_close(own_keys[:, places], turned[row, HEADS:-SHARED])
+        assert torch.equal(own_values[:, places], parts[row, -SHARED:])
+        for n, last in enumerate(places):
+            seen = (own_keys[:, : last + 1], own_values[:, : last + 1])
+            query = turned[row, :HEADS, n : n + 1]
+            expected = F.scaled_dot_product_attention(query, *seen, enable_gqa=True)
+            torch.testing.assert_close(out[row, n], expected[:, 0], atol=1e-6, rtol=1e-5)
     untouched = random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=3)
     assert torch.equal(keys[:2], untouched[:2])
-    assert int((keys != untouched).any(-1).sum()) == ROWS * SHARED  # one position a row and head
+    assert int((keys != untouched).any(-1).sum()) == ROWS * SHARED * 2  # where tokens went
+
+
+def test_tokens_are_read_alike_together_and_one_by_one() -> None:
+    together, keys, values = attended(slice(None))
+    again_keys, again_values = (random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=s) for s in (3, 4))
+    cos, sin = turning()
+    for n in range(2):
+        one = [part[:, n : n + 1].contiguous() for part in (heads(), cos, sin)]
+        places = POSITIONS[:, n : n + 1].contiguous()
+        out = torch.empty(ROWS, 1, HEADS, WIDTH)
+        run(kernels.attend, out, *one, again_keys, again_values, 2, places)
+        assert torch.equal(out[:, 0], together[:, n])
+    assert torch.equal(again_keys, keys)
+    assert torch.equal(again_values, values)
 
 
 @pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-5), (torch.float16, 2e-2)])

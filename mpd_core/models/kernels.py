@@ -192,36 +192,46 @@ def attend(
     positions: Whole,
     out: Array,
 ) -> None:
-    """One new token of each row: turn it, cache its key and value, and look back with it.
+    """New tokens of each row: turn them, cache their keys and values, and look back with them.
+
+    A token that is read alone and one that is read with others give the same bits.
 
     Args:
-        qkv: [rows, heads + 2 kv_heads, d].
-        cos: rotary position embedding (Su et al., 2021), [rows, d].
+        qkv: [rows, T, heads + 2 kv_heads, d].
+        cos: rotary position embedding (Su et al., 2021), [rows, T, d].
         sin: likewise, its first half negated.
-        keys: the cache, [capacity, kv_heads, length, d]; the token's own are written.
+        keys: the cache, [capacity, kv_heads, length, d]; the tokens' own are written.
         values: likewise.
         first: row of the cache that is the first row here.
-        positions: of each token in its row, [rows]; it sees what is not behind it.
-        out: [rows, heads, d].
+        positions: of each token in its row, [rows, T]; it sees what is not behind it.
+        out: [rows, T, heads, d].
     """
-    shared, width = keys.shape[1], keys.shape[3]
-    heads = out.shape[1]
+    rows, tokens, heads, width = out.shape
+    shared = keys.shape[1]
     few = heads // shared
     scale = ONE / np.float32(math.sqrt(width))
-    for task in prange(len(qkv) * shared):
-        row, k = task // shared, task % shared
-        length = positions[row] + 1
+    for row in prange(rows):
+        for n in range(tokens):
+            at = positions[row, n]
+            for k in range(shared):
+                own = keys[first + row, k, at]
+                _turn(qkv[row, n, heads + k], cos[row, n], sin[row, n], ONE, own)
+                values[first + row, k, at] = qkv[row, n, heads + shared + k]
+    for task in prange(rows * tokens * shared):
+        # From both ends in turn: later tokens look back further, and threads take tasks in order.
+        place = task // 2 if task % 2 == 0 else rows * tokens * shared - 1 - task // 2
+        row, n, k = place // (tokens * shared), place // shared % tokens, place % shared
+        length = positions[row, n] + 1
         own_keys, own_values = keys[first + row, k], values[first + row, k]
-        _turn(qkv[row, heads + k], cos[row], sin[row], ONE, own_keys[length - 1])
-        own_values[length - 1] = qkv[row, heads + shared + k]
         query, scores = np.empty(width, np.float32), np.empty(length, np.float32)
         for h in range(k * few, (k + 1) * few):
-            _turn(qkv[row, h], cos[row], sin[row], scale, query)
+            _turn(qkv[row, n, h], cos[row, n], sin[row, n], scale, query)
             for t in range(length):
                 scores[t] = _dot(own_keys[t], query)
             _softmax(scores)
-            out[row, h] = ZERO
-            _add_rows(scores, own_values, out[row, h])
+            mixed = out[row, n, h]
+            mixed[:] = ZERO
+            _add_rows(scores, own_values, mixed)
 
 
 @compiled(parallel=True)
@@ -272,11 +282,11 @@ def add_lora(x: Array, gates: Array, blocks: Whole, a: Factor, b: Factor, y: Arr
 @cache
 def prepare() -> None:
     """Compile every loop for this CPU, or take its code from disk, before anyone waits for it."""
-    x, row = np.ones((1, 2), np.float32), np.ones((1, 1, 2), np.float32)
+    x, row = np.ones((1, 2), np.float32), np.ones((1, 1, 1, 2), np.float32)
     rms_norm(x, x[0], 1e-6, x.copy())
     gated(x, np.ones((1, 1), np.float32))
-    kept = np.ones((1, 1, 1, 2), np.float32)
-    attend(np.repeat(row, 3, axis=1), x, x, kept, kept.copy(), 0, np.zeros(1, np.int64), row)
+    qkv, keys, values, place = np.repeat(row, 3, axis=2), row.copy(), row.copy(), row[0].copy()
+    attend(qkv, place, place, keys, values, 0, np.zeros((1, 1), np.int64), row)
     block = np.array([[0, 0, 1, 0, 2, 0]])
     for a in (x, x.astype(np.float16).view(np.int16)):
         add_lora(x, x[:, :1].copy(), block, a, a[0], x.copy())

@@ -34,9 +34,8 @@ class Pass:
 
     @cached_property
     def arrays(self) -> tuple[Any, Any, Any]:
-        """cos and sin [rows, d] and positions [rows] of a pass over one token a row."""
-        positions = self.window.positions.contiguous().view(-1)
-        return self.cos[:, 0].numpy(), self.sin[:, 0].numpy(), positions.numpy()
+        """cos, sin and positions [rows, T]; on a CPU."""
+        return self.cos.numpy(), self.sin.numpy(), self.window.positions.contiguous().numpy()
 
 
 class TorchOperators:
@@ -95,15 +94,13 @@ class LoopOperators(TorchOperators):
         return out
 
     def attend(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> Tensor:
-        if qkv.shape[1] > 1:
-            return super().attend(qkv, shared, layer)
-        parts = self._by_head(qkv)[:, 0]
-        out = torch.empty_like(parts[:, : self._heads])
-        keys, values = layer.arrays(parts[:, self._heads : -self._kv_heads, None])
+        parts = self._by_head(qkv)
+        out = torch.empty_like(parts[:, :, : self._heads])
+        keys, values = layer.arrays(parts[:, :, self._heads : -self._kv_heads].transpose(1, 2))
         cos, sin, positions = shared.arrays
         first = shared.window.rows.start
         kernels.attend(parts.numpy(), cos, sin, keys, values, first, positions, out.numpy())
-        return out.view(len(out), 1, -1)
+        return out.flatten(2)
 
 
 def _rows(x: Tensor) -> Any:
