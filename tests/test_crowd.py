@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mpd_core.engine import Engine, Stream
 from mpd_core.models.linear import can_pack
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import Pack, Precision, load_pack
-from mpd_core.request import GenerationRequest
+from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
 from tests import tiny
 from tests.test_engine import ask, assert_same
@@ -36,10 +37,13 @@ KINDS: dict[str, tuple[int, bool, Precision]] = {
 
 
 @pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS)
-def engine(make_pack: Callable[..., Pack], request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Adapters of different ranks and a trained PCM, so that every kind of row takes part.
+def engines(
+    make_pack: Callable[..., Pack], request: pytest.FixtureRequest
+) -> Iterator[tuple[Engine, Engine]]:
+    """One for the crowd, and one that keeps no rows, where a request is really alone.
 
-    At fixed shapes: the steps that a GPU captures as graphs, run one by one.
+    Adapters of different ranks and a trained PCM, so that every kind of row takes part. At fixed
+    shapes: the steps that a GPU captures as graphs, run one by one.
     """
     first_layer, graphs, precision = request.param
     if precision == "bf16" and not can_pack(torch.bfloat16):
@@ -48,11 +52,23 @@ def engine(make_pack: Callable[..., Pack], request: pytest.FixtureRequest) -> It
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mpd_core.engine.build.RowModel", partial(RowModel, graphs=graphs))
         pack = make_pack(**options, first_layer=first_layer)
-        engine = Engine.open(pack, precision=precision)
-    lanes = engine.status()["models"].values()
+        pair = [Engine.open(pack, precision=precision, kept_rows=rows) for rows in (12, 0)]
+    lanes = pair[0].status()["models"].values()
     assert {lane["graphs"] for lane in lanes} == ({0} if graphs else {"off"})
-    yield engine
-    engine.close()
+    yield pair[0], pair[1]
+    for engine in pair:
+        engine.close()
+
+
+@pytest.fixture
+def engine(engines: tuple[Engine, Engine]) -> Engine:
+    return engines[0]
+
+
+@pytest.fixture
+def lone(engines: tuple[Engine, Engine]) -> Engine:
+    """Keeps nothing of requests that have ended."""
+    return engines[1]
 
 
 @st.composite
@@ -91,10 +107,11 @@ def assert_equal(
     suppress_health_check=list(HealthCheck),
     phases=(Phase.explicit, Phase.generate),  # timing decides: a smaller example may not fail
 )
-def test_alone_and_in_a_crowd(engine: Engine, data: st.DataObject) -> None:
-    """Equal tokens, weights and log-probabilities, whenever each one comes and goes."""
+def test_alone_and_in_a_crowd(engine: Engine, lone: Engine, data: st.DataObject) -> None:
+    """Equal tokens, weights and log-probabilities, whenever each one comes and goes, and whoever
+    was there before."""
     crowd = data.draw(st.lists(requests(), min_size=2, max_size=7))
-    alone = [engine.generate(request).steps for request in crowd]
+    alone = [lone.generate(request).steps for request in crowd]
     streams: list[Stream] = []
     for request in crowd:
         streams.append(engine.submit(request))
@@ -105,28 +122,60 @@ def test_alone_and_in_a_crowd(engine: Engine, data: st.DataObject) -> None:
         assert_equal(engine, tuple(stream), expected)
 
 
+class Reading:
+    """Counts the tokens of prompts that an engine's upper layers read."""
+
+    def __init__(self, engine: Engine, patch: pytest.MonkeyPatch) -> None:
+        self._count = 0
+        self._forward = engine._runner.lanes["base"].forward
+        patch.setattr(engine._runner.lanes["base"], "forward", self._counted)
+
+    def _counted(self, inputs: Any, positions: Any, *rest: Any) -> Any:
+        self._count += positions.numel() if positions.shape[1] > 1 else 0
+        return self._forward(inputs, positions, *rest)
+
+    def so_far(self) -> int:
+        """Since it was asked last."""
+        count, self._count = self._count, 0
+        return count
+
+
 def test_what_a_running_row_holds_is_not_computed_again(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    lone: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another preference of the same prompt: two of three experts come from the first's rows."""
     prompt = PROMPTS[2]
     first, second = (ask(prompt, code, max_new_tokens=n) for code, n in (("AAA", 40), ("AAB", 6)))
-    lone, expected = (engine.generate(request).steps for request in (first, second))
-    read = {"rows": 0}
-    forward = engine._runner.lanes["base"].forward
-
-    def counting(inputs: Any, positions: Any, *rest: Any) -> Any:
-        if positions.shape[1] > 1:
-            read["rows"] += positions.numel()
-        return forward(inputs, positions, *rest)
-
-    monkeypatch.setattr(engine._runner.lanes["base"], "forward", counting)
-    running = engine.submit(first)
+    alone, expected = (lone.generate(request).steps for request in (first, second))
+    reading = Reading(lone, monkeypatch)
+    running = lone.submit(first)
     next(iter(running))
-    alone, read["rows"] = read["rows"], 0
-    assert_equal(engine, tuple(engine.submit(second)), expected)
-    assert 0 < read["rows"] < 0.6 * alone
-    assert_equal(engine, tuple(running), lone[1:])
+    read_alone = reading.so_far()
+    assert_equal(lone, tuple(lone.submit(second)), expected)
+    assert 0 < reading.so_far() < 0.6 * read_alone
+    assert_equal(lone, tuple(running), alone[1:])
+
+
+def test_the_next_turn_reads_only_what_is_new(
+    engine: Engine, lone: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation goes on, and the same is asked under other toggles."""
+    reading = Reading(engine, monkeypatch)
+    prompt = "A conversation of its own. " * 8
+    first = ask(prompt, "ABA", max_new_tokens=20)
+    reply = engine.generate(first)
+    read_first = reading.so_far()
+    assert 0 < engine.status()["models"]["base"]["kept_rows"] <= 12
+    said = (Message("user", prompt), Message("assistant", reply.text), Message("user", "Hi"))
+    following = replace(first, messages=said)
+    assert_equal(engine, engine.generate(following).steps, lone.generate(following).steps)
+    longer = reading.so_far()
+    again = replace(first, preference="ABB")
+    assert_equal(engine, engine.generate(again).steps, lone.generate(again).steps)
+    assert longer < 0.6 * read_first
+    assert reading.so_far() < 0.6 * read_first
+    assert_equal(engine, engine.generate(first).steps, reply.steps)
+    assert reading.so_far() == 0
 
 
 def test_another_architecture_alone_and_in_a_crowd(tmp_path: Path) -> None:

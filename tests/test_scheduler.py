@@ -17,33 +17,45 @@ LENGTH = 10
 REQUEST = GenerationRequest((Message("user", "hi"),), "A")
 
 
-def make_sequence(experts: int) -> Sequence:
-    rows = tuple(Track(Row(f"e{k}"), (1, 2, 3), LENGTH) for k in range(experts))
-    return Sequence(REQUEST, Plan(()), rows, Track(Row("pcm", PCM), (1, 2), LENGTH))
+def make_sequence(experts: int, prompt: tuple[int, ...] = (1, 2, 3)) -> Sequence:
+    rows = tuple(Track(Row(f"e{k}"), prompt, LENGTH) for k in range(experts))
+    return Sequence(REQUEST, Plan(()), rows, Track(Row("pcm", PCM), prompt[:2], LENGTH))
 
 
 def make_tables(base: int, pcm: int, budget: int = 1000) -> dict[str, RowTable]:
-    return {BASE: RowTable(base, budget), PCM: RowTable(pcm, budget)}
+    return {BASE: RowTable(base, budget, kept=4), PCM: RowTable(pcm, budget, kept=1)}
+
+
+Text = tuple[int, ...]
 
 
 class Cache:
     """What each row of a lane's cache holds, as a runner would carry out the moves."""
 
     def __init__(self, capacity: int) -> None:
-        self.rows: list[Track | None] = [None] * capacity
+        self.rows: list[Text] = [()] * capacity
 
     def write(self, table: RowTable) -> None:
-        for place, track in enumerate([*table.running, *table.entering]):
-            self.rows[place] = self.rows[place] or track
+        """Rows that enter take over from their donors, then read the rest of their prompts."""
+        for place, track in enumerate(table.entering, start=len(table.running)):
+            if track.donor:
+                held = self.rows[table.place(track.donor)]
+                assert held[: track.borrowed] == track.prompt[: track.borrowed]
+            track.donor, track.filled = None, track.to_prefill
+            self.rows[place] = track.prompt[:-1]
 
-    def move(self, moves: list[Move]) -> None:
-        for move in moves:
-            assert self.rows[move.source] is move.track
-            self.rows[move.target], self.rows[move.source] = move.track, None
+    def move(self, move: Move) -> None:
+        assert self.rows[move.source][: move.track.filled] == move.track.prompt[:-1]
+        self.rows[move.target] = self.rows[move.source]
 
     def check(self, table: RowTable) -> None:
         held = [*table.running, *table.entering]
-        assert self.rows[: len(held)] == held
+        for place, track in enumerate(held):
+            assert self.rows[place] == track.prompt[:-1]
+        for track in table.kept:
+            assert table.kept.place(track) >= len(held)
+            assert self.rows[table.kept.place(track)] == track.prompt[:-1]
+        assert len({table.kept.place(track) for track in table.kept}) == len(table.kept)
 
 
 @given(data=st.data())
@@ -54,23 +66,49 @@ def test_rows_follow_their_tracks(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 30))):
         action = data.draw(st.sampled_from(["add", "settle", "remove"]))
         if action == "add":
-            scheduler.add(make_sequence(data.draw(st.integers(1, 4))))
+            prompt = data.draw(st.lists(st.integers(1, 2), min_size=2, max_size=6))
+            scheduler.add(make_sequence(data.draw(st.integers(1, 4)), tuple(prompt)))
         elif action == "settle":
             scheduler.settle()
         elif everyone := scheduler.everyone():
             leaver = data.draw(st.sampled_from(everyone))
-            inside = leaver not in scheduler.waiting
-            for move in scheduler.remove(leaver):
-                caches[move.track.lane].move([move])
-            for cache in caches.values() if inside else []:
-                cache.rows = [None if t in leaver.tracks else t for t in cache.rows]
+            for move in scheduler.remove(leaver, keep=data.draw(st.booleans())):
+                caches[move.track.lane].move(move)
         scheduler.schedule()
         for lane, table in scheduler.tables.items():
             caches[lane].write(table)
             caches[lane].check(table)
             held = [*table.running, *table.entering]
             assert len(held) <= table.capacity
-            assert sum(track.length for track in held) <= table.budget
+            assert sum(track.length for track in [*held, *table.kept]) <= table.budget
+
+
+def test_what_was_kept_is_lent_and_gives_way() -> None:
+    table = RowTable(4, 160, kept=2)
+    old, new = ((7, 8, 9, 1), (7, 8, 5, 2))
+
+    def serve(prompt: tuple[int, ...]) -> Track:
+        track = Track(Row("e"), prompt, LENGTH)
+        table.enter([track])
+        track.filled = track.to_prefill
+        table.settle()
+        return track
+
+    table.leave(serve(old), old)
+    table.leave(serve(old), old)
+    assert [track.prompt for track in table.kept] == [old]  # once is enough
+    second = serve(new)
+    assert (second.borrowed, table.place(second.donor)) == (2, 3)
+    table.leave(second, new)
+    third = serve((7, 8, 5, 2, 6))
+    assert third.borrowed == 3
+    table.leave(third, third.prompt)
+    assert [track.prompt for track in table.kept] == [old, third.prompt]  # instead of its beginning
+    crowd = [serve((k, k)) for k in range(3)]
+    assert [table.place(track) for track in table.kept] == [3]
+    assert len({table.running.index(track) for track in crowd}) == 3
+    table.leave(crowd[0])
+    assert len(table.kept) == 1  # an engine that does not trust a row does not keep it
 
 
 def test_first_come_first_served() -> None:

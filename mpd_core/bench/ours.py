@@ -26,8 +26,9 @@ class EngineSide:
     """An engine on the bench's pack, and what is asked of it."""
 
     def __init__(self, spec: Spec) -> None:
-        pack = load_pack(spec.folder)
-        self._engine = Engine.open(pack, precision=spec.precision, device=spec.device)
+        # Peers read every prompt, and rounds repeat theirs: so does this engine here.
+        options = {"precision": spec.precision, "device": spec.device, "kept_rows": 0}
+        self._engine = Engine.open(load_pack(spec.folder), **options)  # type: ignore[arg-type]
 
     def close(self) -> None:
         self._engine.close()

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mpd_core.engine.runner import Runner
+from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
 from mpd_core.experts import BASE, TRUNK
 from mpd_core.experts.remote import RemoteExpert, RemoteSpec
@@ -52,9 +52,10 @@ def build(
     quantize: Quantize | None = None,
     precision: Precision | None = None,
     device: str | None = None,
+    kept_rows: int = KEPT_ROWS,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Parts:
-    """Obtain and load a pack's models.
+    """Obtain and load a pack's models; arguments as in ``Engine.open``.
 
     Raises:
         ModelSourceError: a model cannot be obtained.
@@ -76,7 +77,8 @@ def build(
     head = pack.spec.pcm.head
     width = lanes.get("pcm", lanes["base"]).hidden_size
     file = pack.path(head.file) if head else None
-    runner = Runner(lanes, load_head(width, len(pack.space.poles), file))
+    weight_head = load_head(width, len(pack.space.poles), file)
+    runner = Runner(lanes, weight_head, kept_rows=kept_rows)
     remotes = _remotes(pack, lanes["base"].vocab_size)
     info = EngineInfo(format_.device, str(format_), _notes(format_))
     return Parts(runner, remotes, base.tokenizer, info)

@@ -17,7 +17,7 @@ from mpd_core.engine.build import Parts, build
 from mpd_core.engine.intake import Intake
 from mpd_core.engine.records import Note, finish_reason, make_step, take_notes
 from mpd_core.engine.remotes import Remotes
-from mpd_core.engine.runner import Said
+from mpd_core.engine.runner import KEPT_ROWS, Said
 from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.engine.status import report
@@ -75,25 +75,25 @@ class Engine:
         quantize: Quantize | None = None,
         precision: Precision | None = None,
         device: str | None = None,
+        kept_rows: int = KEPT_ROWS,
         progress: Callable[[str], None] = lambda _: None,
     ) -> Engine:
-        """Obtain the pack's models, load them and make an engine.
+        """Obtain a pack's models, load them and make an engine.
 
         Args:
             pack: what to run.
             quantize: overrides the pack's ``base.quantize``.
             precision: overrides the pack's ``base.precision``.
             device: ``cpu`` or ``cuda``; default: a GPU where there is one.
+            kept_rows: of each model, to keep of ended requests, for those that begin alike.
             progress: is told in sentences what is being done.
 
         Raises:
-            ModelSourceError: a model cannot be obtained.
-            PackError: a model, an adapter or the head does not fit.
-            RequestError: a device or a precision that this machine does not have.
+            ModelSourceError, PackError, RequestError: as ``build`` says.
         """
-        options = {"quantize": quantize, "precision": precision, "device": device}
-        parts = passing(build, pack, **options, progress=progress)  # type: ignore[arg-type]
-        return cls(pack, parts)
+        options: dict[str, Any] = {"kept_rows": kept_rows, "progress": progress}
+        options |= {"quantize": quantize, "precision": precision, "device": device}
+        return cls(pack, passing(build, pack, **options))
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
@@ -227,7 +227,8 @@ class Engine:
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:
         with self._wake:
-            self._runner.tidy(self._scheduler.remove(sequence), self._tables)
+            keep = not isinstance(reason, EngineError)
+            self._runner.tidy(self._scheduler.remove(sequence, keep=keep), self._tables)
             self._remotes.forget(sequence)
             self._jobs.pop(sequence).stream.put(reason)
 

@@ -24,6 +24,9 @@ CPU_CHUNK, GPU_CHUNK = 128, 2048
 CPU_TOGETHER = 2
 """Sequences that are merged in one go: a few distributions stay in a CPU's caches, all do not."""
 
+KEPT_ROWS = 32
+"""About the last eight requests with three experts."""
+
 Lanes = Mapping[str, RowModel]
 Tables = Mapping[str, RowTable]
 
@@ -55,7 +58,7 @@ class Said:
 class Runner:
     """The models behind the lanes, and the head that turns PCM rows into weights."""
 
-    def __init__(self, lanes: Lanes, head: WeightHead) -> None:
+    def __init__(self, lanes: Lanes, head: WeightHead, *, kept_rows: int = KEPT_ROWS) -> None:
         """Take the models.
 
         Args:
@@ -63,8 +66,10 @@ class Runner:
                 for each expert that is a model of its own, and first, where the base's lower
                 layers are shared, its ``trunk``.
             head: of the PCM.
+            kept_rows: of each lane, to keep of requests that have ended.
         """
         self.lanes = lanes
+        self._kept_rows = kept_rows
         self.head = head.to(lanes.get("pcm", lanes["base"]).device)
         self._device = lanes["base"].device
         on_gpu = self._device.type == "cuda"
@@ -74,7 +79,12 @@ class Runner:
     def tables(self) -> dict[str, RowTable]:
         """An empty table for each lane."""
         return {
-            name: RowTable(lane.cache.capacity, lane.cache.budget)
+            name: RowTable(
+                lane.cache.capacity,
+                lane.cache.budget,
+                kept=self._kept_rows,
+                keeps_replies=lane.exact,
+            )
             for name, lane in self.lanes.items()
         }
 
@@ -90,7 +100,7 @@ class Runner:
     def prefill(self, tables: Tables) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
 
-        What running rows hold already is copied. What several rows share is written once, by their
+        What other rows hold already is copied. What several rows share is written once, by their
         leaders, and copied. Rows with a shorter prompt are padded: what a pad writes lies beyond
         the row's own length, is never attended to, and is overwritten by the row's own tokens.
         """
@@ -114,7 +124,7 @@ class Runner:
         first = len(table.running)
         for k, track in enumerate(table.entering):
             if track.donor:  # in the turn of its admission: the donor cannot have left yet
-                lane.cache.move(table.running.index(track.donor), first + k, track.borrowed)
+                lane.cache.move(table.place(track.donor), first + k, track.borrowed)
                 track.filled, track.donor = track.borrowed, None
 
     def _copy_shared(self, lane: RowModel, table: RowTable) -> None:

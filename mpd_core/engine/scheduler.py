@@ -2,47 +2,58 @@
 
 Rows of a lane are dense: running rows first, then those of the one sequence that is being
 prefilled. When a row leaves, the last one takes its place, so a forward pass always covers one
-slice of the cache.
+slice of the cache. Its last rows keep what requests that have ended held.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from mpd_core.engine.kept import KeptRows
 from mpd_core.engine.sequence import Sequence, Track, borrow_prefixes
 from mpd_core.errors import BusyError
 
 
 @dataclass(frozen=True)
 class Move:
-    """A row whose place in the cache changes."""
+    """A row whose place in the cache changes, or what is kept of it, which is copied there."""
 
     track: Track
     source: int
     target: int
 
 
+KEPT_SHARE = 8
+"""Of the budget, one part in so many may hold what is kept."""
+
+
 class RowTable:
     """The rows of one lane, in the order in which they lie in its cache."""
 
-    def __init__(self, capacity: int, budget: int) -> None:
+    def __init__(
+        self, capacity: int, budget: int, *, kept: int = 0, keeps_replies: bool = False
+    ) -> None:
         """A table without rows.
 
         Args:
             capacity: rows that the cache has.
             budget: tokens that all rows together may grow to (memory over bytes a token).
+            kept: rows to keep of requests that have ended.
+            keeps_replies: with the replies: what was decoded equals what would be prefilled.
         """
         self.capacity = capacity
         self.budget = budget
+        self.kept = KeptRows(capacity, kept, budget // KEPT_SHARE)
+        self._keeps_replies = keeps_replies
         self.running: list[Track] = []
         self.entering: list[Track] = []
 
     def fits(self, tracks: list[Track]) -> bool:
         """Whether there is room for these rows, at the full length that they may reach."""
-        rows = [*self.running, *self.entering, *tracks]
-        return len(rows) <= self.capacity and sum(t.length for t in rows) <= self.budget
+        rows = len(self.running) + len(self.entering) + len(tracks)
+        return rows <= self.capacity and self._tokens_left(tracks) >= 0
 
     def enter(self, tracks: list[Track]) -> None:
         """Give rows to a sequence that is to be prefilled; the one before must have settled.
@@ -50,7 +61,11 @@ class RowTable:
         Rows that others take their first keys and values from lie first, then those with most to
         prefill: what is left to do is always a slice that begins at the first.
         """
-        borrow_prefixes(tracks, self.running)
+        self.kept.make_room(len(self.running) + len(tracks), self._tokens_left(tracks))
+        borrow_prefixes(tracks, [*self.running, *self.kept])
+        for track in tracks:
+            if track.donor and track.donor in self.kept:
+                self.kept.use(track.donor)
         self.entering = sorted(
             tracks, key=lambda t: (t.leader is not None, t.borrowed - t.to_prefill)
         )
@@ -60,8 +75,32 @@ class RowTable:
         self.running += self.entering
         self.entering = []
 
-    def leave(self, track: Track) -> list[Move]:
-        """Free a row; the moves that keep the rows dense, to be carried out in this order."""
+    def place(self, donor: Track) -> int:
+        """Where a running or kept row lies in the cache."""
+        return self.kept.place(donor) if donor in self.kept else self.running.index(donor)
+
+    def leave(self, track: Track, text: tuple[int, ...] = ()) -> list[Move]:
+        """Free a row; the moves that keep the rows dense, to be carried out in this order.
+
+        Args:
+            track: running or entering.
+            text: what it has read so far, to be kept if it was running; empty: nothing is.
+        """
+        keep = self._keep(track, text) if text and track in self.running else []
+        return keep + self._free(track)
+
+    def _keep(self, track: Track, text: tuple[int, ...]) -> list[Move]:
+        end = track.filled if self._keeps_replies else min(track.filled, track.to_prefill)
+        kept = Track(track.row, text[: end + 1], length=end, filled=end)
+        rows = len(self.running) + len(self.entering)
+        place = self.kept.keep(kept, rows, self._tokens_left())
+        return [] if place is None else [Move(kept, self.running.index(track), place)]
+
+    def _tokens_left(self, tracks: Iterable[Track] = ()) -> int:
+        rows = [*self.running, *self.entering, *tracks]
+        return self.budget - sum(track.length for track in rows)
+
+    def _free(self, track: Track) -> list[Move]:
         part, offset = self.running, 0
         if track in self.entering:
             part, offset = self.entering, len(self.running)
@@ -129,12 +168,21 @@ class Scheduler:
             for table in self.tables.values():
                 table.settle()
 
-    def remove(self, sequence: Sequence) -> list[Move]:
-        """Forget a sequence, wherever it is; the moves that close its gaps."""
+    def remove(self, sequence: Sequence, *, keep: bool = False) -> list[Move]:
+        """Forget a sequence, wherever it is; the moves that close its gaps.
+
+        Args:
+            sequence: that has not been removed yet.
+            keep: what its rows hold, for those that begin alike.
+        """
         if sequence in self.waiting:
             self.waiting.remove(sequence)
             return []
-        moves = [m for t in sequence.tracks for m in self.tables[t.lane].leave(t)]
+        moves = [
+            move
+            for track in sequence.tracks
+            for move in self.tables[track.lane].leave(track, sequence.ids(track) if keep else ())
+        ]
         if sequence is self.entering:
             self.entering = None
         else:

@@ -25,7 +25,7 @@ class Track:
     shared: int = 0
     """Tokens taken over from the leader; of a leader: the most that anyone takes."""
     donor: Track | None = None
-    """A running row that it takes its first keys and values from, until it has them."""
+    """A running or kept row that it takes its first keys and values from, until it has them."""
     borrowed: int = 0
     """Tokens taken over from the donor."""
     trunk: Track | None = None
@@ -59,17 +59,19 @@ def share_prefixes(tracks: Iterable[Track]) -> None:
             leader.shared = max(leader.shared, track.shared)
 
 
-def borrow_prefixes(tracks: Iterable[Track], running: Iterable[Track]) -> None:
-    """Let entering rows begin with what running rows of the same lane and adapters hold already.
+def borrow_prefixes(tracks: Iterable[Track], holders: Iterable[Track]) -> None:
+    """Let entering rows begin with what rows of the same lane and adapters hold already.
 
-    Only what prompts have in common: that was written by prefill, as it would be again.
+    Only what prompts have in common: that was written by prefill, as it would be again. A row that
+    reads from a trunk takes no more than its trunk did, which comes first.
     """
     donors: dict[object, list[Track]] = {}
-    for donor in running:
+    for donor in holders:
         donors.setdefault(donor.row.adapters, []).append(donor)
     for track in tracks:
+        most = track.trunk.borrowed if track.trunk else track.to_prefill
         for donor in donors.get(track.row.adapters, ()):
-            alike = _alike(donor, track)
+            alike = min(most, _alike(donor, track))
             if alike > track.borrowed:
                 track.donor, track.borrowed = donor, alike
 

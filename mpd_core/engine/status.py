@@ -50,6 +50,7 @@ def _lane(lane: RowModel, table: RowTable) -> dict[str, Any]:
         "adapters": list(lane.adapters_in_use),
         "graphs": "off" if lane.graphs is None else lane.graphs,
         "rows": f"{len(rows)} of {table.capacity}",
+        "kept_rows": len(table.kept),
         "tokens": f"{sum(track.length for track in rows)} of {table.budget}",
     }
 

@@ -66,6 +66,8 @@ class RowModel:
         if graphs is None:
             graphs = self.device.type == "cuda" and body is LlamaBody
         loops = self.device.type == "cpu" and not graphs
+        self.exact = loops and body is LlamaBody and packed is not None
+        """Whether tokens read together and one by one leave the same bits in the cache."""
         self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
         self._body = body(model, self._stack, packed=packed, layers=layers)
         count = len(layers) if layers else model.config.num_hidden_layers
