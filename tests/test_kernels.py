@@ -33,8 +33,10 @@ def run(loop: Callable[..., None], out: Tensor, *arguments: Any) -> Tensor:
 
 
 def norm(rows: slice) -> Tensor:
-    x = random(ROWS, 576)[rows]
-    return run(kernels.rms_norm, torch.empty_like(x), x, random(576, seed=1), 1e-5)
+    """The sum of two, and its norm."""
+    x, update = (random(ROWS, 576, seed=seed)[rows] for seed in (0, 7))
+    out = run(kernels.add_norm, torch.empty_like(x), x, update, random(576, seed=1), 1e-5)
+    return torch.stack([update, out], dim=1)
 
 
 def gated(rows: slice) -> Tensor:
@@ -95,8 +97,8 @@ def test_exp_is_exact_to_fp32() -> None:
 
 
 def test_norm_and_gate_are_torchs() -> None:
-    x, everyone = random(ROWS, 576), slice(None)
-    expected = F.rms_norm(x, (576,), random(576, seed=1), 1e-5)
+    x, everyone = random(ROWS, 576) + random(ROWS, 576, seed=7), slice(None)
+    expected = torch.stack([x, F.rms_norm(x, (576,), random(576, seed=1), 1e-5)], dim=1)
     torch.testing.assert_close(norm(everyone), expected, atol=1e-6, rtol=1e-6)
     gate, up = (8 * random(ROWS, 200)).chunk(2, dim=-1)
     torch.testing.assert_close(gated(everyone), F.silu(gate) * up, atol=1e-5, rtol=1e-6)
@@ -169,7 +171,7 @@ def test_no_visitor_waits_for_a_compiler(make_pack: Callable[..., Pack]) -> None
     """Opening an engine compiles all that its requests run."""
 
     def compiled() -> dict[str, list[Any]]:
-        loops = ("rms_norm", "gated", "attend", "add_lora")
+        loops = ("add_norm", "gated", "attend", "add_lora")
         return {name: list(getattr(kernels, name).signatures) for name in loops}
 
     engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True))

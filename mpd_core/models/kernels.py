@@ -235,13 +235,20 @@ def attend(
 
 
 @compiled(parallel=True)
-def rms_norm(x: Array, weight: Array, eps: float, out: Array) -> None:
-    """x / sqrt(mean(x^2) + eps) * weight (Zhang and Sennrich, 2019); x and out [rows, D]."""
+def add_norm(x: Array, update: Array, weight: Array, eps: float, out: Array) -> None:
+    """update += x, and its RMS norm (Zhang and Sennrich, 2019): y / sqrt(mean(y^2) + eps) * weight.
+
+    x, update and out are [rows, D].
+    """
+    width = x.shape[1]
     for row in prange(len(x)):
-        mean = _dot(x[row], x[row]) / np.float32(x.shape[1])
+        y = update[row]
+        for i in range(width):
+            y[i] += x[row, i]
+        mean = _dot(y, y) / np.float32(width)
         scale = ONE / np.float32(math.sqrt(mean + eps))
-        for i in range(x.shape[1]):
-            out[row, i] = x[row, i] * scale * weight[i]
+        for i in range(width):
+            out[row, i] = y[i] * scale * weight[i]
 
 
 @compiled(parallel=True)
@@ -283,7 +290,7 @@ def add_lora(x: Array, gates: Array, blocks: Whole, a: Factor, b: Factor, y: Arr
 def prepare() -> None:
     """Compile every loop for this CPU, or take its code from disk, before anyone waits for it."""
     x, row = np.ones((1, 2), np.float32), np.ones((1, 1, 1, 2), np.float32)
-    rms_norm(x, x[0], 1e-6, x.copy())
+    add_norm(x, x.copy(), x[0], 1e-6, x.copy())
     gated(x, np.ones((1, 1), np.float32))
     qkv, keys, values, place = np.repeat(row, 3, axis=2), row.copy(), row.copy(), row[0].copy()
     attend(qkv, place, place, keys, values, 0, np.zeros((1, 1), np.int64), row)

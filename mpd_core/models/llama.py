@@ -24,7 +24,10 @@ from mpd_core.models.operators import LoopOperators, Pass, TorchOperators
 
 @dataclass(frozen=True)
 class Layer:
-    """One decoder layer; the norms are weights [D]."""
+    """One decoder layer; the norms are weights [D].
+
+    Linears run by ``forward``: a module's call looks for hooks, longer than a small product takes.
+    """
 
     attention_norm: Tensor
     qkv: nn.Module
@@ -71,20 +74,19 @@ class LlamaBody:
 
     def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
         """Tokens, or states of the layers below, to hidden states [rows, T, D]."""
-        x = inputs
-        if not x.is_floating_point():
-            x = F.embedding(inputs, self._embeddings).to(self._norm.dtype)
+        update = inputs
+        if not update.is_floating_point():
+            update = F.embedding(inputs, self._embeddings).to(self._norm.dtype)
+        x = torch.zeros_like(update)
         cos, sin = self._rotary(x, positions)
         sin[..., : sin.shape[-1] // 2].neg_()  # as attention takes it
         shared, operators = Pass(cos, sin, mask, cache.window), self._operators
-        update = None
         for layer, cached in zip(self._layers, cache.layers, strict=True):
             x, normed = operators.add_norm(x, update, layer.attention_norm)
-            mixed = operators.attend(layer.qkv(normed), shared, cached)
-            x, normed = operators.add_norm(x, layer.out(mixed), layer.mlp_norm)
-            update = layer.down(operators.gated(layer.gate_up(normed)))
-        assert update is not None
-        return operators.add_norm(x, update, self._norm)[1] if self._last else update.add_(x)
+            mixed = operators.attend(layer.qkv.forward(normed), shared, cached)
+            x, normed = operators.add_norm(x, layer.out.forward(mixed), layer.mlp_norm)
+            update = layer.down.forward(operators.gated(layer.gate_up.forward(normed)))
+        return operators.add_norm(x, update, self._norm)[1] if self._last else x + update
 
     def products(self) -> Iterator[nn.Module]:
         """Its linear layers, and the output layer where it has one."""

@@ -179,7 +179,7 @@ class StackedLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [rows, T, in] to [rows, T, out]."""
-        y: Tensor = self.base(x)
+        y: Tensor = self.base.forward(x)
         if not self._stack.active:
             return y
         return self._layout.add(x, y, self._blocks, self._stack)

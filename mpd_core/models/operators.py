@@ -46,9 +46,9 @@ class TorchOperators:
         self._kv_heads = kv_heads
         self._eps = eps
 
-    def add_norm(self, x: Tensor, update: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """x + update, and its RMS norm; all [rows, T, D]. The update is used up."""
-        x = x if update is None else x + update
+    def add_norm(self, x: Tensor, update: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """x + update, which may be written over update, and its RMS norm; all [rows, T, D]."""
+        x = x + update
         return x, F.rms_norm(x, weight.shape, weight, self._eps)
 
     def gated(self, x: Tensor) -> Tensor:
@@ -82,11 +82,10 @@ class TorchOperators:
 class LoopOperators(TorchOperators):
     """On a CPU, in fp32: each row to the bit what it is alone."""
 
-    def add_norm(self, x: Tensor, update: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-        x = x if update is None else update.add_(x)
+    def add_norm(self, x: Tensor, update: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(x)
-        kernels.rms_norm(_rows(x), weight.numpy(), self._eps, _rows(out))
-        return x, out
+        kernels.add_norm(_rows(x), _rows(update), weight.numpy(), self._eps, _rows(out))
+        return update, out
 
     def gated(self, x: Tensor) -> Tensor:
         out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
