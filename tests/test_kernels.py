@@ -16,6 +16,7 @@ from mpd_core.engine import Engine
 from mpd_core.models import kernels
 from mpd_core.models.operators import _rotate
 from mpd_core.packs import Pack
+from tests.fresh_python import in_python
 from tests.test_engine import ask
 
 ROWS = 9
@@ -165,6 +166,25 @@ def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same() -> No
     scope: dict[str, Any] = {}
     exec("def double(x):\n    return 2 * x", scope)
     assert kernels.compiled()(scope["double"])(math.pi) == 2 * math.pi
+
+
+def test_without_openmp_loops_run_on_one_thread() -> None:
+    """And never on a pool of numba's own, whatever code another environment left on disk."""
+    kernels.prepare()
+    code = """
+import sys
+sys.modules["numba.np.ufunc.omppool"] = None
+from tests.test_kernels import kernels, norm
+import numba
+print(kernels.HAS_OPENMP, norm(slice(None)).double().sum().item())
+try:
+    print(numba.threading_layer())
+except ValueError:
+    print("none")
+"""
+    found, total, layer = in_python(code).split()
+    assert (found, layer) == ("False", "none")
+    assert float(total) == norm(slice(None)).double().sum().item()
 
 
 def test_no_visitor_waits_for_a_compiler(make_pack: Callable[..., Pack]) -> None:

@@ -65,15 +65,13 @@ def compiled(*liberties: str, parallel: bool = False) -> Callable[[F], F]:
         liberties: LLVM's fast-math flags, beside ``contract``, a product and a sum in one go.
         parallel: share its outer loop out among threads.
     """
-    options = {
-        "nogil": True,
-        "fastmath": {"contract", *liberties},
-        "parallel": parallel and HAS_OPENMP,
-    }
+    shared = parallel and HAS_OPENMP
+    options = {"nogil": True, "fastmath": {"contract", *liberties}, "parallel": shared}
+    kept = shared or not parallel  # on disk, code for threads and for none have one name
 
     def decorate(function: F) -> F:
         try:
-            return cast(F, njit(cache=True, **options)(function))
+            return cast(F, njit(cache=kept, **options)(function))
         except RuntimeError:  # nowhere to write: each process compiles for itself
             return cast(F, njit(**options)(function))
 

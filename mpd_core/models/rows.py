@@ -72,14 +72,11 @@ class RowModel:
         self._body = body(model, self._stack, packed=packed, layers=layers)
         count = len(layers) if layers else model.config.num_hidden_layers
         length = min(length, model.config.max_position_embeddings)
-        budget = budget or capacity * length
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
-        self.cache = RowCache(count, capacity, length, budget, spare=spare)
-        self._graphs = (
-            StepGraphs(self._step, capacity=capacity, length=length, idle=length)
-            if graphs
-            else None
-        )
+        self.cache = RowCache(count, capacity, length, budget or capacity * length, spare=spare)
+        self._graphs: StepGraphs | None = None
+        if graphs:
+            self._graphs = StepGraphs(self._step, capacity=capacity, length=length, idle=length)
 
     @torch.inference_mode()
     def forward(
