@@ -13,8 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from mpd_core.engine import Engine
+from mpd_core.engine.memory import held_bytes
 from mpd_core.models import kernels
-from mpd_core.models.operators import _rotate
+from mpd_core.models.operators import rotate
 from mpd_core.packs import Pack
 from tests.fresh_python import in_python
 from tests.test_engine import ask
@@ -109,7 +110,7 @@ def test_attention_is_torchs_and_caches_what_it_reads() -> None:
     out, keys, values = attended(slice(None))
     cos, sin = (part[:, None] for part in turning())
     parts = heads().transpose(1, 2)  # [rows, heads, T, d]
-    turned = _rotate(parts, cos, sin)
+    turned = rotate(parts, cos, sin)
     for row, places in enumerate(POSITIONS.tolist()):
         own_keys, own_values = keys[2 + row], values[2 + row]
         torch.testing.assert_close(own_keys[:, places], turned[row, HEADS:-SHARED])
@@ -159,6 +160,16 @@ def test_each_row_is_what_it_is_alone(loop: Callable[[slice], Tensor]) -> None:
     for row in range(ROWS):
         assert torch.equal(loop(slice(row, row + 1)).view(-1), together[row])
     assert torch.equal(loop(slice(3, 7)).view(4, -1), together[3:7])
+
+
+def test_adapters_lie_in_memory_once(make_pack: Callable[..., Pack]) -> None:
+    """Joined for the loops when they are first used, not copied."""
+    engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True))
+    before = held_bytes(engine._runner)["adapters"]
+    engine.generate(ask("Hi", "AAB", max_new_tokens=2))
+    after = held_bytes(engine._runner)["adapters"]
+    engine.close()
+    assert before <= after < 1.05 * before  # a pass holds its rows' weights, too
 
 
 def test_a_function_that_cannot_be_kept_on_disk_is_compiled_all_the_same() -> None:

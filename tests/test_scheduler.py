@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpd_core.engine.scheduler import Move, RowTable, Scheduler
-from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.engine.sequence import Sequence, Track, borrow_prefixes
 from mpd_core.errors import BusyError
 from mpd_core.experts import Plan, Row
 from mpd_core.experts.plan import BASE, PCM
@@ -109,6 +109,16 @@ def test_what_was_kept_is_lent_and_gives_way() -> None:
     assert len({table.running.index(track) for track in crowd}) == 3
     table.leave(crowd[0])
     assert len(table.kept) == 1  # an engine that does not trust a row does not keep it
+
+
+def test_a_row_takes_no_more_than_its_trunk_did() -> None:
+    """Its states come from there; what the trunk lacks, it could not go on from."""
+    holder, trunk = (Track(Row("e"), (1, 2, 3, 4, 5), LENGTH) for _ in range(2))
+    newcomer = Track(Row("e"), (1, 2, 3, 4, 6), LENGTH, trunk=trunk)
+    for held in (0, 2, 4):
+        trunk.borrowed, newcomer.borrowed = held, 0
+        borrow_prefixes([newcomer], [holder])
+        assert newcomer.borrowed == held
 
 
 def test_first_come_first_served() -> None:

@@ -27,8 +27,8 @@ class EngineSide:
 
     def __init__(self, spec: Spec) -> None:
         # Peers read every prompt, and rounds repeat theirs: so does this engine here.
-        options = {"precision": spec.precision, "device": spec.device, "kept_rows": 0}
-        self._engine = Engine.open(load_pack(spec.folder), **options)  # type: ignore[arg-type]
+        pack, precision, device = load_pack(spec.folder), spec.precision, spec.device
+        self._engine = Engine.open(pack, precision=precision, device=device, kept_rows=0)
 
     def close(self) -> None:
         self._engine.close()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import PackedLinear
 
-ADAPTER_MODULES = ("mpd_core.models.lora", "mpd_core.models.adapters")
+ADAPTER_MODULES = tuple(f"mpd_core.models.{name}" for name in ("lora", "layouts", "adapters"))
 KNOWN = ("mpd_core", "transformers.cache")
 
 

@@ -237,13 +237,13 @@ class Runner:
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
-    """Sequences that can be merged in one go: as many experts, one space, a PCM or none."""
+    """At most so many that can be merged in one go: as many experts, one space, a PCM or none."""
     groups: dict[tuple[int, str, bool], list[Sequence]] = {}
     for sequence in sequences:
         key = (len(sequence.experts), sequence.request.space, sequence.pcm is None)
         groups.setdefault(key, []).append(sequence)
-    return [
-        tuple(group[k : k + (most or len(group))])
-        for group in groups.values()
-        for k in range(0, len(group), most or len(group))
-    ]
+    pieces: list[tuple[Sequence, ...]] = []
+    for group in groups.values():
+        size = most or len(group)
+        pieces += [tuple(group[k : k + size]) for k in range(0, len(group), size)]
+    return pieces

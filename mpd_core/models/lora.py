@@ -9,31 +9,18 @@ a CPU each row reads its own adapters and no others.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
-from mpd_core.models.linear import PACKED, Product
+from mpd_core.models.layouts import Apart, Block, Together
 
 Mix = tuple[tuple[str, float], ...]
 """A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
 weight 1/n are the mean of the products B A, a Personalized Soup without merging anything. A name
 such as "a+b" is the adapter whose A and B are the means of theirs, made when first asked for."""
-
-
-@dataclass(frozen=True)
-class _Block:
-    """One adapter's part of a stacked linear: A [r, in], B [part, r], first output it adds to."""
-
-    adapter: int
-    a: Tensor
-    b: Tensor
-    start: int
 
 
 class LoraStack:
@@ -68,7 +55,10 @@ class LoraStack:
             adapter.check(model)
         self.packed = packed
         self.loops = loops
-        self._adapters = [self._hold(adapter) for adapter in adapters]
+        self._adapters: list[LoraAdapter] = []
+        self._factors: list[dict[str, tuple[Tensor, Tensor]]] = []
+        for adapter in adapters:
+            self._hold(adapter)
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self.like = like.new_empty(0)  # not the tensor itself, which may be large
         self._wrapped: list[StackedLora] = []
@@ -114,16 +104,25 @@ class LoraStack:
 
     def _find(self, name: str) -> int:
         if name not in self._index:
-            parts = [self._adapters[self._index[n]] for n in name.split("+")]
-            adapter = self._hold(mean_of_factors(parts))
             self._index[name] = len(self._adapters)
-            self._adapters.append(adapter)
+            parts = [self._adapters[self._index[n]] for n in name.split("+")]
+            self._hold(mean_of_factors(parts))
             for stacked in self._wrapped:
-                stacked.add(self._index[name], adapter)
+                stacked.add(self._index[name], self._adapters[-1])
         return self._index[name]
 
-    def _hold(self, adapter: LoraAdapter) -> LoraAdapter:
-        return adapter.to(self.packed) if self.packed else adapter
+    def _hold(self, adapter: LoraAdapter) -> None:
+        adapter = adapter.to(self.packed) if self.packed else adapter
+        self._factors.append(dict(adapter.factors))
+        self._adapters.append(replace(adapter, factors=self._factors[-1]))
+
+    def factors(self, block: Block) -> tuple[Tensor, Tensor]:
+        """A [r, in] and B [part, r]."""
+        return self._factors[block.adapter][block.module]
+
+    def move(self, block: Block, a: Tensor, b: Tensor) -> None:
+        """The same factors, elsewhere in memory: where they were, they cost nothing any more."""
+        self._factors[block.adapter][block.module] = (a, b)
 
     def mask(self, columns: tuple[int, ...], places: Tensor) -> Tensor:
         """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters.
@@ -161,8 +160,8 @@ class StackedLora(nn.Module):
         self.base = base
         self._stack = stack
         self._parts = parts
-        self._blocks: list[_Block] = []
-        self._layout = _Apart() if stack.loops else _SideBySide()
+        self._blocks: list[Block] = []
+        self._layout = Apart() if stack.loops else Together()
 
     @property
     def empty(self) -> bool:
@@ -174,7 +173,7 @@ class StackedLora(nn.Module):
         start = 0
         for module, width in self._parts:
             if module in adapter.factors:
-                self._blocks.append(_Block(index, *adapter.factors[module], start))
+                self._blocks.append(Block(index, module, start))
             start += width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -183,68 +182,3 @@ class StackedLora(nn.Module):
         if not self._stack.active:
             return y
         return self._layout.add(x, y, self._blocks, self._stack)
-
-
-class _SideBySide:
-    """Two products over the adapters that are laid out, with a mask between them."""
-
-    def __init__(self) -> None:
-        self._laid_out: tuple[int, ...] | None = None
-        self._columns: tuple[int, ...] = ()
-
-    def add(self, x: Tensor, y: Tensor, blocks: Sequence[_Block], stack: LoraStack) -> Tensor:
-        """y with what the adapters add to it."""
-        if self._laid_out != stack.in_use:
-            self._lay_out(blocks, y.shape[-1], stack)
-        if not self._columns:
-            return y
-        delta: Tensor = self._b(self._a(x) * stack.mask(self._columns, self._places))
-        return y.add_(delta)
-
-    def _lay_out(self, blocks: Sequence[_Block], width: int, stack: LoraStack) -> None:
-        blocks = [block for block in blocks if block.adapter in stack.in_use]
-        self._laid_out = stack.in_use
-        self._columns = tuple(block.adapter for block in blocks for _ in block.a)
-        self._places = torch.tensor(self._columns, dtype=torch.long, device=stack.like.device)
-        if not blocks:
-            return
-        a = torch.cat([block.a for block in blocks]).to(stack.like)
-        b = a.new_zeros(width, len(a))
-        column = 0
-        for block in blocks:
-            height, rank = block.b.shape
-            b[block.start : block.start + height, column : column + rank] = block.b
-            column += rank
-        product = PACKED[stack.packed] if stack.packed else Product
-        self._a, self._b = product(a), product(b)
-
-
-class _Apart:
-    """A loop over rows; nothing is laid out anew when others come and go."""
-
-    def __init__(self) -> None:
-        self._arrays: tuple[Any, Any, Any] = ((), (), ())
-
-    def add(self, x: Tensor, y: Tensor, blocks: Sequence[_Block], stack: LoraStack) -> Tensor:
-        """y with what the adapters add to it."""
-        if len(self._arrays[0]) != len(blocks):
-            self._arrays = _as_arrays(blocks)
-        assert stack.present is not None
-        y = y.contiguous()
-        rows_x, rows_y = x.reshape(-1, x.shape[-1]).numpy(), y.view(-1, y.shape[-1]).numpy()
-        kernels.add_lora(rows_x, stack.present.numpy(), *self._arrays, rows_y)
-        return y
-
-
-def _as_arrays(blocks: Sequence[_Block]) -> tuple[Any, Any, Any]:
-    """Blocks as ``kernels.add_lora`` takes them; fp16 stays fp16, seen as int16."""
-    table, first, place = [], 0, 0
-    for block in blocks:
-        height, rank = block.b.shape
-        table.append((block.adapter, first, rank, block.start, height, place))
-        first, place = first + rank, place + block.b.numel()
-    a = torch.cat([block.a for block in blocks])
-    b = torch.cat([block.b.t().flatten() for block in blocks])
-    if a.dtype is torch.float16:
-        return np.array(table), a.view(torch.int16).numpy(), b.view(torch.int16).numpy()
-    return np.array(table), a.float().numpy(), b.float().numpy()

@@ -69,7 +69,7 @@ class TorchOperators:
         """
         rows, length, _ = qkv.shape
         parts = self._by_head(qkv).transpose(1, 2)
-        turned = _rotate(parts[:, : -self._kv_heads], shared.cos[:, None], shared.sin[:, None])
+        turned = rotate(parts[:, : -self._kv_heads], shared.cos[:, None], shared.sin[:, None])
         q, k, v = turned[:, : self._heads], turned[:, self._heads :], parts[:, -self._kv_heads :]
         keys, values = layer.update(k, v)
         mixed = attention(q, keys, values, shared.bias)
@@ -107,7 +107,7 @@ def _rows(x: Tensor) -> Any:
     return x.view(-1, x.shape[-1]).numpy()
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., 2021) on [rows, heads, T, d].
 
     cos and sin are [rows, 1, T, d], the first half of sin negated.

@@ -54,8 +54,7 @@ class RowModel:
                 where there is CUDA; default: on a GPU, with the written-out decoder.
 
         Raises:
-            PackError: an adapter that does not fit, or an architecture that changes its logits
-                after the output layer.
+            PackError: an adapter that does not fit, or logits that are changed after their layer.
         """
         embeddings: Tensor = model.get_input_embeddings().weight
         self.device = embeddings.device
