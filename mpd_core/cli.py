@@ -72,6 +72,13 @@ def generate(
         str, typer.Option(help="mpd, uniform, prompting, vanilla or expert:NAME.")
     ] = "mpd",
     space: Annotated[_SpaceChoice | None, typer.Option(help="Where experts are merged.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far experts move the text, in the space strength.")
+    ] = None,
+    plausibility: Annotated[
+        float | None,
+        typer.Option(help="Floor of the space strength: share of an expert's likeliest token."),
+    ] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus of the merged distribution.")] = None,
@@ -87,12 +94,12 @@ def generate(
 ) -> None:
     """Answer one prompt on stdout, streamed."""
     loaded = load_pack(pack)
-    first = "A" * len(loaded.space.dimensions)
+    chosen = loaded.space.parse(preference or "A" * len(loaded.space.dimensions))
     request = GenerationRequest(
         messages=(Message("user", sys.stdin.read() if prompt == "-" else prompt),),
-        preference=preference or first,
+        preference=chosen.code,
         method=method,
-        space=space.value if space else loaded.spec.decode.space,
+        **loaded.merging(chosen, space.value if space else None, strength, plausibility),
         sampling=loaded.spec.decode.sampling(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -103,7 +110,7 @@ def generate(
         ),
     )
     # What can be refused without a model should not wait for one to load.
-    make_plan(loaded, loaded.space.parse(request.preference), method)
+    make_plan(loaded, chosen, method, request.space)
     trace = _run(loaded, request, quantize, device, show=not json)
     print(trace.to_json() if json else "")
 

@@ -5,7 +5,7 @@ Axes: ``E`` experts, ``V`` vocabulary; ``...`` any leading batch. All logarithms
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 
 import torch
 from torch import Tensor
@@ -43,15 +43,62 @@ def merge_logits(log_probs: Tensor, weights: Tensor) -> Tensor:
     return merged
 
 
-MERGE: dict[Space, Callable[[Tensor, Tensor], Tensor]] = {
-    "probability": merge_probabilities,
-    "logit": merge_logits,
-}
+def merge_strength(
+    log_probs: Tensor,
+    weights: Tensor,
+    anchor: Tensor,
+    strength: float,
+    plausibility: float = 0.0,
+) -> Tensor:
+    """Strength in logit space: softmax of z_0 + B sum_i alpha_i (z_i - z_0). Ours, not the paper's.
+
+    Attributes that are independent given the text obey p(y | c_1..c_n) ~ p(y) prod_i p_i(y) / p(y):
+    every expert's full shift away from what is said without any preference, the anchor z_0. That is
+    B = n with uniform weights. B = 1 is the paper's logit space (the anchor cancels), where each of
+    n styles has an n-th of its shift; B = 0 is the anchor.
+
+    A shift is a difference of log-probabilities, and of tokens that everybody finds absurd it is
+    noise. The floor keeps what some expert finds plausible (Li et al., 2023, Contrastive Decoding).
+
+    Args:
+        log_probs: ln p_i of the experts, [..., E, V].
+        weights: alpha on the simplex, [..., E].
+        anchor: ln p_0, [..., V].
+        strength: B, not negative.
+        plausibility: tokens whose probability is below this share of the largest one, with every
+            expert, become impossible; 0 keeps all.
+
+    Returns:
+        Log-probabilities, -inf where impossible, [..., V].
+    """
+    shift = (weights.unsqueeze(-1) * log_probs).sum(dim=-2) - anchor
+    scores = torch.add(anchor, shift, alpha=strength)
+    if plausibility > 0.0:
+        best = log_probs.amax(dim=-1, keepdim=True)
+        plausible = (log_probs >= best + math.log(plausibility)).any(dim=-2)
+        scores = scores.masked_fill(~plausible, -math.inf)
+    merged: Tensor = scores.log_softmax(dim=-1)
+    return merged
 
 
-def merge(space: Space, log_probs: Tensor, weights: Tensor) -> Tensor:
-    """The mixture in the space that a request names; shapes as in ``merge_probabilities``."""
-    return MERGE[space](log_probs, weights)
+def merge(
+    space: Space,
+    log_probs: Tensor,
+    weights: Tensor,
+    anchor: Tensor | None = None,
+    strength: float = 1.0,
+    plausibility: float = 0.0,
+) -> Tensor:
+    """The mixture in the space that a request names; shapes as in ``merge_strength``.
+
+    Without an anchor there is nothing to move away from (the bare base on its own): then the space
+    ``strength`` is Eq. 1.
+    """
+    if space == "logit":
+        return merge_logits(log_probs, weights)
+    if space == "strength" and anchor is not None:
+        return merge_strength(log_probs, weights, anchor, strength, plausibility)
+    return merge_probabilities(log_probs, weights)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

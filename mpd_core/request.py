@@ -9,12 +9,13 @@ from typing import Literal, get_args
 from mpd_core.errors import RequestError
 
 Role = Literal["system", "user", "assistant"]
-Space = Literal["probability", "logit"]
+Space = Literal["probability", "logit", "strength"]
 
 MAX_MESSAGES = 64
 MAX_CHARACTERS = 100_000
 MAX_NEW_TOKENS = 4096
 MAX_SEED = 2**32 - 1
+MAX_STRENGTH = 10.0
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
@@ -85,6 +86,11 @@ class GenerationRequest:
     method: str = "mpd"
     space: Space = "probability"
     sampling: Sampling = Sampling()
+    strength: float = 1.0
+    """B of the space ``strength``: how far experts move the anchor's text; see ``merging.py``."""
+    plausibility: float = 0.0
+    """In that space: a token stays possible if some expert gives it at least this share of the
+    probability of its own likeliest token; 0 keeps every token."""
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":
@@ -96,4 +102,7 @@ class GenerationRequest:
         if sum(len(m.content) for m in self.messages) > MAX_CHARACTERS:
             raise RequestError(f"The prompt is over {MAX_CHARACTERS:,} characters: shorten it.")
         if self.space not in get_args(Space):
-            raise RequestError(f"Unknown space '{self.space}': use {' or '.join(get_args(Space))}.")
+            known = ", ".join(get_args(Space))
+            raise RequestError(f"Unknown space '{self.space}': use one of {known}.")
+        _check_float("strength", self.strength, 0.0, MAX_STRENGTH)
+        _check_float("plausibility", self.plausibility, 0.0, 1.0)

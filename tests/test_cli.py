@@ -42,6 +42,7 @@ def test_methods_and_spaces_differ(tiny_pack_dir: Path, capsys: Capture) -> None
         "--method prompting",
         "--method expert:up0",
         "--space logit",
+        "--space strength --strength 1.5 --plausibility 0.1",
     ):
         assert main(["generate", "hi", "--pack", str(tiny_pack_dir), *extra.split()]) == 0
         texts.add(capsys.readouterr().out)
@@ -63,6 +64,7 @@ def test_methods_and_spaces_differ(tiny_pack_dir: Path, capsys: Capture) -> None
         (["generate", "x" * 200_000], "over 100,000 characters"),
         (["generate", "hi", "--device", "tpu"], "'tpu' is not available"),
         (["generate", "hi", "--space", "astral"], "Invalid value"),
+        (["generate", "hi", "--strength", "-1"], "strength is -1"),
         (["generate"], "Missing argument"),
         (["dance"], "No such command"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,63 @@ def test_trained_pack_equals_reference(
         ]
     ]
     assert_engine_is_reference(pack, requests)
+
+
+@pytest.mark.parametrize("anchor", [False, True])
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_strength_equals_reference(
+    make_pack: Callable[..., Pack], anchor: bool, first_layer: int
+) -> None:
+    """With the bare base and with an adapter as anchor, every method, strengths side by side."""
+    pack = make_pack(
+        prompt="plain", adapters=True, anchor=anchor, pcm_trained=True, first_layer=first_layer
+    )
+    requests = [
+        replace(
+            ask(PROMPTS[0], code, method, "strength", temperature=t, seed=5),
+            strength=strength,
+            plausibility=plausibility,
+        )
+        for code, method, t, strength, plausibility in [
+            ("AAA", "mpd", 0.0, 2.0, 0.0),
+            ("AAB", "mpd", 0.0, 2.0, 0.1),
+            ("B-B", "mpd", 1.0, 1.4, 0.05),
+            ("BAB", "uniform", 0.7, 3.0, 0.05),
+            ("BAB", "uniform", 0.7, 0.0, 0.0),
+            ("BAB", "static:0.5,0.2,0.3", 0.0, 2.0, 0.0),
+            ("BAA", "soup", 0.0, 1.5, 0.0),
+            ("ABA", "prompting", 0.0, 1.5, 0.0),
+            ("ABA", "vanilla", 0.0, 1.5, 0.3),
+            ("ABA", "expert:down2", 0.9, 1.5, 0.0),
+        ]
+    ]
+    assert_engine_is_reference(pack, requests)
+
+
+def test_a_trace_in_strength_can_be_computed_again(make_pack: Callable[..., Pack]) -> None:
+    """Recorded are the dial, its floor and the anchor: ratios of candidates follow from them."""
+    pack = make_pack(prompt="plain", adapters=True, anchor=True)
+    engine = Engine.open(pack)
+    try:
+        request = replace(ask(space="strength"), strength=1.7, plausibility=0.01)
+        with engine.submit(request) as stream:
+            assert len(list(stream)) == 12
+        trace = stream.trace()
+    finally:
+        engine.close()
+    assert trace.settings["strength"] == 1.7
+    assert trace.settings["plausibility"] == 0.01
+    for step in trace.steps:
+        shown = [c for c in step.top_k if c.probability > 0]
+        scores = [_score(c.logprobs, step.weights, 1.7) for c in shown]
+        for candidate, score in zip(shown, scores, strict=True):
+            ratio = math.log(candidate.probability) - math.log(shown[0].probability)
+            assert ratio == pytest.approx(score - scores[0], abs=1e-4)
+
+
+def _score(logprobs: Mapping[str, float], weights: Mapping[str, float], strength: float) -> float:
+    base = logprobs["anchor"]
+    return base + strength * sum(w * (logprobs[name] - base) for name, w in weights.items())
 
 
 @pytest.mark.parametrize(("prompt", "rows"), [("plain", 2), ("own", 4)])

@@ -128,3 +128,18 @@ def test_decode_defaults_and_limit() -> None:
     assert decode.sampling(temperature=0.7).temperature == 0.7
     with pytest.raises(RequestError, match="at most 512"):
         decode.sampling(max_new_tokens=513)
+
+
+def test_a_preference_that_leaves_dimensions_out_gets_its_share_of_strength(
+    make_pack: Callable[..., Pack],
+) -> None:
+    """2.4 for three dimensions is 1.6 for two and 1 (logit space), not 0.8, for one."""
+    pack = make_pack(dimensions=3, extra='space = "strength"\nstrength = 2.4')
+    merged = [pack.merging(pack.space.parse(code)) for code in ("ABA", "A-B", "-B-")]
+    assert [m["space"] for m in merged] == ["strength"] * 3
+    assert [m["strength"] for m in merged] == pytest.approx([2.4, 1.6, 1.0])
+    assert pack.merging(pack.space.parse("-B-"), "logit", 3.0, 0.5) == {
+        "space": "logit",
+        "strength": 3.0,
+        "plausibility": 0.5,
+    }

@@ -139,6 +139,7 @@ def write_pack(
     prompt: str = "own",
     soup: str = "product",
     adapters: bool = False,
+    anchor: bool = False,
     rank: int | None = None,
     first_layer: int = 0,
     pcm_backbone: Path | None = None,
@@ -160,6 +161,9 @@ def write_pack(
             size = rank or 2 + index % 3
             spec = _adapter(folder, base, pole, rank=size, seed=index, first_layer=first_layer)
             lines.append(f"[experts.adapters.{pole}]\n{spec}")
+    if anchor:
+        spec = _adapter(folder, base, "anchor", rank=3, seed=77, first_layer=first_layer)
+        lines.append(f"[experts.anchor]\n{spec}")
     lines.append(experts)
     lines += _pcm(
         folder,

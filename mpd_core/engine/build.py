@@ -10,7 +10,7 @@ import torch
 
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
-from mpd_core.experts import BASE, TRUNK
+from mpd_core.experts import ANCHOR, BASE, TRUNK
 from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models import kernels
@@ -90,6 +90,8 @@ def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> di
         name: _other(pack, name, s, base, progress) for name, s in experts.checkpoints.items()
     }
     adapters = [load_adapter(n, pack.path(s.folder)) for n, s in experts.adapters.items()]
+    if experts.anchor:
+        adapters.append(load_adapter(ANCHOR, pack.path(experts.anchor.folder)))
     own = [load_adapter("pcm", pack.path(pcm.adapter.folder))] if pcm.adapter else []
     sizes = [model.model.config.vocab_size for model in (base, *others.values())]
     length, vocabulary = pack.spec.decode.context, min(sizes)

@@ -33,12 +33,13 @@ class Intake:
             RequestError: unknown pole or method, too long a prompt, too many experts.
         """
         preference = self._pack.space.parse(request.preference)
-        plan = make_plan(self._pack, preference, request.method)
+        plan = make_plan(self._pack, preference, request.method, request.space)
         experts = tuple(self._track(row, request) for row in plan.experts)
         pcm = self._track(plan.pcm, request) if plan.pcm else None
-        tracks = (*experts, pcm) if pcm else experts
+        anchor = self._track(plan.anchor, request) if plan.anchor else None
+        tracks = (*experts, *(track for track in (anchor, pcm) if track))
         trunk = grow_trunk(t for t in tracks if t.lane == BASE) if self._has_trunk else ()
-        sequence = Sequence(request, plan, experts, pcm, trunk)
+        sequence = Sequence(request, plan, experts, pcm, anchor, trunk)
         share_prefixes(sequence.tracks)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
         if longest + asked > self._context:
@@ -65,6 +66,8 @@ class Intake:
         request = sequence.request
         settings = asdict(request.sampling)
         seed = settings.pop("seed")
+        if request.space == "strength":
+            settings |= {"strength": request.strength, "plausibility": request.plausibility}
         preference = self._pack.space.parse(request.preference)
         return Trace(
             pack=self._pack.spec.name,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
-from mpd_core.experts import Row, make_plan
+from mpd_core.experts import ANCHOR, Row, make_plan
 from mpd_core.merging import merge
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
@@ -48,6 +48,8 @@ class ReferenceDecoder:
         quantize, precision = quantize or spec.base.quantize, precision or spec.base.precision
         base = _load(pack, spec.base.source, weight_format(device, quantize, precision))
         adapters = {n: pack.path(a.folder) for n, a in spec.experts.adapters.items()}
+        if spec.experts.anchor:
+            adapters[ANCHOR] = pack.path(spec.experts.anchor.folder)
         own = {"pcm": pack.path(spec.pcm.adapter.folder)} if spec.pcm.adapter else {}
         if spec.pcm.backbone == "base":
             self._model = self._backbone = _with_adapters(base, {**adapters, **own})
@@ -71,7 +73,8 @@ class ReferenceDecoder:
     @torch.inference_mode()
     def decode(self, request: GenerationRequest) -> Iterator[StepRecord]:
         """The steps of a reply; errors as ``make_plan``."""
-        plan = make_plan(self._pack, self._pack.space.parse(request.preference), request.method)
+        preference = self._pack.space.parse(request.preference)
+        plan = make_plan(self._pack, preference, request.method, request.space)
         names = tuple(row.name for row in plan.experts)
         decoder, tokens = StreamDecoder(self._tokenizer), list[int]()
         generator = torch.Generator().manual_seed(request.sampling.seed)
@@ -81,8 +84,8 @@ class ReferenceDecoder:
             weights = torch.tensor(plan.fixed, device=log_probs.device)
             if plan.pcm:
                 weights = self._weights(plan.pcm, plan.poles, request, tokens)
-            merged = merge(request.space, log_probs, weights)
-            said = Distribution(log_probs[None], weights[None], merged[None], request.space)
+            anchor = self._log_probs(plan.anchor, request, tokens) if plan.anchor else None
+            said = _distribution(request, log_probs, weights, anchor)
             chosen = choose(said.merged, [request.sampling], [tokens], [draw(generator)])
             (note,) = take_notes(said, chosen, self._pack.spec.decode.top_k_recorded)
             tokens.append(note.token)
@@ -105,6 +108,16 @@ class ReferenceDecoder:
         chosen[list(poles)] = True
         alpha: Tensor = self._head(hidden[0, -1], chosen)
         return alpha[list(poles)]
+
+
+def _distribution(
+    request: GenerationRequest, log_probs: Tensor, weights: Tensor, anchor: Tensor | None
+) -> Distribution:
+    """Of one reply: the experts' [E, V], alpha [E] and the anchor's [V], merged as it asks for."""
+    how = (request.strength, request.plausibility)
+    merged = merge(request.space, log_probs, weights, anchor, *how)
+    base = anchor if anchor is None else anchor[None]
+    return Distribution(log_probs[None], weights[None], merged[None], request.space, base)
 
 
 def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:

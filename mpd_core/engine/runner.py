@@ -43,6 +43,8 @@ class Distribution:
     """Log-probabilities of the mixtures, [R, V]."""
     space: Space
     """In which they were merged."""
+    anchor: Tensor | None = None
+    """What they were moved away from in the space ``strength``, [R, V]."""
 
 
 @dataclass(frozen=True)
@@ -187,13 +189,15 @@ class Runner:
         rows = [log_probs[track] for sequence in sequences for track in sequence.experts]
         said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
         weights = self._weights(sequences, hidden)
-        space = sequences[0].request.space
-        merged = merge(space, said, weights)
+        like = sequences[0].request
+        anchors = [log_probs[sequence.anchor] for sequence in sequences if sequence.anchor]
+        anchor = torch.stack(anchors) if anchors else None
+        merged = merge(like.space, said, weights, anchor, like.strength, like.plausibility)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
         )
-        return Said(sequences, Distribution(said, weights, merged, space), missing)
+        return Said(sequences, Distribution(said, weights, merged, like.space, anchor), missing)
 
     def _decode_lane(
         self,
@@ -214,10 +218,12 @@ class Runner:
     def _local_log_probs(
         self, sequences: Iterable[Sequence], hidden: Mapping[Track, Tensor]
     ) -> dict[Track, Tensor]:
-        """[V] for each expert row that is computed here: one output product a lane."""
+        """[V] for each expert and anchor that is computed here: one output product a lane."""
         rows: dict[str, list[Track]] = {}
-        for track in (track for s in sequences for track in s.experts if not track.row.remote):
-            rows.setdefault(track.lane, []).append(track)
+        for sequence in sequences:
+            local = [track for track in sequence.experts if not track.row.remote]
+            for track in (*local, *((sequence.anchor,) if sequence.anchor else ())):
+                rows.setdefault(track.lane, []).append(track)
         log_probs: dict[Track, Tensor] = {}
         for name, tracks in rows.items():
             states = torch.stack([hidden[track] for track in tracks])
@@ -237,10 +243,12 @@ class Runner:
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
-    """At most so many that can be merged in one go: as many experts, one space, a PCM or none."""
-    groups: dict[tuple[int, str, bool], list[Sequence]] = {}
+    """At most so many that can be merged in one go: alike in all but their experts and tokens."""
+    groups: dict[tuple[object, ...], list[Sequence]] = {}
     for sequence in sequences:
-        key = (len(sequence.experts), sequence.request.space, sequence.pcm is None)
+        asked = sequence.request
+        how = (asked.space, asked.strength, asked.plausibility)
+        key = (len(sequence.experts), sequence.pcm is None, sequence.anchor is None, *how)
         groups.setdefault(key, []).append(sequence)
     pieces: list[tuple[Sequence, ...]] = []
     for group in groups.values():

@@ -99,6 +99,7 @@ class Sequence:
     plan: Plan
     experts: tuple[Track, ...]
     pcm: Track | None
+    anchor: Track | None = None
     trunk: tuple[Track, ...] = ()
     """Rows that experts and PCM read from where the base's lower layers are shared."""
     tokens: list[int] = field(default_factory=list)
@@ -107,8 +108,9 @@ class Sequence:
     @property
     def tracks(self) -> tuple[Track, ...]:
         """Rows that are computed here, whatever the lane."""
-        local = tuple(track for track in self.experts if not track.row.remote)
-        return (*self.trunk, *local, self.pcm) if self.pcm else (*self.trunk, *local)
+        local = (track for track in self.experts if not track.row.remote)
+        own = (track for track in (self.anchor, self.pcm) if track)
+        return (*self.trunk, *local, *own)
 
     @property
     def remote(self) -> tuple[Track, ...]:

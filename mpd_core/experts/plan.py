@@ -6,14 +6,15 @@ with preference sentences. All methods run in the same engine under the same dec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpd_core.errors import RequestError
 from mpd_core.packs import Pack, is_simplex
 from mpd_core.preferences import Pole, Preference
+from mpd_core.request import Space
 
 ONE_EXPERT, STATIC = "expert:", "static"
-BASE, PCM, TRUNK = "base", "pcm", "trunk"
+BASE, PCM, TRUNK, ANCHOR = "base", "pcm", "trunk", "anchor"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Plan:
     """Index of each expert's pole in the PCM's head."""
     constant: tuple[float, ...] = ()
     """Weights of the experts where there is no PCM; () is uniform."""
+    anchor: Row | None = None
+    """What experts move away from in the space ``strength``."""
 
     @property
     def fixed(self) -> tuple[float, ...]:
@@ -60,12 +63,21 @@ def method_names(pack: Pack) -> tuple[str, ...]:
     return ("mpd", "uniform", *static, *soup, "prompting", "vanilla", *singles)
 
 
-def make_plan(pack: Pack, preference: Preference, method: str) -> Plan:
-    """Who runs for this method and preference.
+def make_plan(
+    pack: Pack, preference: Preference, method: str, space: Space = "probability"
+) -> Plan:
+    """Who runs for this method and preference, merged in this space.
 
     Raises:
         RequestError: unknown method, or a preference that chooses nothing where one is needed.
     """
+    plan = _plan(pack, preference, method)
+    if space != "strength" or method == "vanilla":
+        return plan
+    return replace(plan, anchor=_anchor(pack, method))
+
+
+def _plan(pack: Pack, preference: Preference, method: str) -> Plan:
     written = method.startswith(f"{STATIC}:")
     if not written and method not in method_names(pack):
         known = ", ".join(method_names(pack))
@@ -114,6 +126,15 @@ def _pcm(pack: Pack, instructions: tuple[str, ...]) -> Row:
     adapters = ((PCM, 1.0),) if spec.adapter else ()
     model = BASE if spec.backbone == "base" else PCM
     return Row(PCM, model, adapters=adapters, instructions=instructions)
+
+
+def _anchor(pack: Pack, method: str) -> Row:
+    """Says what is said without any preference: the pack's anchor, or the bare base.
+
+    What prompting moves is the base.
+    """
+    trained = pack.spec.experts.anchor is not None and method != "prompting"
+    return Row(ANCHOR, adapters=((ANCHOR, 1.0),) if trained else ())
 
 
 def _has_soup(pack: Pack) -> bool:

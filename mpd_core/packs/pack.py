@@ -12,12 +12,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.packs.schema import NAME, GGUFSource, PackSpec
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
+from mpd_core.preferences import Dimension, Pole, Preference, PreferenceSpace
+from mpd_core.request import Space
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -62,6 +64,27 @@ class Pack:
         """A pack's path, resolved against its folder."""
         return (self.folder / relative).resolve()
 
+    def merging(
+        self,
+        preference: Preference,
+        space: Space | None = None,
+        strength: float | None = None,
+        plausibility: float | None = None,
+    ) -> dict[str, Any]:
+        """How a request is merged, as arguments of ``GenerationRequest``; None: the pack's way.
+
+        The pack's strength is meant for a whole preference. One that leaves dimensions out has
+        fewer experts to share it, so it gets its share, but no less than logit space.
+        """
+        decode = self.spec.decode
+        share = len(preference.poles) / len(self.space.dimensions)
+        own = max(min(1.0, decode.strength), decode.strength * share)
+        return {
+            "space": space or decode.space,
+            "strength": own if strength is None else strength,
+            "plausibility": decode.plausibility if plausibility is None else plausibility,
+        }
+
     def verify_files(self) -> None:
         """Check that each weight file is there and is the one that the TOML pins.
 
@@ -86,6 +109,8 @@ class Pack:
     def _files(self) -> dict[str, tuple[Path, str]]:
         spec = self.spec
         adapters = {f"experts.adapters.{n}": a for n, a in spec.experts.adapters.items()}
+        if spec.experts.anchor:
+            adapters["experts.anchor"] = spec.experts.anchor
         if spec.pcm.adapter:
             adapters["pcm.adapter"] = spec.pcm.adapter
         files = {

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mpd_core.errors import RequestError
-from mpd_core.request import MAX_NEW_TOKENS, Sampling, Space
+from mpd_core.request import MAX_NEW_TOKENS, MAX_STRENGTH, Sampling, Space
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -120,6 +120,9 @@ class ExpertsSpec(Table):
     """Other models, of any architecture, that share the base's tokenizer."""
     remotes: dict[str, RemoteTable] = {}
     """Models on other machines that share the base's tokenizer."""
+    anchor: AdapterSpec | None = None
+    """LoRA on the base that answers in every pole's style alike: what experts move away from in
+    the space ``strength``. Absent: the bare base."""
     soup: Literal["product", "factors"] = "product"
     """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
@@ -156,6 +159,10 @@ class DecodeSpec(Table):
     """Defaults and bounds of a request."""
 
     space: Space = "probability"
+    strength: float = Field(2.0, ge=0.0, le=MAX_STRENGTH)
+    """Of the space ``strength``, for a preference that chooses a pole in every dimension."""
+    plausibility: float = Field(0.05, ge=0.0, le=1.0)
+    """Floor of that space; see ``merging.merge_strength``."""
     context: int = Field(2048, ge=64, le=131_072)
     """Longest prompt plus reply, in tokens."""
     max_new_tokens: int = Field(128, ge=1, le=MAX_NEW_TOKENS)
@@ -190,7 +197,7 @@ class DecodeSpec(Table):
         return sampling
 
 
-RESERVED = {"base", "pcm", "soup", "trunk"}
+RESERVED = {"anchor", "base", "pcm", "soup", "trunk"}
 """Names of rows that are no pole's expert."""
 
 

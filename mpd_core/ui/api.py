@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mpd_core.engine import Engine
 
 Reply = dict[str, Any]
+_MERGING = {"space": str, "strength": float, "plausibility": float}
+"""How experts are merged; nothing is the pack's own way."""
 
 
 def generate_function(engine: Engine, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
@@ -51,6 +53,7 @@ def _parameters(engine: Engine) -> list[inspect.Parameter]:
         ("temperature", float, decode.temperature),
         ("top_p", float, decode.top_p),
         ("seed", int, 0),
+        *((name, kind, None) for name, kind in _MERGING.items()),
     ]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     return [inspect.Parameter(n, kind, default=d, annotation=t) for n, t, d in fields]
@@ -70,11 +73,13 @@ def _describe(engine: Engine) -> str:
 
 def _request(pack: Any, given: dict[str, Any]) -> GenerationRequest:
     poles = {dimension.name: given[dimension.name] for dimension in pack.space.dimensions}
+    preference = pack.space.select(poles)
+    merging = pack.merging(preference, *(given[name] for name in _MERGING))
     return GenerationRequest(
         messages=(Message("user", given["instruction"]),),
-        preference=pack.space.select(poles).code,
+        preference=preference.code,
         method=given["method"],
-        space=pack.spec.decode.space,
+        **merging,
         sampling=pack.spec.decode.sampling(
             max_new_tokens=whole("max_new_tokens", given["max_new_tokens"]),
             temperature=given["temperature"],

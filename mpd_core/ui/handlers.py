@@ -52,17 +52,19 @@ class Handlers:
             RequestError: a value out of bounds, or a field left empty.
         """
         count = len(self.dimensions)
-        poles, (method, space, tokens, temperature, top_p, penalty, dry, seed) = (
+        poles, (method, space, strength, tokens, temperature, top_p, penalty, dry, seed) = (
             settings[:count],
             settings[count:],
         )
         names = (dimension.name for dimension in self.dimensions)
         pack = self.engine.pack
+        preference = pack.space.select(dict(zip(names, poles, strict=True)))
+        dial = None if strength == pack.spec.decode.strength else strength
         return GenerationRequest(
             messages=(*chat.messages, Message("user", prompt or "")),
-            preference=pack.space.select(dict(zip(names, poles, strict=True))).code,
+            preference=preference.code,
             method=method,
-            space=space,
+            **pack.merging(preference, space, dial),
             sampling=pack.spec.decode.sampling(
                 max_new_tokens=whole("Longest reply", tokens),
                 temperature=temperature,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import quote
 
 import gradio as gr
 
 from mpd_core.preferences import Dimension
-from mpd_core.request import MAX_SEED
+from mpd_core.request import MAX_SEED, Space
 from mpd_core.ui import assets, palette, view, zerogpu
 from mpd_core.ui.api import generate_function
 from mpd_core.ui.chat import Chat
@@ -123,7 +123,15 @@ def _settings(engine: Engine) -> list[Any]:
     return [
         gr.Dropdown([(_method(m), m) for m in engine.methods], value="mpd", label="Method"),
         gr.Radio(
-            ["probability", "logit"], value=decode.space, label="Experts are merged in this space"
+            list(get_args(Space)), value=decode.space, label="Experts are merged in this space"
+        ),
+        gr.Slider(
+            0,
+            max(4, decode.strength),
+            decode.strength,
+            step=0.05,
+            label="Strength",
+            info="of the space with that name: how far experts move the text",
         ),
         gr.Slider(
             1,
