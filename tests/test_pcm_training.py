@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
-from mpd_core.training import gating, pcm, reading, rollouts
+from mpd_core.training import checkpoint, gating, pcm, reading, rollouts
 from mpd_core.training.answers import WRITTEN, written
 from mpd_core.training.assemble import working_pack
 from mpd_core.training.batches import Collator
@@ -38,7 +38,7 @@ from mpd_core.training.losses import (
     tempered_log_prob,
 )
 from mpd_core.training.policy import Policy
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import METRICS
 from mpd_core.training.trunk import Trunk
@@ -61,7 +61,7 @@ class Planted:
         return [
             Judged(reply, {"up": score}, {"up": score})
             for reply in replies
-            for score in [fmean(float(a > b) for a, b in reply.log_probs)]
+            for score in [fmean(float(row[-2] > row[-1]) for row in reply.log_probs)]
         ]
 
 
@@ -162,7 +162,7 @@ def test_an_update_sees_what_the_engine_said(
     setup = Setup.open(pack, tmp_path / "out")
     policy, collate = Policy(setup), Collator(setup)
     torch.manual_seed(0)
-    for parameter in policy.trained().values():
+    for parameter in checkpoint.trained(policy).values():
         parameter.copy_(torch.randn_like(parameter).mul(0.15).half())  # as it will be saved
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
@@ -187,6 +187,40 @@ def test_an_update_sees_what_the_engine_said(
         torch.testing.assert_close(log_probs[row, :length], full, atol=1e-5, rtol=1e-4)
 
 
+def test_an_update_in_strength_sees_what_the_engine_said(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a floor that leaves few tokens, all of which are recorded, its normaliser is exact."""
+    monkeypatch.setattr(Trunk, "kept_as", torch.float32)
+    decode = 'space = "strength"\nstrength = 1.8\nplausibility = 0.1\ntop_k_recorded = 50'
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode=decode)
+    setup = Setup.open(pack, tmp_path / "out")
+    policy = Policy(setup)
+    torch.manual_seed(0)
+    for parameter in checkpoint.trained(policy).values():
+        parameter.copy_(torch.randn_like(parameter).mul(0.15).half())
+    policy.mixed_precision = False
+    policy.save(tmp_path / "pcm")
+    engine = Engine.open(
+        working_pack(setup, tmp_path / "working", tmp_path / "pcm"), precision="fp32"
+    )
+    asks = [Ask("Why is it so?", code, seed=3) for code in ("AA", "BA")]
+    sampling = rollouts.learning(9)
+    traces = []
+    for ask in asks:
+        with engine.submit(rollouts._request(engine, ask, sampling)) as stream:
+            list(stream)
+        traces.append(stream.trace())
+    engine.close()
+    replies = [rollouts._reply(ask, trace) for ask, trace in zip(asks, traces, strict=True)]
+    with torch.no_grad():
+        log_probs, _, _ = policy.log_probs(Collator(setup)(replies))
+    for row, trace in enumerate(traces):
+        said = torch.tensor([step.probability for step in trace.steps])
+        assert len({round(float(p), 3) for p in said}) > 1
+        torch.testing.assert_close(log_probs[row].exp(), said, atol=1e-3, rtol=1e-3)
+
+
 class CutOff(Planted):
     """Like a kill: nothing comes after the judging of some iteration."""
 
@@ -201,14 +235,22 @@ class CutOff(Planted):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "answers", "done"), [("rebel", False, 1), ("ppo", False, 1), ("rebel", True, 0)]
+    ("algorithm", "answers", "done", "space"),
+    [
+        ("rebel", False, 1, "probability"),
+        ("ppo", False, 1, "probability"),
+        ("rebel", True, 0, "probability"),
+        ("rebel", True, 1, "strength"),
+        ("ppo", False, 1, "logit"),
+    ],
 )
 def test_a_resumed_training_is_the_unbroken_one(
-    tiny_base: Path, tmp_path: Path, algorithm: str, answers: bool, done: int
+    tiny_base: Path, tmp_path: Path, algorithm: str, answers: bool, done: int, space: str
 ) -> None:
     """Cut off after some iterations, when the next one's replies were sampled."""
     settings = {"algorithm": algorithm, "iterations": 3}
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, answers=answers, **settings)
+    settings |= {"answers": answers, "decode": f'space = "{space}"'}
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)  # type: ignore[arg-type]
     whole, cut = (Setup.open(pack, tmp_path / name) for name in ("whole", "cut"))
     pcm.train_pcm(whole, resume=False, judge=Planted())
     with pytest.raises(KeyboardInterrupt):
@@ -226,7 +268,7 @@ def test_a_state_of_other_experts_is_refused(tiny_base: Path, tmp_path: Path) ->
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, iterations=1)
     setup = Setup.open(pack, tmp_path / "out")
     pcm.train_pcm(setup, resume=False, judge=Planted())
-    expert = setup.out / "experts" / "up0" / "preference" / "adapter"
+    expert = setup.out / "experts" / "up0" / "adapter"
     shutil.copytree(setup.pack.path(setup.pack.spec.experts.adapters["up1"].folder), expert)
     with pytest.raises(PackError, match=r"other experts.*without --resume"):
         pcm.train_pcm(setup, resume=True, judge=Planted())
@@ -241,7 +283,7 @@ def test_written_answers_as_peft_reads_them(
     setup = Setup.open(pack, tmp_path / "out")
     replies = written(setup, "train")
     assert {reply.preference for reply in replies} == {"AA", "BB", "AB", "BA"}
-    assert len(replies) == 2 * len(setup.styles.split("train"))
+    assert len(replies) == 4 * len(setup.styles.split("train"))
     assert replies == written(setup, "train")
     reply = replies[-1]
     assert setup.tokenizer.decode(reply.tokens) == reply.text + setup.end_of_turn
@@ -280,7 +322,7 @@ def test_a_gate_learns_whom_to_listen_to(
     setup = Setup.open(pack, tmp_path / "out")
     held = planted_answers(16, seed=1)
     answers = {"train": planted_answers(96, seed=0), "valid": held}
-    monkeypatch.setattr(gating, "written", lambda _, split: answers[split])
+    monkeypatch.setattr(gating, "written", lambda _, split, __: answers[split])
     torch.manual_seed(0)
     policy = Policy(setup)
     spec = setup.recipe.pcm.answers.model_copy(update={"epochs": 4.0, "head_lr": 2e-2})

@@ -45,7 +45,9 @@ def test_everything_is_trained_and_installed(
     """Six adapters, rewards, a PCM and static weights; then held-out figures and a card."""
     pack = load_pack(trained)
     assert pack.trained
-    assert len(pack.spec.experts.adapters) == len(pack.spec.rewards) == 4
+    assert len(pack.spec.experts.adapters) == 4
+    assert pack.spec.experts.anchor is not None
+    assert pack.spec.rewards is not None
     assert set(pack.spec.static) == {"AA", "AB", "BA", "BB"}
     options = ["--pack", str(trained), "--out", str(trained / "out")]
     assert train("report", *options) == 2
@@ -75,12 +77,12 @@ def test_a_run_records_what_it_was_made_from(trained: Path) -> None:
 
 
 def test_a_new_dimension_needs_no_code(trained: Path, tmp_path: Path) -> None:
-    """A table in pack.toml and answers: two experts, two rewards, and two rows of the head."""
+    """A table in pack.toml and answers: two experts, rewards anew, and two rows of the head."""
     old = load_pack(trained)
     folder = add_dimension(trained, tmp_path / "wider")
     options = ["--pack", str(folder), "--out", str(tmp_path / "out")]
-    for kind in ("experts", "rewards"):
-        assert train(kind, *options, "--pole", "up2", "--pole", "down2") == 0
+    assert train("experts", *options, "--pole", "up2", "--pole", "down2") == 0
+    assert train("rewards", *options) == 0
     setup = Setup.open(load_pack(folder), tmp_path / "out")
     policy = Policy(setup)
     head = load_file(old.path(Path("pcm/head.safetensors")))
@@ -89,7 +91,8 @@ def test_a_new_dimension_needs_no_code(trained: Path, tmp_path: Path) -> None:
     assert train("pcm", *options) == 0
     assert train("install", *options) == 0
     wider = load_pack(folder)
-    assert len(wider.spec.experts.adapters) == len(wider.spec.rewards) == 6
+    assert len(wider.spec.experts.adapters) == 6
+    assert load_file(wider.path(Path("rewards/head.safetensors")))["weight"].shape[0] == 6
     assert load_file(wider.path(Path("pcm/head.safetensors")))["weight"].shape[0] == 6
 
 
@@ -99,9 +102,10 @@ def test_dry_run_says_steps_tokens_and_time(
     write_training_pack(tmp_path, tiny_base, adapters=True)
     assert train("all", "--pack", str(tmp_path), "--out", str(tmp_path / "o"), "--dry-run") == 0
     said = capsys.readouterr().err
-    for stage in ("fine-tuning: 8 steps", "reward models: ", "references: up to ", "PCM: "):
+    stages = ("what experts begin with: 3 steps", "up0: 3 steps", "reward models: 3 steps")
+    for stage in (*stages, "references: up to ", "PCM: "):
         assert stage in said
-    assert said.count("about ") == 6
+    assert said.count("about ") == 9
     assert not (tmp_path / "o" / "experts").exists()
 
 

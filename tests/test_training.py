@@ -15,16 +15,15 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM
 
 from mpd_core.cli import main
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training import data, measures
-from mpd_core.training.experts import expert_folder, train_experts
-from mpd_core.training.head import _score
-from mpd_core.training.recipe import PoleRecipe, load_recipe
+from mpd_core.training.assemble import working_pack
+from mpd_core.training.experts import answer_loss, expert_folder, train_experts
 from mpd_core.training.rewards import reward_folder, train_rewards
 from mpd_core.training.scoring import RewardModels, Rewards
 from mpd_core.training.setup import RECORD, Setup
@@ -42,16 +41,40 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
-def test_pairs_differ_in_their_pole(pack: Pack) -> None:
-    """An expert's pairs take an opposite and the neutral answer in turns; a reward's also codes."""
-    rows = data.load_styles(pack.folder / "styles.jsonl").split("train")
-    up = pack.space.poles[0]
-    pairs = data.preference_pairs(rows, pack.space, up)
-    assert [pair.kind for pair in pairs] == ["single", "neutral"] * (len(rows) // 2)
-    assert all("cat" in pair.chosen and "cat" not in pair.rejected for pair in pairs)
-    whole = [p for p in data.reward_pairs(rows, pack.space, up) if p.kind == "whole"]
-    assert len(whole) == len(rows)
-    assert all("cat" in p.chosen and "mat" in p.rejected for p in whole)
+def test_an_expert_learns_its_pole_beside_every_combination_of_the_rest(pack: Pack) -> None:
+    up, down = pack.space.poles[:2]
+    assert data.pole_answers(pack.space, up) == ("up0", "AA", "AB")
+    assert data.pole_answers(pack.space, down) == ("down0", "BA", "BB")
+    assert data.common_answers(pack.space) == ("AA", "AB", "BA", "BB", "neutral")
+
+
+def test_minimal_pairs_differ_in_exactly_one_letter() -> None:
+    """Three dimensions: for each pole four pairs, the other two letters held and named."""
+    space = load_pack("smollm2-135m").space
+    codes = [preference.code for preference in space]
+    pairs = data.comparisons(space, codes)
+    assert len(pairs) == len(set(pairs)) == 6 * 4
+    for pair in pairs:
+        differ = [k for k in range(3) if pair.chosen[k] != pair.rejected[k]]
+        assert len(differ) == 1
+        dimension = space.dimensions[differ[0]]
+        assert dimension.by_letter(pair.chosen[differ[0]]) == pair.pole
+        assert pair.kind == pair.chosen[: differ[0]] + "-" + pair.chosen[differ[0] + 1 :]
+
+
+def test_comparisons_are_of_answers_that_are_there(pack: Pack) -> None:
+    found = data.comparisons(pack.space, ["up0", "down0", "neutral", "AA", "BA", "BB"])
+    told = {(c.pole.name, c.chosen, c.rejected, c.kind) for c in found}
+    assert told == {
+        ("up0", "up0", "down0", "single"),
+        ("down0", "down0", "up0", "single"),
+        ("up0", "up0", "neutral", "neutral"),
+        ("down0", "down0", "neutral", "neutral"),
+        ("up0", "AA", "BA", "-A"),
+        ("down0", "BA", "AA", "-A"),
+        ("up1", "BA", "BB", "B-"),
+        ("down1", "BB", "BA", "B-"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,29 +98,59 @@ def test_a_recipe_names_its_wrong_key(pack: Pack, capsys: pytest.CaptureFixture[
     assert "sft.speed: unknown key" in capsys.readouterr().err
 
 
-def test_experts_learn_their_style_and_to_stop(pack: Pack, tmp_path: Path) -> None:
-    """Only upper layers change, the end-of-turn token is learned, and the record says from what."""
+def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) -> None:
+    """Only upper layers change, all likelier than the base finds them: words, and the end."""
+    pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
     setup = Setup.open(pack, tmp_path / "out")
     train_experts(setup, setup.pack.space.poles[:1], resume=False)
     folder = tmp_path / "out" / "experts" / "up0"
-    assert any("loss" in entry for entry in metrics(folder / "sft"))
-    assert (folder / "sft" / "curves.html").read_text().count("<svg") >= 2
-    record = json.loads((folder / "preference" / RECORD).read_text())
+    assert (folder / "curves.html").read_text().count("<svg") >= 2
+    record = json.loads((folder / RECORD).read_text())
     assert record["data_sha256"] == setup.styles.sha256
     assert record["recipe"]["sft"]["lr"] == 1e-2
+    assert record["answers"] == ["up0", "AA", "AB"]
     tensors = load_file(expert_folder(setup, pack.space.poles[0]) / WEIGHTS_FILE)
     assert all(".layers.1." in name and t.dtype == torch.float16 for name, t in tensors.items())
-    assert any(t.abs().max() > 0 for name, t in tensors.items() if "lora_B" in name)
-    example = next(iter(_sft_rows(setup)))
-    assert example["labels"][-1] == setup.tokenizer.eos_token_id
-    assert setup.tokenizer.pad_token_id != setup.tokenizer.eos_token_id
+    row = setup.styles.split("valid")[0]
+    own, other = (f"the {word} and friend {row.id}" for word in ("cat", "mat"))
+    said = {who: _log_likelihood(setup, who, row.prompt) for who in (None, "anchor", "up0")}
+    assert said["up0"](own) > said["anchor"](own) > said[None](own)
+    gain = said["up0"](own) - said["anchor"](own)
+    assert gain > said["up0"](other) - said["anchor"](other)
+    assert said["up0"](own, end_only=True) > said[None](own, end_only=True)
 
 
-def _sft_rows(setup: Setup) -> list[dict[str, list[int]]]:
-    from mpd_core.training.experts import _sft_trainer
+def _log_likelihood(setup: Setup, name: str | None, prompt: str) -> Callable[..., float]:
+    """ln p of a reply and its end, or of its end alone, as transformers and PEFT say."""
+    model = AutoModelForCausalLM.from_pretrained(setup.base)
+    if name:
+        model = PeftModel.from_pretrained(model, setup.out / "experts" / name / "adapter")
+    start = len(setup.ids(setup.prompt(prompt)))
 
-    trainer = _sft_trainer(setup, setup.pack.space.poles[0], setup.out / "look")
-    return list(trainer.train_dataset)
+    def said(reply: str, *, end_only: bool = False) -> float:
+        ids = torch.tensor([setup.ids(setup.prompt(prompt) + reply + setup.end_of_turn)])
+        with torch.no_grad():
+            log_probs = model(ids).logits.log_softmax(-1)
+        each = log_probs[0, :-1].gather(-1, ids[0, 1:, None])[start - 1 :, 0]
+        return float(each[-1] if end_only else each.sum())
+
+    return said
+
+
+def test_packed_answers_are_what_separate_texts_are(pack: Pack, tmp_path: Path) -> None:
+    """Side by side in one row, with other answers: the loss that each has on its own."""
+    setup = Setup.open(pack, tmp_path / "out")
+    rows = setup.styles.split("train")[:3]
+    model = setup.causal_lm(setup.recipe.lora)
+    names = ("AA", "BB", "up1")
+    with torch.no_grad():
+        total, tokens = answer_loss(setup, model, rows, names)
+        assert tokens == sum(
+            len(setup.ids(text + setup.end_of_turn)) for row in rows for text in row.texts(names)
+        )
+    said = {row.prompt: _log_likelihood(setup, None, row.prompt) for row in rows}
+    alone = -sum(said[row.prompt](text) for row in rows for text in row.texts(names))
+    assert float(total) == pytest.approx(alone, rel=5e-3)  # bf16 on CPUs that have it
 
 
 def test_the_trunk_changes_nothing(pack: Pack, tmp_path: Path) -> None:
@@ -113,48 +166,49 @@ def test_the_trunk_changes_nothing(pack: Pack, tmp_path: Path) -> None:
             torch.testing.assert_close(shared[1, :2], plain[1, :2], atol=0.05, rtol=0.02)
 
 
-def _classifier(setup: Setup, folder: Path) -> Callable[[str, str], float]:
-    """The same reward model as transformers and PEFT run it."""
-    base = AutoModelForSequenceClassification.from_pretrained(setup.base, num_labels=1)
+def _scores(setup: Setup, folder: Path) -> Callable[[str, str], list[float]]:
+    """The same reward models as transformers and PEFT run them."""
+    base = AutoModelForCausalLM.from_pretrained(setup.base)
     model = PeftModel.from_pretrained(base, folder).eval()
-    head = load_file(folder / "head.safetensors")["weight"]
+    head = load_file(folder / "head.safetensors")
 
-    def score(prompt: str, reply: str) -> float:
+    def score(prompt: str, reply: str) -> list[float]:
         text = setup.prompt(prompt) + reply + setup.end_of_turn
         tokens = setup.tokenizer(text, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             hidden = model.get_base_model().model(tokens).last_hidden_state
-        return float(hidden[0, -1] @ head[0])
+        return list((head["weight"] @ hidden[0, -1] + head["bias"]).tolist())
 
     return score
 
 
 def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
-    """In single styles and in whole preferences; as rows of one base, and as PEFT says."""
+    """In single styles and minimal pairs; as rows of one base, and as PEFT says; centred."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=30)
     setup = Setup.open(pack, tmp_path / "out")
-    poles = setup.pack.space.poles[:2]
-    train_rewards(setup, poles, resume=False)
-    folders = {pole.name: reward_folder(setup, pole) for pole in poles}
-    models = Rewards(RewardModels(setup, folders), {"up1": measures.MeasureReward("-words")})
-    for pole in poles:
-        pairs = data.reward_pairs(setup.styles.split("train"), setup.pack.space, pole)
-        prompts = [pair.prompt for pair in pairs]
-        score = models.reward(pole.name)
-        chosen = score(prompts, [pair.chosen for pair in pairs])
-        rejected = score(prompts, [pair.rejected for pair in pairs])
-        assert all(a > b for a, b in zip(chosen, rejected, strict=True))
-    oracle = _classifier(setup, reward_folder(setup, poles[1]))
-    assert oracle("explain 3", "the mat 3") == pytest.approx(
-        models.reward("down0")(["explain 3"], ["the mat 3"])[0],
-        rel=0.1,
-        abs=0.1,  # bf16 on CPUs that have it
-    )
-    both = models.score(["explain 3"] * 2, ["the cat 3", "the mat 3"], [("up0", "down0")] * 2)
-    alone = models.score(["explain 3"], ["the mat 3"], [("down0",)])
-    mixed = models.score(["explain 3"], ["the cat 3"], [("up0", "up1")])
-    assert mixed == [{"up0": pytest.approx(both[0]["up0"], abs=1e-4), "up1": -3.0}]
-    assert alone[0]["down0"] == pytest.approx(both[1]["down0"], abs=1e-4)
+    train_rewards(setup, resume=False)
+    models = RewardModels(setup, reward_folder(setup))
+    rewards = Rewards(models, {"up1": measures.MeasureReward("-words")})
+    rows = setup.styles.split("train")
+    names = [pole.name for pole in setup.pack.space.poles]
+    for row in rows:
+        found = models.score(
+            [row.prompt] * len(row.answers), list(row.answers.values()), [names] * len(row.answers)
+        )
+        scores = dict(zip(row.answers, found, strict=True))
+        for pair in data.comparisons(setup.pack.space, row.answers):
+            assert scores[pair.chosen][pair.pole.name] > scores[pair.rejected][pair.pole.name]
+    oracle = _scores(setup, reward_folder(setup))("explain 3", "the mat 3")
+    ours = models.score(["explain 3"], ["the mat 3"], [names])[0]
+    assert [ours[name] for name in names] == pytest.approx(oracle, rel=0.1, abs=0.15)  # bf16
+    mixed = rewards.score(["explain 3"], ["the cat 3"], [("up0", "up1")])
+    assert mixed[0]["up1"] == -3.0
+    whole = [text for row in rows for text in row.texts(("AA", "AB", "BA", "BB"))]
+    asked = [row.prompt for row in rows for _ in range(4)]
+    found = models.score(asked, whole, [names] * len(whole))
+    for name in names:
+        mean = sum(row[name] for row in found) / len(found)
+        assert mean == pytest.approx(0.0, abs=0.3)  # bf16, of scores around 5
 
 
 SCRIPT = """
@@ -176,7 +230,7 @@ def run_training(pack: Pack, out: Path, *, kill_at: Path | None = None) -> None:
     if kill_at is None:
         assert process.wait(timeout=200) == 0
         return
-    while not list(kill_at.glob("checkpoint-*/trainer_state.json")) and process.poll() is None:
+    while not list(kill_at.glob("*.safetensors")) and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -187,31 +241,43 @@ def test_a_killed_training_resumes_to_the_same_weights(tiny_base: Path, tmp_path
     pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_training(pack, whole)
-    stage = Path("experts") / "up0" / "sft"
+    stage = Path("experts") / "up0"
     run_training(pack, broken, kill_at=broken / stage / CHECKPOINTS)
-    assert not (broken / "experts" / "up0" / "preference" / RECORD).exists()
+    assert not (broken / stage / RECORD).exists()
     run_training(pack, broken)
-    for name in ("sft", "preference"):
-        folders = [out / "experts" / "up0" / name for out in (whole, broken)]
-        one, other = (load_file(folder / "adapter" / WEIGHTS_FILE) for folder in folders)
-        assert one.keys() == other.keys()
-        assert all(torch.equal(one[key], other[key]) for key in one)
-        losses = [[e["loss"] for e in metrics(f) if "loss" in e] for f in folders]
-        assert losses[0] == losses[1]
+    folders = [out / stage for out in (whole, broken)]
+    one, other = (load_file(folder / "adapter" / WEIGHTS_FILE) for folder in folders)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert metrics(folders[0]) == metrics(folders[1])
 
 
 def test_install_writes_a_pack_that_refuses_tampering(pack: Pack, tmp_path: Path) -> None:
     setup = Setup.open(pack, tmp_path / "out")
     train_experts(setup, setup.pack.space.poles, resume=False)
-    train_rewards(setup, setup.pack.space.poles, resume=False)
+    train_rewards(setup, resume=False)
     install(setup, pack.folder)
     trained = load_pack(pack.folder)
     assert set(trained.spec.experts.adapters) == {"up0", "down0", "up1", "down1"}
     assert trained.spec.experts.prompt == "plain"
-    file = pack.folder / "rewards" / "up0" / "head.safetensors"
-    save_file({"weight": load_file(file)["weight"] + 1}, file)
-    with pytest.raises(PackError, match=r"rewards\.up0\.head: .* another SHA-256"):
+    assert trained.spec.experts.anchor is not None
+    file = pack.folder / "rewards" / "head.safetensors"
+    head = load_file(file)
+    save_file({**head, "weight": head["weight"] + 1}, file)
+    with pytest.raises(PackError, match=r"rewards\.head: .* another SHA-256"):
         load_pack(pack.folder)
+
+
+def test_partly_trained_experts_are_refused(pack: Pack, tmp_path: Path) -> None:
+    """None of them is a prompted pack, all are a trained one; some must never pass for either."""
+    setup = Setup.open(pack, tmp_path / "out")
+    assert not working_pack(setup, tmp_path / "none").spec.experts.adapters
+    train_experts(setup, setup.pack.space.poles[:3], resume=False)
+    with pytest.raises(PackError, match=r"down1 have not been trained.*train experts --resume"):
+        working_pack(setup, tmp_path / "some")
+    train_experts(setup, setup.pack.space.poles[3:], resume=False)
+    with pytest.raises(PackError, match="train rewards first"):
+        working_pack(setup, tmp_path / "all", rewards=True)
 
 
 def test_measures() -> None:
@@ -223,22 +289,3 @@ def test_measures() -> None:
     assert measures.rare_share("chlorophyll and phyllobilin") == pytest.approx(2 / 3)
     assert measures.sentiment("I love it, great!") > 0 > measures.sentiment("You idiot, awful.")
     assert measures.signed("-words")("one two") == -2.0
-
-
-def test_the_end_of_a_turn_can_weigh_more() -> None:
-    """Logits are the states: token 0 has weight 3, the prompt none; a weighted mean by hand."""
-    hidden = torch.tensor([[[2.0, 1.0], [0.0, 1.0], [9.0, 0.0]]])
-    labels = torch.tensor([[0, 1, -100]])
-    said = hidden.log_softmax(-1)
-    expected = -(3 * said[0, 0, 0] + said[0, 1, 1]) / 4
-    torch.testing.assert_close(_score(torch.nn.Identity(), hidden, labels, {0: 3.0}).loss, expected)
-
-
-def test_a_pole_may_be_trained_otherwise(pack: Pack) -> None:
-    recipe = load_recipe(pack)
-    told = {"up0": PoleRecipe(preference=False, end_weight=3.0)}
-    recipe = recipe.model_copy(update={"poles": told})
-    assert recipe.preference_of("up0") is None
-    assert recipe.sft_of("up0").end_weight == 3.0
-    assert recipe.preference_of("down0") == recipe.preference
-    assert recipe.sft_of("down0") == recipe.sft

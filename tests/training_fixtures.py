@@ -22,19 +22,18 @@ alpha = 8
 dropout = 0.0
 targets = {targets}
 first_layer = 1
+[anchor]
+epochs = 1
+batch = 2
+lr = 1e-2
 [sft]
 epochs = {epochs}
-batch = 4
+batch = 2
 lr = 1e-2
 save_steps = 2
-[preference]
-epochs = 1
-batch = 4
-lr = 1e-3
-sft_weight = 0.2
 [reward]
 epochs = {epochs}
-batch = 4
+batch = 2
 lr = 1e-2
 [reward.lora]
 rank = 2
@@ -81,14 +80,13 @@ NEW_WORDS = {"up2": "letters", "down2": "quotes"}
 
 
 def write_styles(folder: Path, rows: int = 12) -> None:
-    """Answers whose style is one word, in every pole, neutral, and in two whole preferences."""
+    """Answers whose style is a word a pole: in every pole, neutral, and in every preference."""
     lines = []
     for number in range(rows):
         split = ("train", "train", "valid", "test")[number % 4]
         answers = {name: f"the {word} {number}" for name, word in WORDS.items()}
         answers["neutral"] = f"on {number}"
-        code, other = ("AA", "BB") if number % 2 else ("AB", "BA")
-        for whole in (code, other):
+        for whole in ("AA", "AB", "BA", "BB"):
             first = WORDS["up0" if whole[0] == "A" else "down0"]
             second = WORDS["up1" if whole[1] == "A" else "down1"]
             answers[whole] = f"the {first} and {second} {number}"
@@ -98,11 +96,19 @@ def write_styles(folder: Path, rows: int = 12) -> None:
 
 
 def write_training_pack(
-    folder: Path, base: Path, *, adapters: bool, answers: bool = False, **recipe: object
+    folder: Path,
+    base: Path,
+    *,
+    adapters: bool,
+    answers: bool = False,
+    decode: str = "",
+    **recipe: object,
 ) -> Pack:
     """A pack that can be trained; with ``adapters`` its experts are random LoRAs already, with
     ``answers`` its PCM begins with what written answers teach."""
-    tiny.write_pack(folder, base, dimensions=2, prompt="plain", adapters=adapters, first_layer=1)
+    anchor = adapters and "strength" in decode
+    options = {"adapters": adapters, "anchor": anchor, "first_layer": 1, "extra": decode}
+    tiny.write_pack(folder, base, dimensions=2, prompt="plain", **options)  # type: ignore[arg-type]
     settings = {"algorithm": "rebel", "iterations": 2, "passes": 2, "epochs": 1, "temperature": 1.0}
     settings |= recipe
     text = RECIPE.format(targets=TARGETS, **settings) + ANSWERS * answers

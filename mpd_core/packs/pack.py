@@ -117,10 +117,10 @@ class Pack:
             key: (self.path(a.folder) / "adapter_model.safetensors", a.sha256)
             for key, a in adapters.items()
         }
-        for name, reward in spec.rewards.items():
+        if reward := spec.rewards:
             folder = self.path(reward.folder)
-            files[f"rewards.{name}"] = (folder / "adapter_model.safetensors", reward.sha256)
-            files[f"rewards.{name}.head"] = (folder / "head.safetensors", reward.head_sha256)
+            files["rewards"] = (folder / "adapter_model.safetensors", reward.sha256)
+            files["rewards.head"] = (folder / "head.safetensors", reward.head_sha256)
         if spec.pcm.head:
             files["pcm.head"] = (self.path(spec.pcm.head.file), spec.pcm.head.sha256)
         return files

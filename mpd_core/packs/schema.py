@@ -144,7 +144,8 @@ class PCMSpec(Table):
 
 
 class RewardTable(AdapterSpec):
-    """A reward model: an adapter of the base whose folder holds ``head.safetensors``, too."""
+    """The reward models: an adapter of the base whose folder holds ``head.safetensors``, too, with
+    ``weight`` [poles, hidden] and ``bias`` [poles]."""
 
     head_sha256: str = Field(pattern=SHA256)
 
@@ -230,8 +231,8 @@ class PackSpec(Table):
     dimensions: tuple[DimensionSpec, ...] = Field(min_length=1)
     experts: ExpertsSpec = ExpertsSpec()
     pcm: PCMSpec = PCMSpec()
-    rewards: dict[str, RewardTable] = {}
-    """Reward models by pole; for training and evaluation, not for serving."""
+    rewards: RewardTable | None = None
+    """For training and evaluation, not for serving."""
     static: dict[str, tuple[float, ...]] = {}
     """Best constant weights by preference code: a baseline for the PCM, one a chosen pole."""
     decode: DecodeSpec = DecodeSpec()
@@ -257,9 +258,6 @@ class PackSpec(Table):
     @model_validator(mode="after")
     def _experts_are_poles(self) -> PackSpec:
         poles = {pole.name for dimension in self.dimensions for pole in dimension.poles}
-        for name in self.rewards:
-            if name not in poles:
-                raise ValueError(f"rewards.{name}: no such pole")
         kind_of: dict[str, str] = {}
         for kind in ("adapters", "checkpoints", "remotes"):
             for name in getattr(self.experts, kind):

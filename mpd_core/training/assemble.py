@@ -9,9 +9,11 @@ from typing import Any
 
 import tomlkit
 
+from mpd_core.errors import PackError
+from mpd_core.experts import ANCHOR
 from mpd_core.models.adapters import CONFIG_FILE, WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack
-from mpd_core.training.experts import expert_folder
+from mpd_core.training.experts import anchor_folder, expert_folder
 from mpd_core.training.rewards import reward_folder
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD
@@ -40,21 +42,33 @@ def working_pack(
     poles = setup.pack.space.poles
     others = {*setup.pack.spec.experts.checkpoints, *setup.pack.spec.experts.remotes}
     adapters = {p.name: expert_folder(setup, p) for p in poles if p.name not in others}
-    if all((path / WEIGHTS_FILE).is_file() for path in adapters.values()):
+    untrained = [name for name, path in adapters.items() if not (path / WEIGHTS_FILE).is_file()]
+    if untrained and len(untrained) < len(adapters):
+        raise PackError(
+            f"The experts {', '.join(untrained)} have not been trained, and the others have: run "
+            "train experts --resume."
+        )
+    if not untrained:
         document["experts"]["prompt"] = "plain"  # type: ignore[index]
         for name, source in adapters.items():
             _put(document, ("experts", "adapters", name), _take(source, folder, "experts", name))
+        if (anchor_folder(setup) / WEIGHTS_FILE).is_file():
+            table = _take(anchor_folder(setup), folder, "experts", ANCHOR)
+            _put(document, ("experts", ANCHOR), table)
     if pcm:
         _put(document, ("pcm", "adapter"), _take(pcm / ADAPTER, folder, "pcm"))
         _copy(pcm / HEAD, folder / "pcm" / HEAD)
         head = {"file": f"pcm/{HEAD}", "sha256": file_sha256(folder / "pcm" / HEAD)}
         _put(document, ("pcm", "head"), head)
-    for pole in poles if rewards else ():
-        source = reward_folder(setup, pole)
-        table = _take(source, folder, "rewards", pole.name)
-        _copy(source / HEAD, folder / table["folder"] / HEAD)
-        table["head_sha256"] = file_sha256(folder / table["folder"] / HEAD)
-        _put(document, ("rewards", pole.name), table)
+    if rewards:
+        source = reward_folder(setup)
+        if not (source / HEAD).is_file():
+            raise PackError(f"{source / HEAD} is missing: run train rewards first.")
+        table = _take(source, folder, "rewards")
+        _copy(source / HEAD, folder / "rewards" / HEAD)
+        table["head_sha256"] = file_sha256(folder / "rewards" / HEAD)
+        document.pop("rewards", None)
+        _put(document, ("rewards",), table)
     (folder / PACK).write_text(tomlkit.dumps(document), encoding="utf-8")
     return load_pack(folder)
 

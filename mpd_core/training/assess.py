@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,7 +14,7 @@ from mpd_core.models.threads import passing
 from mpd_core.preferences import Pole
 from mpd_core.training import measures, rollouts
 from mpd_core.training.behaviour import Figures, form, toggles, weights_move
-from mpd_core.training.data import Pair, reward_pairs
+from mpd_core.training.data import Comparison, Styled, comparisons
 from mpd_core.training.judge import Judged, references_of
 from mpd_core.training.pcm import reward_judge
 from mpd_core.training.rollouts import Ask, Reply
@@ -33,46 +32,59 @@ EXTERNAL: Mapping[str, tuple[str, str, str]] = {
 
 
 def rewards(setup: Setup, models: Rewards, external: Path | None = None) -> Figures:
-    """Pair accuracy on the test split, by pole and kind of pair, beside two simple rules."""
+    """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
+    scored = _scores_of(setup, models, test)
     figures: Figures = {}
     for pole in setup.pack.space.poles:
-        learn = reward_pairs(train, setup.pack.space, pole)
-        held = reward_pairs(test, setup.pack.space, pole)
-        right = _preferred(models, pole.name, held)
-        figures[pole.name] = {
-            kind: {
+        figures[pole.name] = {}
+        learn, held = _pairs(setup, train, pole), _pairs(setup, test, pole)
+        for kind in dict.fromkeys(pair.kind for _, pair in held):
+            rows = [(row, pair) for row, pair in held if pair.kind == kind]
+            alike = [(row, pair) for row, pair in learn if pair.kind == kind]
+            right = (
+                scored[row.id, p.chosen][pole.name] > scored[row.id, p.rejected][pole.name]
+                for row, p in rows
+            )
+            figures[pole.name][kind] = {
                 "pairs": len(rows),
-                "accuracy": fmean(ok for ok, _ in rows),
-                "length_only": _rule(measures.length, learn, [p for _, p in rows]),
-                "readability_only": _rule(measures.grade, learn, [p for _, p in rows]),
+                "accuracy": fmean(right),
+                "length_only": _rule(measures.length, alike, rows),
+                "readability_only": _rule(measures.grade, alike, rows),
             }
-            for kind, rows in _by_kind(zip(right, held, strict=True))
-        }
     if external:
         figures["external"] = _external(models, external)
     return figures
 
 
-def _by_kind(rows: Any) -> Iterator[tuple[str, list[tuple[float, Pair]]]]:
-    ordered = sorted(rows, key=lambda row: row[1].kind)
-    for kind, group in itertools.groupby(ordered, key=lambda row: row[1].kind):
-        yield kind, list(group)
+Pairs = Sequence[tuple[Styled, Comparison]]
 
 
-def _preferred(models: Rewards, pole: str, pairs: Sequence[Pair]) -> list[float]:
-    score = models.reward(pole)
-    prompts = [pair.prompt for pair in pairs]
-    chosen = score(prompts, [pair.chosen for pair in pairs])
-    rejected = score(prompts, [pair.rejected for pair in pairs])
-    return [float(a > b) for a, b in zip(chosen, rejected, strict=True)]
+def _pairs(setup: Setup, rows: Sequence[Styled], pole: Pole) -> Pairs:
+    space = setup.pack.space
+    return [(r, p) for r in rows for p in comparisons(space, r.answers) if p.pole == pole]
 
 
-def _rule(measure: Callable[[str], float], learn: Sequence[Pair], held: Sequence[Pair]) -> float:
+def _scores_of(
+    setup: Setup, models: Rewards, rows: Sequence[Styled]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Every pole's score of every answer, by the row's id and the answer's name."""
+    named = [(row, name) for row in rows for name in row.answers]
+    poles = [pole.name for pole in setup.pack.space.poles]
+    found = models.score(
+        [row.prompt for row, _ in named],
+        [row.answers[name] for row, name in named],
+        [poles] * len(named),
+    )
+    return {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
+
+
+def _rule(measure: Callable[[str], float], learn: Pairs, held: Pairs) -> float:
     """Accuracy of "more is better", or of "less is better" if that fits the training pairs."""
 
-    def larger(pairs: Sequence[Pair]) -> float:
-        return wins([measure(p.chosen) for p in pairs], [measure(p.rejected) for p in pairs])
+    def larger(pairs: Pairs) -> float:
+        chosen = [measure(row.answers[pair.chosen]) for row, pair in pairs]
+        return wins(chosen, [measure(row.answers[pair.rejected]) for row, pair in pairs])
 
     found = larger(held)
     return found if larger(learn) >= 0.5 else 1.0 - found
@@ -85,15 +97,17 @@ def _external(models: Rewards, folder: Path) -> Figures:
             continue
         lines = (folder / name).read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines]
-        pairs = [Pair(r.get("prompt", "Say it."), r[chosen], r[rejected], name) for r in rows]
-        pairs = random.Random(0).sample(pairs, min(200, len(pairs)))
+        rows = random.Random(0).sample(rows, min(200, len(rows)))
+        prompts = [row.get("prompt", "Say it.") for row in rows]
+        first, second = ([row[key] for row in rows] for key in (chosen, rejected))
+        score = models.reward(pole)
         figures[name] = {
             "pole": pole,
-            "pairs": len(pairs),
-            "accuracy": fmean(_preferred(models, pole, pairs)),
+            "pairs": len(rows),
+            "accuracy": wins(score(prompts, first), score(prompts, second)),
             "shorter_first": wins(
-                [-measures.length(p.chosen) for p in pairs],
-                [-measures.length(p.rejected) for p in pairs],
+                [-measures.length(text) for text in first],
+                [-measures.length(text) for text in second],
             ),
         }
     return figures

@@ -9,12 +9,22 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from mpd_core.request import Space
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
 from mpd_core.training.trunk import PADDING, Layout
 
 UNLIKELY = -1e4
 """A log-probability of nothing whose gradient is still a number."""
+
+
+@dataclass(frozen=True)
+class Merging:
+    """The space of a pack, and the settings of ``strength``; see ``mpd_core.merging``."""
+
+    space: Space
+    strength: float
+    plausibility: float
 
 
 @dataclass(frozen=True)
@@ -31,14 +41,18 @@ class Batch:
     mask: Tensor
     """True at tokens of the reply, [N, T]."""
     log_probs: Tensor
-    """Recorded ln p_i, [N, T, E]."""
+    """Recorded ln p_i, [N, T, E]; in the space ``strength`` ln p_0 before them, [N, T, 1 + E]."""
     others: Tensor
-    """ln p_i of other likely tokens, [N, T, C, E]; C is 0 where the temperature was 1."""
+    """Likewise of other likely tokens, [N, T, C, E]; C is 0 where none are needed."""
     poles: Tensor
     """Index of each expert's pole in the head, [N, E]; -1 where there is no expert."""
+    merging: Merging
+    """How the replies' experts are merged."""
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+        here = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(device) for name, value in here.items() if name != "merging"}
+        return Batch(**moved, merging=self.merging)
 
 
 class Collator:
@@ -49,6 +63,7 @@ class Collator:
         self._renderer = setup.renderer
         self._pad = setup.tokenizer.pad_token_id
         self._messages = setup.messages
+        self._merging = Merging(**setup.pack.merging(next(iter(self._space))))
 
     def __call__(self, replies: Sequence[Reply]) -> Batch:
         """Pack replies; those that share a row must lie together."""
@@ -68,6 +83,7 @@ class Collator:
             mask=mask,
             log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
             others=_others(replies, int(lengths.max())),
+            merging=self._merging,
             poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
         )
 

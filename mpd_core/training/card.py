@@ -18,6 +18,7 @@ TEMPLATE = """# {title}
 
 - Base: {base} ({licence}), frozen, not in this folder.
 - Experts: {experts} LoRA adapters ({poles}).
+- Anchor of the space `strength`: {anchor}.
 - Reward models: {rewards}, for training and evaluation; serving does not load them.
 - Preference Control Model: {pcm}.
 - All adapters together: {megabytes:.1f} MB of safetensors, fp16. `pack.toml` names their SHA-256.
@@ -69,7 +70,8 @@ def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
         licence=spec.base.license or "see its own card",
         experts=len(spec.experts.adapters),
         poles=", ".join(spec.experts.adapters),
-        rewards=len(spec.rewards),
+        anchor="an adapter of its own" if spec.experts.anchor else "the bare base",
+        rewards="one adapter with a score a pole" if spec.rewards else "none",
         pcm=_pcm(pack),
         learned=", which the PCM was trained on" if pack.trained else "",
         megabytes=_bytes(pack) / MEGABYTE,
@@ -90,7 +92,8 @@ def _pcm(pack: Pack) -> str:
 
 
 def _bytes(pack: Pack) -> int:
-    adapters = [*pack.spec.experts.adapters.values(), *pack.spec.rewards.values()]
-    adapters += [pack.spec.pcm.adapter] if pack.spec.pcm.adapter else []
+    spec = pack.spec
+    others = (spec.experts.anchor, spec.rewards, spec.pcm.adapter)
+    adapters = [*spec.experts.adapters.values(), *(adapter for adapter in others if adapter)]
     folders = [pack.path(adapter.folder) for adapter in adapters]
     return sum(file.stat().st_size for folder in folders for file in folder.iterdir())

@@ -49,15 +49,14 @@ class Stage:
 STAGES = (
     Stage(
         "experts",
-        "One LoRA expert a pole: fine-tuning on its style, then direct preferences.",
+        "One LoRA expert a pole, fine-tuned on its style whatever the other poles are.",
         ("experts",),
         by_pole=True,
     ),
     Stage(
         "rewards",
-        "One reward model a pole: pairwise loss on single styles and whole preferences.",
+        "Reward models of all poles: pairwise loss on single styles and minimal pairs.",
         ("rewards",),
-        by_pole=True,
     ),
     Stage(
         "references",
@@ -87,7 +86,7 @@ def _register(stage: Stage) -> None:
         dry_run: DryOption = False,
     ) -> None:
         if pole and not stage.by_pole:
-            raise RequestError("--pole goes with train experts and train rewards.")
+            raise RequestError("--pole goes with train experts.")
         setup = _open(pack, out)
         poles = _poles(setup, pole)
         from mpd_core.training.estimate import estimate

@@ -8,14 +8,14 @@ new dimension is new answers and a new table in the pack, and no new code.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from mpd_core.errors import PackError
 from mpd_core.packs import file_sha256
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
+from mpd_core.preferences import LEFT_OUT, Dimension, Pole, PreferenceSpace
 
 Split = Literal["train", "valid", "test"]
 NEUTRAL = "neutral"
@@ -30,21 +30,9 @@ class Styled:
     prompt: str
     answers: Mapping[str, str]
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Two answers to a prompt of which the first is preferred."""
-
-    prompt: str
-    chosen: str
-    rejected: str
-    kind: str
-    """What the two are: ``single``, ``neutral`` or ``whole`` (preferences)."""
-
-    @property
-    def length(self) -> int:
-        """Characters of the longer text: pairs of like length make batches with little padding."""
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+    def texts(self, names: Iterable[str]) -> list[str]:
+        """The answers with these names, those that there are."""
+        return [self.answers[name] for name in names if name in self.answers]
 
 
 @dataclass(frozen=True)
@@ -53,6 +41,10 @@ class Styles:
 
     rows: tuple[Styled, ...]
     sha256: str
+
+    def __post_init__(self) -> None:
+        if not self.split("train"):
+            raise PackError("data.file: no row has the split 'train'.")
 
     def split(self, name: Split) -> tuple[Styled, ...]:
         return tuple(row for row in self.rows if row.split == name)
@@ -85,16 +77,19 @@ def _styled(place: str, line: str) -> Styled:
     return styled
 
 
-def answers_of(rows: Sequence[Styled], pole: Pole) -> Iterator[tuple[str, str]]:
-    """Prompt and answer for every row that has one in this pole's style.
+def pole_answers(space: PreferenceSpace, pole: Pole) -> tuple[str, ...]:
+    """Names of the answers that an expert learns from: its own, and every whole preference's.
 
-    Raises:
-        PackError: no row has one.
+    Shown its pole in all combinations of the others, an expert is the marginal over them: it goes
+    on in whatever the text so far is on the other dimensions, and the tokens on which experts agree
+    are those of the whole preference.
     """
-    found = [(row.prompt, row.answers[pole.name]) for row in rows if pole.name in row.answers]
-    if not found:
-        raise PackError(f"data.file: no row has an answer named '{pole.name}'.")
-    return iter(found)
+    return (pole.name, *(p.code for p in space if pole in p.poles))
+
+
+def common_answers(space: PreferenceSpace) -> tuple[str, ...]:
+    """Names of the answers that every style's start learns from: all preferences, and neutral."""
+    return (*(preference.code for preference in space), NEUTRAL)
 
 
 def opposites(space: PreferenceSpace, pole: Pole) -> tuple[Pole, ...]:
@@ -102,37 +97,43 @@ def opposites(space: PreferenceSpace, pole: Pole) -> tuple[Pole, ...]:
     return tuple(other for other in _dimension(space, pole).poles if other != pole)
 
 
-def preference_pairs(
-    rows: Sequence[Styled], space: PreferenceSpace, pole: Pole
-) -> tuple[Pair, ...]:
-    """For an expert: its own style before an opposite or the neutral one, in turns."""
-    others = [other.name for other in opposites(space, pole)]
-    rejected = [name for other in others for name in (other, NEUTRAL)]
-    pairs = []
-    for number, row in enumerate(rows):
-        name = rejected[number % len(rejected)]
-        if pole.name in row.answers and name in row.answers:
-            kind = NEUTRAL if name == NEUTRAL else "single"
-            pairs.append(Pair(row.prompt, row.answers[pole.name], row.answers[name], kind))
-    return tuple(pairs)
+@dataclass(frozen=True)
+class Comparison:
+    """Of two answers to a prompt, the one that shows a pole more."""
+
+    pole: Pole
+    chosen: str
+    rejected: str
+    kind: str
+    """``single`` styles, single against ``neutral``, or whole preferences that differ in this
+    dimension alone: then it is their code with ``-`` in its place, ``A-B``."""
 
 
-def reward_pairs(rows: Sequence[Styled], space: PreferenceSpace, pole: Pole) -> tuple[Pair, ...]:
-    """For a reward model: single styles as for an expert, and whole preferences.
+def comparisons(space: PreferenceSpace, answers: Collection[str]) -> tuple[Comparison, ...]:
+    """What reward models learn from, among answers with these names.
 
-    The answers to two preferences differ in other dimensions too, in both directions over the
-    prompts, so that neither another dimension nor length can stand in for this one.
+    Whole preferences are compared as minimal pairs: the other letters are held, so neither another
+    dimension nor length can stand in for this one.
     """
-    whole = (pair for row in rows for pair in _whole(row, space, pole))
-    return (*preference_pairs(rows, space, pole), *whole)
+    found: list[Comparison] = []
+    for pole in space.poles:
+        others = opposites(space, pole)
+        found += [Comparison(pole, pole.name, other.name, "single") for other in others]
+        found.append(Comparison(pole, pole.name, NEUTRAL, NEUTRAL))
+        found += _minimal_pairs(space, pole)
+    return tuple(c for c in found if c.chosen in answers and c.rejected in answers)
 
 
-def _whole(row: Styled, space: PreferenceSpace, pole: Pole) -> Iterator[Pair]:
-    known = {p.code: p for p in space if p.code in row.answers}
-    for code, preference in known.items():
-        for other, opposed in known.items():
-            if pole in preference.poles and pole not in opposed.poles:
-                yield Pair(row.prompt, row.answers[code], row.answers[other], "whole")
+def _minimal_pairs(space: PreferenceSpace, pole: Pole) -> Iterator[Comparison]:
+    place = space.dimensions.index(_dimension(space, pole))
+    for preference in space:
+        if pole not in preference.poles:
+            continue
+        code = preference.code
+        others = code[:place] + LEFT_OUT + code[place + 1 :]
+        for other in opposites(space, pole):
+            letter = space.dimensions[place].letter(other)
+            yield Comparison(pole, code, code[:place] + letter + code[place + 1 :], others)
 
 
 def _dimension(space: PreferenceSpace, pole: Pole) -> Dimension:

@@ -12,7 +12,8 @@ import torch
 from mpd_core.engine import Engine
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
-from mpd_core.training.data import answers_of, preference_pairs, reward_pairs
+from mpd_core.training.data import common_answers, pole_answers
+from mpd_core.training.fitting import in_order
 from mpd_core.training.recipe import StageSpec
 from mpd_core.training.setup import Setup
 
@@ -48,20 +49,24 @@ def _line(work: Work, rates: Mapping[str, float]) -> str:
 
 
 def _experts(setup: Setup) -> Iterator[Work]:
-    rows, space = setup.styles.split("train"), setup.pack.space
-    tuned = [setup.prompt(p) + a for pole in space.poles for p, a in answers_of(rows, pole)]
-    yield _work(setup, "fine-tuning", setup.recipe.sft, tuned, 1, len(space.poles))
-    if setup.recipe.preference:
-        pairs = [pair for pole in space.poles for pair in preference_pairs(rows, space, pole)]
-        texts = [setup.prompt(p.prompt) + a for p in pairs for a in (p.chosen, p.rejected)]
-        yield _work(setup, "preferences", setup.recipe.preference, texts, 2, len(space.poles))
+    recipe, space = setup.recipe, setup.pack.space
+    if recipe.anchor:
+        yield _packed(setup, "what experts begin with", recipe.anchor, common_answers(space))
+    for pole in space.poles:
+        yield _packed(setup, pole.name, recipe.sft, pole_answers(space, pole))
 
 
 def _rewards(setup: Setup) -> Iterator[Work]:
-    rows, space = setup.styles.split("train"), setup.pack.space
-    pairs = [pair for pole in space.poles for pair in reward_pairs(rows, space, pole)]
-    texts = [setup.prompt(p.prompt) + a for p in pairs for a in (p.chosen, p.rejected)]
-    yield _work(setup, "reward models", setup.recipe.reward, texts, 2, len(space.poles))
+    every = {name for row in setup.styles.rows for name in row.answers}
+    yield _packed(setup, "reward models", setup.recipe.reward, sorted(every))
+
+
+def _packed(setup: Setup, name: str, stage: StageSpec, answers: Sequence[str]) -> Work:
+    """Prompts that are read once, with all their answers."""
+    rows = setup.styles.split("train")
+    texts = [t for r in rows for t in (setup.prompt(r.prompt), *r.texts(answers))]
+    tokens = sum(len(ids) for ids in setup.tokenizer(texts)["input_ids"])
+    return Work(name, len(in_order(rows, stage, 0)), int(tokens * stage.epochs))
 
 
 def _references(setup: Setup) -> Iterator[Work]:
@@ -93,7 +98,7 @@ def _pcm(setup: Setup) -> Iterator[Work]:
         texts = [
             setup.prompt(r.prompt) + a for r in rows for n, a in r.answers.items() if n in codes
         ]
-        yield _work(setup, "PCM, written answers", spec.answers, texts, 1, 1)
+        yield _written(setup, spec.answers, texts)
     yield Work("PCM", steps, 2 * generated * spec.passes, generated)
 
 
@@ -106,14 +111,10 @@ WORK: Mapping[str, Callable[[Setup], Iterator[Work]]] = {
 }
 
 
-def _work(
-    setup: Setup, name: str, stage: StageSpec, texts: Sequence[str], each: int, runs: int
-) -> Work:
-    """``each``: texts of an example; ``runs``: trainings that share the texts."""
+def _written(setup: Setup, stage: StageSpec, texts: Sequence[str]) -> Work:
     tokens = sum(len(ids) for ids in setup.tokenizer(list(texts))["input_ids"])
-    examples = len(texts) // each // runs
-    steps = int(-(-examples // (stage.batch * stage.accumulate)) * stage.epochs)
-    return Work(name, steps * runs, int(tokens * stage.epochs))
+    steps = len(in_order(texts, stage, 0))
+    return Work("PCM, written answers", steps, int(tokens * stage.epochs))
 
 
 def _rates(setup: Setup, works: Sequence[Work]) -> dict[str, float]:

@@ -10,7 +10,7 @@ thrown away, and constants that rewards have chosen take its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -21,16 +21,16 @@ from transformers import get_cosine_schedule_with_warmup
 
 from mpd_core.training.answers import written
 from mpd_core.training.batches import Batch, Collator
-from mpd_core.training.losses import mixture_log_prob
-from mpd_core.training.policy import Policy
+from mpd_core.training.fitting import in_order
+from mpd_core.training.policy import Policy, reply_log_probs
 from mpd_core.training.recipe import AnswersSpec
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import arranged, write_metrics
+from mpd_core.training.trainer import write_metrics
 
 LOGGED = 10
 """Steps that an entry of the log is the mean of."""
-EM_STEPS = 50
+CONSTANT_STEPS = 100
 
 
 class Gate(nn.Module):
@@ -52,7 +52,7 @@ class Gate(nn.Module):
         constants = self.constants[[self._codes.index(reply.preference) for reply in replies]]
         own = (own + constants[:, None, : own.shape[2]]).masked_fill(poles < 0, -torch.inf)
         alpha = own.softmax(dim=-1)
-        return scores, mixture_log_prob(alpha.clamp_min(1e-30), batch.log_probs), alpha
+        return scores, reply_log_probs(batch, alpha, 1.0), alpha
 
     def parameter_groups(self, spec: AnswersSpec) -> list[dict[str, object]]:
         adapter = [p for p in self.policy.body.parameters() if p.requires_grad]
@@ -81,11 +81,9 @@ def learn_from_answers(
     Raises:
         PackError: there are no such answers, or experts that are not adapters.
     """
-    train, held = written(setup, "train"), written(setup, "valid")
+    train, held = written(setup, "train", spec.prompts), written(setup, "valid", spec.prompts)
     gate, collate = Gate(setup, policy), Collator(setup)
-    rows = [{"reply": reply, "length": len(reply.tokens)} for reply in train]
-    order = [row["reply"] for row in arranged(rows, spec, setup.recipe.seed)]
-    losses = _fit(gate, collate, order, spec)
+    losses = _fit(gate, collate, in_order(train, spec, setup.recipe.seed), spec)
     log = [
         {"step": float(k + LOGGED), "loss": fmean(losses[k : k + LOGGED])}
         for k in range(0, len(losses), LOGGED)
@@ -95,9 +93,10 @@ def learn_from_answers(
     return figures, scores
 
 
-def _fit(gate: Gate, collate: Collator, order: Sequence[Reply], spec: AnswersSpec) -> list[float]:
+def _fit(
+    gate: Gate, collate: Collator, batches: Sequence[Sequence[Reply]], spec: AnswersSpec
+) -> list[float]:
     """One update a batch; their losses."""
-    batches = [order[k : k + spec.batch] for k in range(0, len(order), spec.batch)]
     optimiser = torch.optim.AdamW(gate.parameter_groups(spec), weight_decay=0.0)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     warmup = int(spec.warmup * len(batches))
@@ -116,7 +115,6 @@ def _fit(gate: Gate, collate: Collator, order: Sequence[Reply], spec: AnswersSpe
     return losses
 
 
-@torch.no_grad()
 def _held_out(
     gate: Gate, collate: Collator, replies: Sequence[Reply], size: int
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -126,34 +124,36 @@ def _held_out(
     for start in range(0, len(ordered), size):
         some = ordered[start : start + size]
         batch = collate(some).to(gate.policy.device)
-        found, log_probs, alpha = gate(batch, some)
+        with torch.no_grad():
+            found, log_probs, alpha = gate(batch, some)
         said.append(log_probs[batch.mask])
         alphas.append(alpha[batch.mask])
         for row, reply in enumerate(some):
             scores.setdefault(reply.preference, []).append(found[row, : len(reply.tokens)])
     figures = {
         "held_loss": -float(torch.cat(said).mean()),
-        **constant_losses(replies),
+        **constant_losses(collate, replies),
         "weights_std": fmean(float(a.std(dim=0).mean()) for a in alphas),
     }
     return figures, {code: torch.cat(rows) for code, rows in scores.items()}
 
 
-def constant_losses(replies: Sequence[Reply]) -> dict[str, float]:
+def constant_losses(collate: Collator, replies: Sequence[Reply]) -> dict[str, float]:
     """What weights that do not move reach on the same answers: uniform ones, and the best there
-    are for each preference, fitted to these very answers by expectation maximisation."""
-    by_code: Mapping[str, list[Tensor]] = {reply.preference: [] for reply in replies}
-    for reply in replies:
-        by_code[reply.preference].append(torch.tensor(reply.log_probs))
-    uniform, best = [], []
-    for tables in by_code.values():
-        said = torch.cat(tables)
-        weights = torch.full((said.shape[1],), 1 / said.shape[1])
-        uniform.append(mixture_log_prob(weights, said))
-        for _ in range(EM_STEPS):
-            weights = torch.softmax(weights.log() + said, dim=-1).mean(dim=0)
-        best.append(mixture_log_prob(weights, said))
-    return {
-        "held_loss_uniform": -float(torch.cat(uniform).mean()),
-        "held_loss_constant": -float(torch.cat(best).mean()),
-    }
+    are for each preference, fitted to these very answers."""
+    uniform, best, tokens = 0.0, 0.0, 0
+    for code in sorted({reply.preference for reply in replies}):
+        batch = collate([reply for reply in replies if reply.preference == code])
+        free = torch.zeros(batch.poles.shape[1], requires_grad=True)
+        optimiser = torch.optim.Adam([free], lr=0.1)
+        losses = []
+        for _ in range(CONSTANT_STEPS):
+            alpha = free.softmax(-1).expand(*batch.mask.shape, -1)
+            loss = -reply_log_probs(batch, alpha, 1.0).sum()
+            losses.append(float(loss.detach()))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        uniform, best = uniform + losses[0], best + min(losses)
+        tokens += int(batch.mask.sum())
+    return {"held_loss_uniform": uniform / tokens, "held_loss_constant": best / tokens}

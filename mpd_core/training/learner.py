@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from mpd_core.training import checkpoint
 from mpd_core.training.batches import Collator
 from mpd_core.training.policy import Policy
 from mpd_core.training.rollouts import Reply
@@ -77,12 +78,14 @@ class Learner:
         return {**found, **start, "undone": undone}
 
     def _kept(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        weights = {name: tensor.clone() for name, tensor in self._policy.trained().items()}
+        weights = {
+            name: tensor.clone() for name, tensor in checkpoint.trained(self._policy).items()
+        }
         return weights, deepcopy(self._optimiser.state_dict())
 
     def _restore(self, kept: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
         weights, moments = kept
-        self._policy.restore(weights)
+        checkpoint.restore(self._policy, weights)
         self._optimiser.load_state_dict(moments)
 
     def _pass(self, memory: Memory, order: random.Random) -> float:

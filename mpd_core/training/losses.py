@@ -29,6 +29,18 @@ def mixture_log_prob(weights: Tensor, log_probs: Tensor) -> Tensor:
     return torch.logsumexp(weights.log() + log_probs, dim=-1)
 
 
+def strength_score(weights: Tensor, log_probs: Tensor, anchor: Tensor, strength: float) -> Tensor:
+    """z_0 + B sum_i alpha_i (z_i - z_0) of single tokens: ln pi up to its normaliser.
+
+    Args:
+        weights: alpha on the simplex, [..., E].
+        log_probs: ln p_i of tokens, [..., E].
+        anchor: ln p_0 of the same tokens, [...].
+        strength: B; 1 is logit space, whatever the anchor.
+    """
+    return anchor + strength * ((weights * log_probs).sum(dim=-1) - anchor)
+
+
 def tempered_log_prob(chosen: Tensor, others: Tensor, temperature: float) -> Tensor:
     """ln of a token's probability after temperature: p^(1/t) over the sum of all such powers.
 
@@ -36,8 +48,9 @@ def tempered_log_prob(chosen: Tensor, others: Tensor, temperature: float) -> Ten
     the temperature, and it should be well below 1.
 
     Args:
-        chosen: ln pi of the sampled tokens, [...].
-        others: ln pi of other likely ones, [..., C]; without any, the temperature must be 1.
+        chosen: ln pi of the sampled tokens, up to a constant, [...].
+        others: ln pi of other likely ones, up to the same, [..., C]; without any, ``chosen`` must
+            be normalised and the temperature 1.
         temperature: above 0.
 
     Returns:

@@ -212,9 +212,8 @@ def rewards_of(setup: Setup) -> Rewards:
         PackError: a reward model that is missing.
     """
     others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
-    poles = [pole for pole in setup.pack.space.poles if pole.name not in others]
-    folders = {pole.name: reward_folder(setup, pole) for pole in poles}
-    return Rewards(RewardModels(setup, folders) if folders else None, others)
+    needed = any(pole.name not in others for pole in setup.pack.space.poles)
+    return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)
 
 
 def _other(spec: ScorerSpec) -> Reward:

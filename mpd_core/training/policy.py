@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.pcm import PAIRS, WeightHead
-from mpd_core.training.batches import Batch
-from mpd_core.training.losses import mixture_log_prob, tempered_log_prob
+from mpd_core.training import checkpoint
+from mpd_core.training.batches import UNLIKELY, Batch, Merging
+from mpd_core.training.losses import mixture_log_prob, strength_score, tempered_log_prob
 from mpd_core.training.recipe import PCMTrainSpec
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
@@ -113,17 +115,6 @@ class Policy(nn.Module):
         head = {name: t.detach().cpu().contiguous() for name, t in self.head.tensors().items()}
         save_file(head, folder / HEAD, metadata={POLES: ",".join(self._poles)})
 
-    def trained(self) -> dict[str, Tensor]:
-        """Every trained tensor by name."""
-        return {name: p.detach() for name, p in self.named_parameters() if p.requires_grad}
-
-    @torch.no_grad()
-    def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Take over what ``trained`` gave."""
-        for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                parameter.copy_(tensors[name])
-
 
 def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
     """ln pi of each token under some weights, [N, T], 0 outside the mask.
@@ -134,9 +125,34 @@ def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor
         temperature: after mixing.
     """
     alpha = weights.clamp_min(1e-30)
-    said = mixture_log_prob(alpha, batch.log_probs)
-    others = mixture_log_prob(alpha[:, :, None], batch.others)
+    said = token_scores(alpha, batch.log_probs, batch.merging)
+    others = token_scores(alpha[:, :, None], batch.others, batch.merging)
+    if batch.merging.space == "strength" and batch.merging.plausibility > 0:
+        others = others.masked_fill(~_plausible(batch), UNLIKELY)
     return tempered_log_prob(said, others, temperature).masked_fill(~batch.mask, 0.0)
+
+
+def token_scores(weights: Tensor, said: Tensor, merging: Merging) -> Tensor:
+    """ln pi of recorded tokens, outside the space of probabilities up to a normaliser.
+
+    Args:
+        weights: alpha, [..., E].
+        said: ln p_i of the tokens, [..., E]; in the space ``strength`` ln p_0 first, [..., 1 + E].
+        merging: how experts are merged.
+    """
+    if merging.space == "probability":
+        return mixture_log_prob(weights, said)
+    if merging.space == "logit":
+        return strength_score(weights, said, torch.zeros_like(said[..., 0]), 1.0)
+    return strength_score(weights, said[..., 1:], said[..., 0], merging.strength)
+
+
+def _plausible(batch: Batch) -> Tensor:
+    """Which other tokens are above the floor, [N, T, C]; every expert's best one is recorded."""
+    experts, own = batch.others[..., 1:], batch.log_probs[..., 1:]
+    best = torch.maximum(experts.amax(dim=2), own)
+    floor = best + math.log(batch.merging.plausibility)
+    return (experts >= floor[:, :, None]).any(dim=-1)
 
 
 @torch.no_grad()
@@ -170,13 +186,7 @@ def save_state(
     experts: str,
 ) -> None:
     """Policy, AdamW's moments, the log so far and whose weights it learns, all or nothing."""
-    tensors = {f"policy.{name}": tensor for name, tensor in policy.trained().items()}
-    for index, moments in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in moments.items()}
-    scratch = file.with_suffix(".part")
-    kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, scratch, metadata={LOG: json.dumps(list(log)), EXPERTS: experts})
-    scratch.replace(file)
+    checkpoint.save(file, policy, optimiser, {LOG: json.dumps(list(log)), EXPERTS: experts})
 
 
 def load_state(
@@ -190,19 +200,9 @@ def load_state(
     Raises:
         PackError: the experts have changed since: their rewards and this log would not go together.
     """
-    with safe_open(file, "pt") as saved:
-        facts = saved.metadata()
+    facts = checkpoint.facts_of(file)
     if facts.get(EXPERTS) != experts:
         raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
-    tensors = load_file(file)
-    prefix = "policy."
-    policy.restore({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, rest = key.partition(".")
-        if kind == "optimiser":
-            index, _, name = rest.partition(".")
-            moments.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+    checkpoint.load(file, policy, optimiser)
     log: list[dict[str, float]] = json.loads(facts[LOG])
     return log

@@ -35,6 +35,7 @@ class Reader:
             PackError: an adapter that does not fit.
         """
         self.texts = texts
+        self._names = {adapter.name for adapter in adapters}
         base = load_model(setup.base, weight_format(precision=fastest_precision()))
         count = base.model.config.num_hidden_layers
         first = lowest_layer(adapters, count) if is_llama(base.model) else 0
@@ -64,7 +65,7 @@ class Reader:
 
         Args:
             texts: at most as many as a pass takes.
-            names: of each text, the adapters to read it through.
+            names: of each text, the adapters to read it through; others are the bare base.
 
         Returns:
             By text and adapter, [tokens of the text, D] on the model's device.
@@ -78,14 +79,13 @@ class Reader:
         if self._trunk is not None:
             inputs = self._trunk.forward(tokens, positions, 0, [()] * len(texts))
         owner = [row for row, some in enumerate(names) for _ in some]
-        adapters = [((name, 1.0),) for some in names for name in some]
+        known = self._names
+        adapters = [((name, 1.0),) if name in known else () for some in names for name in some]
         rows = iter(self._upper.forward(inputs[owner], positions[owner], 0, adapters))
         return [
             [next(rows)[: len(text)] for _ in some] for text, some in zip(texts, names, strict=True)
         ]
 
-    def said(self, states: Tensor, tokens: Ids) -> Tensor:
-        """Log-probability of each token after the state before it, [T, D] to [T] in fp32."""
-        ids = torch.tensor(tokens, device=states.device)
-        found: Tensor = self._upper.log_probs(states).gather(-1, ids[:, None])[:, 0]
-        return found
+    def log_probs(self, states: Tensor) -> Tensor:
+        """Of the next token, [T, D] to [T, V] in fp32."""
+        return self._upper.log_probs(states)

@@ -43,42 +43,19 @@ class StageSpec(Table):
 
     epochs: float = Field(1.0, gt=0, le=100)
     batch: int = Field(8, ge=1, le=1024)
-    accumulate: int = Field(1, ge=1, le=1024)
     lr: float = Field(gt=0, lt=1)
     warmup: float = Field(0.05, ge=0, lt=1)
     save_steps: int = Field(60, ge=1)
 
 
-class SFTSpec(StageSpec):
-    """Supervised fine-tuning on a pole's answers."""
-
-    end_weight: float = Field(1.0, gt=0, le=100)
-    """Weight of the end-of-turn token in the loss: a greedy reply ends only where ending is the
-    likeliest thing to do, which one token in hundreds teaches slowly."""
-
-
-class PreferenceSpec(StageSpec):
-    """Direct preference optimisation (Rafailov et al., 2023)."""
-
-    beta: float = Field(0.1, gt=0)
-    sft_weight: float = Field(0.0, ge=0)
-    """Weight of the chosen answer's own log-likelihood beside the preference loss."""
-
-
-class PoleRecipe(Table):
-    """What is done differently for one pole's expert."""
-
-    preference: bool = True
-    """False: its expert is what fine-tuning made of it."""
-    end_weight: float | None = Field(None, gt=0, le=100)
-
-
 class RewardSpec(StageSpec):
-    """A reward model: an adapter with a scalar head, pairwise loss."""
+    """The reward models: one adapter with a score a pole, pairwise loss."""
 
     lora: LoraSpec
     centre: float = Field(0.0, ge=0)
     """Weight of (r_chosen + r_rejected)^2: keeps rewards around zero (Eisenstein et al., 2023)."""
+    centred_on: int = Field(64, ge=0)
+    """Training prompts over whose answers to all preferences scores are given the mean 0."""
 
 
 class ScorerSpec(Table):
@@ -147,6 +124,9 @@ class StaticSpec(Table):
 class AnswersSpec(StageSpec):
     """A supervised start of the PCM, from written answers to whole preferences."""
 
+    prompts: int = Field(1_000_000, ge=1)
+    """Of each split, at most: reading an answer through its experts costs as much as learning."""
+
     head_lr: float = Field(1e-3, gt=0, lt=1)
     """Of the head's weight."""
     constant_lr: float = Field(2e-2, gt=0, lt=1)
@@ -189,10 +169,11 @@ class Recipe(Table):
     seed: int = Field(7, ge=0, lt=2**31)
     data: DataSpec
     lora: LoraSpec
-    sft: SFTSpec
-    preference: PreferenceSpec | None = None
-    """Absent: experts are what fine-tuning made of them."""
-    poles: dict[str, PoleRecipe] = Field(default_factory=dict)
+    anchor: StageSpec | None = None
+    """What experts go on from: an adapter fine-tuned on the answers to all preferences. Absent:
+    they begin at the base."""
+    sft: StageSpec
+    """Fine-tuning of each pole's expert. Batches are counted in prompts, with all their answers."""
     reward: RewardSpec
     scorers: dict[str, ScorerSpec] = Field(default_factory=dict)
     """By pole, what scores replies instead of a trained reward model."""
@@ -201,15 +182,6 @@ class Recipe(Table):
     pcm: PCMTrainSpec
     measures: dict[str, str] = Field(default_factory=dict)
     """By pole, a measure that grows with it and that no model was trained on: ``-grade``."""
-
-    def sft_of(self, pole: str) -> SFTSpec:
-        """Fine-tuning of a pole's expert."""
-        weight = self.poles.get(pole, PoleRecipe()).end_weight
-        return self.sft.model_copy(update={"end_weight": weight}) if weight else self.sft
-
-    def preference_of(self, pole: str) -> PreferenceSpec | None:
-        """Preference optimisation of a pole's expert, if there is any."""
-        return self.preference if self.poles.get(pole, PoleRecipe()).preference else None
 
     @property
     def sha256(self) -> str:

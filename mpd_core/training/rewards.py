@@ -1,88 +1,112 @@
-"""Reward models: one a pole, an adapter and a scalar head on the base, pairwise loss."""
+"""Reward models: one adapter on the base and a linear head with a score a pole, pairwise loss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from safetensors.torch import save_file
-from trl import RewardConfig, RewardTrainer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
-from mpd_core.preferences import Pole
-from mpd_core.training.data import Split, reward_pairs
+from mpd_core.training.data import Styled, comparisons
+from mpd_core.training.fitting import fit
+from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.trainer import (
-    ADAPTER,
-    HEAD,
-    MetricsFile,
-    Row,
-    common,
-    datasets,
-    fit,
-    save_adapter,
-)
+from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
 
 
-def reward_folder(setup: Setup, pole: Pole) -> Path:
-    """A folder with the reward model of a pole, adapter and head: trained here, or the pack's."""
-    here = setup.out / "rewards" / pole.name / ADAPTER
-    packed = setup.pack.spec.rewards.get(pole.name)
+def reward_folder(setup: Setup) -> Path:
+    """A folder with the reward models, adapter and head: trained here, or the pack's."""
+    here = setup.out / "rewards" / ADAPTER
+    packed = setup.pack.spec.rewards
     return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
 
 
-def train_rewards(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
-    """Train the reward models of these poles; a finished one is left alone when resuming."""
-    for pole in poles:
-        folder = setup.out / "rewards" / pole.name
-        if resume and (folder / RECORD).is_file():
-            continue
-        (folder / RECORD).unlink(missing_ok=True)
-        set_seed(setup.recipe.seed)  # the adapter's first values too
-        trainer = _trainer(setup, pole, folder)
-        trainer.add_callback(MetricsFile(folder, f"Reward of {pole.name}"))
-        fit(trainer, folder, resume=resume)
-        _save(trainer.model, folder / ADAPTER)
-        weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-        setup.record(folder, "reward", pole=pole.name, weights_sha256=weights)
+class RewardModel(nn.Module):
+    """The frozen base with an adapter, and a score for every pole at the end of an answer."""
+
+    def __init__(self, setup: Setup) -> None:
+        """A fresh one, whose scores are zero."""
+        super().__init__()
+        self._setup = setup
+        self.body = setup.causal_lm(setup.recipe.reward.lora)
+        width, poles = self.body.config.hidden_size, len(setup.pack.space.poles)
+        self.head = nn.Linear(width, poles, device=next(self.body.parameters()).device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, rows: Sequence[tuple[str, Sequence[str]]]) -> Tensor:
+        """Prompts with some answers each to scores, [answers of all rows, poles]."""
+        batch = pack_answers(self._setup, rows)
+        hidden = states(self.body, batch, mixed=self._setup.mixed)
+        scores: Tensor = self.head(hidden[batch.last.to(hidden.device)].float())
+        return scores
 
 
-def _trainer(setup: Setup, pole: Pole, folder: Path) -> RewardTrainer:
-    recipe, stage = setup.recipe, setup.recipe.reward
-    arguments = RewardConfig(
-        **common(folder, stage, recipe.seed),
-        max_length=recipe.data.max_tokens,
-        eos_token=setup.end_of_turn,
-        center_rewards_coefficient=stage.centre or None,
+def train_rewards(setup: Setup, *, resume: bool) -> None:
+    """Train the reward models of all poles at once; a finished one is left alone when resuming."""
+    folder = setup.out / "rewards"
+    if resume and (folder / RECORD).is_file():
+        return
+    (folder / RECORD).unlink(missing_ok=True)
+    set_seed(setup.recipe.seed)  # the adapter's first values
+    model = RewardModel(setup)
+    train = setup.styles.split("train")
+    fit(
+        model,
+        train,
+        setup.styles.split("valid"),
+        lambda model, rows: comparison_loss(setup, model, rows),
+        setup.recipe.reward,
+        folder,
+        title="Reward models",
+        seed=setup.recipe.seed,
+        resume=resume,
     )
-    return RewardTrainer(
-        model=setup.reward_model(stage.lora),
-        args=arguments,
-        **datasets(partial(_pairs, setup, pole), stage, recipe.seed),
-        processing_class=setup.tokenizer,
-    )
+    _centre(setup, model, train[: setup.recipe.reward.centred_on])
+    save_adapter(model.body, folder / ADAPTER)
+    head = {"weight": model.head.weight, "bias": model.head.bias}
+    save_file({k: v.detach().float().cpu() for k, v in head.items()}, folder / ADAPTER / HEAD)
+    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
+    setup.record(folder, "rewards", weights_sha256=weights)
 
 
-def _pairs(setup: Setup, pole: Pole, split: Split) -> list[Row]:
-    def text(prompt: str, answer: str) -> str:
-        return setup.prompt(prompt) + answer + setup.end_of_turn
+def comparison_loss(setup: Setup, model: Any, rows: Sequence[Styled]) -> tuple[Tensor, int]:
+    """-ln sigmoid(r_chosen - r_rejected): its sum over some rows' comparisons, and their number."""
+    space, spec = setup.pack.space, setup.recipe.reward
+    scores = model([(row.prompt, list(row.answers.values())) for row in rows])
+    first, chosen, rejected, poles = 0, [], [], []
+    for row in rows:
+        names = list(row.answers)
+        for pair in comparisons(space, names):
+            chosen.append(first + names.index(pair.chosen))
+            rejected.append(first + names.index(pair.rejected))
+            poles.append(space.poles.index(pair.pole))
+        first += len(names)
+    better, worse = scores[chosen, poles], scores[rejected, poles]
+    loss = -nn.functional.logsigmoid(better - worse) + spec.centre * (better + worse).square()
+    return loss.sum(), len(poles)
 
-    return [
-        {
-            "chosen": text(pair.prompt, pair.chosen),
-            "rejected": text(pair.prompt, pair.rejected),
-            "length": pair.length,
-        }
-        for pair in reward_pairs(setup.styles.split(split), setup.pack.space, pole)
-    ]
+
+@torch.no_grad()
+def _centre(setup: Setup, model: RewardModel, rows: Sequence[Styled]) -> None:
+    """Scores whose mean over the answers to all preferences is 0.
+
+    Half of them show a pole of two and half do not, so that 0 lies between, and scores of different
+    poles can be compared.
+    """
+    codes = [preference.code for preference in setup.pack.space]
+    scores = [model([(row.prompt, row.texts(codes))]) for row in rows if row.texts(codes)]
+    if scores:
+        model.head.bias -= torch.cat(scores).mean(dim=0)
 
 
-def _save(model: torch.nn.Module, folder: Path) -> None:
-    """The adapter as the engine reads it, and the scalar head beside it."""
-    save_adapter(model, folder, skip=("score",))
-    weight = model.get_base_model().score.modules_to_save["default"].weight  # type: ignore[operator]
-    save_file({"weight": weight.detach().float().contiguous()}, folder / HEAD)
+def load_head(folder: Path) -> tuple[Tensor, Tensor]:
+    """Weight [poles, D] and bias [poles] of saved reward models."""
+    tensors = load_file(folder / HEAD)
+    return tensors["weight"], tensors["bias"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from mpd_core.engine import Engine, Stream
-from mpd_core.request import GenerationRequest, Message, Sampling
-from mpd_core.trace import StepRecord, Trace
+from mpd_core.experts import ANCHOR
+from mpd_core.request import GenerationRequest, Message, Sampling, Space
+from mpd_core.trace import Candidate, StepRecord, Trace
 
 DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
 IN_FLIGHT = 64  # more than run at a time: a reply that ends makes room for one that waits
@@ -27,6 +28,8 @@ class Ask:
     preference: str
     method: str = "mpd"
     seed: int = 0
+    space: Space | None = None
+    """Where experts are merged; None: the pack's own way."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,15 @@ class Reply:
     """It ended by itself."""
     tokens: tuple[int, ...]
     log_probs: tuple[tuple[float, ...], ...]
-    """ln p_i of each token, [T][E]."""
+    """ln p_i of each token, [T][E]; in the space ``strength`` the anchor's ln p_0 before them."""
     weights: tuple[tuple[float, ...], ...]
     """alpha at each token, [T][E]."""
     disagreement: tuple[float, ...]
     """Of the experts at each token, in nats, [T]."""
     others: tuple[tuple[tuple[float, ...], ...], ...] = ()
-    """ln p_i of the likeliest tokens that were not chosen, [T][C][E]; only where the temperature is
-    not 1, whose distribution is not a mixture of the experts' and must be normalised."""
+    """Likewise of the likeliest tokens that were not chosen, [T][C][E]; only where the distribution
+    is not a mixture of the experts' and must be normalised: at another temperature than 1, or in
+    another space than that of probabilities."""
 
 
 def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
@@ -63,7 +67,6 @@ def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
     replies: list[Reply] = []
     waiting: deque[tuple[Ask, Stream]] = deque()
     coming, total = iter(asks), len(asks)
-    tempered = sampling.temperature not in (0.0, 1.0)
     with tqdm(total=total, desc="replies", leave=False) as bar:
         while len(replies) < total:
             for ask in itertools.islice(coming, IN_FLIGHT - len(waiting)):
@@ -71,7 +74,7 @@ def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
             ask, stream = waiting.popleft()
             for _ in stream:
                 pass
-            replies.append(_reply(ask, stream.trace(), tempered))
+            replies.append(_reply(ask, stream.trace()))
             bar.update()
     return replies
 
@@ -105,13 +108,25 @@ def every(
 
 
 def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
-    settings = asdict(sampling) | {"seed": ask.seed}
-    space = engine.pack.spec.decode.space
-    message = Message("user", ask.prompt)
-    return GenerationRequest((message,), ask.preference, ask.method, space, Sampling(**settings))
+    return GenerationRequest(
+        (Message("user", ask.prompt),),
+        ask.preference,
+        ask.method,
+        sampling=replace(sampling, seed=ask.seed),
+        **engine.pack.merging(engine.pack.space.parse(ask.preference), ask.space),
+    )
 
 
-def _reply(ask: Ask, trace: Trace, tempered: bool) -> Reply:
+def _reply(ask: Ask, trace: Trace) -> Reply:
+    first = trace.steps[0]
+    names = [*((ANCHOR,) if ANCHOR in first.logprobs else ()), *first.weights]
+    temperature = trace.settings["temperature"]
+    normalised = trace.space == "probability" and temperature == 1.0
+    told = () if normalised or temperature == 0.0 else tuple(map(_others, trace.steps))
+
+    def said(logprobs: Mapping[str, float]) -> tuple[float, ...]:
+        return tuple(round(logprobs[name], DIGITS) for name in names)
+
     return Reply(
         prompt=ask.prompt,
         preference=ask.preference,
@@ -119,19 +134,15 @@ def _reply(ask: Ask, trace: Trace, tempered: bool) -> Reply:
         text=trace.text,
         finished=trace.finish_reason == "stop",
         tokens=tuple(step.token_id for step in trace.steps),
-        log_probs=tuple(tuple(step.logprobs.values()) for step in trace.steps),
+        log_probs=tuple(tuple(s.logprobs[name] for name in names) for s in trace.steps),
         weights=tuple(tuple(step.weights.values()) for step in trace.steps),
         disagreement=tuple(step.disagreement for step in trace.steps),
-        others=tuple(_others(step) for step in trace.steps) if tempered else (),
+        others=tuple(tuple(said(c.logprobs) for c in some) for some in told),
     )
 
 
-def _others(step: StepRecord) -> tuple[tuple[float, ...], ...]:
-    return tuple(
-        tuple(round(said, DIGITS) for said in candidate.logprobs.values())
-        for candidate in step.top_k
-        if candidate.token_id != step.token_id
-    )
+def _others(step: StepRecord) -> tuple[Candidate, ...]:
+    return tuple(c for c in step.top_k if c.token_id != step.token_id)
 
 
 def _from_json(row: dict[str, object]) -> Reply:

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from safetensors.torch import load_file
-from torch import Tensor
-
+from mpd_core.errors import PackError
 from mpd_core.models.adapters import load_adapter
 from mpd_core.training.reading import Reader
+from mpd_core.training.rewards import load_head
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import HEAD
 
+REWARD = "reward"
 ROWS = 24
 """Texts of one batch."""
 
@@ -67,14 +67,14 @@ class Rewards:
 
 
 class RewardModels:
-    """Reward models that are adapters of one base: rows of one batched forward, like experts."""
+    """The trained reward models: one pass of the base with their adapter scores every pole."""
 
-    def __init__(self, setup: Setup, folders: Mapping[str, Path], length: int = 1024) -> None:
-        """Load adapters with their scalar heads.
+    def __init__(self, setup: Setup, folder: Path, length: int = 1024) -> None:
+        """Load the adapter with its head.
 
         Args:
             setup: for the base and the prompts.
-            folders: by pole; a PEFT folder with ``head.safetensors`` in it.
+            folder: a PEFT folder with ``head.safetensors`` in it.
             length: longest text, in tokens.
 
         Raises:
@@ -82,9 +82,14 @@ class RewardModels:
         """
         self._setup = setup
         self._length = length
-        adapters = [load_adapter(name, folder) for name, folder in folders.items()]
-        self._reader = Reader(setup, adapters, texts=ROWS, length=length)
-        self._heads = {name: _head(folder) for name, folder in folders.items()}
+        self._reader = Reader(setup, [load_adapter(REWARD, folder)], texts=ROWS, length=length)
+        self._weight, self._bias = load_head(folder)
+        self._poles = [pole.name for pole in setup.pack.space.poles]
+        if self._weight.shape[0] != len(self._poles):
+            raise PackError(
+                f"rewards: {folder / HEAD} scores {self._weight.shape[0]} poles, and the pack has "
+                f"{len(self._poles)}: run train rewards."
+            )
 
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
@@ -94,7 +99,7 @@ class RewardModels:
         Args:
             prompts: what was asked.
             replies: without an end-of-turn token, which is added: a reward judges what was said.
-            poles: whose reward models are asked, by reply.
+            poles: whose scores are wanted, by reply.
 
         Returns:
             By reply, pole to score.
@@ -102,19 +107,14 @@ class RewardModels:
         ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
         scores: list[dict[str, float]] = [{} for _ in ids]
         for batch in self._reader.batches(ids):
-            names = [poles[k] for k in batch]
-            states = self._reader.states([ids[k] for k in batch], names)
-            for k, some, rows in zip(batch, names, states, strict=True):
-                last = [row[-1].float().cpu() for row in rows]
-                scores[k] = {n: float(self._heads[n] @ s) for n, s in zip(some, last, strict=True)}
+            states = self._reader.states([ids[k] for k in batch], [(REWARD,)] * len(batch))
+            for k, (row,) in zip(batch, states, strict=True):
+                every = (self._weight @ row[-1].float().cpu() + self._bias).tolist()
+                found = dict(zip(self._poles, every, strict=True))
+                scores[k] = {name: found[name] for name in poles[k]}
         return scores
 
     def _ids(self, prompt: str, reply: str) -> list[int]:
         ids = self._setup.ids(self._setup.prompt(prompt) + reply + self._setup.end_of_turn)
         end = ids[-1:]  # a reply that is too long is cut, not its end
         return ids if len(ids) <= self._length else ids[: self._length - 1] + end
-
-
-def _head(folder: Path) -> Tensor:
-    weight: Tensor = load_file(folder / HEAD)["weight"]
-    return weight[0].float()

@@ -10,14 +10,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-)
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
+from mpd_core.models.base import fastest_precision
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
@@ -85,32 +82,38 @@ class Setup:
         """A conversation of one turn."""
         return (Message("user", instruction),)
 
-    def causal_lm(self, lora: LoraSpec) -> Any:
-        """The frozen base with a fresh adapter."""
-        return _adapted(self.bare(lora), lora, TaskType.CAUSAL_LM)
+    @property
+    def mixed(self) -> bool:
+        """Whether training multiplies in bf16: where that is fast."""
+        return torch.cuda.is_available() or fastest_precision() == "bf16"
+
+    def causal_lm(self, lora: LoraSpec, start: Path | None = None) -> Any:
+        """The frozen base with an adapter to train: a fresh one, or a copy of a saved one."""
+        model = self.bare(lora)
+        adapted = (
+            PeftModel.from_pretrained(model, start, is_trainable=True)
+            if start
+            else _adapted(model, lora)
+        )
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # saved as fp16
+            elif self.mixed and parameter.dim() == 2:
+                parameter.data = parameter.data.bfloat16()  # once, instead of at every product
+        return adapted
 
     def bare(self, lora: LoraSpec) -> Any:
         """The frozen base whose layers below the adapter are the shared trunk."""
-        return self._with_trunk(self._load(AutoModelForCausalLM, self.base), lora)
+        return self._with_trunk(self._load(self.base), lora)
 
     def pcm_body(self, lora: LoraSpec, adapter: Path | None = None) -> Any:
         """The PCM's frozen backbone, the base or a model of its own, with an adapter to train."""
         backbone = self.pack.spec.pcm.backbone
-        if backbone == "base":
-            model = self.bare(lora)
-        else:
-            model = self._load(AutoModelForCausalLM, obtain(self.pack, backbone))
+        own = backbone != "base"
+        model = self._load(obtain(self.pack, backbone)) if own else self.bare(lora)
         if adapter:
             return PeftModel.from_pretrained(model, adapter, is_trainable=True)
-        return _adapted(model, lora, TaskType.CAUSAL_LM)
-
-    def reward_model(self, lora: LoraSpec) -> Any:
-        """The frozen base with a fresh adapter and a scalar head."""
-        model = self._load(AutoModelForSequenceClassification, self.base, num_labels=1)
-        model.score.float()
-        torch.nn.init.zeros_(model.score.weight)
-        model.config.pad_token_id = self.tokenizer.pad_token_id
-        return _adapted(self._with_trunk(model, lora), lora, TaskType.SEQ_CLS)
+        return _adapted(model, lora)
 
     def record(self, folder: Path, kind: str, **facts: Any) -> None:
         """Write down what a result was made from."""
@@ -126,13 +129,12 @@ class Setup:
         }
         write_json(folder / RECORD, content)
 
-    def _load(self, auto: Any, folder: Path, **options: Any) -> Any:
+    def _load(self, folder: Path) -> Any:
         transformers_logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        transformers_logging.set_verbosity_error()  # a fresh scalar head is meant to be fresh
-        model = auto.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, **options
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype
         )
         model.requires_grad_(False)
         model.config.use_cache = False
@@ -149,10 +151,10 @@ class Setup:
         return model
 
 
-def _adapted(model: Any, lora: LoraSpec, task: TaskType) -> Any:
+def _adapted(model: Any, lora: LoraSpec) -> Any:
     upper = range(lora.first_layer, model.config.num_hidden_layers) if lora.first_layer else ()
     config = LoraConfig(
-        task_type=task,
+        task_type=TaskType.CAUSAL_LM,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,

@@ -39,9 +39,9 @@ def experts(setup: Setup, poles: Sequence[Pole], resume: bool, _: Tell) -> None:
     train_experts(setup, poles, resume=resume)
 
 
-def rewards(setup: Setup, poles: Sequence[Pole], resume: bool, _: Tell) -> None:
-    """Reward models of these poles."""
-    train_rewards(setup, poles, resume=resume)
+def rewards(setup: Setup, _: Sequence[Pole], resume: bool, __: Tell) -> None:
+    """Reward models of all poles."""
+    train_rewards(setup, resume=resume)
 
 
 def references(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:  # noqa: ARG001

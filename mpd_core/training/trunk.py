@@ -51,15 +51,24 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class _Text:
-    """A row as the trunk keeps it: no padding."""
+class _Row:
+    """A row without its padding."""
 
     ids: Tensor
     layout: Layout
 
-    @property
-    def key(self) -> bytes:
-        return self.ids.numpy().tobytes() + self.layout.segments.numpy().tobytes()
+    def parts(self) -> dict[bytes, Tensor]:
+        """What all its texts share, and each text's own end: a key and where in the row it lies.
+
+        States of an end follow from what is shared and the end itself, whatever texts lie beside
+        it, so rows that hold the same answers in other company share what is known of them.
+        """
+        segments = self.layout.segments
+        shared = segments == 0
+        start = self.ids[shared].numpy().tobytes()
+        ends = [segments == number for number in range(1, int(segments.max()) + 1)]
+        own = {start + b"|" + self.ids[end].numpy().tobytes(): end for end in ends}
+        return {start: shared, **own}
 
 
 class _Skipped(nn.Module):
@@ -97,34 +106,34 @@ class Trunk(nn.Module):
     @torch.no_grad()
     def forward(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
         """States; without a layout every row is one text."""
-        texts = self._texts(ids.cpu(), layout)
-        keys = [text.key for text in texts]
-        missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in self._known}
-        new = self._compute(list(missing.values()), ids.device)
-        found = dict(zip(missing, new, strict=True))
-        for key in keys:
-            if key in self._known:
-                self._known.move_to_end(key)
-                found[key] = self._known[key]
-        self._keep(dict(zip(missing, new, strict=True)))
-        width = found[keys[0]].shape[-1]
-        out = torch.zeros(*ids.shape, width, device=ids.device)
-        for row, key in enumerate(keys):
-            out[row, : len(found[key])] = found[key].to(out)
-        return out
+        rows = self._rows(ids.cpu(), layout)
+        parts = [row.parts() for row in rows]
+        new = [k for k, some in enumerate(parts) if not some.keys() <= self._known.keys()]
+        found = {
+            key: self._known[key] for k, some in enumerate(parts) if k not in new for key in some
+        }
+        for k, states in zip(new, self._compute([rows[k] for k in new], ids.device), strict=True):
+            found |= {key: states[place].clone() for key, place in parts[k].items()}
+        self._keep(found)
+        width = next(iter(found.values())).shape[-1]
+        out = torch.zeros(*ids.shape, width)
+        for k, some in enumerate(parts):
+            for key, place in some.items():
+                out[k, : len(place)][place] = found[key].to(out)
+        return out.to(ids.device)
 
-    def _texts(self, ids: Tensor, layout: Layout | None) -> list[_Text]:
+    def _rows(self, ids: Tensor, layout: Layout | None) -> list[_Row]:
         if layout is None:
             rows = [_stripped(row, self._pad) for row in ids]
             plain = [torch.arange(len(row)) for row in rows]
             return [
-                _Text(row, Layout(place, torch.zeros_like(place)))
+                _Row(row, Layout(place, torch.zeros_like(place)))
                 for row, place in zip(rows, plain, strict=True)
             ]
         own = [layout.to(ids.device).row(k) for k in range(len(ids))]
-        return [_Text(row[: len(o.segments)], o) for row, o in zip(ids, own, strict=True)]
+        return [_Row(row[: len(o.segments)], o) for row, o in zip(ids, own, strict=True)]
 
-    def _compute(self, texts: list[_Text], device: torch.device) -> list[Tensor]:
+    def _compute(self, texts: list[_Row], device: torch.device) -> list[Tensor]:
         if not texts:
             return []
 
@@ -144,14 +153,16 @@ class Trunk(nn.Module):
             use_cache=False,
         ).last_hidden_state
         return [
-            row[: len(text.ids)].to("cpu", self.kept_as).clone()
+            row[: len(text.ids)].to("cpu", self.kept_as)
             for row, text in zip(states, texts, strict=True)
         ]
 
     def _keep(self, states: dict[bytes, Tensor]) -> None:
         for key, state in states.items():
+            if key not in self._known:
+                self._bytes += state.nbytes
             self._known[key] = state
-            self._bytes += state.nbytes
+            self._known.move_to_end(key)
         while self._bytes > self._memory:
             _, state = self._known.popitem(last=False)
             self._bytes -= state.nbytes

@@ -1,0 +1,61 @@
+"""Parameters and AdamW's moments in one safetensors file, so that a killed run can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+_WEIGHT, _MOMENT = "policy.", "optimiser."
+
+
+def trained(module: nn.Module) -> dict[str, Tensor]:
+    """Every trained tensor by name."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+@torch.no_grad()
+def restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Take over what ``trained`` gave."""
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            parameter.copy_(tensors[name])
+
+
+def save(
+    file: Path, module: nn.Module, optimiser: torch.optim.Optimizer, facts: Mapping[str, str]
+) -> None:
+    """Write weights, moments and some facts, all or nothing."""
+    tensors = {_WEIGHT + name: tensor for name, tensor in trained(module).items()}
+    for index, moments in optimiser.state_dict()["state"].items():
+        tensors |= {f"{_MOMENT}{index}.{name}": value for name, value in moments.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_suffix(".part")
+    kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(kept, scratch, metadata=dict(facts))
+    scratch.replace(file)
+
+
+def facts_of(file: Path) -> dict[str, str]:
+    """What was noted beside the tensors."""
+    with safe_open(file, "pt") as saved:
+        return dict(saved.metadata())
+
+
+def load(file: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Restore what ``save`` wrote; rates and groups stay the optimiser's own."""
+    tensors = load_file(file)
+    restore(
+        module,
+        {k.removeprefix(_WEIGHT): v for k, v in tensors.items() if k.startswith(_WEIGHT)},
+    )
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(_MOMENT):
+            index, _, name = key.removeprefix(_MOMENT).partition(".")
+            moments.setdefault(int(index), {})[name] = value
+    optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
