@@ -75,7 +75,7 @@ def fit(
         for group in optimiser.param_groups:
             group["lr"] = stage.lr * _rate(step, len(batches), stage.warmup)
         total, terms = loss(model, batches[step])
-        (total / terms).backward()
+        (total / terms).backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         optimiser.zero_grad()

@@ -152,7 +152,7 @@ def constant_losses(collate: Collator, replies: Sequence[Reply]) -> dict[str, fl
             loss = -reply_log_probs(batch, alpha, 1.0).sum()
             losses.append(float(loss.detach()))
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
         uniform, best = uniform + losses[0], best + min(losses)
         tokens += int(batch.mask.sum())

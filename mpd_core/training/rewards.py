@@ -103,7 +103,7 @@ def _centre(setup: Setup, model: RewardModel, rows: Sequence[Styled]) -> None:
     codes = [preference.code for preference in setup.pack.space]
     scores = [model([(row.prompt, row.texts(codes))]) for row in rows if row.texts(codes)]
     if scores:
-        model.head.bias -= torch.cat(scores).mean(dim=0)
+        model.head.bias.sub_(torch.cat(scores).mean(dim=0))
 
 
 def load_head(folder: Path) -> tuple[Tensor, Tensor]:

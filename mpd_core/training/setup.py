@@ -109,8 +109,7 @@ class Setup:
     def pcm_body(self, lora: LoraSpec, adapter: Path | None = None) -> Any:
         """The PCM's frozen backbone, the base or a model of its own, with an adapter to train."""
         backbone = self.pack.spec.pcm.backbone
-        own = backbone != "base"
-        model = self._load(obtain(self.pack, backbone)) if own else self.bare(lora)
+        model = self.bare(lora) if backbone == "base" else self._load(obtain(self.pack, backbone))
         if adapter:
             return PeftModel.from_pretrained(model, adapter, is_trainable=True)
         return _adapted(model, lora)
