@@ -31,6 +31,7 @@ from mpd_core.training.imitation import explored, imitate
 from mpd_core.training.judge import Judged
 from mpd_core.training.losses import (
     advantages,
+    aggregate,
     bradley_terry,
     mixture_log_prob,
     ppo_policy_loss,
@@ -68,6 +69,15 @@ class Planted:
 def test_bradley_terry() -> None:
     value = bradley_terry(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 0.0]))
     assert value.tolist() == pytest.approx([1 / (1 + math.exp(-2)), 0.5])
+
+
+def test_aggregates_by_hand() -> None:
+    """Of 0.9, 0.9 and 0.1 the geometric mean is 0.433; the soft minimum lies near the least."""
+    rewards = torch.tensor([[0.9, 0.9, 0.1], [0.6, 0.6, 0.6]])
+    assert aggregate(rewards, "mean").tolist() == pytest.approx([1.9 / 3, 0.6])
+    assert aggregate(rewards, "geometric").tolist() == pytest.approx([0.081 ** (1 / 3), 0.6])
+    soft = -math.log((2 * math.exp(-7.2) + math.exp(-0.8)) / 3) / 8
+    assert aggregate(rewards, "soft_min").tolist() == pytest.approx([soft, 0.6], abs=1e-6)
 
 
 def test_mixture_log_prob() -> None:

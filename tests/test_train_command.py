@@ -54,15 +54,20 @@ def test_everything_is_trained_and_installed(
     assert "report.json is missing: run train report --recompute" in capsys.readouterr().err
     assert train("report", *options, "--recompute") == 0
     said = capsys.readouterr().out
-    for words in ("Reward models", "Experts against the base", "MPD against", "disagreement"):
+    for words in ("Reward models", "Experts against the base", "shows its pole", "disagreement"):
         assert words in said
     assert train("report", "--pack", str(trained), "--json") == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["mixtures"]["uniform"]["reward"] == pytest.approx(0.5)
+    assert figures["mixtures"]["uniform"]["reward"] == pytest.approx(0.5)  # against itself
+    table = figures["mixtures"]["identification"]
+    assert {"mpd", "mpd@strength", "soup@strength", "expert:up0"} <= table.keys()
+    assert table["mpd"].keys() == {"AA", "AB", "BA", "BB"}
+    assert table["expert:up0"].keys() == {"AA", "AB"}
+    assert 0 <= table["mpd"]["AA"]["dim0"]["reward"] <= 1
     assert figures["weights"]["mixtures"].items() < pack.hashes.items()
     assert not any("pcm" in name for name in figures["weights"]["experts"])
     assert figures["stale"] == []
-    assert "MPD against" in (trained / "README.md").read_text()
+    assert "shows its pole" in (trained / "README.md").read_text()
 
 
 def test_a_run_records_what_it_was_made_from(trained: Path) -> None:
@@ -144,6 +149,10 @@ def test_static_weights(tiny_base: Path, tmp_path: Path) -> None:
     assert len(points) == 10
     assert (1 / 3, 1 / 3, 1 / 3) in points
     assert (1.0, 0.0, 0.0) in points
+    heard = list(grid(3, 10, least=0.2))
+    assert len(heard) == 1 + 15  # 4 tenths among three, and uniform weights
+    assert min(min(point) for point in heard) == pytest.approx(0.2)
+    assert all(sum(point) == pytest.approx(1.0) for point in heard)
 
 
 def test_paired_statistics() -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, get_args
 
 from mpd_core.engine import Engine
 from mpd_core.models.threads import passing
 from mpd_core.preferences import Pole
+from mpd_core.request import Space
 from mpd_core.training import measures, rollouts
-from mpd_core.training.behaviour import Figures, form, toggles, weights_move
+from mpd_core.training.behaviour import Figures, form, weights_move
 from mpd_core.training.data import Comparison, Styled, comparisons
+from mpd_core.training.identification import identify, likelihood
 from mpd_core.training.judge import Judged, references_of
 from mpd_core.training.pcm import reward_judge
 from mpd_core.training.rollouts import Ask, Reply
@@ -150,27 +154,78 @@ def _measured(setup: Setup, pole: Pole, own: Sequence[Reply], base: Sequence[Rep
     return {"measure": name, "measure_wins": won}
 
 
+METHODS = ("mpd", "uniform", "static", "soup", "prompting")
+
+
+def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
+    """What is compared, by name: methods in the pack's space, then in the other spaces.
+
+    A method that runs a single row is the same in every space but ``strength``.
+    """
+    own = engine.pack.spec.decode.space
+    merged = [m for m in METHODS if m in engine.methods]
+    found: dict[str, tuple[str, Space]] = {m: (m, own) for m in merged}
+    for space in get_args(Space):
+        for method in merged:
+            single = method in ("soup", "prompting")
+            if space != own and not (single and space == "logit"):
+                found[f"{method}@{space}"] = (method, space)
+    return found
+
+
 def mixtures(setup: Setup, engine: Engine, out: Path) -> Figures:
-    """MPD against its baselines on the test prompts, every preference, greedy."""
+    """MPD against its baselines on the test prompts, every preference, greedy, in every space."""
     judge = passing(reward_judge, setup)
     prompts = [row.prompt for row in setup.styles.split("test")]
     codes = [preference.code for preference in setup.pack.space]
-    methods = [m for m in ("uniform", "mpd", "static") if m in engine.methods]
-    asks = [Ask(p, code, method) for p in prompts for code in codes for method in methods]
-    references = references_of(setup)
-    replies = rollouts.run(engine, asks, references.sampling)
+    compared = schemes(engine)
+    asks = {
+        name: [Ask(p, code, method, space=space) for p in prompts for code in codes]
+        for name, (method, space) in compared.items()
+    }
+    flat = [ask for some in asks.values() for ask in some]
+    singles = _single_experts(setup, prompts)
+    sampling = references_of(setup).sampling
+    replies = rollouts.run(engine, [*flat, *singles], sampling)
     rollouts.save(out / "mixtures.jsonl", replies)
-    judge.references.know(r for r in replies if r.method == "uniform")
     judge.prepare(engine, prompts, codes)
-    judged = passing(judge.judge, replies)
-    by_method = {m: [j for j in judged if j.reply.method == m] for m in methods}
-    figures: Figures = {m: _reward_figures(codes, rows) for m, rows in by_method.items()}
-    for other in methods:
+    judged = iter(passing(judge.judge, replies[: len(flat)]))
+    by_name = {name: list(itertools.islice(judged, len(some))) for name, some in asks.items()}
+    figures: Figures = {name: _reward_figures(codes, rows) for name, rows in by_name.items()}
+    for other in compared:
         if other != "mpd":
-            figures[f"mpd_vs_{other}"] = _paired(codes, by_method["mpd"], by_method[other])
-    figures["weights"] = weights_move([j.reply for j in by_method["mpd"]])
-    figures["toggles"] = toggles(setup, judge.models, [j.reply for j in by_method["mpd"]])
+            figures[f"mpd_vs_{other}"] = _paired(codes, by_name["mpd"], by_name[other])
+    figures["schemes"] = list(compared)
+    figures["weights"] = weights_move([j.reply for j in by_name["mpd"]])
+    texts = {name: [j.reply for j in rows] for name, rows in by_name.items()}
+    texts |= _by_preference(setup, replies[len(flat) :])
+    figures["identification"] = passing(identify, setup, judge.models, texts)
+    figures["likelihood"] = passing(likelihood, setup, texts)
     return figures
+
+
+def _single_experts(setup: Setup, prompts: Sequence[str]) -> list[Ask]:
+    """Each expert alone; what it says does not depend on the other letters."""
+    first = {pole: p.code for p in setup.pack.space for pole in p.poles}
+    return [
+        Ask(prompt, first[pole], f"expert:{pole.name}", space="probability")
+        for pole in setup.pack.space.poles
+        for prompt in prompts
+    ]
+
+
+def _by_preference(setup: Setup, replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+    """Replies of single experts, once for every preference that has their pole."""
+    return {
+        method: [
+            replace(reply, preference=preference.code)
+            for preference in setup.pack.space
+            if method.removeprefix("expert:") in {pole.name for pole in preference.poles}
+            for reply in replies
+            if reply.method == method
+        ]
+        for method in dict.fromkeys(reply.method for reply in replies)
+    }
 
 
 def _reward_figures(codes: Sequence[str], rows: Sequence[Judged]) -> Figures:

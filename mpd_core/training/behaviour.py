@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from mpd_core.models.threads import passing
-from mpd_core.preferences import Dimension, Pole
 from mpd_core.training import measures
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.scoring import Scorer
-from mpd_core.training.setup import Setup
 from mpd_core.training.significance import correlation
 
 Figures = dict[str, Any]
@@ -56,30 +52,3 @@ def _entropy(weights: Sequence[float]) -> float:
     """Over that of uniform weights: 1 is uniform, 0 a single expert."""
     said = -sum(weight * math.log(weight) for weight in weights if weight > 0)
     return said / math.log(len(weights)) if len(weights) > 1 else 1.0
-
-
-def toggles(setup: Setup, models: Scorer, replies: Sequence[Reply]) -> Figures:
-    """By preference and dimension: share of replies that please the chosen pole more than another.
-
-    Scores of different reward models are compared after each is centred on all replies.
-    """
-    names = [pole.name for pole in setup.pack.space.poles]
-    prompts, texts = [r.prompt for r in replies], [r.text for r in replies]
-    scores = passing(models.score, prompts, texts, [names] * len(replies))
-    centre = {name: fmean(row[name] for row in scores) for name in names}
-    table: Figures = {}
-    for preference in setup.pack.space:
-        rows = [
-            {name: row[name] - centre[name] for name in names}
-            for row, reply in zip(scores, replies, strict=True)
-            if reply.preference == preference.code
-        ]
-        table[preference.code] = {
-            dimension.name: fmean(_right_side(row, dimension, pole) for row in rows)
-            for dimension, pole in zip(preference.dimensions, preference.poles, strict=True)
-        }
-    return table
-
-
-def _right_side(row: Mapping[str, float], dimension: Dimension, pole: Pole) -> float:
-    return float(all(row[pole.name] >= row[other.name] for other in dimension.poles))

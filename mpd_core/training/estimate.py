@@ -81,8 +81,9 @@ def _references(setup: Setup) -> Iterator[Work]:
 def _static(setup: Setup) -> Iterator[Work]:
     from mpd_core.training.static import grid
 
-    points = sum(len(list(grid(len(p.poles), len(p.poles)))) for p in setup.pack.space)
-    replies = points * setup.recipe.static.prompts
+    spec = setup.recipe.static
+    points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)
+    replies = points * -(-spec.prompts // 2) + len(list(setup.pack.space)) * spec.finalists
     yield Work("static weights", generated=replies * setup.recipe.references.max_new_tokens)
 
 

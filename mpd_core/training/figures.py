@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from mpd_core.bench.report import aligned
@@ -94,32 +95,26 @@ def _experts(figures: Figures) -> Iterator[str]:
 
 
 def _mixtures(figures: Figures) -> Iterator[str]:
-    methods = [name for name in ("uniform", "static", "mpd") if name in figures]
-    codes = list(figures[methods[0]]["by_preference"])
-    rows = [("reward", "all", *codes)]
-    for name in methods:
-        by_code = figures[name]["by_preference"]
-        rows.append((name, f"{figures[name]['reward']:.4f}", *(f"{by_code[c]:.4f}" for c in codes)))
-    yield "Mean Bradley-Terry reward against the references (uniform is 0.5)\n" + aligned(rows)
-    gains = [("MPD against", "gain", "p", "wins", "decided", *codes)]
-    for other in ("uniform", "static"):
-        if f"mpd_vs_{other}" in figures:
-            entry = figures[f"mpd_vs_{other}"]
-            cells = [f"{g['gain']:+.4f} (p {g['p']:.3f})" for g in entry["by_preference"].values()]
-            shares = (f"{entry['gain']:+.4f}", f"{entry['p']:.4f}", _share(entry["wins"]))
-            gains.append((other, *shares, str(entry["decided"]), *cells))
-    yield aligned(gains)
-    form = [("replies", "words", "ended", "loops")]
-    for name in methods:
-        entry = figures[name]
-        ends = (_share(entry["finished"]), _share(entry["loops"]))
-        form.append((name, f"{entry['words']:.0f}", *ends))
-    yield aligned(form)
-    dimensions = list(next(iter(figures["toggles"].values())))
-    toggles = [("follows its poles", *dimensions)]
-    for code, entry in figures["toggles"].items():
-        toggles.append((code, *(_share(entry[name]) for name in dimensions)))
-    yield aligned(toggles)
+    names = figures["schemes"]
+    codes = list(figures["mpd"]["by_preference"])
+    yield from _identification(figures["identification"])
+    head = ("replies", "reward", "MPD gains", "p", "MPD wins", "words", "ended", "loops", "ln p")
+    rows = [(*head, *codes)]
+    for name in names:
+        entry, versus = figures[name], figures.get(f"mpd_vs_{name}")
+        gains = (
+            (f"{versus['gain']:+.4f}", f"{versus['p']:.4f}", _share(versus["wins"]))
+            if versus
+            else ("", "", "")
+        )
+        form = (f"{entry['words']:.0f}", _share(entry["finished"]), _share(entry["loops"]))
+        sense = f"{figures['likelihood'][name]:.2f}"
+        by_code = (f"{entry['by_preference'][code]:.3f}" for code in codes)
+        rows.append((name, f"{entry['reward']:.4f}", *gains, *form, sense, *by_code))
+    yield (
+        "Rewards against the references, MPD's lead (p over prompts), form, and the bare base's "
+        "log-likelihood a token\n" + aligned(rows)
+    )
     moves = figures["weights"]
     means = {c: " ".join(f"{w:.2f}" for w in row) for c, row in moves["mean_weights"].items()}
     yield (
@@ -128,6 +123,46 @@ def _mixtures(figures: Figures) -> Iterator[str]:
         f"{moves['correlation_with_disagreement']:+.3f}; "
         f"entropy of the weights over that of uniform ones: {moves['entropy']:.3f}. "
         f"Mean weights by preference: {', '.join(f'{c} {row}' for c, row in means.items())}."
+    )
+
+
+def _identification(table: Figures) -> Iterator[str]:
+    """By reward models / by measures; the worst cell of each is starred."""
+    codes = list(next(iter(table.values())))
+    dimensions = list(table[next(iter(table))][codes[0]])
+    kinds = ("reward", "measure")
+    rows = [("shows its pole", "dimension", "mean", "worst", *codes)]
+    for method, by_code in table.items():
+        least = {kind: _least(by_code, kind) for kind in kinds}
+        for name in dimensions:
+            cells = [_cell(by_code[c][name], least) if c in by_code else "" for c in codes]
+            summary = (_both(by_code, kinds, fmean), _both(by_code, kinds, min))
+            start = (method, name, *summary) if name == dimensions[0] else ("", name, "", "")
+            rows.append((*start, *cells))
+    yield (
+        "Share of replies that show the chosen pole rather than its opposite, by reward models / "
+        "by measures no model was trained on, in percent; * is a method's worst\n" + aligned(rows)
+    )
+
+
+def _least(by_code: Figures, kind: str) -> float:
+    return min(
+        (cell[kind] for row in by_code.values() for cell in row.values() if kind in cell),
+        default=1.0,
+    )
+
+
+def _both(by_code: Figures, kinds: Sequence[str], of: Callable[[list[float]], float]) -> str:
+    found = (
+        [cell[kind] for row in by_code.values() for cell in row.values() if kind in cell]
+        for kind in kinds
+    )
+    return " / ".join(f"{100 * of(values):.0f}" if values else "-" for values in found)
+
+
+def _cell(cell: Mapping[str, float], least: Mapping[str, float]) -> str:
+    return " / ".join(
+        f"{100 * share:.0f}{'*' if share == least[kind] else ''}" for kind, share in cell.items()
     )
 
 

@@ -16,7 +16,7 @@ from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
 from mpd_core.training import rollouts
 from mpd_core.training.experts import experts_key
-from mpd_core.training.losses import bradley_terry
+from mpd_core.training.losses import Aggregate, aggregate, bradley_terry
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring import Scorer
 from mpd_core.training.setup import Setup
@@ -33,11 +33,13 @@ class Judged:
     """Raw, by pole."""
     versus: Scores
     """Bradley-Terry against the reference, by pole: 0.5 is as good as the reference."""
+    kind: Aggregate = "mean"
+    """How the poles' are made one."""
 
     @property
     def reward(self) -> float:
-        """Mean over the preference's poles."""
-        return fmean(self.versus.values())
+        """Of the whole reply."""
+        return float(aggregate(torch.tensor(list(self.versus.values())), self.kind))
 
     @property
     def direct(self) -> float:
@@ -91,8 +93,15 @@ class Judge(Protocol):
 class RewardJudge:
     """Scores replies with reward models; the scores of references are computed once."""
 
-    def __init__(self, space: PreferenceSpace, models: Scorer, references: References) -> None:
+    def __init__(
+        self,
+        space: PreferenceSpace,
+        models: Scorer,
+        references: References,
+        kind: Aggregate = "mean",
+    ) -> None:
         self._space = space
+        self._kind = kind
         self.models = models
         self.references = references
         self._known: dict[tuple[str, str], Scores] = {}
@@ -110,7 +119,9 @@ class RewardJudge:
         self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
         scores = self._scores(replies, [reply.text for reply in replies])
         return [
-            Judged(reply, own, _versus(own, self._known[reply.prompt, reply.preference]))
+            Judged(
+                reply, own, _versus(own, self._known[reply.prompt, reply.preference]), self._kind
+            )
             for reply, own in zip(replies, scores, strict=True)
         ]
 

@@ -202,7 +202,8 @@ class Trainer:
 
 def reward_judge(setup: Setup) -> RewardJudge:
     """The trained reward models, or what the recipe names instead, against its references."""
-    return RewardJudge(setup.pack.space, rewards_of(setup), references_of(setup))
+    references, kind = references_of(setup), setup.recipe.pcm.aggregate
+    return RewardJudge(setup.pack.space, rewards_of(setup), references, kind)
 
 
 def rewards_of(setup: Setup) -> Rewards:

@@ -52,7 +52,7 @@ class Reader:
 
         self._trunk = part(range(first), texts, ()) if 0 < first < count else None
         upper = range(first, count) if self._trunk else None
-        self._upper = part(upper, texts * len(adapters), adapters)
+        self._upper = part(upper, texts * max(1, len(adapters)), adapters)
 
     def batches(self, texts: Sequence[Ids]) -> Iterator[list[int]]:
         """Which texts to read together, by their places: those of like length."""

@@ -117,6 +117,10 @@ class StaticSpec(Table):
 
     prompts: int = Field(8, ge=2)
     """Of the validation split; half of them for the whole grid, all for its best points."""
+    parts: int = Field(10, ge=1, le=100)
+    """Weights are multiples of one over this."""
+    least: float = Field(0.0, ge=0, lt=1)
+    """Smallest weight that is tried; above 0, no expert is ever silent."""
     finalists: int = Field(3, ge=1)
     """Points a preference that are tried on all prompts."""
 
@@ -144,6 +148,9 @@ class PCMTrainSpec(Table):
     """Begin with weights that move as written answers teach; absent: with weights that do not."""
     algorithm: Literal["rebel", "ppo"] = "rebel"
     reward: Literal["bradley_terry", "direct"] = "bradley_terry"
+    aggregate: Literal["mean", "geometric", "soft_min"] = "mean"
+    """How Bradley-Terry rewards by pole become one, see ``losses.aggregate``; the static search
+    goes by it, too."""
     lora: LoraSpec
     iterations: int = Field(20, ge=1)
     passes: int = Field(2, ge=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,11 +21,24 @@ from mpd_core.training.setup import Setup, write_json
 Weights = tuple[float, ...]
 
 
-def grid(experts: int, parts: int) -> Iterator[Weights]:
-    """All weights that are multiples of 1/parts: corners, and uniform if it divides."""
-    for counts in itertools.product(range(parts + 1), repeat=experts):
-        if sum(counts) == parts:
-            yield tuple(count / parts for count in counts)
+def grid(experts: int, parts: int, least: float = 0.0) -> Iterator[Weights]:
+    """Weights that are multiples of 1/parts and not below ``least``, and always uniform ones."""
+    uniform = (1 / experts,) * experts
+    lowest = math.ceil(least * parts - 1e-9)
+    points = (
+        tuple(count / parts for count in counts) for counts in _compositions(parts, experts, lowest)
+    )
+    yield from dict.fromkeys((uniform, *points))
+
+
+def _compositions(total: int, terms: int, lowest: int) -> Iterator[tuple[int, ...]]:
+    if terms == 1:
+        if total >= lowest:
+            yield (total,)
+        return
+    for first in range(lowest, total + 1):
+        for rest in _compositions(total - first, terms - 1, lowest):
+            yield (first, *rest)
 
 
 def result(setup: Setup) -> Path:
@@ -44,9 +57,9 @@ def search(setup: Setup, judge: Judge, prompts: Sequence[str], tell: Callable[[s
     Returns:
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
     """
-    pack = passing(working_pack, setup, setup.out / "static" / "pack")
+    pack, spec = passing(working_pack, setup, setup.out / "static" / "pack"), setup.recipe.static
     points = {
-        preference.code: list(grid(len(preference.poles), len(preference.poles)))
+        preference.code: list(grid(len(preference.poles), spec.parts, spec.least))
         for preference in setup.pack.space
     }
     half = -(-len(prompts) // 2)

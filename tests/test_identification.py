@@ -1,0 +1,68 @@
+"""Which poles replies show: shares by hand, and the likelihood that the base gives a reply."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from mpd_core.training import identification, reading
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.setup import Setup
+from tests.training_fixtures import write_training_pack
+
+
+def reply(code: str, text: str, tokens: Sequence[int] = (5,)) -> Reply:
+    even = ((1.0,),) * len(tokens)
+    return Reply("Hi", code, "mpd", text, True, tuple(tokens), even, even, (0.0,) * len(tokens))
+
+
+class Words:
+    """A reward model of each pole that counts its letter."""
+
+    def score(
+        self,
+        prompts: Sequence[str],  # noqa: ARG002
+        replies: Sequence[str],
+        poles: Sequence[Sequence[str]],
+    ) -> list[dict[str, float]]:
+        letters = {"up0": "a", "down0": "b", "up1": "x", "down1": "y"}
+        return [
+            {name: float(text.count(letters[name])) for name in names}
+            for text, names in zip(replies, poles, strict=True)
+        ]
+
+
+def test_shares_by_hand(tiny_base: Path, tmp_path: Path) -> None:
+    """Of two AB replies one shows A, both show B; of the one BA reply neither letter shows."""
+    space = write_training_pack(tmp_path, tiny_base, adapters=True).space
+    replies = [reply("AB", "a y"), reply("AB", "b y"), reply("BA", "a y")]
+    shown = identification.shown_by_rewards(space, Words(), replies)
+    assert shown[0] == {"dim0": "up0", "dim1": "down1"}
+    assert identification.shares(space, replies, shown) == {
+        "AB": {"dim0": 0.5, "dim1": 1.0},
+        "BA": {"dim0": 0.0, "dim1": 0.0},
+    }
+    unsure = [{"dim0": None, "dim1": "down1"}] * 3
+    assert identification.shares(space, replies, unsure)["AB"] == {"dim0": 0.5, "dim1": 1.0}
+
+
+def test_the_bare_bases_likelihood(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mean ln p over all tokens of a method's replies, as transformers says."""
+    monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
+    setup = Setup.open(write_training_pack(tmp_path, tiny_base, adapters=True), tmp_path / "out")
+    replies = [reply("AA", "", (5, 9, 11)), reply("AB", "", (7, 8))]
+    model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
+    prompt = setup.ids(setup.prompt("Hi"))
+    total = 0.0
+    for one in replies:
+        with torch.no_grad():
+            said = model(torch.tensor([[*prompt, *one.tokens]])).logits[0].log_softmax(-1)
+        total += sum(float(said[len(prompt) - 1 + k, t]) for k, t in enumerate(one.tokens))
+    found = identification.likelihood(setup, {"mpd": replies})
+    assert found == {"mpd": pytest.approx(total / 5, abs=1e-4)}
