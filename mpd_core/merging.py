@@ -46,37 +46,40 @@ def merge_logits(log_probs: Tensor, weights: Tensor) -> Tensor:
 def merge_strength(
     log_probs: Tensor,
     weights: Tensor,
-    anchor: Tensor,
+    anchors: Tensor,
     strength: float,
     plausibility: float = 0.0,
 ) -> Tensor:
-    """Strength in logit space: softmax of z_0 + B sum_i alpha_i (z_i - z_0). Ours, not the paper's.
+    """Strength in logit space: softmax of z_0 + B sum_i alpha_i (z_i - z_a). Ours, not the paper's.
 
-    Attributes that are independent given the text obey p(y | c_1..c_n) ~ p(y) prod_i p_i(y) / p(y):
-    every expert's full shift away from what is said without any preference, the anchor z_0. That is
-    B = n with uniform weights. B = 1 is the paper's logit space (the anchor cancels), where each of
-    n styles has an n-th of its shift; B = 0 is the anchor.
+    z_0 is what the bare base says, z_a what shifts are measured from: the adapter that all experts
+    went on from, or the base again. Attributes that are independent given the text obey
+    p(y | c_1..c_n) ~ p(y) prod_i p_i(y) / p_a(y): each of n experts has its full shift at B = n
+    with uniform weights. With z_a = z_0, B = 1 is the paper's logit space (the base cancels), where
+    each style has an n-th of its shift. B = 0 is the base. What experts have in common with z_a,
+    what fine-tuning cost them of the base's knowledge for one, takes no part.
 
     A shift is a difference of log-probabilities, and of tokens that everybody finds absurd it is
-    noise. The floor keeps what some expert finds plausible (Li et al., 2023, Contrastive Decoding).
+    noise. The floor keeps what somebody finds plausible (Li et al., 2023, Contrastive Decoding).
 
     Args:
         log_probs: ln p_i of the experts, [..., E, V].
         weights: alpha on the simplex, [..., E].
-        anchor: ln p_0, [..., V].
+        anchors: ln p_0, then, where it is another, ln p_a, [..., 1 or 2, V].
         strength: B, not negative.
         plausibility: tokens whose probability is below this share of the largest one, with every
-            expert, become impossible; 0 keeps all.
+            expert and with the base, become impossible; 0 keeps all.
 
     Returns:
         Log-probabilities, -inf where impossible, [..., V].
     """
-    shift = (weights.unsqueeze(-1) * log_probs).sum(dim=-2) - anchor
-    scores = torch.add(anchor, shift, alpha=strength)
+    base = anchors[..., 0, :]
+    shift = (weights.unsqueeze(-1) * log_probs).sum(dim=-2) - anchors[..., -1, :]
+    scores = torch.add(base, shift, alpha=strength)
     if plausibility > 0.0:
-        best = log_probs.amax(dim=-1, keepdim=True)
-        plausible = (log_probs >= best + math.log(plausibility)).any(dim=-2)
-        scores = scores.masked_fill(~plausible, -math.inf)
+        everybody = torch.cat([log_probs, base.unsqueeze(-2)], dim=-2)
+        floor = everybody.amax(dim=-1, keepdim=True) + math.log(plausibility)
+        scores = scores.masked_fill((everybody < floor).all(dim=-2), -math.inf)
     merged: Tensor = scores.log_softmax(dim=-1)
     return merged
 
@@ -85,19 +88,19 @@ def merge(
     space: Space,
     log_probs: Tensor,
     weights: Tensor,
-    anchor: Tensor | None = None,
+    anchors: Tensor | None = None,
     strength: float = 1.0,
     plausibility: float = 0.0,
 ) -> Tensor:
     """The mixture in the space that a request names; shapes as in ``merge_strength``.
 
-    Without an anchor there is nothing to move away from (the bare base on its own): then the space
+    Without anchors there is nothing to move away from (the bare base on its own): then the space
     ``strength`` is Eq. 1.
     """
     if space == "logit":
         return merge_logits(log_probs, weights)
-    if space == "strength" and anchor is not None:
-        return merge_strength(log_probs, weights, anchor, strength, plausibility)
+    if space == "strength" and anchors is not None:
+        return merge_strength(log_probs, weights, anchors, strength, plausibility)
     return merge_probabilities(log_probs, weights)
 
 

@@ -147,7 +147,7 @@ def test_strength_equals_reference(
 
 
 def test_a_trace_in_strength_can_be_computed_again(make_pack: Callable[..., Pack]) -> None:
-    """Recorded are the dial, its floor and the anchor: ratios of candidates follow from them."""
+    """Recorded are the dial, its floor and the anchors: ratios of candidates follow from them."""
     pack = make_pack(prompt="plain", adapters=True, anchor=True)
     engine = Engine.open(pack)
     try:
@@ -168,8 +168,8 @@ def test_a_trace_in_strength_can_be_computed_again(make_pack: Callable[..., Pack
 
 
 def _score(logprobs: Mapping[str, float], weights: Mapping[str, float], strength: float) -> float:
-    base = logprobs["anchor"]
-    return base + strength * sum(w * (logprobs[name] - base) for name, w in weights.items())
+    shift = sum(w * (logprobs[name] - logprobs["anchor"]) for name, w in weights.items())
+    return logprobs["plain"] + strength * shift
 
 
 @pytest.mark.parametrize(("prompt", "rows"), [("plain", 2), ("own", 4)])

@@ -49,7 +49,7 @@ def test_logit_space_ignores_each_experts_constant() -> None:
     torch.testing.assert_close(merge_logits(logits.log_softmax(-1), weights).exp(), direct)
 
 
-ANCHOR = torch.tensor([0.2, 0.4, 0.4])
+BASE = torch.tensor([[0.2, 0.4, 0.4]])
 
 
 def test_strength_by_hand() -> None:
@@ -57,47 +57,57 @@ def test_strength_by_hand() -> None:
 
     (0.5 * 0.1 / 0.2, 0.25 * 0.8 / 0.4, 0.25 * 0.1 / 0.4) = (0.25, 0.5, 0.0625) over 0.8125.
     """
-    merged = merge_strength(P.log(), torch.tensor([0.5, 0.5]), ANCHOR.log(), 2.0).exp()
+    merged = merge_strength(P.log(), torch.tensor([0.5, 0.5]), BASE.log(), 2.0).exp()
     torch.testing.assert_close(merged, torch.tensor([0.25, 0.5, 0.0625]) / 0.8125)
+
+
+def test_shifts_are_measured_from_the_anchor() -> None:
+    """p_0 p_1 p_2 / p_a^2: (0.2 * 0.05 / 0.25, 0.4 * 0.2 / 0.0625, 0.4 * 0.025 / 0.0625)."""
+    anchors = torch.stack([BASE[0], torch.tensor([0.5, 0.25, 0.25])])
+    merged = merge_strength(P.log(), torch.tensor([0.5, 0.5]), anchors.log(), 2.0).exp()
+    torch.testing.assert_close(merged, torch.tensor([0.04, 1.28, 0.16]) / 1.48)
 
 
 @given(experts=st.integers(1, 5), seed=st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None)
 def test_strength_at_its_landmarks(experts: int, seed: int) -> None:
-    """B = 0 is the anchor, B = 1 logit space, B = 1 with all weight on one expert that expert."""
+    """B = 0 is the base, B = 1 logit space, B = 1 with all weight on one expert that expert; the
+    last two where shifts are measured from the base."""
     log_probs, weights = random_experts(experts, seed)
-    anchor = random_experts(1, seed + 1)[0][0]
-    torch.testing.assert_close(merge_strength(log_probs, weights, anchor, 0.0), anchor)
+    base, other = random_experts(2, seed + 1)[0]
+    both = torch.stack([base, other])
+    torch.testing.assert_close(merge_strength(log_probs, weights, both, 0.0), base)
     torch.testing.assert_close(
-        merge_strength(log_probs, weights, anchor, 1.0), merge_logits(log_probs, weights)
+        merge_strength(log_probs, weights, base[None], 1.0), merge_logits(log_probs, weights)
     )
     alone = torch.eye(experts)[experts // 2]
     torch.testing.assert_close(
-        merge_strength(log_probs, alone, anchor, 1.0), log_probs[experts // 2]
+        merge_strength(log_probs, alone, base[None], 1.0), log_probs[experts // 2]
     )
 
 
 def test_strength_of_independent_attributes_is_their_joint_distribution() -> None:
-    """Bayes' rule: with B = n, experts p(y | c_i) and the marginal p(y) as anchor give p(y | c)."""
+    """Bayes' rule: with B = n, experts p(y | c_i) and their marginal p(y) give p(y | c)."""
     likelihoods = torch.rand(3, 7, generator=torch.Generator().manual_seed(0))  # p(c_i | y)
     prior = torch.softmax(torch.arange(7.0) / 3, dim=-1)
     experts = torch.stack([row * prior / (row * prior).sum() for row in likelihoods])
     joint = likelihoods.prod(0) * prior
-    merged = merge_strength(experts.log(), torch.full((3,), 1 / 3), prior.log(), 3.0).exp()
+    merged = merge_strength(experts.log(), torch.full((3,), 1 / 3), prior.log()[None], 3.0).exp()
     torch.testing.assert_close(merged, joint / joint.sum())
 
 
-def test_the_floor_keeps_what_some_expert_finds_plausible() -> None:
-    """Best tokens have 0.5 and 0.8: a share of 0.4 keeps 0.2 and more, or 0.32 and more."""
+def test_the_floor_keeps_what_somebody_finds_plausible() -> None:
+    """Best tokens have 0.5, 0.8 and, with the base, 0.4; a share of 0.7 keeps those and no other:
+    0.35 or more, 0.56 or more, 0.28 or more."""
     experts = torch.tensor([[0.5, 0.3, 0.19, 0.01], [0.1, 0.8, 0.04, 0.06]])
-    anchor = torch.tensor([0.1, 0.1, 0.1, 0.7])
-    merged = merge_strength(experts.log(), torch.tensor([0.5, 0.5]), anchor.log(), 2.0, 0.4).exp()
-    assert (merged > 0).tolist() == [True, True, False, False]
-    raw = torch.tensor([0.5 * 0.1, 0.3 * 0.8]) / 0.1
-    torch.testing.assert_close(merged[:2], raw / raw.sum())
+    base = torch.tensor([[0.2, 0.2, 0.4, 0.2]])
+    merged = merge_strength(experts.log(), torch.tensor([0.5, 0.5]), base.log(), 2.0, 0.7).exp()
+    assert (merged > 0).tolist() == [True, True, True, False]
+    raw = torch.tensor([0.5 * 0.1 / 0.2, 0.3 * 0.8 / 0.2, 0.19 * 0.04 / 0.4])
+    torch.testing.assert_close(merged[:3], raw / raw.sum())
 
 
-def test_without_an_anchor_strength_is_a_mixture() -> None:
+def test_without_anchors_strength_is_a_mixture() -> None:
     log_probs, weights = random_experts(1, 4)
     assert torch.equal(merge("strength", log_probs, weights, None, 3.0, 0.5), log_probs[0])
 

@@ -36,10 +36,10 @@ class Intake:
         plan = make_plan(self._pack, preference, request.method, request.space)
         experts = tuple(self._track(row, request) for row in plan.experts)
         pcm = self._track(plan.pcm, request) if plan.pcm else None
-        anchor = self._track(plan.anchor, request) if plan.anchor else None
-        tracks = (*experts, *(track for track in (anchor, pcm) if track))
+        anchors = tuple(self._track(row, request) for row in plan.anchors)
+        tracks = (*experts, *anchors, *((pcm,) if pcm else ()))
         trunk = grow_trunk(t for t in tracks if t.lane == BASE) if self._has_trunk else ()
-        sequence = Sequence(request, plan, experts, pcm, anchor, trunk)
+        sequence = Sequence(request, plan, experts, pcm, anchors, trunk)
         share_prefixes(sequence.tracks)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
         if longest + asked > self._context:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mpd_core.engine.runner import Distribution
-from mpd_core.experts import ANCHOR
+from mpd_core.experts import ANCHOR, PLAIN
 from mpd_core.merging import disagreement, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
@@ -33,8 +33,8 @@ class Note:
     candidates: tuple[int, ...]
     """Ids of the union of the top k of the mixture and of each expert."""
     log_probs: list[list[float]]
-    """Of the token and of each candidate: under the mixture, then under each expert and, where
-    there is one, the anchor, [1+n][1+E] or [1+n][2+E]."""
+    """Of the token and of each candidate: under the mixture, then under each expert and the A
+    anchors, [1+n][1+E+A]."""
     weights: list[float]
     entropy: float
     disagreement: float
@@ -51,8 +51,8 @@ def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
     both = torch.cat([said.merged[:, None], said.log_probs], dim=1)  # [R, 1 + E, V]
     ids = both.topk(min(top_k, both.shape[-1]), dim=-1).indices.flatten(1)
     ids = torch.cat([tokens[:, None], ids], dim=1)  # [R, 1 + n]
-    if said.anchor is not None:  # recorded, but its own favourites are nobody's candidates
-        both = torch.cat([both, said.anchor[:, None]], dim=1)
+    if said.anchors is not None:  # recorded, but their own favourites are nobody's candidates
+        both = torch.cat([both, said.anchors], dim=1)
     table = both.gather(2, ids[:, None].expand(-1, both.shape[1], -1))  # [R, 1 + E, 1 + n]
     spread = entropy(said.merged)
     known = spread if said.space == "probability" else None
@@ -94,7 +94,7 @@ def make_step(
         name: the text of a candidate.
     """
     chosen, *others = note.log_probs
-    rows = (*experts, ANCHOR)[: len(chosen) - 1]
+    rows = (*experts, PLAIN, ANCHOR)[: len(chosen) - 1]
     candidates = [
         Candidate(i, name(i), min(1.0, math.exp(row[0])), _named(rows, row[1:]))
         for i, row in zip(note.candidates, others, strict=True)

@@ -84,8 +84,8 @@ class ReferenceDecoder:
             weights = torch.tensor(plan.fixed, device=log_probs.device)
             if plan.pcm:
                 weights = self._weights(plan.pcm, plan.poles, request, tokens)
-            anchor = self._log_probs(plan.anchor, request, tokens) if plan.anchor else None
-            said = _distribution(request, log_probs, weights, anchor)
+            anchors = [self._log_probs(row, request, tokens) for row in plan.anchors]
+            said = _distribution(request, log_probs, weights, anchors)
             chosen = choose(said.merged, [request.sampling], [tokens], [draw(generator)])
             (note,) = take_notes(said, chosen, self._pack.spec.decode.top_k_recorded)
             tokens.append(note.token)
@@ -111,13 +111,14 @@ class ReferenceDecoder:
 
 
 def _distribution(
-    request: GenerationRequest, log_probs: Tensor, weights: Tensor, anchor: Tensor | None
+    request: GenerationRequest, log_probs: Tensor, weights: Tensor, anchors: list[Tensor]
 ) -> Distribution:
-    """Of one reply: the experts' [E, V], alpha [E] and the anchor's [V], merged as it asks for."""
+    """Of one reply: the experts' [E, V], alpha [E] and the anchors' [V], merged as it asks for."""
+    plain = torch.stack(anchors) if anchors else None
     how = (request.strength, request.plausibility)
-    merged = merge(request.space, log_probs, weights, anchor, *how)
-    base = anchor if anchor is None else anchor[None]
-    return Distribution(log_probs[None], weights[None], merged[None], request.space, base)
+    merged = merge(request.space, log_probs, weights, plain, *how)
+    rows = plain[None] if plain is not None else None
+    return Distribution(log_probs[None], weights[None], merged[None], request.space, rows)
 
 
 def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:

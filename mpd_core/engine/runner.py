@@ -43,8 +43,8 @@ class Distribution:
     """Log-probabilities of the mixtures, [R, V]."""
     space: Space
     """In which they were merged."""
-    anchor: Tensor | None = None
-    """What they were moved away from in the space ``strength``, [R, V]."""
+    anchors: Tensor | None = None
+    """In the space ``strength``, what was moved and what from, [R, 1 or 2, V]."""
 
 
 @dataclass(frozen=True)
@@ -190,14 +190,14 @@ class Runner:
         said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
         weights = self._weights(sequences, hidden)
         like = sequences[0].request
-        anchors = [log_probs[sequence.anchor] for sequence in sequences if sequence.anchor]
-        anchor = torch.stack(anchors) if anchors else None
-        merged = merge(like.space, said, weights, anchor, like.strength, like.plausibility)
+        plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
+        anchors = torch.stack(plain) if plain else None
+        merged = merge(like.space, said, weights, anchors, like.strength, like.plausibility)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
         )
-        return Said(sequences, Distribution(said, weights, merged, like.space, anchor), missing)
+        return Said(sequences, Distribution(said, weights, merged, like.space, anchors), missing)
 
     def _decode_lane(
         self,
@@ -222,7 +222,7 @@ class Runner:
         rows: dict[str, list[Track]] = {}
         for sequence in sequences:
             local = [track for track in sequence.experts if not track.row.remote]
-            for track in (*local, *((sequence.anchor,) if sequence.anchor else ())):
+            for track in (*local, *sequence.anchors):
                 rows.setdefault(track.lane, []).append(track)
         log_probs: dict[Track, Tensor] = {}
         for name, tracks in rows.items():
@@ -248,7 +248,7 @@ def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Seque
     for sequence in sequences:
         asked = sequence.request
         how = (asked.space, asked.strength, asked.plausibility)
-        key = (len(sequence.experts), sequence.pcm is None, sequence.anchor is None, *how)
+        key = (len(sequence.experts), sequence.pcm is None, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)
     pieces: list[tuple[Sequence, ...]] = []
     for group in groups.values():

@@ -99,7 +99,7 @@ class Sequence:
     plan: Plan
     experts: tuple[Track, ...]
     pcm: Track | None
-    anchor: Track | None = None
+    anchors: tuple[Track, ...] = ()
     trunk: tuple[Track, ...] = ()
     """Rows that experts and PCM read from where the base's lower layers are shared."""
     tokens: list[int] = field(default_factory=list)
@@ -109,8 +109,8 @@ class Sequence:
     def tracks(self) -> tuple[Track, ...]:
         """Rows that are computed here, whatever the lane."""
         local = (track for track in self.experts if not track.row.remote)
-        own = (track for track in (self.anchor, self.pcm) if track)
-        return (*self.trunk, *local, *own)
+        rows = (*self.trunk, *local, *self.anchors)
+        return (*rows, self.pcm) if self.pcm else rows
 
     @property
     def remote(self) -> tuple[Track, ...]:

@@ -14,7 +14,8 @@ from mpd_core.preferences import Pole, Preference
 from mpd_core.request import Space
 
 ONE_EXPERT, STATIC = "expert:", "static"
-BASE, PCM, TRUNK, ANCHOR = "base", "pcm", "trunk", "anchor"
+BASE, PCM, TRUNK = "base", "pcm", "trunk"
+PLAIN, ANCHOR = "plain", "anchor"
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Plan:
     """Index of each expert's pole in the PCM's head."""
     constant: tuple[float, ...] = ()
     """Weights of the experts where there is no PCM; () is uniform."""
-    anchor: Row | None = None
-    """What experts move away from in the space ``strength``."""
+    anchors: tuple[Row, ...] = ()
+    """In the space ``strength``: what they move, and, where it is another, what from."""
 
     @property
     def fixed(self) -> tuple[float, ...]:
@@ -74,7 +75,7 @@ def make_plan(
     plan = _plan(pack, preference, method)
     if space != "strength" or method == "vanilla":
         return plan
-    return replace(plan, anchor=_anchor(pack, method))
+    return replace(plan, anchors=_anchors(pack, method))
 
 
 def _plan(pack: Pack, preference: Preference, method: str) -> Plan:
@@ -128,13 +129,13 @@ def _pcm(pack: Pack, instructions: tuple[str, ...]) -> Row:
     return Row(PCM, model, adapters=adapters, instructions=instructions)
 
 
-def _anchor(pack: Pack, method: str) -> Row:
-    """Says what is said without any preference: the pack's anchor, or the bare base.
+def _anchors(pack: Pack, method: str) -> tuple[Row, ...]:
+    """The bare base, which reads what the user wrote, and the pack's anchor.
 
-    What prompting moves is the base.
+    Prompting is a shift of the base itself.
     """
     trained = pack.spec.experts.anchor is not None and method != "prompting"
-    return Row(ANCHOR, adapters=((ANCHOR, 1.0),) if trained else ())
+    return (Row(PLAIN), Row(ANCHOR, adapters=((ANCHOR, 1.0),))) if trained else (Row(PLAIN),)
 
 
 def _has_soup(pack: Pack) -> bool:

@@ -121,8 +121,8 @@ class ExpertsSpec(Table):
     remotes: dict[str, RemoteTable] = {}
     """Models on other machines that share the base's tokenizer."""
     anchor: AdapterSpec | None = None
-    """LoRA on the base that answers in every pole's style alike: what experts move away from in
-    the space ``strength``. Absent: the bare base."""
+    """LoRA on the base that answers in every pole's style alike and that experts went on from: what
+    their shifts are measured from in the space ``strength``. Absent: the bare base."""
     soup: Literal["product", "factors"] = "product"
     """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
@@ -198,7 +198,7 @@ class DecodeSpec(Table):
         return sampling
 
 
-RESERVED = {"anchor", "base", "pcm", "soup", "trunk"}
+RESERVED = {"anchor", "base", "pcm", "plain", "soup", "trunk"}
 """Names of rows that are no pole's expert."""
 
 

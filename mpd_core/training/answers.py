@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mpd_core.errors import PackError
-from mpd_core.experts import ANCHOR
+from mpd_core.experts import ANCHOR, PLAIN
 from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
 from mpd_core.models.threads import passing
 from mpd_core.preferences import Preference
@@ -58,7 +58,7 @@ def _read(setup: Setup, split: Split, rows: Sequence[Styled]) -> list[Reply]:
             "write some, or take [pcm.answers] out of the recipe."
         )
     space = setup.pack.spec.decode.space
-    first = (ANCHOR,) if space == "strength" else ()
+    first = anchor_names(setup) if space == "strength" else ()
     reader = Reader(setup, _adapters(setup), texts=TEXTS, length=setup.recipe.data.max_tokens)
     replies: dict[int, Reply] = {}
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
@@ -69,6 +69,12 @@ def _read(setup: Setup, split: Split, rows: Sequence[Styled]) -> list[Reply]:
             said = torch.stack([reader.log_probs(row[before]).cpu() for row in every], dim=-1)
             replies[k] = _reply(texts[k], said, others=space != "probability")
     return [replies[k] for k in range(len(texts))]
+
+
+def anchor_names(setup: Setup) -> tuple[str, ...]:
+    """Rows of the space ``strength`` that are no experts."""
+    trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
+    return (PLAIN, ANCHOR) if trained else (PLAIN,)
 
 
 def _adapters(setup: Setup) -> list[LoraAdapter]:
@@ -111,7 +117,7 @@ def _reply(text: _Text, said: Tensor, *, others: bool) -> Reply:
 
     Args:
         text: of T tokens.
-        said: ln p_i of the whole vocabulary before each token, the anchor first if there is one,
+        said: ln p_i of the whole vocabulary before each token, anchors first where there are any,
             [T, V, E].
         others: note the likeliest other tokens, which normalise spaces that are no mixtures.
     """

@@ -41,7 +41,7 @@ class Batch:
     mask: Tensor
     """True at tokens of the reply, [N, T]."""
     log_probs: Tensor
-    """Recorded ln p_i, [N, T, E]; in the space ``strength`` ln p_0 before them, [N, T, 1 + E]."""
+    """Recorded ln p_i, [N, T, E]; in the space ``strength`` [N, T, A + E], anchors first."""
     others: Tensor
     """Likewise of other likely tokens, [N, T, C, E]; C is 0 where none are needed."""
     poles: Tensor

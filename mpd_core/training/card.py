@@ -70,7 +70,7 @@ def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
         licence=spec.base.license or "see its own card",
         experts=len(spec.experts.adapters),
         poles=", ".join(spec.experts.adapters),
-        anchor="an adapter of its own" if spec.experts.anchor else "the bare base",
+        anchor="the adapter that experts went on from" if spec.experts.anchor else "the bare base",
         rewards="one adapter with a score a pole" if spec.rewards else "none",
         pcm=_pcm(pack),
         learned=", which the PCM was trained on" if pack.trained else "",

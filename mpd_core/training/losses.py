@@ -58,16 +58,17 @@ def mixture_log_prob(weights: Tensor, log_probs: Tensor) -> Tensor:
     return torch.logsumexp(weights.log() + log_probs, dim=-1)
 
 
-def strength_score(weights: Tensor, log_probs: Tensor, anchor: Tensor, strength: float) -> Tensor:
-    """z_0 + B sum_i alpha_i (z_i - z_0) of single tokens: ln pi up to its normaliser.
+def strength_score(weights: Tensor, said: Tensor, strength: float) -> Tensor:
+    """z_0 + B sum_i alpha_i (z_i - z_a) of single tokens: ln pi up to its normaliser.
 
     Args:
         weights: alpha on the simplex, [..., E].
-        log_probs: ln p_i of tokens, [..., E].
-        anchor: ln p_0 of the same tokens, [...].
-        strength: B; 1 is logit space, whatever the anchor.
+        said: of tokens ln p_0, where it is another ln p_a, then ln p_i, [..., A + E].
+        strength: B.
     """
-    return anchor + strength * ((weights * log_probs).sum(dim=-1) - anchor)
+    anchors = said.shape[-1] - weights.shape[-1]
+    shift = (weights * said[..., anchors:]).sum(dim=-1) - said[..., anchors - 1]
+    return said[..., 0] + strength * shift
 
 
 def tempered_log_prob(chosen: Tensor, others: Tensor, temperature: float) -> Tensor:

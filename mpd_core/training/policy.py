@@ -137,22 +137,24 @@ def token_scores(weights: Tensor, said: Tensor, merging: Merging) -> Tensor:
 
     Args:
         weights: alpha, [..., E].
-        said: ln p_i of the tokens, [..., E]; in the space ``strength`` ln p_0 first, [..., 1 + E].
+        said: ln p_i of the tokens, [..., E]; in the space ``strength`` anchors first, [..., A + E].
         merging: how experts are merged.
     """
     if merging.space == "probability":
         return mixture_log_prob(weights, said)
     if merging.space == "logit":
-        return strength_score(weights, said, torch.zeros_like(said[..., 0]), 1.0)
-    return strength_score(weights, said[..., 1:], said[..., 0], merging.strength)
+        return (weights * said).sum(dim=-1)
+    return strength_score(weights, said, merging.strength)
 
 
 def _plausible(batch: Batch) -> Tensor:
-    """Which other tokens are above the floor, [N, T, C]; every expert's best one is recorded."""
-    experts, own = batch.others[..., 1:], batch.log_probs[..., 1:]
-    best = torch.maximum(experts.amax(dim=2), own)
+    """Which other tokens are above the floor, [N, T, C], by the best ones that were recorded."""
+    anchors = batch.log_probs.shape[-1] - batch.poles.shape[-1]
+    judges = [0, *range(anchors, batch.log_probs.shape[-1])]  # the base and the experts
+    others, own = batch.others[..., judges], batch.log_probs[..., judges]
+    best = torch.maximum(others.amax(dim=2), own)
     floor = best + math.log(batch.merging.plausibility)
-    return (experts >= floor[:, :, None]).any(dim=-1)
+    return (others >= floor[:, :, None]).any(dim=-1)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mpd_core.engine import Engine, Stream
-from mpd_core.experts import ANCHOR
+from mpd_core.experts import ANCHOR, PLAIN
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import Candidate, StepRecord, Trace
 
@@ -44,7 +44,7 @@ class Reply:
     """It ended by itself."""
     tokens: tuple[int, ...]
     log_probs: tuple[tuple[float, ...], ...]
-    """ln p_i of each token, [T][E]; in the space ``strength`` the anchor's ln p_0 before them."""
+    """ln p_i of each token, [T][E]; in the space ``strength`` the anchors' before them."""
     weights: tuple[tuple[float, ...], ...]
     """alpha at each token, [T][E]."""
     disagreement: tuple[float, ...]
@@ -119,7 +119,7 @@ def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
 
 def _reply(ask: Ask, trace: Trace) -> Reply:
     first = trace.steps[0]
-    names = [*((ANCHOR,) if ANCHOR in first.logprobs else ()), *first.weights]
+    names = [*(name for name in (PLAIN, ANCHOR) if name in first.logprobs), *first.weights]
     temperature = trace.settings["temperature"]
     normalised = trace.space == "probability" and temperature == 1.0
     told = () if normalised or temperature == 0.0 else tuple(map(_others, trace.steps))
