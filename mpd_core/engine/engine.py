@@ -110,7 +110,8 @@ class Engine:
             assemble=lambda *parts: self._intake.trace(sequence, *parts),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
-        job = _Job(sequence, stream, StreamDecoder(self._tokenizer), generator)
+        decoder = StreamDecoder(self._tokenizer, self._intake.end_of_turn)
+        job = _Job(sequence, stream, decoder, generator)
         with self._wake:
             if self._closed:
                 raise EngineError("The engine is closed.")

@@ -73,7 +73,8 @@ class ReferenceDecoder:
         """The steps of a reply; errors as ``make_plan``."""
         plan = make_plan(self._pack, self._pack.space.parse(request.preference), request.method)
         names = tuple(row.name for row in plan.experts)
-        decoder, tokens = StreamDecoder(self._tokenizer), list[int]()
+        decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
+        tokens = list[int]()
         generator = torch.Generator().manual_seed(request.sampling.seed)
         finish = None
         while finish is None:
