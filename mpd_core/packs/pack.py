@@ -123,7 +123,7 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
     path = _find(os.fspath(name or os.environ.get(PACK_ENV) or DEFAULT_PACK))
     try:
         raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8"))
+        data = tomllib.loads(raw.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PackError(f"{path}: cannot be read: {error}") from error
     try:

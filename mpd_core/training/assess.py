@@ -83,8 +83,8 @@ def _external(models: Rewards, folder: Path) -> Figures:
     for name, (pole, chosen, rejected) in EXTERNAL.items():
         if not (folder / name).is_file():
             continue
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        with (folder / name).open(encoding="utf-8-sig") as lines:
+            rows = [json.loads(line) for line in lines]
         pairs = [Pair(r.get("prompt", "Say it."), r[chosen], r[rejected], name) for r in rows]
         pairs = random.Random(0).sample(pairs, min(200, len(pairs)))
         figures[name] = {
