@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -120,6 +121,18 @@ def test_head_of_another_shape_is_refused(make_pack: Callable[..., Pack]) -> Non
     (pack.folder / "pack.toml").write_text(text.replace(old, new))
     with pytest.raises(PackError, match=r"pcm\.head.*\(5, 64\).*\(6, 64\)"):
         Engine.open(load_pack(pack.folder))
+
+
+def test_a_template_that_fails_is_refused_before_weights_are_read(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("*.safetensors"))
+    file = tiny.write_pack(tmp_path, base) / "pack.toml"
+    broken = '[template]\nchat = "{% for message in messages %}{{ message.content }"\n[pcm]'
+    file.write_text(file.read_text("utf-8").replace("[pcm]", broken), encoding="utf-8")
+    with pytest.raises(PackError, match=r"^template\.chat: the chat template fails"):
+        Engine.open(load_pack(tmp_path))
 
 
 def test_decode_defaults_and_limit() -> None:

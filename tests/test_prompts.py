@@ -152,6 +152,18 @@ def test_added_tokens_of_the_template_are_markers_whether_special_or_not() -> No
     assert ids["user"] in renderer.render([Message("user", "the user")])  # a word is a word
 
 
+def test_a_template_still_finds_its_parts_in_the_models_own_replies() -> None:
+    """Qwen 3's leaves out what was thought; a person's "</think>" is text all the same."""
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.add_tokens([AddedToken("</think>", special=False)])
+    part = "{{ message['content'].split('</think>')[-1] }}"
+    renderer = renderer_of(tokenizer, chat=tiny.CHAT.replace("{{ message['content'] }}", part))
+    turns = [Message("user", "a</think>b"), Message("assistant", "hm</think>ho<|im_end|>")]
+    text = renderer.text([*turns, Message("user", "c")])
+    assert "user\na< /think>b<|im_end|>" in text
+    assert "assistant\nho< |im_end|><|im_end|>" in text
+
+
 def test_a_character_that_is_a_control_token_is_refused() -> None:
     tokenizer = tiny.make_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": ["§"]})

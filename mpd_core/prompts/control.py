@@ -136,7 +136,7 @@ def _is_sign(content: str) -> bool:
 
 def _literals(chat: str) -> str:
     """What a Jinja template writes by itself, without its code."""
-    pieces = jinja2.Environment(autoescape=True).lex(chat)
+    pieces = jinja2.Environment().lex(chat)
     return "\0".join(text for _, kind, text in pieces if kind in ("data", "string"))
 
 

@@ -29,7 +29,7 @@ def name_tokens(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
     once they have been asked for: candidates come again.
     """
     texts = _texts(tokenizer)
-    count = len(tokenizer)
+    count = max(tokenizer.get_vocab().values()) + 1
     natural = [texts(i) for i in range(count)]
     shared = Counter(natural)
     odd = [i for i, t in enumerate(natural) if not t or REPLACEMENT in t or shared[t] > 1]

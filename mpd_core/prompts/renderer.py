@@ -42,6 +42,8 @@ class PromptRenderer:
         self.written = self._written()
         """Ids of the tokens that stand in every prompt."""
         self._control = ControlTokens(tokenizer, self._chat, template.reserved, self.written)
+        # Of its own replies a template may ask for parts: up to "</think>" it leaves them out.
+        self._spoken = ControlTokens(tokenizer, "", template.reserved, self.written)
 
     @property
     def control_ids(self) -> frozenset[int]:
@@ -62,7 +64,7 @@ class PromptRenderer:
         Raises:
             RequestError: the template refuses these turns, or a text that cannot be defused.
         """
-        *earlier, last = (Message(m.role, self._control.defuse(m.content)) for m in messages)
+        *earlier, last = (self._defused(message) for message in messages)
         content = last.content
         if instructions:
             before, between, after = self._slots(content, " ".join(instructions))
@@ -73,6 +75,10 @@ class PromptRenderer:
             return self._fill(turns)
         except _RefusalError as error:
             raise RequestError(f"The chat template refuses this conversation: {error}.") from error
+
+    def _defused(self, message: Message) -> Message:
+        tokens = self._spoken if message.role == "assistant" else self._control
+        return Message(message.role, tokens.defuse(message.content))
 
     def _fill(self, turns: Sequence[Mapping[str, str]]) -> str:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def anchor(tokenizer: PreTrainedTokenizerBase) -> int | None:
     """A plain token to stand before others, so that none of those is a text's first."""
     named = (tokenizer.convert_tokens_to_ids(name) for name in ANCHORS)
     plain = (i for i in named if i is not None and i != tokenizer.unk_token_id)
-    for token_id in (*plain, *range(min(LOOKED_AT, len(tokenizer)))):
+    for token_id in chain(plain, range(LOOKED_AT)):
         text = decode(tokenizer, [token_id]).strip()
         if text.isascii() and text.isalnum():
             return int(token_id)
