@@ -32,7 +32,8 @@ class StepRecord:
     """One decoding step: the token and who wanted it.
 
     The ``text`` of all steps joins to the reply, byte for byte: a token that ends inside a UTF-8
-    character has the text "", and the token that completes the character carries it.
+    character has the text "", and the token that completes the character carries it. Characters
+    that are spelled in byte tokens come with the token after those.
     """
 
     index: int

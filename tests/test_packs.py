@@ -80,9 +80,10 @@ def test_mistakes_are_named(
         load_pack(tmp_path)
 
 
-def test_unknown_pack_lists_the_known() -> None:
+@pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "~nobody-of-that-name/x", "a\0b"])
+def test_unknown_pack_lists_the_known(name: str) -> None:
     with pytest.raises(PackError, match="smollm2-135m, tulu-2-7b"):
-        load_pack("../../etc")
+        load_pack(name)
 
 
 def test_tampered_weights_are_refused(make_pack: Callable[..., Pack]) -> None:

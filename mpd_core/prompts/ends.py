@@ -29,7 +29,8 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> froz
     if names:
         return frozenset(_named(tokenizer, name) for name in names)
     own = tokenizer.eos_token_id
-    ids = {*_configured(Path(tokenizer.name_or_path or "")), *(() if own is None else (own,))}
+    folder = tokenizer.name_or_path
+    ids = {*(_configured(Path(folder)) if folder else ()), *(() if own is None else (own,))}
     if not ids:
         raise PackError("template.end_of_turn: name the token that ends a reply.")
     return frozenset(ids)
