@@ -63,14 +63,21 @@ def test_what_a_terminal_cannot_write_is_escaped(
     assert (code, read["text"], read["prompt"]) == (0, trace.text, PROMPT)
 
 
-@pytest.mark.parametrize("extra", ["--json", ""])
-def test_a_reader_that_goes_away_ends_the_command_quietly(tiny_pack_dir: Path, extra: str) -> None:
+@pytest.mark.parametrize("command", [["generate", "hi"], ["generate", "--help"]])
+def test_a_reader_that_goes_away_ends_the_command_quietly(
+    tiny_pack_dir: Path, command: list[str]
+) -> None:
     """In a real process: Python itself complains at its end of what nobody read."""
-    command = [sys.executable, "-m", "mpd_core", "generate", "hi", "--pack", str(tiny_pack_dir)]
     reader, writer = os.pipe()
     os.close(reader)
-    command += extra.split()
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=250)
+    done = subprocess.run(
+        [sys.executable, "-m", "mpd_core", *command],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=250,
+        env={**os.environ, "MPD_PACK": str(tiny_pack_dir)},
+    )
     os.close(writer)
     assert done.returncode == CLOSED_PIPE
     assert b"Traceback" not in done.stderr

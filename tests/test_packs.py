@@ -128,7 +128,8 @@ def test_a_template_that_fails_is_refused_before_weights_are_read(
     tmp_path: Path, tiny_base: Path
 ) -> None:
     base = tmp_path / "base"
-    shutil.copytree(tiny_base, base, ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(tiny_base, base)
+    (base / "model.safetensors").write_bytes(b"cut off")
     file = tiny.write_pack(tmp_path, base) / "pack.toml"
     broken = '[template]\nchat = "{% for message in messages %}{{ message.content }"\n[pcm]'
     file.write_text(file.read_text("utf-8").replace("[pcm]", broken), encoding="utf-8")
