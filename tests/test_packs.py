@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,14 +126,13 @@ def test_head_of_another_shape_is_refused(make_pack: Callable[..., Pack]) -> Non
 def test_a_template_that_fails_is_refused_before_weights_are_read(
     tmp_path: Path, tiny_base: Path
 ) -> None:
-    base = tmp_path / "base"
-    shutil.copytree(tiny_base, base)
-    (base / "model.safetensors").write_bytes(b"cut off")
-    file = tiny.write_pack(tmp_path, base) / "pack.toml"
+    file = tiny.write_pack(tmp_path, tiny_base) / "pack.toml"
     broken = '[template]\nchat = "{% for message in messages %}{{ message.content }"\n[pcm]'
     file.write_text(file.read_text("utf-8").replace("[pcm]", broken), encoding="utf-8")
+    told: list[str] = []
     with pytest.raises(PackError, match=r"^template\.chat: the chat template fails"):
-        Engine.open(load_pack(tmp_path))
+        Engine.open(load_pack(tmp_path), progress=told.append)
+    assert not [sentence for sentence in told if sentence.startswith("Loading")]
 
 
 def test_decode_defaults_and_limit() -> None:
