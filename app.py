@@ -7,6 +7,7 @@ import sys
 with contextlib.suppress(ImportError):
     import spaces  # noqa: F401  (ZeroGPU wants to be imported before torch)
 
+from mpd_core.console import escape_what_is_lacking
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError
 from mpd_core.packs import load_pack
@@ -20,6 +21,7 @@ def main() -> int:
     parser.add_argument("--quantize", choices=("nf4", "none"), help="precision of the base")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, then 7860")
     args = parser.parse_args()
+    escape_what_is_lacking()
     try:
         engine = Engine.open(load_pack(args.pack), quantize=args.quantize, progress=print)
         with contextlib.closing(engine), contextlib.suppress(KeyboardInterrupt):

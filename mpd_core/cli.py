@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from mpd_core import console
 from mpd_core.bench.command import bench
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
@@ -31,6 +32,8 @@ app = typer.Typer(
 _QuantizeChoice = Enum("_QuantizeChoice", {q: q for q in get_args(Quantize)}, type=str)  # type: ignore[misc]
 _SpaceChoice = Enum("_SpaceChoice", {s: s for s in get_args(Space)}, type=str)  # type: ignore[misc]
 
+METHODS = "mpd, uniform, soup, prompting, vanilla, static, static:0.5,0.3,0.2 or expert:NAME."
+
 PackOption = Annotated[
     str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
 ]
@@ -43,14 +46,21 @@ DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; what a user did wrong is one line on stderr and exit code 2.
 
+    What a terminal's encoding lacks is escaped, and a reader that has gone ends the command.
+
     Args:
         arguments: default: those of the process.
 
     Returns:
         The exit code.
     """
+    console.escape_what_is_lacking()
     try:
-        return int(typer.main.get_command(app).main(arguments, standalone_mode=False) or 0)
+        code = int(typer.main.get_command(app).main(arguments, standalone_mode=False) or 0)
+        print(end="", flush=True)
+        return code
+    except (BrokenPipeError, SystemExit):  # typer leaves by the latter where a pipe is closed
+        return console.hang_up()
     except MPDError as error:
         message = str(error)
     except KeyboardInterrupt:
@@ -69,9 +79,7 @@ def generate(
     preference: Annotated[
         str | None, typer.Option(help="One letter a dimension, e.g. AAB; - leaves one out.")
     ] = None,
-    method: Annotated[
-        str, typer.Option(help="mpd, uniform, prompting, vanilla or expert:NAME.")
-    ] = "mpd",
+    method: Annotated[str, typer.Option(help=METHODS)] = "mpd",
     space: Annotated[_SpaceChoice | None, typer.Option(help="Where experts are merged.")] = None,
     strength: Annotated[
         float | None, typer.Option(help="How far experts move the text, in the space strength.")
@@ -97,7 +105,7 @@ def generate(
     loaded = load_pack(pack)
     chosen = loaded.space.parse(preference or "A" * len(loaded.space.dimensions))
     request = GenerationRequest(
-        messages=(Message("user", sys.stdin.read() if prompt == "-" else prompt),),
+        messages=(Message("user", console.typed(prompt)),),
         preference=chosen.code,
         method=method,
         **loaded.merging(chosen, space.value if space else None, strength, plausibility),
@@ -113,7 +121,7 @@ def generate(
     # What can be refused without a model should not wait for one to load.
     make_plan(loaded, chosen, method, request.space)
     trace = _run(loaded, request, quantize, device, show=not json)
-    print(trace.to_json() if json else "")
+    print(console.writable(trace) if json else "")
 
 
 @app.command()
@@ -204,4 +212,5 @@ def _open(pack: Pack, quantize: _QuantizeChoice | None, device: str | None) -> E
 
 
 def _tell(sentence: str) -> None:
-    print(sentence, file=sys.stderr)
+    if sys.stderr is not None:  # without one, print would write to stdout
+        print(sentence, file=sys.stderr)

@@ -43,9 +43,9 @@ class Dimension:
         for pole in self.poles:
             if pole.name == name:
                 return pole
-        known = ", ".join(p.name for p in self.poles)
+        known, shown = ", ".join(p.name for p in self.poles), str(name)[:60]
         raise RequestError(
-            f"'{name}' is no pole of dimension '{self.name}': use {known} or leave it out."
+            f"'{shown}' is no pole of dimension '{self.name}': use {known} or leave it out."
         )
 
 
@@ -94,7 +94,8 @@ class PreferenceSpace:
                 f"Preference '{code[:40]}' has {len(code)} letters; give {len(self.dimensions)}, "
                 f"one for each of {names} ('-' leaves a dimension out)."
             )
-        pairs = zip(self.dimensions, code.upper(), strict=True)
+        letters = (letter.upper() if letter.isascii() else letter for letter in code)
+        pairs = zip(self.dimensions, letters, strict=True)
         return Preference(
             self.dimensions, tuple(None if c == LEFT_OUT else d.by_letter(c) for d, c in pairs)
         )
@@ -110,7 +111,10 @@ class PreferenceSpace:
             known = ", ".join(d.name for d in self.dimensions)
             raise RequestError(f"Unknown dimension '{sorted(unknown)[0]}': use {known}.")
         chosen = ((d, names.get(d.name)) for d in self.dimensions)
-        return Preference(self.dimensions, tuple(d.by_name(n) if n else None for d, n in chosen))
+        return Preference(
+            self.dimensions,
+            tuple(None if n is None or n == "" else d.by_name(n) for d, n in chosen),
+        )
 
     def __iter__(self) -> Iterator[Preference]:
         """Every full preference, first letter slowest: AAA, AAB, ABA ..."""

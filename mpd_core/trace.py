@@ -10,6 +10,8 @@ from typing import Any, Literal
 from mpd_core.errors import MPDError
 
 SCHEMA_VERSION = 1
+LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
+"""Characters that end a line to some readers (JavaScript, ``splitlines``) and not to JSON."""
 FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 
@@ -30,7 +32,8 @@ class StepRecord:
     """One decoding step: the token and who wanted it.
 
     The ``text`` of all steps joins to the reply, byte for byte: a token that ends inside a UTF-8
-    character has the text "", and the token that completes the character carries it.
+    character has the text "", and the token that completes the character carries it. Characters
+    that are spelled in byte tokens come with the token after those.
     """
 
     index: int
@@ -93,8 +96,15 @@ class Trace:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def to_json(self, *, indent: int | None = None) -> str:
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=indent)
+    def to_json(self, *, indent: int | None = None, ascii_only: bool = False) -> str:
+        """JSON that is one line to whoever reads lines, unless it is indented.
+
+        Args:
+            indent: spaces a level.
+            ascii_only: escape everything else, for who cannot write or read UTF-8.
+        """
+        text = json.dumps(self.to_dict(), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
+        return text.translate(LINE_ENDS)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trace:

@@ -11,7 +11,7 @@ LAYERS = (
     {"errors"},
     {"preferences", "request", "trace"},
     {"packs"},
-    {"prompts", "merging", "sampling", "charts"},
+    {"prompts", "merging", "sampling", "charts", "console"},
     {"models"},
     {"experts"},
     {"engine"},

@@ -79,9 +79,10 @@ def test_mistakes_are_named(
         load_pack(tmp_path)
 
 
-def test_unknown_pack_lists_the_known() -> None:
+@pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "~nobody-of-that-name/x", "a\0b"])
+def test_unknown_pack_lists_the_known(name: str) -> None:
     with pytest.raises(PackError, match="smollm2-135m, tulu-2-7b"):
-        load_pack("../../etc")
+        load_pack(name)
 
 
 def test_tampered_weights_are_refused(make_pack: Callable[..., Pack]) -> None:
@@ -120,6 +121,18 @@ def test_head_of_another_shape_is_refused(make_pack: Callable[..., Pack]) -> Non
     (pack.folder / "pack.toml").write_text(text.replace(old, new))
     with pytest.raises(PackError, match=r"pcm\.head.*\(5, 64\).*\(6, 64\)"):
         Engine.open(load_pack(pack.folder))
+
+
+def test_a_template_that_fails_is_refused_before_weights_are_read(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    file = tiny.write_pack(tmp_path, tiny_base) / "pack.toml"
+    broken = '[template]\nchat = "{% for message in messages %}{{ message.content }"\n[pcm]'
+    file.write_text(file.read_text("utf-8").replace("[pcm]", broken), encoding="utf-8")
+    told: list[str] = []
+    with pytest.raises(PackError, match=r"^template\.chat: the chat template fails"):
+        Engine.open(load_pack(tmp_path), progress=told.append)
+    assert not [sentence for sentence in told if sentence.startswith("Loading")]
 
 
 def test_decode_defaults_and_limit() -> None:

@@ -20,6 +20,8 @@ def test_codes_round_trip() -> None:
     assert codes == ["AA", "AB", "AC", "BA", "BB", "BC"]
     assert [SPACE.parse(code).code for code in codes] == codes
     assert SPACE.parse("-c").code == "-C"
+    with pytest.raises(RequestError, match="'ß' is no pole"):
+        SPACE.parse("ß-")  # two letters in capitals
 
 
 def test_poles_of_a_preference() -> None:
@@ -36,6 +38,7 @@ def test_select_by_name() -> None:
     ("names", "message"),
     [
         ({"mood": "big"}, "'big' is no pole of dimension 'mood': use sad, calm, mad"),
+        ({"mood": "x" * 900}, "'x{60}' is no pole"),
         ({"colour": "red"}, "Unknown dimension 'colour'"),
     ],
 )

@@ -1,7 +1,9 @@
-"""Experts must share the tokenizer; where they do not, the error shows the difference."""
+"""Experts share the tokenizer and embed all of its tokens, or the error shows the difference."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
-from mpd_core.errors import PackError
+from mpd_core.engine import Engine
+from mpd_core.errors import EngineError, PackError, RequestError
 from mpd_core.experts.vocabulary import check_same_vocabulary
+from mpd_core.packs import Pack, load_pack
+from mpd_core.request import GenerationRequest, Message, Sampling
 from tests import tiny
 
 
@@ -94,3 +99,87 @@ def test_ordinary_token_that_became_special(base: Any, other: Any) -> None:
     other.add_tokens([AddedToken(token, special=True)], special_tokens=True)
     text = difference(base, other)
     assert f"{token!a} is a special token there and an added token in the base" in text
+
+
+def longer(base: Path, folder: Path, *tokens: AddedToken, **roles: str) -> Path:
+    """A base whose tokenizer was given tokens, and whose embedding was not resized."""
+    shutil.copytree(base, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(tokens))
+    for role, value in roles.items():
+        setattr(tokenizer, role, value)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+ODD = AddedToken("<|odd|>", special=True)
+
+
+@pytest.mark.parametrize(
+    ("token", "roles"),
+    [
+        (ODD, {"chat_template": "<|odd|>" + tiny.CHAT}),
+        (ODD, {"eos_token": "<|odd|>"}),
+        (AddedToken("    ", special=False), {}),
+    ],
+)
+def test_a_token_that_can_occur_and_has_no_embedding_is_refused(
+    tiny_base: Path, tmp_path: Path, token: AddedToken, roles: dict[str, str]
+) -> None:
+    base = longer(tiny_base, tmp_path / "base", token, **roles)
+    size = len(tiny.make_tokenizer())
+    with pytest.raises(PackError, match=rf"^base: .* {size}, but the model embeds only {size} tok"):
+        Engine.open(load_pack(tiny.write_pack(tmp_path, base)))
+
+
+def test_a_token_that_never_occurs_needs_no_embedding(tiny_base: Path, tmp_path: Path) -> None:
+    """Padding that was added for training, as in many a LLaMA; a person cannot write it."""
+    base = longer(tiny_base, tmp_path / "base", ODD, pad_token="<|odd|>")
+    engine = Engine.open(load_pack(tiny.write_pack(tmp_path, base)))
+    try:
+        trace = engine.generate(asked("a <|odd|>", method="vanilla"))
+    finally:
+        engine.close()
+    assert len(trace.steps) > 0
+
+
+def go_on(engine: Engine) -> None:
+    """Until any token has come up."""
+    for seed in range(40):
+        engine.generate(asked("see", seed=seed))
+
+
+def asked(prompt: str, *, method: str = "mpd", seed: int = 1) -> GenerationRequest:
+    sampling = Sampling(max_new_tokens=300, temperature=2.0, seed=seed)
+    return GenerationRequest((Message("user", prompt),), "AAA", method, sampling=sampling)
+
+
+def test_what_a_backbone_does_not_embed_is_never_read_as_something_else(
+    tiny_base: Path, make_pack: Callable[..., Pack], tmp_path: Path
+) -> None:
+    """A PCM with a smaller vocabulary, as a 32,000-token LLaMA beside one with added tokens."""
+    size = len(tiny.make_tokenizer()) - 1
+    small = tmp_path / "small"
+    shutil.copytree(tiny_base, small)
+    tiny.make_model(size, seed=3).save_pretrained(small)
+    engine = Engine.open(make_pack(pcm_backbone=small))
+    last = tiny.HOSTILE[-1]
+    try:
+        with pytest.raises(RequestError, match="a token that 'pcm' has no embedding for"):
+            engine.submit(asked(f"see {last}"))
+        assert engine.generate(asked(f"see {last}", method="vanilla")).steps
+        with pytest.raises(EngineError, match=r"came to .* PCM's backbone has no embedding for"):
+            go_on(engine)
+    finally:
+        engine.close()
+
+
+def test_a_backbone_that_lacks_the_templates_tokens_is_refused(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    base = longer(tiny_base, tmp_path / "base", ODD, chat_template="<|odd|>" + tiny.CHAT)
+    size = len(tiny.make_tokenizer())
+    tiny.make_model(size + 1, seed=0).save_pretrained(base)
+    pack = tiny.write_pack(tmp_path, base, pcm_backbone=tiny_base)
+    with pytest.raises(PackError, match=rf"^pcm\.backbone: .*'<\|odd\|>' {size}, but the model"):
+        Engine.open(load_pack(pack))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoTokenizer
 
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
@@ -21,6 +23,7 @@ from mpd_core.models.pcm import load_head
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
+from mpd_core.prompts import PromptRenderer
 
 CPU_CACHE_BYTES = 4 * 2**30
 GPU_CACHE_SHARE = 0.6
@@ -71,6 +74,7 @@ def build(
         kernels.prepare()
         if not kernels.HAS_OPENMP:
             progress("OpenMP's library is missing (Debian: libgomp1): loops run on one core.")
+    _check_prompts(pack, folder)
     progress(f"Loading {spec.name} on {format_.device}, {format_}.")
     base = load_model(folder, format_)
     lanes = _lanes(pack, base, progress)
@@ -82,6 +86,17 @@ def build(
     remotes = _remotes(pack, lanes["base"].vocab_size)
     info = EngineInfo(format_.device, str(format_), _notes(format_))
     return Parts(runner, remotes, base.tokenizer, info)
+
+
+def _check_prompts(pack: Pack, folder: Path) -> None:
+    """Render a prompt before gigabytes are read: a template that fails should not wait for them."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError):
+        return  # ``load_model`` says what is wrong with it
+    PromptRenderer(tokenizer, pack.spec.template)
 
 
 def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> dict[str, RowModel]:

@@ -15,7 +15,7 @@ import torch
 
 from mpd_core.engine.build import Parts, build
 from mpd_core.engine.intake import Intake
-from mpd_core.engine.records import Note, finish_reason, make_step, take_notes
+from mpd_core.engine.records import Note, make_step, take_notes
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import KEPT_ROWS, Said
 from mpd_core.engine.scheduler import Scheduler
@@ -110,7 +110,8 @@ class Engine:
             assemble=lambda *parts: self._intake.trace(sequence, *parts),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
-        job = _Job(sequence, stream, StreamDecoder(self._tokenizer), generator)
+        decoder = StreamDecoder(self._tokenizer, self._intake.end_of_turn)
+        job = _Job(sequence, stream, decoder, generator)
         with self._wake:
             if self._closed:
                 raise EngineError("The engine is closed.")
@@ -219,7 +220,7 @@ class Engine:
     ) -> FinishReason | None:
         job = self._jobs[sequence]
         sequence.tokens.append(note.token)
-        finish = finish_reason(sequence.tokens, sequence.request.sampling, self._intake.end_of_turn)
+        finish = self._intake.finish(sequence)
         text = job.decoder.push(note.token, last=finish is not None)
         index, experts = len(sequence.tokens) - 1, job.stream.experts
         job.stream.put(make_step(index, text, experts, note, missing, self._name))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
+from mpd_core.engine.records import finish_reason
 from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
-from mpd_core.errors import RequestError
-from mpd_core.experts import BASE, TRUNK, Row, make_plan
+from mpd_core.errors import EngineError, RequestError
+from mpd_core.experts import BASE, PCM, TRUNK, Row, make_plan
+from mpd_core.experts.vocabulary import check_embedded
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import GenerationRequest
@@ -18,6 +20,11 @@ class Intake:
     """Checks requests against a pack and the room that its models have."""
 
     def __init__(self, pack: Pack, parts: Parts) -> None:
+        """Check the pack's template, and that its models embed the tokens of its tokenizer.
+
+        Raises:
+            PackError: as ``PromptRenderer``, or a token that has no embedding.
+        """
         self._pack = pack
         self._info = parts.info
         self._prompts = PromptRenderer(parts.tokenizer, pack.spec.template)
@@ -25,6 +32,9 @@ class Intake:
         self._tables = parts.runner.tables()
         self._has_trunk = TRUNK in parts.runner.lanes
         self.end_of_turn = self._prompts.end_of_turn
+        self._tokenizer = parts.tokenizer
+        self._sizes = {name: lane.vocab_size for name, lane in parts.runner.lanes.items()}
+        self._check_embedded()
 
     def sequence(self, request: GenerationRequest) -> Sequence:
         """A request's rows with their prompts.
@@ -54,6 +64,21 @@ class Intake:
                 "or the reply, or leave dimensions out."
             )
         return sequence
+
+    def finish(self, sequence: Sequence) -> FinishReason | None:
+        """Why a reply is over with its last token, or None while it is not.
+
+        Raises:
+            EngineError: it goes on, and the PCM's own backbone has no embedding for the token.
+        """
+        sampling, token_id = sequence.request.sampling, sequence.tokens[-1]
+        reason = finish_reason(sequence.tokens, sampling, self.end_of_turn)
+        if reason is None and sequence.pcm and token_id >= self._sizes.get(PCM, token_id + 1):
+            raise EngineError(
+                f"The reply came to {self._name(token_id)}, a token that the PCM's backbone has no "
+                "embedding for: ask in another way, or choose another method."
+            )
+        return reason
 
     def trace(
         self,
@@ -92,7 +117,23 @@ class Intake:
 
     def _track(self, row: Row, request: GenerationRequest) -> Track:
         prompt = tuple(self._prompts.render(request.messages, row.instructions))
+        if max(prompt) >= self._sizes.get(row.model, self._sizes[BASE]):
+            raise RequestError(
+                f"The text holds {self._name(max(prompt))}, a token that '{row.name}' has no "
+                "embedding for: leave it out."
+            )
         return Track(row, prompt, len(prompt) + request.sampling.max_new_tokens)
+
+    def _check_embedded(self) -> None:
+        prompts, tokenizer = self._prompts, self._tokenizer
+        unused = prompts.control_ids - prompts.written - prompts.end_of_turn
+        check_embedded(tokenizer, self._sizes[BASE], unused=unused, model="base")
+        if PCM in self._sizes:  # a backbone of its own need not know what few people write
+            unused = frozenset(tokenizer.get_vocab().values()) - prompts.written
+            check_embedded(tokenizer, self._sizes[PCM], unused=unused, model="pcm.backbone")
+
+    def _name(self, token_id: int) -> str:
+        return ascii(self._tokenizer.convert_ids_to_tokens(token_id))
 
 
 def _longest_prompt(sequence: Sequence) -> int:

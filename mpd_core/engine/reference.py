@@ -76,7 +76,8 @@ class ReferenceDecoder:
         preference = self._pack.space.parse(request.preference)
         plan = make_plan(self._pack, preference, request.method, request.space)
         names = tuple(row.name for row in plan.experts)
-        decoder, tokens = StreamDecoder(self._tokenizer), list[int]()
+        decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
+        tokens = list[int]()
         generator = torch.Generator().manual_seed(request.sampling.seed)
         finish = None
         while finish is None:

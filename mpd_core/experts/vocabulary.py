@@ -1,7 +1,8 @@
-"""Experts of different checkpoints can be merged only if they number the same tokens alike."""
+"""Token numbers: experts that are merged number alike, and every model embeds what it reads."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from mpd_core.errors import PackError
@@ -36,6 +37,30 @@ def check_same_vocabulary(
         raise PackError(
             f"Expert '{name}' does not share the base's vocabulary: {'; '.join(differences)}."
             " Experts must number the same tokens alike: use a checkpoint of the same family."
+        )
+
+
+def check_embedded(
+    tokenizer: PreTrainedTokenizerBase, size: int, *, unused: Collection[int], model: str
+) -> None:
+    """Check that a model embeds every token that it can be given.
+
+    Args:
+        tokenizer: the base's.
+        size: how many tokens the model embeds.
+        unused: ids that no prompt and no reply holds, whether they are embedded or not.
+        model: its key in the pack, for the message.
+
+    Raises:
+        PackError: one line with the first token that has no embedding.
+    """
+    beyond = (pair for pair in tokenizer.get_vocab().items() if pair[1] >= size)
+    lacking = sorted((i, token) for token, i in beyond if i not in unused)
+    if lacking:
+        token_id, token = lacking[0]
+        raise PackError(
+            f"{model}: the tokenizer numbers {_quote(token)} {token_id}, but the model embeds only "
+            f"{size} tokens: use the tokenizer that it was trained with, or resize its embedding."
         )
 
 

@@ -148,7 +148,7 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
     path = _find(os.fspath(name or os.environ.get(PACK_ENV) or DEFAULT_PACK))
     try:
         raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8"))
+        data = tomllib.loads(raw.decode("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PackError(f"{path}: cannot be read: {error}") from error
     try:
@@ -168,12 +168,15 @@ def pack_names() -> list[str]:
 def _find(name: str) -> Path:
     if re.match(NAME, name) and (PACKS_DIR / name / "pack.toml").is_file():
         return PACKS_DIR / name / "pack.toml"
-    path = Path(name).expanduser()
-    path = path / "pack.toml" if path.is_dir() else path
-    if not path.is_file():
-        known = ", ".join(pack_names())
-        raise PackError(f"No pack '{name}': use {known}, or the path of a pack.toml.")
-    return path.resolve()
+    try:
+        path = Path(name).expanduser()
+        path = path / "pack.toml" if path.is_dir() else path
+        if path.is_file():
+            return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a name too long, an unknown user's home
+        pass
+    known = ", ".join(pack_names())
+    raise PackError(f"No pack {name[:200]!r}: use {known}, or the path of a pack.toml.")
 
 
 def complaints(error: ValidationError) -> Iterator[str]:

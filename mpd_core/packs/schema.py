@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -181,15 +182,10 @@ class DecodeSpec(Table):
         Raises:
             RequestError: a value out of bounds.
         """
-        names = (
-            "max_new_tokens",
-            "temperature",
-            "top_p",
-            "repetition_penalty",
-            "dry_multiplier",
-        )
+        known = (field.name for field in fields(Sampling))
+        own = {name: getattr(self, name) for name in known if name in type(self).model_fields}
         given = {name: value for name, value in overrides.items() if value is not None}
-        sampling = Sampling(**{**{name: getattr(self, name) for name in names}, **given})
+        sampling = Sampling(**{**own, **given})
         if sampling.max_new_tokens > self.max_new_tokens_limit:
             raise RequestError(
                 f"max_new_tokens is {sampling.max_new_tokens}: "

@@ -36,7 +36,7 @@ def working_pack(
         PackError: weights that are missing, or a pack that does not hold together.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    document = tomlkit.parse((setup.pack.folder / PACK).read_text(encoding="utf-8"))
+    document = tomlkit.parse((setup.pack.folder / PACK).read_text(encoding="utf-8-sig"))
     if folder.resolve() != setup.pack.folder.resolve():
         _make_absolute(setup, document)
     poles = setup.pack.space.poles
@@ -76,7 +76,7 @@ def working_pack(
 def write_static(folder: Path, weights: Mapping[str, Sequence[float]]) -> None:
     """Name the best constant weights of each preference in a pack."""
     file = folder / PACK
-    document = tomlkit.parse(file.read_text(encoding="utf-8"))
+    document = tomlkit.parse(file.read_text(encoding="utf-8-sig"))
     document.pop("static", None)
     document["static"] = {code: [round(w, 4) for w in row] for code, row in weights.items()}
     file.write_text(tomlkit.dumps(document), encoding="utf-8")

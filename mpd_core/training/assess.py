@@ -99,8 +99,8 @@ def _external(models: Rewards, folder: Path) -> Figures:
     for name, (pole, chosen, rejected) in EXTERNAL.items():
         if not (folder / name).is_file():
             continue
-        lines = (folder / name).read_text(encoding="utf-8").splitlines()
-        rows = [json.loads(line) for line in lines]
+        with (folder / name).open(encoding="utf-8-sig") as lines:
+            rows = [json.loads(line) for line in lines]
         rows = random.Random(0).sample(rows, min(200, len(rows)))
         prompts = [row.get("prompt", "Say it.") for row in rows]
         first, second = ([row[key] for row in rows] for key in (chosen, rejected))

@@ -58,8 +58,11 @@ def load_styles(file: Path) -> Styles:
     """
     if not file.is_file():
         raise PackError(f"data.file: {file} is missing.")
-    with file.open(encoding="utf-8") as lines:
-        rows = tuple(_styled(f"{file}:{number}", line) for number, line in enumerate(lines, 1))
+    try:
+        with file.open(encoding="utf-8-sig") as lines:
+            rows = tuple(_styled(f"{file}:{number}", line) for number, line in enumerate(lines, 1))
+    except UnicodeDecodeError as error:
+        raise PackError(f"data.file: {file} is not UTF-8: {error}.") from error
     return Styles(rows, file_sha256(file))
 
 
@@ -67,11 +70,11 @@ def _styled(place: str, line: str) -> Styled:
     try:
         row = json.loads(line)
         styled = Styled(row["id"], row["split"], row["prompt"], row["answers"])
-    except (ValueError, KeyError, TypeError) as error:
+        texts = [styled.prompt, *styled.answers.values()]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PackError(f"{place}: not a row of id, split, prompt and answers ({error}).") from None
     if styled.split not in get_args(Split):
         raise PackError(f"{place}: split '{styled.split}': use {', '.join(get_args(Split))}.")
-    texts = [styled.prompt, *styled.answers.values()]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise PackError(f"{place}: the prompt and every answer must be text.")
     return styled

@@ -204,7 +204,7 @@ def load_recipe(pack: Pack) -> Recipe:
     """
     path = pack.folder / FILE
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return Recipe.model_validate(data)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PackError(f"{path}: cannot be read: {error}") from error

@@ -3,90 +3,158 @@
 from __future__ import annotations
 
 import inspect
+import keyword
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 import gradio as gr
+from gradio.components.api_component import Api
 
-from mpd_core.errors import MPDError
-from mpd_core.request import GenerationRequest, Message
+from mpd_core.errors import MPDError, RequestError
+from mpd_core.preferences import Dimension
+from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
 from mpd_core.ui.handlers import FRAME_SECONDS, whole
 
 if TYPE_CHECKING:
     from mpd_core.engine import Engine
+    from mpd_core.packs import Pack
 
 Reply = dict[str, Any]
-_MERGING = {"space": str, "strength": float, "plausibility": float}
-"""How experts are merged; nothing is the pack's own way."""
+METHOD = "mpd"
+MERGING = {"space": str, "strength": float, "plausibility": float}
+"""How experts are merged; nothing given is the pack's own way."""
+FIRST = ("max_new_tokens", "temperature", "top_p", "seed")
+"""Settings that programs may give by position; those that came later stand behind them."""
+CLIENT = ("self", "api_name", "fn_index", "headers", "result_callbacks")
+"""What ``gradio_client`` takes for itself."""
+
+
+class Page(gr.Blocks):  # type: ignore[misc]
+    """A page whose endpoints fill in what a call over plain HTTP leaves out at its end.
+
+    ``gradio_client`` does so itself, so programs of either kind go on working when an endpoint gets
+    another parameter.
+    """
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], *rest: Any, **more: Any
+    ) -> Any:
+        absent = block_fn.inputs[len(inputs) :]
+        if all(isinstance(block, Api) for block in absent):
+            inputs = [*inputs, *(block.value for block in absent)]
+        return await super().preprocess_data(block_fn, inputs, *rest, **more)
 
 
 def generate_function(engine: Engine, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
     """The endpoint's function; its parameters follow the pack's dimensions."""
     pack = engine.pack
-    parameters = _parameters(engine)
+    poles = dict(zip(_parameter_names(pack), pack.space.dimensions, strict=True))
+    parameters = _parameters(pack, poles)
     signature = inspect.Signature(parameters, return_annotation=Iterator[Reply])
 
     def generate(*args: Any, **kwargs: Any) -> Iterator[Reply]:
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         try:
-            yield from _stream(produce, _request(pack, dict(given.arguments)))
+            yield from _stream(produce, _request(pack, poles, dict(given.arguments)))
         except MPDError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
-    generate.__doc__ = _describe(engine)
+    generate.__doc__ = _describe(engine, poles)
     generate.__signature__ = signature  # type: ignore[attr-defined]
     generate.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": Reply}
     return generate
 
 
-def _parameters(engine: Engine) -> list[inspect.Parameter]:
-    decode, dimensions = engine.pack.spec.decode, engine.pack.space.dimensions
-    fields: list[tuple[str, type, Any]] = [
-        ("instruction", str, inspect.Parameter.empty),
-        *((dimension.name, str, "") for dimension in dimensions),
-        ("method", str, "mpd"),
-        ("max_new_tokens", int, decode.max_new_tokens),
-        ("temperature", float, decode.temperature),
-        ("top_p", float, decode.top_p),
-        ("seed", int, 0),
-        *((name, kind, None) for name, kind in _MERGING.items()),
-    ]
+def _settings(pack: Pack) -> dict[str, tuple[type, Any]]:
+    """Type and default of every parameter but the instruction and the dimensions."""
+    decode, types = pack.spec.decode, get_type_hints(Sampling)
+    sampling = {
+        field.name: (types[field.name], getattr(decode, field.name, field.default))
+        for field in fields(Sampling)
+    }
+    first = {name: sampling.pop(name) for name in FIRST}
+    merging = {name: (kind, None) for name, kind in MERGING.items()}
+    return {"method": (str, METHOD), **first, **sampling, **merging}
+
+
+def _parameter_names(pack: Pack) -> list[str]:
+    """One a dimension: its own name, or with a line behind it where that is taken."""
+    taken = {"instruction", *_settings(pack), *CLIENT}
+    names = []
+    for dimension in pack.space.dimensions:
+        name = dimension.name
+        while name in taken or keyword.iskeyword(name):
+            name += "_"
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _parameters(pack: Pack, poles: Mapping[str, Dimension]) -> list[inspect.Parameter]:
+    given = {
+        "instruction": (str, inspect.Parameter.empty),
+        **dict.fromkeys(poles, (str, "")),
+        **_settings(pack),
+    }
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return [inspect.Parameter(n, kind, default=d, annotation=t) for n, t, d in fields]
+    return [
+        inspect.Parameter(name, kind, default=default, annotation=type_)
+        for name, (type_, default) in given.items()
+    ]
 
 
-def _describe(engine: Engine) -> str:
+def _describe(engine: Engine, poles: Mapping[str, Dimension]) -> str:
     choices = "; ".join(
-        f"{dimension.name}: {', '.join(pole.name for pole in dimension.poles)}"
-        for dimension in engine.pack.space.dimensions
+        f"{name}: {', '.join(pole.name for pole in dimension.poles)}"
+        for name, dimension in poles.items()
     )
     return (
         "Stream one reply. Each value but the last is {text, steps, done: false}; the last is the "
         f"whole trace. Poles by dimension, empty to leave one out: {choices}. "
-        f"Methods: {', '.join(engine.methods)}."
+        f"Methods: {', '.join(engine.methods)}. Spaces: {', '.join(get_args(Space))}. "
+        "A setting that is null is the pack's."
     )
 
 
-def _request(pack: Any, given: dict[str, Any]) -> GenerationRequest:
-    poles = {dimension.name: given[dimension.name] for dimension in pack.space.dimensions}
-    preference = pack.space.select(poles)
-    merging = pack.merging(preference, *(given[name] for name in _MERGING))
+def _request(
+    pack: Pack, poles: Mapping[str, Dimension], given: Mapping[str, Any]
+) -> GenerationRequest:
+    """What a call asks for; a setting that is None is as if it were left out.
+
+    Raises:
+        RequestError: a value that cannot be used.
+    """
+    chosen = {dimension.name: given[name] for name, dimension in poles.items()}
+    preference = pack.space.select(chosen)
+    sampling = {field.name: given[field.name] for field in fields(Sampling)}
+    types = get_type_hints(Sampling)
     return GenerationRequest(
         messages=(Message("user", given["instruction"]),),
         preference=preference.code,
-        method=given["method"],
-        **merging,
+        method=_word("method", given["method"], METHOD),
+        **pack.merging(preference, *(given[name] for name in MERGING)),
         sampling=pack.spec.decode.sampling(
-            max_new_tokens=whole("max_new_tokens", given["max_new_tokens"]),
-            temperature=given["temperature"],
-            top_p=given["top_p"],
-            seed=whole("seed", given["seed"]),
+            **{
+                name: whole(name, value) if types[name] is int and _is_given(value) else value
+                for name, value in sampling.items()
+            }
         ),
     )
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and not isinstance(value, bool)
+
+
+def _word(name: str, value: object, default: str) -> str:
+    if value is not None and not isinstance(value, str):
+        raise RequestError(f"{name} is {value!r:.60}: give a name.")
+    return value or default
 
 
 def _stream(produce: zerogpu.Producer, request: GenerationRequest) -> Iterator[Reply]:

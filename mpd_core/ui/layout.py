@@ -10,7 +10,7 @@ import gradio as gr
 from mpd_core.preferences import Dimension
 from mpd_core.request import MAX_SEED, Space
 from mpd_core.ui import assets, palette, view, zerogpu
-from mpd_core.ui.api import generate_function
+from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.chat import Chat
 from mpd_core.ui.handlers import Handlers
 
@@ -32,7 +32,7 @@ def build(engine: Engine) -> gr.Blocks:
     """The whole app over an open engine, not yet launched."""
     produce = zerogpu.producer(engine)
     handlers = Handlers(engine, produce)
-    with gr.Blocks(title="MPD Studio", analytics_enabled=False) as page:
+    with Page(title="MPD Studio", analytics_enabled=False) as page:
         chat = gr.State(Chat(), time_to_live=3600, delete_callback=lambda gone: gone.clear())
         _header(engine)
         with gr.Row(elem_id="studio"):

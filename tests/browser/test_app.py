@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from mpd_core.request import Sampling
 from mpd_core.trace import Trace
 from tests import tiny
 from tests.browser.conftest import Visitor, free_port
@@ -145,7 +147,8 @@ def test_generate_is_the_only_public_endpoint(client: Client) -> None:
     assert list(endpoints) == ["/generate"]
     names = [p["parameter_name"] for p in endpoints["/generate"]["parameters"]]
     assert names[:4] == ["instruction", "dim0", "dim1", "dim2"]
-    assert names[4:] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
+    assert names[4:9] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
+    assert {field.name for field in fields(Sampling)} | {"space"} <= set(names)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""A terminal's bytes: encodings that are not UTF-8, marks of byte order, readers that have gone."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+
+from mpd_core.errors import RequestError
+from mpd_core.trace import Trace
+
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+CLOSED_PIPE = 141
+"""What shells say of a program whose reader has gone."""
+
+
+def escape_what_is_lacking() -> None:
+    """Write characters that the terminal's encoding lacks as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def typed(prompt: str) -> str:
+    """The prompt as text, from the command line or, for ``-``, from stdin.
+
+    Raises:
+        RequestError: bytes that are no text.
+    """
+    try:
+        if prompt == "-":
+            prompt = sys.stdin.read() if sys.stdin else ""
+            prompt = prompt.removeprefix(BOM).removesuffix("\n")
+        # Where the locale knows ASCII alone, Python keeps other bytes as halves of pairs.
+        return prompt.encode("utf-8", "surrogateescape").decode("utf-8").removeprefix(BOM)
+    except UnicodeError as error:
+        raise RequestError(f"The prompt is not valid text: {error}; give UTF-8.") from error
+
+
+def writable(trace: Trace) -> str:
+    """A trace as JSON that stdout's encoding can hold."""
+    text = trace.to_json()
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return trace.to_json(ascii_only=True)
+    return text
+
+
+def hang_up() -> int:
+    """Leave nothing to be written when Python ends, where nobody reads it; the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(nowhere, stream.fileno())
+    return CLOSED_PIPE

@@ -1,0 +1,140 @@
+"""A chat template, the tokens that end a reply, and a person's text in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mpd_core.errors import MPDError, PackError, RequestError
+from mpd_core.packs import TemplateSpec
+from mpd_core.prompts.control import ControlTokens
+from mpd_core.prompts.ends import end_tokens
+from mpd_core.request import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PROBE = "mpd7"
+"""What the user says in the conversation that every template must take: no template's own text."""
+REASON_LENGTH = 200
+
+
+class PromptRenderer:
+    """Renders a conversation, with or without preference sentences, through a chat template.
+
+    What a person wrote can never become a control token: markers of the template are defused in
+    it (``<|im_end|>`` becomes ``< |im_end|>``), and everything else reaches the model unchanged.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: TemplateSpec) -> None:
+        """Check the template by rendering a user's turn.
+
+        Raises:
+            PackError: a template that is missing, does not compile, refuses a user's turn or
+                leaves the user's words out; an end of turn or a marker that cannot be used.
+        """
+        self._tokenizer = tokenizer
+        self._template = template
+        self._chat = _chosen(tokenizer, template.chat)
+        self.end_of_turn = end_tokens(tokenizer, template.end_of_turn)
+        """Ids of the tokens that end a reply."""
+        self.written = self._written()
+        """Ids of the tokens that stand in every prompt."""
+        self._control = ControlTokens(tokenizer, self._chat, template.reserved, self.written)
+        # Of its own replies a template may ask for parts: up to "</think>" it leaves them out.
+        self._spoken = ControlTokens(tokenizer, "", template.reserved, self.written)
+
+    @property
+    def control_ids(self) -> frozenset[int]:
+        """Ids that a person's text never becomes."""
+        return self._control.ids
+
+    def render(self, messages: Sequence[Message], instructions: Sequence[str] = ()) -> list[int]:
+        """Prompt ids that end where the reply begins; arguments and errors as for ``text``."""
+        return self._ids(self.text(messages, instructions))
+
+    def text(self, messages: Sequence[Message], instructions: Sequence[str] = ()) -> str:
+        """The prompt as text, control tokens included.
+
+        Args:
+            messages: the conversation; the last one is the user's.
+            instructions: preference sentences, joined to the last message by the pack's template.
+
+        Raises:
+            RequestError: the template refuses these turns, or a text that cannot be defused.
+        """
+        *earlier, last = (self._defused(message) for message in messages)
+        content = last.content
+        if instructions:
+            before, between, after = self._slots(content, " ".join(instructions))
+            content = before + between + after
+        turns = [{"role": m.role, "content": m.content} for m in earlier]
+        turns.append({"role": last.role, "content": content})
+        try:
+            return self._fill(turns)
+        except _RefusalError as error:
+            raise RequestError(f"The chat template refuses this conversation: {error}.") from error
+
+    def _defused(self, message: Message) -> Message:
+        tokens = self._spoken if message.role == "assistant" else self._control
+        return Message(message.role, tokens.defuse(message.content))
+
+    def _fill(self, turns: Sequence[Mapping[str, str]]) -> str:
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                list(turns), chat_template=self._chat, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program of its own, and may fail in any way
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise _RefusalError(reason[:REASON_LENGTH].rstrip(".")) from error
+        return text
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _written(self) -> frozenset[int]:
+        user, reply = {"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}
+        try:
+            text = self._fill([user])
+        except _RefusalError as error:
+            raise PackError(
+                f"template.chat: the chat template fails on a user's message: {error}; correct "
+                "it, or write another one in pack.toml."
+            ) from error
+        if PROBE not in text.casefold():
+            raise PackError(
+                "template.chat: the chat template leaves the user's message out; correct it, or "
+                "write another one in pack.toml."
+            )
+        with suppress(_RefusalError):  # made for one turn: a second is refused when asked for
+            text += self._fill([user, reply, user])
+        return frozenset(self._ids(text))
+
+    def _slots(self, instruction: str, preference: str) -> tuple[str, str, str]:
+        # Filled by position, not by repeated replacement: user text may hold "{preference}".
+        values = {"{instruction}": instruction, "{preference}": preference}
+        template = self._template.preference
+        first, second = sorted(values, key=template.index)
+        before, rest = template.split(first)
+        between, after = rest.split(second)
+        return before + values[first], between + values[second], after
+
+
+class _RefusalError(MPDError):
+    """A template that raised: its reason in one line."""
+
+
+def _chosen(tokenizer: PreTrainedTokenizerBase, chat: str | None) -> str:
+    """The pack's template, one that it names among the tokenizer's, or the tokenizer's default."""
+    own = tokenizer.chat_template
+    if not chat and not own:
+        raise PackError("template.chat: the tokenizer brings no chat template; write one.")
+    named = own if isinstance(own, dict) else {"default": own}
+    chosen = named.get(chat or "default") or chat
+    if not chosen:
+        raise PackError(
+            f"template.chat: the tokenizer brings the templates {', '.join(sorted(named))} and no "
+            "default: name one of them."
+        )
+    return str(chosen)

@@ -1,0 +1,107 @@
+"""Token ids to text, one token at a time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+"""A token that stands for one byte, where the tokenizer falls back to bytes."""
+ANCHORS = ("a", "▁a", "Ġa", "the", "▁the", "0", "A")
+LOOKED_AT = 1000
+
+
+class StreamDecoder:
+    """Turns token ids into pieces of text, one a token, that join to exactly the decoded whole.
+
+    A piece that ends inside a UTF-8 character is held until the character is complete. Where
+    characters are spelled in byte tokens, all of them in a row are read together or not at all, so
+    they are held until another token follows. Only a short window is decoded at each step, so a
+    long reply costs no more than a short one.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, end_of_turn: Collection[int] = ()
+    ) -> None:
+        """Start a reply.
+
+        Args:
+            tokenizer: of the model that speaks.
+            end_of_turn: tokens that are no part of the text, whether the tokenizer says so or not.
+        """
+        self._tokenizer = tokenizer
+        self._end_of_turn = end_of_turn
+        self._anchor = anchor(tokenizer)
+        self._ids: list[int] = []
+        self._sent: list[str] = []
+        self._start = 0  # the window: decoded again so that the tokenizer sees left context
+        self._told = 0  # ids before this one have been returned
+        self._known = self._seen = ""  # the window's text up to there, and up to the last token
+
+    def push(self, token_id: int, *, last: bool = False) -> str:
+        """The text that this token completes; with ``last``, also whatever was held back."""
+        if token_id not in self._end_of_turn:
+            self._ids.append(token_id)
+        if last:
+            return self._rest()
+        text = self._window(len(self._ids))
+        if text == self._seen:  # a special token, of which nothing is seen: no change of state
+            return ""
+        self._seen = text
+        if (
+            self._is_byte(token_id)
+            or text.endswith(REPLACEMENT)
+            or not text.startswith(self._known)
+        ):
+            return ""
+        return self._tell(text[len(self._known) :])
+
+    def _tell(self, piece: str) -> str:
+        self._sent.append(piece)
+        if self._anchor is not None:
+            self._start = self._told
+        self._told = len(self._ids)
+        self._known = self._seen = self._window(self._told)
+        return piece
+
+    def _rest(self) -> str:
+        """What the whole has beyond the pieces so far."""
+        sent, whole = "".join(self._sent), decode(self._tokenizer, self._ids)
+        if whole.startswith(sent):
+            return whole[len(sent) :]
+        return self._window(len(self._ids))[len(self._known) :]
+
+    def _is_byte(self, token_id: int) -> bool:
+        name = self._tokenizer.convert_ids_to_tokens(token_id)
+        return name is not None and BYTE.fullmatch(name) is not None
+
+    def _window(self, end: int) -> str:
+        # Decoders treat a text's first token differently: past it, an anchor is in its place.
+        ids = self._ids[self._start : end]
+        before = [self._anchor] if self._start and self._anchor is not None else []
+        return decode(self._tokenizer, before + ids)
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool = False) -> str:
+    """Text of tokens as it is, nothing cleaned up; ``special`` tokens are shown or left out."""
+    text: str = tokenizer.decode(
+        list(ids), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+    )
+    return text
+
+
+def anchor(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """A plain token to stand before others, so that none of those is a text's first."""
+    named = (tokenizer.convert_tokens_to_ids(name) for name in ANCHORS)
+    plain = (i for i in named if i is not None and i != tokenizer.unk_token_id)
+    for token_id in chain(plain, range(LOOKED_AT)):
+        text = decode(tokenizer, [token_id]).strip()
+        if text.isascii() and text.isalnum():
+            return int(token_id)
+    return None
