@@ -112,7 +112,7 @@ class Runner:
             lane = self.lanes[name]
             leaders = [track for track in table.entering if track.leader is None]
             if any(track.filled < track.shared for track in leaders):
-                ends = [track.shared for track in leaders]
+                ends = [max(track.shared, track.filled) for track in leaders]
                 self._prefill_chunk(name, Chunk.next(leaders, ends, self._chunk), tables)
                 continue
             self._copy_shared(lane, table)
