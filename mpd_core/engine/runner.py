@@ -221,7 +221,8 @@ class Runner:
         log_probs: dict[Track, Tensor] = {}
         for name, tracks in rows.items():
             states = torch.stack([hidden[track] for track in tracks])
-            log_probs.update(zip(tracks, self.lanes[name].log_probs(states), strict=True))
+            said = self.lanes[name].log_probs(states, [track.row.adapters for track in tracks])
+            log_probs.update(zip(tracks, said, strict=True))
         return log_probs
 
     def _weights(self, sequences: tuple[Sequence, ...], hidden: Mapping[Track, Tensor]) -> Tensor:

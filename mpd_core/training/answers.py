@@ -52,9 +52,12 @@ def _read(setup: Setup, split: Split) -> list[Reply]:
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
         names = [[p.name for p in texts[k].preference.poles] for k in batch]
         states = reader.states([texts[k].ids for k in batch], names)
-        for k, rows in zip(batch, states, strict=True):
-            before = slice(len(texts[k].prompt_ids) - 1, -1)
-            said = [reader.said(row[before], texts[k].answer_ids).cpu() for row in rows]
+        for k, some, rows in zip(batch, names, states, strict=True):
+            before, ids = slice(len(texts[k].prompt_ids) - 1, -1), texts[k].answer_ids
+            said = [
+                reader.said(row[before], ids, name).cpu()
+                for name, row in zip(some, rows, strict=True)
+            ]
             replies[k] = _reply(texts[k], torch.stack(said, dim=-1))
     return [replies[k] for k in range(len(texts))]
 

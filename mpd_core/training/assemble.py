@@ -9,7 +9,8 @@ from typing import Any
 
 import tomlkit
 
-from mpd_core.models.adapters import CONFIG_FILE, WEIGHTS_FILE
+from mpd_core.models.adapter_config import CONFIG_FILE
+from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack
 from mpd_core.training.experts import expert_folder
 from mpd_core.training.rewards import reward_folder

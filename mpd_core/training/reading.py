@@ -84,8 +84,12 @@ class Reader:
             [next(rows)[: len(text)] for _ in some] for text, some in zip(texts, names, strict=True)
         ]
 
-    def said(self, states: Tensor, tokens: Ids) -> Tensor:
-        """Log-probability of each token after the state before it, [T, D] to [T] in fp32."""
+    def said(self, states: Tensor, tokens: Ids, name: str) -> Tensor:
+        """Log-probability of each token after the state before it, [T, D] to [T] in fp32.
+
+        ``name`` is of the adapter that the states were read through.
+        """
         ids = torch.tensor(tokens, device=states.device)
-        found: Tensor = self._upper.log_probs(states).gather(-1, ids[:, None])[:, 0]
+        log_probs = self._upper.log_probs(states[None], [((name, 1.0),)])[0]
+        found: Tensor = log_probs.gather(-1, ids[:, None])[:, 0]
         return found

@@ -17,7 +17,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from mpd_core.charts import page
-from mpd_core.models.adapters import CONFIG_FILE, WEIGHTS_FILE
+from mpd_core.models.adapter_config import CONFIG_FILE
+from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.training.data import Split
 from mpd_core.training.recipe import StageSpec
 
