@@ -24,6 +24,7 @@ POLES = ("up0", "down0", "up1", "down1")
 @pytest.fixture
 def setup(tiny_base: Path, tmp_path: Path) -> Setup:
     """A pack without adapters, and nothing trained."""
+    (tmp_path / "pack").mkdir()
     return Setup.open(write_training_pack(tmp_path / "pack", tiny_base, adapters=False), tmp_path)
 
 
@@ -124,7 +125,7 @@ def test_another_scorer_stands_in_for_a_reward_model(tiny_base: Path, tmp_path: 
         ('[scorers.nobody]\nmeasure = "grade"', r"scorers\.nobody: no such pole"),
         ('[scorers.up1]\nmeasure = "grde"', r"scorers\.up1\.measure: no measure 'grde': use words"),
         ('[scorers.up1]\nmeasure = ""', r"scorers\.up1\.measure: no measure ''"),
-        ('[scorers.up1]\nmeasure = "--grade"', r"no measure '--grade'"),
+        ('[scorers.up1]\nmeasure = "--grade"', r"scorers\.up1\.measure: no measure '--grade'"),
     ],
 )
 def test_recipes_name_what_is_there(

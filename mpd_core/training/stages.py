@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mpd_core.training.pcm import (
     rewards_of,
     train_pcm,
 )
+from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.rewards import train_rewards
 from mpd_core.training.setup import Setup, write_json
 from mpd_core.training.trainer import ADAPTER, HEAD
@@ -108,6 +110,8 @@ def install(setup: Setup, folder: Path) -> Path:
     best = static.result(setup)
     if best.is_file():
         write_static(folder, static.best_weights(best))
+    if not (folder / RECIPE).exists():  # the card says that it lies beside it
+        shutil.copyfile(setup.pack.folder / RECIPE, folder / RECIPE)
     pack = load_pack(folder)
     card.write(pack, read(pack, missing_ok=True))
     return folder
