@@ -10,7 +10,7 @@ from mpd_core.cli import main
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import load_pack
-from mpd_core.training.assemble import check_rewards, working_pack
+from mpd_core.training.assemble import check_experts, check_rewards, working_pack
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.setup import Setup
 from mpd_core.training.stages import install
@@ -53,6 +53,18 @@ def test_all_experts_or_none(setup: Setup, tiny_base: Path, tmp_path: Path) -> N
     assert not (tmp_path / "some").exists()
     train_expert(setup, tiny_base, "down1")
     assert tuple(working_pack(setup, tmp_path / "all").spec.experts.adapters) == POLES
+
+
+def test_written_answers_need_all_experts(tiny_base: Path, tmp_path: Path) -> None:
+    """They read them; a pack whose experts are prompts has nobody who could."""
+    (tmp_path / "pack").mkdir()
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=False, answers=True)
+    setup = Setup.open(pack, tmp_path / "out")
+    with pytest.raises(PackError, match="experts: up0, down0, up1, down1 have not been trained"):
+        check_experts(setup)
+    for pole in POLES:
+        train_expert(setup, tiny_base, pole)
+    check_experts(setup)
 
 
 def test_adapters_of_the_pack_stand_beside_prompts(tiny_base: Path, tmp_path: Path) -> None:

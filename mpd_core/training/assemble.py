@@ -59,6 +59,18 @@ def working_pack(
     return load_pack(folder)
 
 
+def check_experts(setup: Setup) -> None:
+    """Before hours of work: no expert's training was cut off, and written answers have readers.
+
+    Raises:
+        PackError: names the poles that have no adapter.
+    """
+    there, _ = _experts(setup)
+    missing = [pole.name for pole in setup.pack.space.poles if pole.name not in there]
+    if setup.recipe.pcm.answers and missing:
+        raise PackError(_untrained("experts", missing))
+
+
 def check_rewards(setup: Setup) -> None:
     """Before hours of work: every pole has a reward model, or another scorer in the recipe.
 

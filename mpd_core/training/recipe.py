@@ -242,11 +242,9 @@ def _check_names(path: Path, pack: Pack, recipe: Recipe) -> None:
         for name in getattr(recipe, table):
             if name not in poles:
                 raise PackError(f"{path}: {table}.{name}: no such pole: use {', '.join(poles)}.")
-    named = {f"measures.{pole}": measure for pole, measure in recipe.measures.items()}
-    named |= {
-        f"scorers.{pole}.measure": s.measure for pole, s in recipe.scorers.items() if s.measure
-    }
+    scorers = {f"scorers.{pole}.measure": s.measure for pole, s in recipe.scorers.items()}
+    named = {f"measures.{pole}": measure for pole, measure in recipe.measures.items()} | scorers
     for key, measure in named.items():
-        if measure.removeprefix("-") not in MEASURES:
+        if measure is not None and measure.removeprefix("-") not in MEASURES:
             known = ", ".join(MEASURES)
             raise PackError(f"{path}: {key}: no measure '{measure}': use {known}, or - before one.")

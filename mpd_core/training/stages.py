@@ -17,7 +17,13 @@ from mpd_core.packs import load_pack
 from mpd_core.preferences import Pole
 from mpd_core.training import assess as assessing
 from mpd_core.training import card, static
-from mpd_core.training.assemble import any_trained, check_rewards, working_pack, write_static
+from mpd_core.training.assemble import (
+    any_trained,
+    check_experts,
+    check_rewards,
+    working_pack,
+    write_static,
+)
 from mpd_core.training.experts import train_experts
 from mpd_core.training.figures import FILE, PARTS, read, weights
 from mpd_core.training.judge import references_of
@@ -74,6 +80,7 @@ def search_static(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> 
 
 def pcm(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:
     """The Preference Control Model."""
+    check_experts(setup)
     check_rewards(setup)
     train_pcm(setup, resume=resume, tell=tell)
 
