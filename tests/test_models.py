@@ -35,7 +35,8 @@ def run_rows(model: RowModel, texts: list[Tensor], names: list[str | None]) -> l
     model.forward(tokens, torch.arange(width).expand_as(tokens), 0, adapters)
     last = torch.stack([t[-1:] for t in texts])
     positions = torch.tensor([[len(t) - 1] for t in texts])
-    return list(model.log_probs(model.forward(last, positions, 0, adapters)[:, -1]))
+    hidden = model.forward(last, positions, 0, adapters)[:, -1]
+    return list(model.log_probs(hidden, adapters))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training import data, measures
-from mpd_core.training.assemble import working_pack
 from mpd_core.training.experts import answer_loss, expert_folder, train_experts
 from mpd_core.training.rewards import reward_folder, train_rewards
 from mpd_core.training.scoring import RewardModels, Rewards
@@ -266,18 +265,6 @@ def test_install_writes_a_pack_that_refuses_tampering(pack: Pack, tmp_path: Path
     save_file({**head, "weight": head["weight"] + 1}, file)
     with pytest.raises(PackError, match=r"rewards\.head: .* another SHA-256"):
         load_pack(pack.folder)
-
-
-def test_partly_trained_experts_are_refused(pack: Pack, tmp_path: Path) -> None:
-    """None of them is a prompted pack, all are a trained one; some must never pass for either."""
-    setup = Setup.open(pack, tmp_path / "out")
-    assert not working_pack(setup, tmp_path / "none").spec.experts.adapters
-    train_experts(setup, setup.pack.space.poles[:3], resume=False)
-    with pytest.raises(PackError, match=r"down1 have not been trained.*train experts --resume"):
-        working_pack(setup, tmp_path / "some")
-    train_experts(setup, setup.pack.space.poles[3:], resume=False)
-    with pytest.raises(PackError, match="train rewards first"):
-        working_pack(setup, tmp_path / "all", rewards=True)
 
 
 def test_measures() -> None:

@@ -13,7 +13,10 @@ from mpd_core.engine.sequence import Track
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of some rows' prompts: ``length`` tokens from ``start``, each row to its end."""
+    """A piece of some rows' prompts: ``length`` tokens from ``start``, each row to its end.
+
+    What lies in a row beyond its end is written over; no end may lie before what it holds already.
+    """
 
     tracks: list[Track]
     ends: list[int]
@@ -27,10 +30,10 @@ class Chunk:
         Never one token alone if another is before it: attention over one query rounds otherwise
         than over several, and texts would depend on how much was borrowed.
         """
-        pairs = zip(tracks, ends, strict=True)
-        start = min(track.filled for track, end in pairs if track.filled < end)
-        start -= start > 0 and start + 1 == max(ends)
-        return cls(tracks, ends, start, min(max(ends) - start, max(2, most // len(tracks))))
+        left = [(t.filled, end) for t, end in zip(tracks, ends, strict=True) if t.filled < end]
+        start, last = min(filled for filled, _ in left), max(end for _, end in left)
+        start -= start > 0 and start + 1 == last
+        return cls(tracks, ends, start, min(last - start, max(2, most // len(tracks))))
 
     def on(self, tracks: list[Track]) -> Chunk:
         """The same positions of other rows, each to its prompt's end."""

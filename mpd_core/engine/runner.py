@@ -114,7 +114,7 @@ class Runner:
             lane = self.lanes[name]
             leaders = [track for track in table.entering if track.leader is None]
             if any(track.filled < track.shared for track in leaders):
-                ends = [track.shared for track in leaders]
+                ends = [max(track.shared, track.filled) for track in leaders]
                 self._prefill_chunk(name, Chunk.next(leaders, ends, self._chunk), tables)
                 continue
             self._copy_shared(lane, table)
@@ -227,7 +227,8 @@ class Runner:
         log_probs: dict[Track, Tensor] = {}
         for name, tracks in rows.items():
             states = torch.stack([hidden[track] for track in tracks])
-            log_probs.update(zip(tracks, self.lanes[name].log_probs(states), strict=True))
+            said = self.lanes[name].log_probs(states, [track.row.adapters for track in tracks])
+            log_probs.update(zip(tracks, said, strict=True))
         return log_probs
 
     def _weights(self, sequences: tuple[Sequence, ...], hidden: Mapping[Track, Tensor]) -> Tensor:

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.models.adapter_config import CONFIG_FILE, MERGE, LoraSettings, read_settings
+from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
+from mpd_core.models.adapter_weights import Copies, Factors, read_weights
+from mpd_core.models.targets import linear_shape
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
-_KEY = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight$")
-_UNSUPPORTED = (
-    "use_dora",
-    "modules_to_save",
-    "rank_pattern",
-    "alpha_pattern",
-    "lora_bias",
-    "layers_pattern",
-    "exclude_modules",
-)
+LOST = 1e-2
+"""Most that factors may change, relatively, in the type that they are held in: rounding changes
+them by at most 0.2%, what is lost beyond that was too large or too small for the type."""
 
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """One adapter: module name to (A [rank, in], B [out, rank]), its scaling, what it targets."""
+    """One adapter: module name to (A [rank, in], B [out, rank]), and what it targets.
+
+    Attributes:
+        name: of the adapter.
+        scaling: of all B A; where modules differ, it is 1 and their B are scaled already.
+        factors: in the type of the file, at most fp32.
+        settings: what its configuration says.
+        copies: of the base's parameters, which lie beside the factors.
+    """
 
     name: str
     scaling: float
-    factors: Mapping[str, tuple[Tensor, Tensor]]
-    config: Mapping[str, Any]
+    factors: Factors
+    settings: LoraSettings
+    copies: Copies
 
     def to(self, dtype: torch.dtype) -> LoraAdapter:
         """The same with its factors in another type."""
@@ -48,31 +48,82 @@ class LoraAdapter:
         """Hold the adapter against a model.
 
         Raises:
-            PackError: a target without tensors, tensors without a target, or shapes that differ.
+            PackError: a target that is no linear or without tensors, tensors without a target,
+                shapes that differ, or parameters of the base that are not the model's.
         """
-        linears = {name: module for name, module in model.named_modules() if _is_linear(module)}
-        targeted = {name for name in linears if self._targets(name)}
+        targeted = self.settings.targets(model)
+        if not targeted:
+            raise PackError(
+                f"adapter '{self.name}': {CONFIG_FILE} targets no module of "
+                f"{type(model).__name__}: name its linears in target_modules."
+            )
         for module in sorted(targeted - set(self.factors)):
-            raise PackError(f"adapter '{self.name}': {WEIGHTS_FILE} lacks '{module}'.")
+            self._check_is_linear(module, model.get_submodule(module))
+            raise PackError(
+                f"adapter '{self.name}': {WEIGHTS_FILE} lacks '{module}', which its {CONFIG_FILE} "
+                "targets: use the base that it was trained on, or obtain it again, whole."
+            )
         for module in sorted(set(self.factors) - targeted):
             raise PackError(
                 f"adapter '{self.name}': '{module}' is no linear of the base that its "
-                f"{CONFIG_FILE} targets."
+                f"{CONFIG_FILE} targets: use the base that it was trained on."
             )
         for module in self.factors:
-            _check_shapes(self, module, linears[module])
+            self._check_is_linear(module, model.get_submodule(module))
+            self._check_shapes(module, model.get_submodule(module))
+        self._check_copies(model)
 
-    def _targets(self, module: str) -> bool:
-        """PEFT's rule: a regular expression, or names that a module's path ends in."""
-        targets, layers = self.config["target_modules"], self.config.get("layers_to_transform")
-        if isinstance(targets, str):
-            return re.fullmatch(targets, module) is not None
-        if not any(module == target or module.endswith(f".{target}") for target in targets):
-            return False
-        number = re.search(r"\.(\d+)\.", module)
-        if layers is None or number is None:
-            return True
-        return int(number[1]) in ([layers] if isinstance(layers, int) else layers)
+    def check_held(self, factors: torch.dtype, gates: torch.dtype) -> None:
+        """Whether the types of factors and of scaled weights hold this adapter's numbers.
+
+        Raises:
+            PackError: not even to 1%.
+        """
+        for module, pair in self.factors.items():
+            for side, tensor in zip("AB", pair, strict=True):
+                if factors not in (torch.float32, tensor.dtype):
+                    self._check_close(f"lora_{side} of '{module}'", tensor, factors)
+        self._check_close("its scaling", torch.tensor(self.scaling, dtype=torch.float64), gates)
+
+    def _check_close(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
+        exact = tensor.double()
+        lost = (tensor.to(dtype).double() - exact).norm()
+        if not lost <= LOST * exact.norm():
+            raise PackError(
+                f"adapter '{self.name}': {str(dtype)[6:]} cannot hold {what} (largest number "
+                f'{float(exact.abs().max()):.3g}): set precision = "fp32" under [base] in '
+                'the pack, or "bf16" on a GPU.'
+            )
+
+    def _check_is_linear(self, module: str, found: nn.Module) -> None:
+        if linear_shape(found) is None:
+            raise PackError(
+                f"adapter '{self.name}': {CONFIG_FILE} targets '{module}', a "
+                f"{type(found).__name__}, and only linears are computed: {MERGE}."
+            )
+
+    def _check_shapes(self, module: str, linear: nn.Module) -> None:
+        found = tuple(tuple(factor.shape) for factor in self.factors[module])
+        width, height = linear_shape(linear) or (0, 0)
+        rank = self.settings.rank(module)
+        expected = ((rank, width), (height, rank))
+        if found != expected:
+            raise PackError(
+                f"adapter '{self.name}': '{module}' has A and B of shapes {found}, "
+                f"which do not fit the base's {expected}, with the rank that {CONFIG_FILE} names: "
+                "use the base that it was trained on."
+            )
+
+    def _check_copies(self, model: nn.Module) -> None:
+        """PEFT would put these in the base's place: they must be what stands there."""
+        own = dict(model.named_parameters(remove_duplicate=False))
+        for name, copy in self.copies.read():
+            held = own.get(name)
+            if held is None or not torch.equal(copy.to(held), held):
+                raise PackError(
+                    f"adapter '{self.name}': {WEIGHTS_FILE} holds a '{name}' that is not what the "
+                    f"base has: {MERGE}."
+                )
 
 
 def load_adapter(name: str, folder: Path) -> LoraAdapter:
@@ -81,31 +132,18 @@ def load_adapter(name: str, folder: Path) -> LoraAdapter:
     Raises:
         PackError: a file that is missing or broken, a setting or a tensor that is not plain LoRA.
     """
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise PackError(f"adapter '{name}': {folder} cannot be read: {error}") from error
-    for key in _UNSUPPORTED:
-        if config.get(key):
-            raise PackError(f"adapter '{name}': {CONFIG_FILE} sets {key}; only plain LoRA is run.")
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none":
-        raise PackError(f"adapter '{name}': {CONFIG_FILE} must be peft_type LORA with bias none.")
-    rank = config["r"] ** (0.5 if config.get("use_rslora") else 1)
-    return LoraAdapter(name, config["lora_alpha"] / rank, _factors(name, tensors), config)
+    settings = read_settings(name, folder)
+    factors, copies = read_weights(name, folder)
+    scaling, factors = _scaled(settings, factors)
+    return LoraAdapter(name, scaling, factors, settings, copies)
 
 
-def _factors(name: str, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
-    sides: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = _KEY.match(key)
-        if not match:
-            raise PackError(f"adapter '{name}': unknown tensor '{key}' in {WEIGHTS_FILE}.")
-        sides.setdefault(match["module"], {})[match["side"]] = tensor
-    for module, pair in sides.items():
-        if set(pair) != {"A", "B"}:
-            raise PackError(f"adapter '{name}': '{module}' has lora_{''.join(pair)} only.")
-    return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
+def _scaled(settings: LoraSettings, factors: Factors) -> tuple[float, Factors]:
+    """One scaling for all modules, or 1 and B that are scaled each by its own."""
+    scalings = {module: settings.scaling(module) for module in factors}
+    if len(set(scalings.values())) <= 1:
+        return next(iter(scalings.values()), 1.0), factors
+    return 1.0, {m: (a, b.float() * scalings[m]) for m, (a, b) in factors.items()}
 
 
 def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
@@ -115,7 +153,10 @@ def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
         PackError: adapters of different ranks, targets or scalings, which have no such mean.
     """
     first, *rest = adapters
-    shapes = [{m: (a.shape, b.shape) for m, (a, b) in x.factors.items()} for x in adapters]
+    shapes = [
+        {m: (a.shape, b.shape, x.settings.scaling(m)) for m, (a, b) in x.factors.items()}
+        for x in adapters
+    ]
     if any(s != shapes[0] for s in shapes) or any(x.scaling != first.scaling for x in rest):
         raise PackError("experts.soup: 'factors' needs adapters of equal rank, targets and alpha.")
 
@@ -123,25 +164,7 @@ def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
         return torch.stack([x.factors[module][side].float() for x in adapters]).mean(0)
 
     factors = {module: (mean(module, 0), mean(module, 1)) for module in first.factors}
-    name = "+".join(x.name for x in adapters)
-    return LoraAdapter(name, first.scaling, factors, first.config)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return hasattr(module, "in_features") and hasattr(module, "out_features")
-
-
-def _check_shapes(adapter: LoraAdapter, module: str, linear: nn.Module) -> None:
-    a, b = adapter.factors[module]
-    rank = len(a)
-    found = (tuple(a.shape), tuple(b.shape))
-    width, height = int(linear.in_features), int(linear.out_features)  # type: ignore[arg-type]
-    expected = ((rank, width), (height, rank))
-    if found != expected:
-        raise PackError(
-            f"adapter '{adapter.name}': '{module}' has A and B of shapes {found}, "
-            f"which do not fit the base's {expected}."
-        )
+    return replace(first, name="+".join(x.name for x in adapters), factors=factors)
 
 
 def lowest_layer(adapters: Sequence[LoraAdapter], layers: int) -> int:
@@ -149,6 +172,6 @@ def lowest_layer(adapters: Sequence[LoraAdapter], layers: int) -> int:
 
     Rows that read the same text are alike below it, whatever their adapters: the shared trunk.
     """
-    modules = (module for adapter in adapters for module in adapter.factors)
+    modules = {module for adapter in adapters for module in adapter.factors} - {"lm_head"}
     found = (re.search(r"\.layers\.(\d+)\.", module) for module in modules)
     return min((int(match[1]) if match else 0 for match in found), default=layers)

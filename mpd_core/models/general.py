@@ -13,8 +13,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mpd_core.models.attention import as_bias, attention
 from mpd_core.models.cache import RowCache
-from mpd_core.models.linear import fuse, round_to, width_of
+from mpd_core.models.linear import fuse, round_to
 from mpd_core.models.lora import LoraStack
+from mpd_core.models.targets import linear_shape
 
 ATTENTION = "mpd_rows"
 BEYOND = ("softcap", "s_aux", "position_bias")
@@ -44,9 +45,9 @@ class GeneralBody:
             model.set_attn_implementation(ATTENTION)
         self._body: nn.Module = model.base_model
         self._products: list[nn.Module] = []
-        for name, linear in _linears(model):
+        for name, linear, width in _linears(model):
             parent, _, child = name.rpartition(".")
-            ready = stack.wrap(fuse([linear], packed=packed), [(name, width_of(linear))])
+            ready = stack.wrap(fuse([linear], packed=packed), [(name, width)])
             setattr(model.get_submodule(parent), child, ready)
             self._products.append(ready)
         self.lm_head: nn.Module = model.get_output_embeddings()
@@ -88,8 +89,7 @@ def _attend(
     return attention(query, key, value, bias).transpose(1, 2), None
 
 
-def _linears(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    # Subclasses of nn.Linear too: bitsandbytes' 4-bit layers are.
-    return [
-        (name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    ]
+def _linears(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Name, module and outputs of each; also of bitsandbytes' 4-bit layers and GPT-2's Conv1D."""
+    found = ((name, module, linear_shape(module)) for name, module in model.named_modules())
+    return [(name, module, shape[1]) for name, module, shape in found if shape]

@@ -66,7 +66,8 @@ class LlamaBody:
         self._norm: Tensor = model.model.norm.weight.detach()
         self._rotary: nn.Module = model.model.rotary_emb
         if self._last:
-            self.lm_head: nn.Module = fuse([model.lm_head], packed=packed)
+            output = [("lm_head", width_of(model.lm_head))]
+            self.lm_head: nn.Module = stack.wrap(fuse([model.lm_head], packed=packed), output)
         self._layers = [
             _take_layer(f"model.layers.{k}", model.model.layers[k], stack, packed=packed)
             for k in layers

@@ -14,6 +14,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from mpd_core.errors import PackError
+from mpd_core.models.adapter_config import MERGE
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
 from mpd_core.models.layouts import Apart, Block, Together
 
@@ -49,10 +51,11 @@ class LoraStack:
             loops: compute each row with its own adapters, in compiled loops (CPU only).
 
         Raises:
-            PackError: as ``LoraAdapter.check``.
+            PackError: as ``LoraAdapter.check`` and ``LoraAdapter.check_held``.
         """
         for adapter in adapters:
             adapter.check(model)
+            adapter.check_held(packed or like.dtype, like.dtype)
         self.packed = packed
         self.loops = loops
         self._adapters: list[LoraAdapter] = []
@@ -62,6 +65,7 @@ class LoraStack:
         self._index = {adapter.name: k for k, adapter in enumerate(adapters)}
         self.like = like.new_empty(0)  # not the tensor itself, which may be large
         self._wrapped: list[StackedLora] = []
+        self._covered: set[str] = set()
         self.present: Tensor | None = None
         """Each row's weight of each adapter in the present pass, scaled, [rows, adapters]."""
         self._masks: dict[tuple[int, ...], Tensor] = {}
@@ -143,6 +147,7 @@ class LoraStack:
             linear: whatever computes them, outputs in order.
             parts: full name and output width of each.
         """
+        self._covered.update(name for name, _ in parts)
         stacked = StackedLora(linear, self, parts)
         for index, adapter in enumerate(self._adapters):
             stacked.add(index, adapter)
@@ -150,6 +155,15 @@ class LoraStack:
             return linear
         self._wrapped.append(stacked)
         return stacked
+
+    def check_wrapped(self) -> None:
+        """Raises ``PackError`` if an adapter has a module that nothing was put on top of."""
+        for adapter in self._adapters:
+            for module in sorted(set(adapter.factors) - self._covered):
+                raise PackError(
+                    f"adapter '{adapter.name}': this decoder does not compute '{module}' as a "
+                    f"linear that LoRA can be put on: {MERGE}."
+                )
 
 
 class StackedLora(nn.Module):

@@ -14,7 +14,7 @@ from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
 from mpd_core.models.graphs import StepGraphs
 from mpd_core.models.llama import LlamaBody, is_llama
-from mpd_core.models.lora import LoraStack, Mix
+from mpd_core.models.lora import LoraStack, Mix, StackedLora
 
 WINDOW_STEP = 64  # windows grow in steps, so that shapes repeat from token to token
 
@@ -69,6 +69,7 @@ class RowModel:
         """Whether tokens read together and one by one leave the same bits in the cache."""
         self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
         self._body = body(model, self._stack, packed=packed, layers=layers)
+        self._stack.check_wrapped()
         count = len(layers) if layers else model.config.num_hidden_layers
         length = min(length, model.config.max_position_embeddings)
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
@@ -142,9 +143,21 @@ class RowModel:
             self._stack.keep(live)
 
     @torch.inference_mode()
-    def log_probs(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., D] to log-probabilities of the next token in fp32, [..., V]."""
-        logits = self._body.lm_head(hidden)[..., : self.vocab_size]
+    def log_probs(self, hidden: Tensor, adapters: Sequence[Mix]) -> Tensor:
+        """Log-probabilities of the next token.
+
+        Args:
+            hidden: states after the final norm, [rows, ..., D].
+            adapters: each row's, as in ``forward``; the output layer may have some, too.
+
+        Returns:
+            In fp32, [rows, ..., V].
+        """
+        lm_head = self._body.lm_head
+        if isinstance(lm_head, StackedLora):
+            self._stack.route(self._stack.gates(adapters))
+        logits = lm_head(hidden.reshape(len(adapters), -1, hidden.shape[-1]))
+        logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
         return torch.log_softmax(logits.float(), dim=-1)
 
     def _window(self, last: int) -> int:

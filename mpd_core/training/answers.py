@@ -64,10 +64,13 @@ def _read(setup: Setup, split: Split, rows: Sequence[Styled]) -> list[Reply]:
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
         names = [[*first, *(p.name for p in texts[k].preference.poles)] for k in batch]
         states = reader.states([texts[k].ids for k in batch], names)
-        for k, every in zip(batch, states, strict=True):
+        for k, some, every in zip(batch, names, states, strict=True):
             before = slice(len(texts[k].prompt_ids) - 1, -1)
-            said = torch.stack([reader.log_probs(row[before]).cpu() for row in every], dim=-1)
-            replies[k] = _reply(texts[k], said, others=space != "probability")
+            said = [
+                reader.log_probs(row[before], name).cpu()
+                for name, row in zip(some, every, strict=True)
+            ]
+            replies[k] = _reply(texts[k], torch.stack(said, -1), others=space != "probability")
     return [replies[k] for k in range(len(texts))]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +148,7 @@ def report(
 
 
 def _open(pack: str | None, out: Path | None) -> Setup:
+    _check_alone()
     loaded = load_pack(pack)
     try:
         from mpd_core.training.setup import Setup
@@ -156,6 +158,16 @@ def _open(pack: str | None, out: Path | None) -> Setup:
             "pip install -r mpd_core/training/requirements.txt."
         ) from error
     return Setup.open(loaded, out, _tell)
+
+
+def _check_alone() -> None:
+    """Every process would write, replace and read the same files."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise RequestError(
+            f"WORLD_SIZE is {processes}, and training is one process: start it without torchrun or "
+            "accelerate launch."
+        )
 
 
 def _poles(setup: Setup, names: list[str] | None) -> list[Pole]:

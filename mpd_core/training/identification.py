@@ -13,6 +13,7 @@ from statistics import fmean
 import torch
 
 from mpd_core.evaluation.measures import TextJudge
+from mpd_core.experts import BASE
 from mpd_core.preferences import Dimension, PreferenceSpace
 from mpd_core.training.behaviour import Figures
 from mpd_core.training.reading import Reader
@@ -92,10 +93,10 @@ def likelihood(setup: Setup, replies: Replies) -> dict[str, float]:
         texts = [[*a, *r.tokens][:length] for a, r in zip(asked, some, strict=True)]
         total, tokens = 0.0, 0
         for batch in reader.batches(texts):
-            states = reader.states([texts[k] for k in batch], [("base",)] * len(batch))
+            states = reader.states([texts[k] for k in batch], [(BASE,)] * len(batch))
             for k, (row,) in zip(batch, states, strict=True):
                 own = torch.tensor(texts[k][len(asked[k]) :])
-                said = reader.log_probs(row[len(asked[k]) - 1 : -1]).cpu()
+                said = reader.log_probs(row[len(asked[k]) - 1 : -1], BASE).cpu()
                 total += float(said.gather(1, own[:, None]).sum())
                 tokens += len(own)
         found[method] = total / max(1, tokens)

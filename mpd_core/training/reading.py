@@ -86,6 +86,11 @@ class Reader:
             [next(rows)[: len(text)] for _ in some] for text, some in zip(texts, names, strict=True)
         ]
 
-    def log_probs(self, states: Tensor) -> Tensor:
-        """Of the next token, [T, D] to [T, V] in fp32."""
-        return self._upper.log_probs(states)
+    def log_probs(self, states: Tensor, name: str) -> Tensor:
+        """Of the next token, [T, D] to [T, V] in fp32.
+
+        ``name`` is of the adapter that the states were read through.
+        """
+        mix = ((name, 1.0),) if name in self._names else ()
+        found: Tensor = self._upper.log_probs(states[None], [mix])[0]
+        return found

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from mpd_core.errors import PackError
 from mpd_core.packs import Pack, Table, complaints
+from mpd_core.training.measures import MEASURES
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -204,9 +205,25 @@ def load_recipe(pack: Pack) -> Recipe:
     """
     path = pack.folder / FILE
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        return Recipe.model_validate(data)
+        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise PackError(f"{path}: cannot be read: {error}") from error
     except ValidationError as error:
         raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
+    _check_names(path, pack, recipe)
+    return recipe
+
+
+def _check_names(path: Path, pack: Pack, recipe: Recipe) -> None:
+    """What tables are named after must be there: a typo would be a setting that does nothing."""
+    poles = [pole.name for pole in pack.space.poles]
+    for table in ("scorers", "measures"):
+        for name in getattr(recipe, table):
+            if name not in poles:
+                raise PackError(f"{path}: {table}.{name}: no such pole: use {', '.join(poles)}.")
+    scorers = {f"scorers.{pole}.measure": s.measure for pole, s in recipe.scorers.items()}
+    named = {f"measures.{pole}": measure for pole, measure in recipe.measures.items()} | scorers
+    for key, measure in named.items():
+        if measure is not None and measure.removeprefix("-") not in MEASURES:
+            known = ", ".join(MEASURES)
+            raise PackError(f"{path}: {key}: no measure '{measure}': use {known}, or - before one.")

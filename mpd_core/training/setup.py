@@ -16,11 +16,12 @@ from transformers.utils import logging as transformers_logging
 from mpd_core.errors import PackError
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.sources import obtain
+from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 from mpd_core.training.data import Styles, load_styles
-from mpd_core.training.recipe import LoraSpec, Recipe, load_recipe
+from mpd_core.training.recipe import FILE, LoraSpec, Recipe, load_recipe
 from mpd_core.training.trunk import Trunk, share_trunk
 
 RUNS = Path("runs")
@@ -109,7 +110,11 @@ class Setup:
     def pcm_body(self, lora: LoraSpec, adapter: Path | None = None) -> Any:
         """The PCM's frozen backbone, the base or a model of its own, with an adapter to train."""
         backbone = self.pack.spec.pcm.backbone
-        model = self.bare(lora) if backbone == "base" else self._load(obtain(self.pack, backbone))
+        if backbone == "base":
+            model = self.bare(lora)
+        else:
+            model = self._load(obtain(self.pack, backbone))
+            _check_lora(model, lora)
         if adapter:
             return PeftModel.from_pretrained(model, adapter, is_trainable=True)
         return _adapted(model, lora)
@@ -140,9 +145,7 @@ class Setup:
         return model.to(device)
 
     def _with_trunk(self, model: Any, lora: LoraSpec) -> Any:
-        layers = model.config.num_hidden_layers
-        if lora.first_layer >= layers:
-            raise PackError(f"lora.first_layer: the base has {layers} layers.")
+        _check_lora(model, lora)
         known = self._trunks.get(lora.first_layer)
         trunk = share_trunk(model, lora.first_layer, self.tokenizer.pad_token_id, known)
         if trunk is not None:
@@ -161,6 +164,17 @@ def _adapted(model: Any, lora: LoraSpec) -> Any:
         layers_to_transform=list(upper) or None,
     )
     return get_peft_model(model, config)
+
+
+def _check_lora(model: Any, lora: LoraSpec) -> None:
+    """What PEFT would pass over, or train though no engine runs it."""
+    layers = model.config.num_hidden_layers
+    if lora.first_layer >= layers:
+        raise PackError(f"{FILE}: lora.first_layer: the base has {layers} layers.")
+    for target in lora.targets:
+        found = [m for name, m in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if not found or not all(linear_shape(module) for module in found):
+            raise PackError(f"{FILE}: lora.targets: the base has no linears named '{target}'.")
 
 
 def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from mpd_core.packs import load_pack
 from mpd_core.preferences import Pole
 from mpd_core.training import assess as assessing
 from mpd_core.training import card, static
-from mpd_core.training.assemble import working_pack, write_static
+from mpd_core.training.assemble import (
+    any_trained,
+    check_experts,
+    check_rewards,
+    working_pack,
+    write_static,
+)
 from mpd_core.training.experts import train_experts
 from mpd_core.training.figures import FILE, PARTS, read, weights
 from mpd_core.training.judge import references_of
@@ -27,6 +34,7 @@ from mpd_core.training.pcm import (
     rewards_of,
     train_pcm,
 )
+from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.rewards import train_rewards
 from mpd_core.training.setup import Setup, write_json
 from mpd_core.training.trainer import ADAPTER, HEAD
@@ -64,6 +72,7 @@ def search_static(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> 
     """The grid of constant weights on the first validation prompts."""
     if resume and static.result(setup).is_file():
         return
+    check_rewards(setup)
     rows = setup.styles.split("valid")[: setup.recipe.static.prompts]
     judge = passing(reward_judge, setup)
     static.search(setup, judge, [row.prompt for row in rows], tell)
@@ -71,6 +80,8 @@ def search_static(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> 
 
 def pcm(setup: Setup, _: Sequence[Pole], resume: bool, tell: Tell) -> None:
     """The Preference Control Model."""
+    check_experts(setup)
+    check_rewards(setup)
     train_pcm(setup, resume=resume, tell=tell)
 
 
@@ -94,14 +105,20 @@ def install(setup: Setup, folder: Path) -> Path:
     """Write what has been trained so far into a pack's folder.
 
     Raises:
-        PackError: weights that are missing.
+        PackError: nothing has been, or weights of a stage that was cut off are missing.
     """
     trained = pcm_folder(setup)
-    done = (trained / ADAPTER / WEIGHTS_FILE).is_file() and (trained / HEAD).is_file()
-    working_pack(setup, folder, trained if done else None, rewards=True)
+    parts = [(trained / ADAPTER / WEIGHTS_FILE).is_file(), (trained / HEAD).is_file()]
+    if any(parts) and not all(parts):
+        raise PackError(f"pcm: {trained} was cut off: run train pcm --resume first.")
+    if not (any(parts) or any_trained(setup)):
+        raise PackError(f"Nothing has been trained in {setup.out}: run train experts first.")
+    working_pack(setup, folder, trained if all(parts) else None, rewards=True)
     best = static.result(setup)
     if best.is_file():
         write_static(folder, static.best_weights(best))
+    if not (folder / RECIPE).exists():  # the card says that it lies beside it
+        shutil.copyfile(setup.pack.folder / RECIPE, folder / RECIPE)
     pack = load_pack(folder)
     card.write(pack, read(pack, missing_ok=True))
     return folder

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from mpd_core.charts import page
-from mpd_core.models.adapters import CONFIG_FILE, WEIGHTS_FILE
+from mpd_core.models.adapter_config import CONFIG_FILE
+from mpd_core.models.adapters import WEIGHTS_FILE
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.html"

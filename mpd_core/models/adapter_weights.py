@@ -1,0 +1,123 @@
+"""``adapter_model.safetensors`` as PEFT writes it: factors, and what may lie beside them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mpd_core.errors import PackError
+from mpd_core.models.adapter_config import LFS, MERGE, lfs_complaint
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+_PREFIX = r"^base_model\.model\.(?P<module>.+)"
+_FACTOR = re.compile(_PREFIX + r"\.lora_(?P<side>[AB])\.weight$")
+_COPY = re.compile(_PREFIX + r"\.(?P<parameter>weight|bias)$")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_KNOWN = {
+    "lora_embedding_": "adapts the embeddings",
+    "lora_magnitude_vector": "is of DoRA",
+    "modules_to_save": "is of a module that was saved whole",
+    "lora_B.bias": "is a bias of LoRA's own",
+}
+"""Parts of keys that PEFT writes, but not for plain LoRA."""
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""Module name to A [rank, in] and B [out, rank]."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The base's own parameters, which PEFT saves beside the factors of an output layer."""
+
+    file: Path
+    keys: Mapping[str, str]
+    """By the parameter's name in the base."""
+
+    def read(self) -> Iterator[tuple[str, Tensor]]:
+        """Names in the base and tensors, one by one: they may be large."""
+        if self.keys:
+            with safe_open(self.file, "pt") as tensors:
+                for name, key in self.keys.items():
+                    yield name, tensors.get_tensor(key)
+
+
+def read_weights(name: str, folder: Path) -> tuple[Factors, Copies]:
+    """Read an adapter's tensors.
+
+    Returns:
+        Its factors, all finite, in the file's type or fp32; and what lies beside them.
+
+    Raises:
+        PackError: a file that is missing or broken, or tensors that are not plain LoRA's.
+    """
+    file = folder / WEIGHTS_FILE
+    sides: dict[str, dict[str, Tensor]] = {}
+    beside: dict[str, str] = {}
+    for key, tensor in _tensors(name, file):
+        if match := _FACTOR.match(key):
+            sides.setdefault(match["module"], {})[match["side"]] = tensor
+        elif (match := _COPY.match(key)) and not any(part in key for part in (*_KNOWN, "lora_")):
+            module = match["module"].removesuffix(".base_layer")
+            beside[f"{module}.{match['parameter']}"] = key
+        else:
+            raise PackError(_unknown(name, key))
+    for module, pair in sides.items():
+        if set(pair) != {"A", "B"}:
+            raise PackError(
+                f"adapter '{name}': '{module}' has lora_{''.join(pair)} only in {WEIGHTS_FILE}: "
+                "obtain it again, whole."
+            )
+    factors = {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
+    return factors, Copies(file, beside)
+
+
+def _tensors(name: str, file: Path) -> Iterator[tuple[str, Tensor]]:
+    """Keys and factors; whatever else there is stays in the file, an empty tensor instead."""
+    try:
+        with file.open("rb") as start:
+            if start.read(len(LFS)) == LFS:
+                raise PackError(lfs_complaint(name, file))
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                factor = _FACTOR.match(key)
+                yield key, _numbers(name, key, tensors) if factor else torch.empty(0)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise PackError(
+            f"adapter '{name}': {file} cannot be read ({error}): obtain it again, whole."
+        ) from error
+
+
+def _numbers(name: str, key: str, tensors: Any) -> Tensor:
+    tensor: Tensor = tensors.get_tensor(key)
+    if tensor.dtype not in _FLOATS:
+        raise PackError(
+            f"adapter '{name}': '{key}' in {WEIGHTS_FILE} is {str(tensor.dtype)[6:]}: save it "
+            "again as fp32, fp16 or bf16."
+        )
+    tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
+    if not tensor.isfinite().all():
+        raise PackError(
+            f"adapter '{name}': '{key}' in {WEIGHTS_FILE} holds numbers that are not finite: use "
+            "an earlier checkpoint of its training."
+        )
+    return tensor
+
+
+def _unknown(name: str, key: str) -> str:
+    for part, what in _KNOWN.items():
+        if part in key:
+            return (
+                f"adapter '{name}': '{key}' in {WEIGHTS_FILE} {what}, which is not computed: "
+                f"{MERGE}."
+            )
+    return (
+        f"adapter '{name}': unknown tensor '{key}' in {WEIGHTS_FILE} (factors are named "
+        "base_model.model.MODULE.lora_A.weight there): save it again with PEFT's save_pretrained."
+    )

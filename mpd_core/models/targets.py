@@ -1,0 +1,118 @@
+"""Which modules of a model an adapter's configuration means: PEFT's rules, as of 0.21.
+
+``check_target_module_exists`` and ``get_pattern_key`` there; a test holds these against them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+ALL_LINEAR = "all-linear"
+
+T = TypeVar("T")
+Names = str | Collection[str]
+"""A regular expression for the whole name, or names that it is or ends in."""
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers that names are limited to: all if there are no numbers."""
+
+    numbers: int | list[int] | None
+    patterns: str | list[str] | None
+    """What holds them, as a regular expression; anything if there is none."""
+
+    def has(self, module: str) -> bool:
+        """Whether a module is in one of these layers."""
+        if self.numbers is None or self.numbers == []:
+            return True
+        numbers = [self.numbers] if isinstance(self.numbers, int) else self.numbers
+        return self._number(module) in numbers
+
+    def _number(self, module: str) -> int | None:
+        patterns = [self.patterns] if isinstance(self.patterns, str) else self.patterns
+        expressions = [layer_after(pattern) for pattern in patterns or () if self.patterns]
+        for expression in expressions or [r".*?\.[^.]*\.(?P<number>\d+)\."]:
+            if match := re.match(expression, module):
+                return int(match["number"])
+        return None
+
+
+def layer_after(pattern: str) -> str:
+    """A regular expression for the first layer's number that stands after a pattern."""
+    return rf"(?:^|.*?\.){pattern}\.(?P<number>\d+)\."
+
+
+def suffix(pattern: str) -> str:
+    """A regular expression for names that end in a pattern."""
+    return rf"(.*\.)?({pattern})$"
+
+
+def by_pattern(patterns: Mapping[str, T] | None, module: str, default: T) -> T:
+    """The value of the first pattern that a module's name ends in."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(suffix(pattern), module):
+            return value
+    return default
+
+
+def targeted(model: Any, targets: Names | None, excluded: Names | None, layers: Layers) -> set[str]:
+    """Full names of a model's modules that are meant.
+
+    Args:
+        model: of transformers.
+        targets: ``all-linear`` for all linears but the output layer; None for what PEFT takes for
+            this kind of model, nothing if it knows none.
+        excluded: these never.
+        layers: what names in a list are limited to, unless they are written out in full.
+    """
+    if targets is None:
+        targets = _usual(model)
+    elif isinstance(targets, str) and targets.lower() == ALL_LINEAR:
+        targets = _all_linear(model)
+
+    def meant(module: str) -> bool:
+        if excluded and _is_named(module, excluded):
+            return False
+        if isinstance(targets, str) or module in targets:
+            return _is_named(module, targets)
+        return _is_named(module, targets) and layers.has(module)
+
+    return {module for module, _ in model.named_modules() if module and meant(module)}
+
+
+def linear_shape(module: nn.Module) -> tuple[int, int] | None:
+    """Inputs and outputs of a linear of whatever kind; None if it is not one."""
+    if isinstance(module, Conv1D):  # GPT-2's, with its weight the other way round
+        return int(module.nx), int(module.nf)
+    if isinstance(module, nn.Linear):
+        return int(module.in_features), int(module.out_features)
+    return None
+
+
+def _is_named(module: str, names: Names) -> bool:
+    if isinstance(names, str):
+        return re.fullmatch(names, module) is not None
+    return module in names or any(module.endswith(f".{name}") for name in names)
+
+
+def _usual(model: Any) -> Names:
+    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+    names: Names = USUAL.get(model.config.model_type, ())
+    return names
+
+
+def _all_linear(model: Any) -> list[str]:
+    output = model.get_output_embeddings()
+    return [
+        name
+        for name, module in model.named_modules()
+        if linear_shape(module) and module is not output
+    ]

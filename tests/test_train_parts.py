@@ -1,0 +1,183 @@
+"""Trainings that were begun and not finished, and recipes that name what is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mpd_core.cli import main
+from mpd_core.errors import PackError
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.packs import load_pack
+from mpd_core.training.assemble import check_experts, check_rewards, working_pack
+from mpd_core.training.recipe import load_recipe
+from mpd_core.training.setup import Setup
+from mpd_core.training.stages import install
+from mpd_core.training.trainer import ADAPTER, HEAD
+from tests import tiny
+from tests.training_fixtures import write_training_pack
+
+POLES = ("up0", "down0", "up1", "down1")
+
+
+@pytest.fixture
+def setup(tiny_base: Path, tmp_path: Path) -> Setup:
+    """A pack without adapters, and nothing trained."""
+    (tmp_path / "pack").mkdir()
+    return Setup.open(write_training_pack(tmp_path / "pack", tiny_base, adapters=False), tmp_path)
+
+
+def train_expert(setup: Setup, base: Path, pole: str) -> None:
+    """As if it had been."""
+    folder = setup.out / "experts" / pole / ADAPTER
+    tiny.save_adapter(base, folder, rank=2, seed=0, first_layer=1)
+
+
+def train_rewards(setup: Setup, base: Path) -> None:
+    folder = setup.out / "rewards" / ADAPTER
+    tiny.save_adapter(base, folder, rank=2, seed=0, first_layer=1)
+    tiny.save_head(folder / HEAD, hidden=64, poles=4)
+
+
+def test_all_experts_or_none(setup: Setup, tiny_base: Path, tmp_path: Path) -> None:
+    """Without any the pack's prompts stand; with some, those that are missing are named."""
+    bare = working_pack(setup, tmp_path / "bare")
+    assert not bare.spec.experts.adapters
+    for pole in POLES[:3]:
+        train_expert(setup, tiny_base, pole)
+    for what in (working_pack, install):
+        with pytest.raises(PackError, match=r"experts: down1 .* run train experts --pole down1"):
+            what(setup, tmp_path / "some")
+    assert not (tmp_path / "some").exists()
+    train_expert(setup, tiny_base, "down1")
+    assert tuple(working_pack(setup, tmp_path / "all").spec.experts.adapters) == POLES
+
+
+def test_written_answers_need_all_experts(tiny_base: Path, tmp_path: Path) -> None:
+    """They read them; a pack whose experts are prompts has nobody who could."""
+    (tmp_path / "pack").mkdir()
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=False, answers=True)
+    setup = Setup.open(pack, tmp_path / "out")
+    with pytest.raises(PackError, match="experts: up0, down0, up1, down1 have not been trained"):
+        check_experts(setup)
+    for pole in POLES:
+        train_expert(setup, tiny_base, pole)
+    check_experts(setup)
+
+
+def test_adapters_of_the_pack_stand_beside_prompts(tiny_base: Path, tmp_path: Path) -> None:
+    """What its author wrote is no training that was cut off."""
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=True)
+    toml = pack.folder / "pack.toml"
+    text = toml.read_text().replace('prompt = "plain"', 'prompt = "own"')
+    before, _, after = text.partition("[experts.adapters.down1]")
+    toml.write_text(before + "[pcm]" + after.partition("[pcm]")[2])
+    setup = Setup.open(load_pack(pack.folder), tmp_path / "out")
+    working = working_pack(setup, tmp_path / "working")
+    assert tuple(working.spec.experts.adapters) == POLES[:3]
+    assert working.spec.experts.prompt == "own"
+    assert (working.folder / "experts" / "up0" / WEIGHTS_FILE).is_file()  # moves as a whole
+
+
+def test_install_before_everything_is_there(setup: Setup, tiny_base: Path, tmp_path: Path) -> None:
+    """Nothing, experts alone, rewards, half of a PCM."""
+    target = tmp_path / "installed"
+    with pytest.raises(PackError, match=r"Nothing has been trained in .*: run train experts first"):
+        install(setup, target)
+    for pole in POLES:
+        train_expert(setup, tiny_base, pole)
+    pack = load_pack(install(setup, target))
+    assert len(pack.spec.experts.adapters) == 4
+    assert not pack.spec.rewards
+    assert not pack.trained
+    train_rewards(setup, tiny_base)
+    assert load_pack(install(setup, target)).spec.rewards is not None
+    tiny.save_adapter(
+        tiny_base, setup.out / "pcm" / "rebel-bradley_terry" / ADAPTER, rank=2, seed=0
+    )
+    with pytest.raises(PackError, match="was cut off: run train pcm --resume first"):
+        install(setup, target)
+
+
+@pytest.mark.parametrize("stage", ["static", "pcm"])
+def test_stages_ask_for_rewards_before_they_begin(
+    setup: Setup, capsys: pytest.CaptureFixture[str], stage: str
+) -> None:
+    options = ["--pack", str(setup.pack.folder), "--out", str(setup.out)]
+    assert main(["train", stage, *options]) == 2
+    said = capsys.readouterr().err
+    assert "rewards of up0, down0, up1, down1 are missing: run train rewards first" in said
+    assert not (setup.out / "pcm").exists()
+
+
+def test_another_scorer_stands_in_for_a_reward_model(tiny_base: Path, tmp_path: Path) -> None:
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=True)
+    recipe = pack.folder / "train.toml"
+    scorers = "".join(f'\n[scorers.{pole}]\nmeasure = "grade"\n' for pole in POLES[1:])
+    recipe.write_text(recipe.read_text() + scorers)
+    setup = Setup.open(pack, tmp_path / "out")
+    with pytest.raises(PackError, match="rewards of up0 are missing"):
+        check_rewards(setup)
+    text = recipe.read_text()
+    recipe.write_text(text + '\n[scorers.up0]\nmeasure = "grade"\n')
+    check_rewards(Setup.open(pack, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("table", "complaint"),
+    [
+        ('[scorers.nobody]\nmeasure = "grade"', r"scorers\.nobody: no such pole"),
+        ('[scorers.up1]\nmeasure = "grde"', r"scorers\.up1\.measure: no measure 'grde': use words"),
+        ('[scorers.up1]\nmeasure = ""', r"scorers\.up1\.measure: no measure ''"),
+        ('[scorers.up1]\nmeasure = "--grade"', r"scorers\.up1\.measure: no measure '--grade'"),
+    ],
+)
+def test_recipes_name_what_is_there(
+    tiny_base: Path, tmp_path: Path, table: str, complaint: str
+) -> None:
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
+    file = tmp_path / "train.toml"
+    text = file.read_text()
+    file.write_text(f"{text}\n{table}\n")
+    with pytest.raises(PackError, match=r"train\.toml: " + complaint):
+        load_recipe(pack)
+    for measure in ('up9 = "grade"', 'up0 = "loudness"'):
+        file.write_text(text.replace('up0 = "-grade"', measure))
+        with pytest.raises(PackError, match=r"train\.toml: measures\.up"):
+            load_recipe(pack)
+
+
+@pytest.mark.parametrize("target", ["q_porj", "embed_tokens", "mlp"])
+def test_recipes_name_linears_of_the_base(tiny_base: Path, tmp_path: Path, target: str) -> None:
+    """One that PEFT would pass over beside others, or whose adapter no engine runs."""
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
+    file = tmp_path / "train.toml"
+    file.write_text(file.read_text().replace('"down_proj"', f'"{target}"'))
+    setup = Setup.open(pack, tmp_path / "out")
+    with pytest.raises(PackError, match=f"the base has no linears named '{target}'"):
+        setup.causal_lm(setup.recipe.lora)
+
+
+@pytest.mark.parametrize("command", ["experts", "rewards", "all", "install"])
+def test_one_of_two_processes_is_refused(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    """As torchrun and accelerate launch start them; before anything is read or written."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    out = tmp_path / "out"
+    assert main(["train", command, "--pack", str(tmp_path), "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "WORLD_SIZE is 2, and training is one process: start it without torchrun" in said
+    assert not out.exists()
+
+
+def test_the_only_process_of_a_launcher_is_fine(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    options = ["--pack", str(setup.pack.folder), "--out", str(setup.out)]
+    assert main(["train", "experts", *options, "--dry-run"]) == 0
