@@ -18,6 +18,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
+from mpd_core.models.base import LOCAL
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
@@ -61,7 +62,7 @@ class Setup:
         recipe = load_recipe(pack)
         styles = load_styles(pack.path(recipe.data.file))
         base = obtain(pack, pack.spec.base.source, progress=progress)
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
         renderer = PromptRenderer(tokenizer, pack.spec.template)
         _prepare(tokenizer, renderer)
         out = out or RUNS / pack.spec.name
@@ -131,9 +132,7 @@ class Setup:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         transformers_logging.set_verbosity_error()  # a fresh scalar head is meant to be fresh
-        model = auto.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, **options
-        )
+        model = auto.from_pretrained(folder, use_safetensors=True, dtype=dtype, **LOCAL, **options)
         model.requires_grad_(False)
         model.config.use_cache = False
         return model.to(device)
