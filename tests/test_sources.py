@@ -181,7 +181,7 @@ def frequencies(factor):
         ({"settings": {"split.count": 3}}, "one of 3 files of a split model"),
         ({"add": {"rope_freqs.weight": (1, 2, 4, 8)}}, "holds rope_freqs.weight"),
         ({"add": {"blk.0.attn_q.bias": [1.0] * 32}}, "holds blk.0.attn_q.bias"),
-        ({"add": {"blk.7.attn_q.weight": [[1.0] * 32]}}, "holds blk.7.attn_q.weight"),
+        ({"add": {"blk.7.ffn_up.weight": [[1.0] * 32]}}, "holds blk.7.ffn_up.weight"),
         ({"settings": {"llama.rope.scaling.type": "yarn"}}, "rotary embedding"),
         ({"settings": {"llama.rope.dimension_count": 4}}, "tiny.gguf"),
         ({"settings": {"llama.logit_scale": 0.5}}, "sets llama.logit_scale = 0.5"),

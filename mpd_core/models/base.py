@@ -157,7 +157,7 @@ def check_keys(folder: Path, info: Mapping[str, Any], architecture: str) -> None
         PackError: names the first tensor that is missing, left over, or of another shape.
     """
     shapes = tensor_shapes(folder)
-    left = [key for key in info["unexpected_keys"] if not _is_mask(key, shapes.get(key, []))]
+    left = [key for key in info["unexpected_keys"] if not _is_mask(key, shapes)]
     for key in sorted(info["missing_keys"]):
         raise PackError(
             f"base: {folder} lacks the tensor '{key}' of {architecture}, which config.json names; "
@@ -175,8 +175,11 @@ def check_keys(folder: Path, info: Mapping[str, Any], architecture: str) -> None
         )
 
 
-def _is_mask(key: str, shape: Sequence[int]) -> bool:
+def _is_mask(key: str, shapes: Mapping[str, Sequence[int]]) -> bool:
     """A causal mask, or the number that it puts where nothing is seen, saved as a tensor."""
+    # In a file of a model without its output layer, names begin later than in the whole model.
+    own = next((name for name in shapes if f".{key}".endswith(f".{name}")), key)
+    shape = list(shapes.get(own, ()))
     if key.endswith("masked_bias"):
         return math.prod(shape) == 1
     square = len(shape) == 4 and shape[:2] == [1, 1] and shape[2] == shape[3]

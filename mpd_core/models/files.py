@@ -11,6 +11,8 @@ from mpd_core.errors import ModelSourceError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+READ = (".json", ".model", ".txt", ".jinja", ".tiktoken")
+"""Files beside the weights that a base may be read from."""
 _POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100_000_000
 
@@ -35,8 +37,9 @@ def checked_folder(folder: Path, name: str, *, tokenizer: bool = False) -> Path:
             f"{name}: {folder} has no {missing[0]}; a base is a folder as save_pretrained writes "
             "it: config.json, tokenizer files and safetensors."
         )
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        _check_no_pointer(path, name)
+    small = (path.name for path in folder.iterdir() if path.suffix in READ and path.is_file())
+    for file in (*sorted(small), *weights):
+        _check_no_pointer(folder / file, name)
     for file in weights:
         _check_whole(folder / file, name)
     _check_json(folder / CONFIG, name)

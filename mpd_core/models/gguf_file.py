@@ -26,7 +26,6 @@ SYNONYMS = {
     "attention.sliding_window": ("sliding_window",),
     "attention.scale": ("attention_multiplier",),
     "attention.clamp_kqv": ("clip_qkv",),
-    "attention.causal": ("is_causal",),
     "feed_forward_length": ("intermediate_size", "n_inner", "ffn_hidden_size"),
     "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
@@ -55,6 +54,7 @@ NOTHING: dict[str, object] = {
     "expert_count": 0,
     "expert_used_count": 0,
     "attention.max_alibi_bias": 0.0,
+    "attention.causal": True,
 }
 """Settings that may be there with a value that changes nothing."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
