@@ -141,12 +141,10 @@ def serve(
 @app.command()
 def fetch(pack: PackOption = None) -> None:
     """Obtain a pack's models ahead of time."""
-    from mpd_core.models.sources import obtain
+    from mpd_core.models.sources import obtain_all
 
-    loaded = load_pack(pack)
-    pcm = loaded.spec.pcm.backbone
-    for source in (loaded.spec.base.source, *(() if pcm == "base" else (pcm,))):
-        _tell(f"Ready: {obtain(loaded, source, progress=_tell)}")
+    for folder in obtain_all(load_pack(pack), progress=_tell):
+        _tell(f"Ready: {folder}")
 
 
 @app.command()

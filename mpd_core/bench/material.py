@@ -20,6 +20,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mpd_core.models.adapters import load_adapter, lowest_layer
+from mpd_core.models.base import LOCAL
 from mpd_core.packs import Pack, TemplateSpec, file_sha256
 
 RANK = 8
@@ -62,7 +63,7 @@ class Shapes:
 
 def shapes_of(base: Path, pack: Pack) -> Shapes:
     """Read the sizes from a model's folder without its weights, and from a pack's adapters."""
-    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    config = AutoConfig.from_pretrained(base, **LOCAL)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     output = model.get_output_embeddings()
@@ -202,7 +203,7 @@ def _template(template: TemplateSpec, base: Path) -> list[str]:
 
 
 def _unlikely_token(base: Path) -> str:
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
     usual = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token}
     added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
     spare = [

@@ -17,6 +17,7 @@ from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
+from mpd_core.models.architecture import token_bytes
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
@@ -108,7 +109,7 @@ def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> di
     if experts.anchor:
         adapters.append(load_adapter(ANCHOR, pack.path(experts.anchor.folder)))
     own = [load_adapter("pcm", pack.path(pcm.adapter.folder))] if pcm.adapter else []
-    sizes = [model.model.config.vocab_size for model in (base, *others.values())]
+    sizes = [model.config.vocab_size for model in (base, *others.values())]
     length, vocabulary = pack.spec.decode.context, min(sizes)
     lanes = {name: _row_model(model, [], length) for name, model in others.items()}
     if pcm.backbone == "base":
@@ -127,7 +128,7 @@ def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], length: int) -> 
     Rows that read the same text are alike in those, so a request runs them once for all of its
     experts: the trunk, which comes first and which the upper part reads from.
     """
-    count = base.model.config.num_hidden_layers
+    count = base.config.num_hidden_layers
     first = lowest_layer(adapters, count)
     if not (0 < first < count and is_llama(base.model)):
         return {BASE: _row_model(base, adapters, length)}
@@ -152,7 +153,7 @@ def _backbone(
     progress("Loading the Preference Control Model's backbone.")
     folder = obtain(pack, source, progress=progress)
     backbone = load_model(folder, weight_format(base.format.device))
-    missing = len(base.tokenizer) - backbone.model.config.vocab_size
+    missing = len(base.tokenizer) - backbone.config.vocab_size
     if missing > len(base.tokenizer.added_tokens_decoder):
         raise PackError(
             f"pcm.backbone: its vocabulary lacks {missing} tokens of the base's tokenizer; "
@@ -174,13 +175,8 @@ def _remotes(pack: Pack, vocab_size: int) -> dict[str, RemoteExpert]:
 def _row_model(
     loaded: LoadedModel, adapters: list[LoraAdapter], length: int, layers: range | None = None
 ) -> RowModel:
-    model, config = loaded.model, loaded.model.config
-    count = config.num_hidden_layers
-    share = len(layers) / count if layers else 1.0
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    token_bytes = 2 * count * share * heads * width * model.dtype.itemsize
-    budget = max(length, int(_cache_bytes(model) * share / token_bytes))
+    model, config = loaded.model, loaded.config
+    budget = max(length, int(_cache_bytes(model) / token_bytes(config, model.dtype)))
     # A GPU's cache takes its memory at once, a CPU's only where something is written.
     rows = MAX_ROWS if model.device.type == "cpu" else min(MAX_ROWS, budget // (length + 1))
     packed = loaded.format.packed

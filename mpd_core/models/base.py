@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +15,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError, RequestError
+from mpd_core.models.architecture import text_config
+from mpd_core.models.files import CONFIG, tensor_shapes
 from mpd_core.models.linear import can_pack
+from mpd_core.models.store import one_line
 from mpd_core.packs import Precision, Quantize
 
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How every model and tokenizer is read: said outright, or transformers asks at the terminal."""
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -48,6 +57,11 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     format: WeightFormat
+
+    @property
+    def config(self) -> Any:
+        """The part of the model's configuration that is about text."""
+        return text_config(self.model)
 
 
 def default_device() -> str:
@@ -107,19 +121,88 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
         format_: packing itself is left to who runs the model.
 
     Raises:
-        PackError: the folder holds no model that transformers can read.
+        PackError: the folder holds no model that transformers can read, or its tensors are not
+            exactly those of the architecture that its configuration names.
     """
     options: dict[str, Any] = {"dtype": format_.dtype, "device_map": format_.device}
     if format_.quantize == "nf4":
         options["quantization_config"] = nf4_config(format_.dtype)
-    transformers_logging.disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, **options
+    with _reading(folder):
+        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told in ``info``, and refused below in fewer words
+            **LOCAL,
+            **options,
         )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PackError(f"base: {folder} cannot be loaded: {reason}") from error
+    check_keys(folder, info, type(model).__name__)
     model.eval().requires_grad_(False)
     return LoadedModel(model, tokenizer, format_)
+
+
+def check_keys(folder: Path, info: Mapping[str, Any], architecture: str) -> None:
+    """Hold a folder's tensors against those of the model that was made for them.
+
+    transformers fills what is missing with random numbers, and drops what is left over; of both it
+    only warns. Tied weights may be missing, and causal masks left over, which old files hold.
+
+    Args:
+        folder: that was read.
+        info: transformers' loading info.
+        architecture: for errors.
+
+    Raises:
+        PackError: names the first tensor that is missing, left over, or of another shape.
+    """
+    shapes = tensor_shapes(folder)
+    left = [key for key in info["unexpected_keys"] if not _is_mask(key, shapes)]
+    for key in sorted(info["missing_keys"]):
+        raise PackError(
+            f"base: {folder} lacks the tensor '{key}' of {architecture}, which config.json names; "
+            "use complete weights of that architecture."
+        )
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        raise PackError(
+            f"base: '{key}' in {folder} has the shape {tuple(found)}, but {tuple(wanted)} by its "
+            "config.json; use the config.json that belongs to the weights."
+        )
+    for key in sorted(left):
+        raise PackError(
+            f"base: {folder} holds the tensor '{key}', which {architecture} as its config.json "
+            "describes it does not have; use the config.json that belongs to the weights."
+        )
+
+
+def _is_mask(key: str, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """A causal mask, or the number that it puts where nothing is seen, saved as a tensor."""
+    # In a file of a model without its output layer, names begin later than in the whole model.
+    own = next((name for name in shapes if f".{key}".endswith(f".{name}")), key)
+    shape = list(shapes.get(own, ()))
+    if key.endswith("masked_bias"):
+        return math.prod(shape) == 1
+    square = len(shape) == 4 and shape[:2] == [1, 1] and shape[2] == shape[3]
+    return square and key.endswith((".bias", ".causal_mask"))
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Whatever a file can do to those who read it, as one line; transformers' words silenced."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except Exception as error:  # safetensors, tokenizers and each architecture have their own kinds
+        code = " It asks for code of its own (auto_map), which is never run." * _has_code(folder)
+        raise PackError(f"base: {folder} cannot be loaded: {one_line(error)}{code}") from error
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _has_code(folder: Path) -> bool:
+    try:
+        return "auto_map" in json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False

@@ -24,34 +24,49 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
         origin: where the model comes from, for the configuration.
 
     Raises:
-        ModelSourceError: transformers cannot read the file, or there is no room for the result.
+        ModelSourceError: transformers cannot read the file, or would lose some of it, or there is
+            no room for the result.
     """
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from mpd_core.models.gguf_file import GGUFContents
+
     with _quiet():
         try:
-            where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+            contents = GGUFContents(gguf)
+            where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            where |= {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
             tokenizer = AutoTokenizer.from_pretrained(**where)
-            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.float32, output_loading_info=True
+            )
+        except ModelSourceError:
+            raise
         except Exception as error:  # of the many kinds that a file it does not know can cause
             raise ModelSourceError(
                 f"{gguf.name} could not be converted ({one_line(error)}): "
                 "use a GGUF whose architecture transformers supports, or a safetensors source."
             ) from error
+        contents.check(model, info["missing_keys"])
         config = model.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are plain fp32 from here on
         config._name_or_path = config._model_name_or_path = origin
-        tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        if config.tie_word_embeddings:  # the same storage twice, which safetensors refuses
-            tensors.pop("lm_head.weight", None)
+        tensors = _untied(model)
         need_space(target, sum(t.numel() * t.element_size() for t in tensors.values()))
         config.save_pretrained(target)
         _say_outright(tokenizer, config)
         tokenizer.save_pretrained(target)
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def _untied(model: Any) -> dict[str, Any]:
+    """A model's tensors, those that share storage once, which is how safetensors takes them."""
+    # Backwards, so that of the two the embedding is kept, which comes before the output layer.
+    names = {t.data_ptr(): name for name, t in reversed(list(model.state_dict().items()))}
+    return {name: model.state_dict()[name].contiguous() for name in names.values()}
 
 
 def _say_outright(tokenizer: Any, config: Any) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from fnmatch import fnmatch
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mpd_core.errors import ModelSourceError
+from mpd_core.models.files import INDEX, WEIGHTS, checked_folder, weight_files
 from mpd_core.models.store import Progress, is_no_space, need_space, one_line
 
-WANTED = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt")
-"""What is taken from the top folder of a repository."""
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+SMALL: dict[str, list[str]] = {
+    "allow_patterns": ["*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"],
+    "ignore_patterns": ["*/*", "*.index*.json"],
+}
+"""What is taken from the top folder of a repository beside its weights."""
 PROBE_SECONDS = 10
 CACHE_ENV = "HF_HOME"
 
@@ -57,27 +60,20 @@ def hub_file(repo: str, revision: str, file: str, folder: Path, progress: Progre
 def hub_snapshot(repo: str, revision: str, progress: Progress) -> Path:
     """A repository's safetensors, configuration and tokenizer, in the hub's own cache.
 
+    Of several copies of the weights only those that transformers will read: what the index names,
+    or ``model.safetensors``. They come last, so that where they are nothing else is missing.
     Without a network the copy in that cache is used.
 
     Raises:
         ModelSourceError: no network and no copy, no such repository, no safetensors, no room.
     """
-    from huggingface_hub import snapshot_download
-
     name = f"{repo} (revision {revision})"
     try:
-        online = hub_answers()
-        if online:
-            _check_listing(repo, revision, progress)
+        if hub_answers():
+            folder = _download(repo, revision, progress)
         else:
             progress(f"The Hugging Face hub does not answer; looking for {name} in its cache")
-        found = snapshot_download(
-            repo,
-            revision=revision,
-            allow_patterns=list(WANTED),
-            ignore_patterns="*/*",
-            local_files_only=not online,
-        )
+            folder = _snapshot(repo, revision, local_files_only=True, **SMALL)
     except ModelSourceError:
         raise
     except Exception as error:  # as in hub_answers
@@ -86,60 +82,50 @@ def hub_snapshot(repo: str, revision: str, progress: Progress) -> Path:
             f"Check the network and the name (log in with 'hf auth login' if it is gated); "
             f"{CACHE_ENV} moves the hub's cache to another disk."
         ) from error
-    return checked_folder(Path(found), name)
+    return checked_folder(folder, name)
 
 
-def checked_folder(folder: Path, name: str, *, tokenizer: bool = False) -> Path:
-    """``folder``, when it holds a configuration and all of its safetensors.
+def _snapshot(repo: str, revision: str, **options: Any) -> Path:
+    from huggingface_hub import snapshot_download
 
-    Raises:
-        ModelSourceError: names the missing file.
-    """
-    index = folder / "model.safetensors.index.json"
-    missing = [file for file in ("config.json",) if not (folder / file).is_file()]
-    if index.is_file():
-        try:
-            shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError) as error:
-            raise ModelSourceError(f"{index} cannot be read: {one_line(error)}") from error
-        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
-    elif not (folder / "model.safetensors").is_file():
-        missing.append("model.safetensors")
-    if tokenizer and not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        missing.append("tokenizer.json")
-    if missing:
-        raise ModelSourceError(
-            f"{name}: {folder} has no {missing[0]}; a base is a folder as save_pretrained writes "
-            "it: config.json, tokenizer files and safetensors."
-        )
-    return folder
+    return Path(snapshot_download(repo, revision=revision, **options))
 
 
-def _is_wanted(file: str) -> bool:
-    return "/" not in file and any(fnmatch(file, pattern) for pattern in WANTED)
-
-
-def _check_listing(repo: str, revision: str, progress: Progress) -> None:
-    """Before gigabytes travel: the repository has safetensors, and the disk has room."""
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+def _download(repo: str, revision: str, progress: Progress) -> Path:
+    """Small files first; then, when the disk has room, the weights."""
+    from huggingface_hub import HfApi
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    if not any(_is_wanted(file) and file.endswith(".safetensors") for file in sizes):
+    if not {WEIGHTS, INDEX}.intersection(sizes):
         raise ModelSourceError(
-            f"{repo} (revision {revision}) holds no safetensors, and pickled weights are never "
-            "loaded: name a revision that has them (the hub's automatic conversion is usually a "
-            "pull request, revision = 'refs/pr/N'), or convert it and use a folder source."
+            f"{repo} (revision {revision}) holds no {WEIGHTS}, nor {INDEX}, and other weights are "
+            "never loaded: name a revision that has them (the hub's automatic conversion is "
+            "usually a pull request, revision = 'refs/pr/N'), or convert it and use a folder "
+            "source."
         )
-    absent = {
-        file: size
-        for file, size in sizes.items()
-        if _is_wanted(file)
-        and not isinstance(try_to_load_from_cache(repo, file, revision=info.sha), str)
-    }
-    if absent:
+    # The commit, not the branch: all files of one state, whatever is pushed meanwhile.
+    commit = info.sha or revision
+    folder = _snapshot(repo, commit, **SMALL)
+    if WEIGHTS not in sizes:
+        folder = _snapshot(repo, commit, allow_patterns=[INDEX])
+    weights = weight_files(folder) if WEIGHTS not in sizes else [WEIGHTS]
+    _make_room(repo, {file: sizes.get(file, 0) for file in weights}, commit, progress)
+    # The branch again, so that it is known in the cache by its name when there is no network.
+    return _snapshot(repo, revision, allow_patterns=weights)
+
+
+def _make_room(repo: str, weights: Mapping[str, int], commit: str, progress: Progress) -> None:
+    """Before gigabytes travel: the disk has room for those that are not there yet."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    total = sum(
+        size
+        for file, size in weights.items()
+        if not isinstance(try_to_load_from_cache(repo, file, revision=commit), str)
+    )
+    if total:
         cache = Path(constants.HF_HUB_CACHE)
         cache.mkdir(parents=True, exist_ok=True)
-        need_space(cache, sum(absent.values()), CACHE_ENV)
-        total = sum(absent.values()) / 1e9
-        progress(f"Downloading {repo} from the Hugging Face hub ({total:.2f} GB)")
+        need_space(cache, total, CACHE_ENV)
+        progress(f"Downloading {repo} from the Hugging Face hub ({total / 1e9:.2f} GB)")

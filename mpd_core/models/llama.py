@@ -15,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from transformers import LlamaForCausalLM
+from transformers.activations import SiLUActivation
 
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, width_of
@@ -38,8 +40,20 @@ class Layer:
 
 
 def is_llama(model: Any) -> bool:
-    """Whether ``LlamaBody`` computes what this model computes."""
-    return (model.config.model_type, model.config.hidden_act) == ("llama", "silu")
+    """Whether ``LlamaBody`` computes what this model computes.
+
+    Decided by what was built, not by what its configuration calls itself: biases, widths of heads
+    and rotary tables come with the modules that are taken over.
+    """
+    if type(model) is not LlamaForCausalLM:
+        return False
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    return (
+        isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
+        and getattr(model.config, "is_causal", True)
+        and attention.scaling == attention.head_dim**-0.5
+        and 2 * len(model.model.rotary_emb.inv_freq) == attention.head_dim
+    )
 
 
 class LlamaBody:

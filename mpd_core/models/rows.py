@@ -8,15 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpd_core.errors import PackError
 from mpd_core.models.adapters import LoraAdapter
+from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_config
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
 from mpd_core.models.graphs import StepGraphs
+from mpd_core.models.linear import round_to
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix, StackedLora
+from mpd_core.models.probe import check_output_layer, check_rows, take_sample
 
-WINDOW_STEP = 64  # windows grow in steps, so that shapes repeat from token to token
+EXACT, ROUNDED = 1e-3, 0.1
+"""Largest differences of states, relative: in fp32, and where products round what they get."""
 
 
 class RowModel:
@@ -54,29 +57,49 @@ class RowModel:
                 where there is CUDA; default: on a GPU, with the written-out decoder.
 
         Raises:
-            PackError: an adapter that does not fit, or logits that are changed after their layer.
+            PackError: an adapter that does not fit, or a model that cannot be computed in rows as
+                transformers computes it.
         """
         embeddings: Tensor = model.get_input_embeddings().weight
+        config = text_config(model)
         self.device = embeddings.device
-        self.vocab_size = model.config.vocab_size
-        self.hidden_size = model.config.hidden_size
-        _check_output_layer(model)
+        self.vocab_size = config.vocab_size
+        check_output_layer(model)
+        self._finish = finish(config)
+        self.hidden_size = model.get_output_embeddings().in_features
+        length = row_length(config, length)
         body = LlamaBody if lean and is_llama(model) else GeneralBody
         if graphs is None:
             graphs = self.device.type == "cuda" and body is LlamaBody
         loops = self.device.type == "cpu" and not graphs
         self.exact = loops and body is LlamaBody and packed is not None
         """Whether tokens read together and one by one leave the same bits in the cache."""
+        if packed and body is GeneralBody:
+            round_to(model, packed)  # embeddings too: the same weights whatever the body
+        sample = take_sample(model, length) if body is GeneralBody else None
         self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
         self._body = body(model, self._stack, packed=packed, layers=layers)
         self._stack.check_wrapped()
-        count = len(layers) if layers else model.config.num_hidden_layers
-        length = min(length, model.config.max_position_embeddings)
+        count = len(layers) if layers else config.num_hidden_layers
+        self._graphs: StepGraphs | None = None
+        if sample:
+            self.cache = RowCache(count, 2, sample.length, 1, spare=WINDOW_STEP)
+            check_rows(self._read, sample, model, tolerance=self._tolerance(packed, embeddings))
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
         self.cache = RowCache(count, capacity, length, budget or capacity * length, spare=spare)
-        self._graphs: StepGraphs | None = None
         if graphs:
             self._graphs = StepGraphs(self._step, capacity=capacity, length=length, idle=length)
+
+    def _tolerance(self, packed: torch.dtype | None, embeddings: Tensor) -> float:
+        # Of 4-bit kernels some multiply in bf16, and which one runs depends on the number of rows.
+        bases = (getattr(product, "base", product) for product in self.products())
+        weights = (getattr(base, "weight", embeddings) for base in bases)
+        dense = all(weight.is_floating_point() for weight in weights)
+        exact = dense and embeddings.dtype is torch.float32 and packed is not torch.bfloat16
+        return EXACT if exact else ROUNDED
+
+    def _read(self, inputs: Tensor, positions: Tensor) -> Tensor:
+        return self.forward(inputs, positions, 0, [()] * len(inputs))
 
     @torch.inference_mode()
     def forward(
@@ -158,22 +181,7 @@ class RowModel:
             self._stack.route(self._stack.gates(adapters))
         logits = lm_head(hidden.reshape(len(adapters), -1, hidden.shape[-1]))
         logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
-        return torch.log_softmax(logits.float(), dim=-1)
+        return torch.log_softmax(self._finish(logits).float(), dim=-1)
 
     def _window(self, last: int) -> int:
         return (last // WINDOW_STEP + 1) * WINDOW_STEP
-
-
-@torch.inference_mode()
-def _check_output_layer(model: Any) -> None:
-    lm_head = model.get_output_embeddings()
-    probe = torch.zeros(1, 1, dtype=torch.long, device=model.device)
-    try:
-        hidden = model.base_model(input_ids=probe).last_hidden_state
-    except RuntimeError as error:  # shapes or kernels that this machine's 4-bit library lacks
-        raise PackError(f"base: {type(model).__name__} fails on one token: {error}") from error
-    if not torch.allclose(lm_head(hidden), model(input_ids=probe).logits, rtol=1e-3, atol=1e-3):
-        raise PackError(
-            f"base: {type(model).__name__} changes its logits after the output layer; "
-            "use an architecture without soft-capping or logit scaling."
-        )

@@ -12,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
 from mpd_core.errors import ModelSourceError
 from mpd_core.models.convert import convert_gguf
-from mpd_core.models.hub import UnavailableError, checked_folder, hub_file, hub_snapshot
+from mpd_core.models.files import checked_folder
+from mpd_core.models.hub import UnavailableError, hub_file, hub_snapshot
 from mpd_core.models.store import Progress, build_once, is_no_space, one_line
 from mpd_core.packs import FolderSource, GGUFSource, HubSource, Pack, Source, file_sha256
 
@@ -46,6 +47,18 @@ def obtain(pack: Pack, source: Source, *, progress: Progress = _silent) -> Path:
     if isinstance(source, HubSource):
         return hub_snapshot(source.repo, source.revision, progress)
     return _from_folder(pack, source)
+
+
+def obtain_all(pack: Pack, *, progress: Progress = _silent) -> Iterator[Path]:
+    """Each model that a pack needs to run without a network, one after the other.
+
+    Raises:
+        ModelSourceError: as ``obtain``.
+    """
+    spec = pack.spec
+    backbone = [] if spec.pcm.backbone == "base" else [spec.pcm.backbone]
+    for source in (spec.base.source, *spec.experts.checkpoints.values(), *backbone):
+        yield obtain(pack, source, progress=progress)
 
 
 def _from_gguf(source: GGUFSource, progress: Progress) -> Path:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
-from mpd_core.models.base import fastest_precision
+from mpd_core.models.base import LOCAL, fastest_precision
 from mpd_core.models.sources import obtain
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack
@@ -59,7 +59,7 @@ class Setup:
         recipe = load_recipe(pack)
         styles = load_styles(pack.path(recipe.data.file))
         base = obtain(pack, pack.spec.base.source, progress=progress)
-        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
         renderer = PromptRenderer(tokenizer, pack.spec.template)
         _prepare(tokenizer, renderer)
         out = out or RUNS / pack.spec.name
@@ -138,7 +138,7 @@ class Setup:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype
+            folder, use_safetensors=True, dtype=dtype, **LOCAL
         )
         model.requires_grad_(False)
         model.config.use_cache = False

@@ -1,0 +1,83 @@
+"""What a base's configuration says, whatever its architecture calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpd_core.errors import PackError
+
+WINDOW_STEP = 64
+"""Rows see multiples of so many positions, so that shapes repeat from token to token."""
+_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads")
+_LOCAL = ("window", "chunk", "topk")
+"""Parts of the names of settings that say how far back a token looks, or at how many others."""
+
+
+def text_config(model: Any) -> Any:
+    """The part of a model's configuration that is about text: all of it, except in models that
+    also see or hear."""
+    return model.config.get_text_config(decoder=True)
+
+
+def body_of(model: Any) -> Any:
+    """What a causal LM computes its states with: everything but the output layer."""
+    return model.base_model if model.base_model is not model else model.model
+
+
+def finish(config: Any) -> Callable[[Tensor], Tensor]:
+    """What some architectures do to their logits after the output layer: scale or cap them."""
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    cap = getattr(config, "final_logit_softcapping", None)
+
+    def apply(logits: Tensor) -> Tensor:
+        logits = logits if scale == 1 else logits * scale
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    return apply
+
+
+def token_bytes(config: Any, dtype: torch.dtype) -> int:
+    """Bytes that one token's keys and values take in all layers."""
+    heads = next(n for n in (getattr(config, name, None) for name in _KV_HEADS) if n)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * dtype.itemsize)
+
+
+def row_length(config: Any, context: int) -> int:
+    """Tokens that a row may hold: the pack's context, as far as the base has positions.
+
+    Raises:
+        PackError: a longer text's rotary embedding would change for the tokens already read.
+    """
+    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    for rope in _ropes(config):
+        original = rope.get("original_max_position_embeddings")
+        if rope["rope_type"] == "longrope" and original and original < context:
+            raise PackError(
+                f"decode.context: {context} tokens, but from {original} on the base's rope "
+                f"(longrope in config.json) turns all earlier tokens anew: set it to at most "
+                f"{original}."
+            )
+        if rope["rope_type"] == "dynamic" and limit:
+            limit -= 1  # an idle row's position, just beyond the last, must not stretch it
+    if limit and config.model_type == "mpt":
+        limit -= limit % WINDOW_STEP  # its bias covers so many positions and no more
+    return min(context, limit) if limit else context
+
+
+def local_sizes(config: Any) -> list[int]:
+    """Settings that could make a token look at fewer than all tokens before it."""
+    names = (name for name in config.to_dict() if any(part in name for part in _LOCAL))
+    return [size for size in (getattr(config, n, None) for n in names) if type(size) is int]
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """Settings of the rotary embedding, of each layer type where these differ."""
+    found = getattr(config, "rope_parameters", None) or {}
+    tables = [found, *(table for table in found.values() if isinstance(table, dict))]
+    return [table for table in tables if isinstance(table.get("rope_type"), str)]

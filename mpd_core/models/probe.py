@@ -1,0 +1,167 @@
+"""Held against transformers' own forward pass when a base is loaded.
+
+An architecture may do what no configuration tells: look back less far, keep a state of its own,
+count positions by itself, change its logits at the end. None of this raises an error; it is the
+text that would be another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpd_core.errors import PackError
+from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
+from mpd_core.models.store import one_line
+
+SMALL = 300_000_000
+"""Parameters up to which a long text is read; beyond, as few tokens as can tell anything."""
+FEW, LONG, LONGEST = 12, 72, 1024
+STEPS = 2
+"""Tokens at the end that are read one by one."""
+
+Read = Callable[[Tensor, Tensor], Tensor]
+"""Tokens and positions [rows, T] to last hidden states [rows, T, D], with what was read before."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Two texts of different lengths, and what transformers makes of each."""
+
+    texts: list[Tensor]
+    states: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        """Of the longer text."""
+        return max(map(len, self.texts))
+
+
+def take_sample(model: Any, length: int) -> Sample:
+    """Read two texts by a model's own forward pass, before anything in it is replaced.
+
+    Args:
+        model: a causal LM.
+        length: tokens that a row will be able to hold.
+
+    Raises:
+        PackError: the model fails, or changes its logits after the output layer.
+    """
+    config = text_config(model)
+    small = sum(p.numel() for p in model.parameters()) <= SMALL
+    sizes = [size + STEPS + 1 for size in local_sizes(config) if size < LONGEST]
+    longest = min(max([LONG, *sizes]) if small else FEW, length)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(1, config.vocab_size, (longest,), generator=generator)
+    texts = [ids, ids.flip(0)[: max(STEPS, longest // 2)]]
+    with _as_pack_errors(model), torch.inference_mode():
+        states = [_states(model, text) for text in texts]
+    return Sample(texts, states)
+
+
+def check_output_layer(model: Any) -> None:
+    """Refuse a model whose logits are not its output layer's, finished as ``finish`` does.
+
+    Raises:
+        PackError: no output layer, logits that are changed otherwise, or the model fails.
+    """
+    lm_head = model.get_output_embeddings()
+    if lm_head is None:
+        raise PackError(f"base: {type(model).__name__} has no output layer; use a causal LM.")
+    seen: list[Tensor] = []
+
+    def ramp(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        # Far beyond usual logits, so that no cap on them is missed.
+        size = output.shape[-1]
+        made = torch.linspace(-200, 200, size, device=output.device, dtype=output.dtype)
+        seen.extend((inputs[0], made))
+        return made.expand_as(output)
+
+    probe = torch.ones(1, 1, dtype=torch.long, device=model.device)
+    hook = lm_head.register_forward_hook(ramp)
+    try:
+        with _as_pack_errors(model), torch.inference_mode():
+            logits = model(input_ids=probe).logits
+            hidden = body_of(model)(input_ids=probe).last_hidden_state
+    finally:
+        hook.remove()
+    if seen[0].shape != hidden.shape or not torch.allclose(seen[0], hidden, rtol=1e-2, atol=1e-2):
+        raise PackError(
+            f"base: {type(model).__name__} changes its states before the output layer; "
+            "use another architecture."
+        )
+    expected = finish(text_config(model))(seen[1]).to(logits.dtype)
+    if not torch.allclose(logits[0, -1], expected, rtol=1e-2 if expected.itemsize < 4 else 1e-5):
+        raise PackError(
+            f"base: {type(model).__name__} changes its logits after the output layer in a way of "
+            "its own; use a base of another architecture."
+        )
+
+
+def check_rows(read: Read, sample: Sample, model: Any, *, tolerance: float) -> None:
+    """Read a sample as two rows, the ends one by one, and compare.
+
+    Args:
+        read: through an empty cache.
+        sample: by the same weights.
+        model: for its name.
+        tolerance: largest difference of two states, relative to the longer of the two.
+
+    Raises:
+        PackError: the states differ, or the rows cannot be computed.
+    """
+    with _as_pack_errors(model):
+        differences = _differences(read, sample)
+    # Where products round, a mixture's router may choose other experts for some tokens.
+    worst = differences.max() if tolerance < 0.01 else differences.quantile(0.75)
+    if not worst <= tolerance:
+        raise PackError(
+            f"base: {type(model).__name__} gives other states in rows of different texts than by "
+            f"itself (by {float(worst):.1e}); use a base of another architecture."
+        )
+
+
+def _differences(read: Read, sample: Sample) -> Tensor:
+    ends = [len(text) - STEPS for text in sample.texts]
+    tokens = torch.nn.utils.rnn.pad_sequence(
+        [text[:end] for text, end in zip(sample.texts, ends, strict=True)], batch_first=True
+    )
+    found = []
+    if max(ends):
+        hidden = read(tokens, torch.arange(tokens.shape[1]).expand_as(tokens))
+        found = [[*row[:end]] for row, end in zip(hidden, ends, strict=True)]
+    found = found or [[] for _ in ends]
+    for step in range(STEPS):
+        places = torch.tensor([[end + step] for end in ends])
+        last = torch.stack([text[p] for text, p in zip(sample.texts, places, strict=True)])
+        for row, state in zip(found, read(last, places)[:, 0], strict=True):
+            row.append(state)
+    got = torch.stack([state for row in found for state in row]).float()
+    wanted = torch.cat(sample.states).float()
+    difference: Tensor = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-6)
+    return difference
+
+
+def _states(model: Any, text: Tensor) -> Tensor:
+    tokens = text[None].to(model.device)
+    states: Tensor = body_of(model)(input_ids=tokens, use_cache=False).last_hidden_state[0]
+    return states
+
+
+@contextmanager
+def _as_pack_errors(model: Any) -> Iterator[None]:
+    """A model's own exceptions, of whatever kind, as one line."""
+    try:
+        yield
+    except PackError:
+        raise
+    except Exception as error:
+        raise PackError(
+            f"base: {type(model).__name__} cannot be run here ({one_line(error)}); "
+            "use a base of another architecture, or another precision."
+        ) from error

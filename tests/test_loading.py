@@ -1,0 +1,210 @@
+"""Reading a base: exactly its tensors, whole files, no code of its own; else one sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from mpd_core.errors import ModelSourceError, PackError
+from mpd_core.models.base import load_model, weight_format
+from mpd_core.models.files import checked_folder
+from tests.architectures import GPT, make_model
+
+Tensors = dict[str, Tensor]
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n"
+
+
+@pytest.fixture
+def base(tiny_base: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(tiny_base, tmp_path / "base"))
+
+
+def load(folder: Path) -> Any:
+    return load_model(folder, weight_format("cpu", precision="fp32")).model
+
+
+def change_tensors(folder: Path, change: Callable[[Tensors], object]) -> None:
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def change_config(folder: Path, **settings: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **settings}))
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda t: t.pop(QUERY), f"lacks the tensor '{QUERY}'"),
+        (lambda t: t.pop("lm_head.weight"), "lacks the tensor 'lm_head.weight'"),
+        (lambda t: t.update({f"other.{k}": t.pop(k) for k in list(t)}), "lacks the tensor"),
+        (
+            lambda t: t.update({QUERY.replace("weight", "bias"): torch.ones(64)}),
+            "holds the tensor 'model.layers.1.self_attn.q_proj.bias', which LlamaForCausalLM",
+        ),
+        (
+            lambda t: t.update({QUERY.replace("layers.1", "layers.2"): torch.ones(64, 64)}),
+            "holds the tensor 'model.layers.2",
+        ),
+        (
+            lambda t: t.update({QUERY: torch.ones(32, 64)}),
+            r"q_proj.weight' in .* has the shape \(32, 64\), but \(64, 64\)",
+        ),
+        # Named as a mask is in old files, but a bias.
+        (lambda t: t.update({"model.layers.0.attn.bias": torch.ones(64)}), "holds the tensor"),
+    ],
+    ids=["missing", "no head", "other prefix", "a bias", "another layer", "shape", "no mask"],
+)
+def test_a_base_holds_exactly_its_tensors(
+    base: Path, change: Callable[[Tensors], object], sentence: str
+) -> None:
+    change_tensors(base, change)
+    for _ in range(2):  # nothing is kept that would let it pass the second time
+        with pytest.raises(PackError, match=sentence) as caught:
+            load(base)
+        assert "\n" not in str(caught.value)
+
+
+def test_tied_weights_may_be_missing_and_causal_masks_left_over(base: Path) -> None:
+    """GPT-2's and GPT-J's files hold their masks; those of LLaMA once held its frequencies."""
+    change_config(base, tie_word_embeddings=True)
+    masks = {
+        "model.layers.0.attn.bias": torch.ones(1, 1, 8, 8).tril().bool(),
+        "model.layers.0.attn.masked_bias": torch.tensor(-1e9),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8),
+    }
+    change_tensors(base, lambda t: (t.pop("lm_head.weight"), t.update(masks)))
+    model = load(base)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+
+
+def test_files_of_a_body_alone_are_read_too(tiny_base: Path, tmp_path: Path) -> None:
+    """As GPT-2's on the hub: names without the body's prefix, the head tied, masks beside them."""
+    settings = {**GPT, "tie_word_embeddings": True}
+    model = make_model("gpt2", settings)
+    folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    model.save_pretrained(folder)
+    masks = {f"h.{k}.attn.masked_bias": torch.tensor(-1e4) for k in range(4)}
+    masks |= {f"h.{k}.attn.bias": torch.ones(1, 1, 8, 8).tril() for k in range(4)}
+
+    def strip(tensors: Tensors) -> None:
+        for name in list(tensors):
+            tensors[name.removeprefix("transformer.")] = tensors.pop(name)
+        tensors.update(masks)
+
+    change_tensors(folder, strip)
+    loaded = load(folder)
+    assert torch.equal(loaded.transformer.wte.weight, model.transformer.wte.weight)
+    change_tensors(folder, lambda t: t.update({"h.0.attn.extra.bias": torch.ones(64)}))
+    with pytest.raises(PackError, match="holds the tensor"):
+        load(folder)
+
+
+def test_a_configuration_of_another_size_is_named(base: Path) -> None:
+    change_config(base, hidden_size=128)
+    with pytest.raises(PackError, match=r"has the shape \(405, 64\), but \(405, 128\)"):
+        load(base)
+
+
+def test_an_architecture_that_transformers_does_not_know(base: Path) -> None:
+    change_config(base, model_type="llama9")
+    with pytest.raises(PackError, match=r"cannot be loaded: .*llama9"):
+        load(base)
+
+
+def test_half_a_tokenizer_is_one_line(base: Path) -> None:
+    file = base / "tokenizer.json"
+    file.write_text(file.read_text()[:5000])
+    with pytest.raises(PackError, match="cannot be loaded") as caught:
+        load(base)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_its_own_is_never_run_nor_asked_for(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Where nothing is said, transformers waits at the terminal for a yes."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("asked"))
+    names = ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer")
+    changed = json.loads((base / file).read_text())
+    changed["auto_map"] = dict.fromkeys(names, "evil.Evil")
+    changed["model_type" if file == "config.json" else "tokenizer_class"] = "Evil"
+    (base / file).write_text(json.dumps(changed))
+    (base / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: ...\n")
+    if file == "config.json":
+        with pytest.raises(PackError, match=r"cannot be loaded.*auto_map"):
+            load(base)
+    else:
+        with contextlib.suppress(PackError):  # its tokenizer.json may do without
+            load(base)
+    assert not (tmp_path / "ran").exists()
+
+
+def checked(folder: Path) -> Path:
+    return checked_folder(folder, "base.source.folder", tokenizer=True)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_a_git_lfs_pointer_is_named(base: Path, file: str) -> None:
+    (base / file).write_text(POINTER)
+    with pytest.raises(ModelSourceError, match=rf"{file} is a git-lfs pointer .*git lfs pull"):
+        checked(base)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda raw: raw[: len(raw) // 2], "bytes of the .* that its header promises"),
+        (lambda raw: raw + b"more", "bytes of the .* that its header promises"),
+        (lambda raw: raw[:4], "is no safetensors file"),
+        (lambda _: b"", "is no safetensors file"),
+        (lambda _: b"PK\x03\x04" + bytes(100), "is no safetensors file"),
+        (lambda _: b"\xff" * 100, "is no safetensors file"),
+    ],
+    ids=["half", "longer", "a few bytes", "empty", "a zip", "noise"],
+)
+def test_weights_that_were_cut_are_seen(
+    base: Path, damage: Callable[[bytes], bytes], sentence: str
+) -> None:
+    file = base / "model.safetensors"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ModelSourceError, match=sentence) as caught:
+        checked(base)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "must hold a table"),
+        ('{"transformers_weights": "other.safetensors"}', "sets transformers_weights"),
+    ],
+)
+def test_a_configuration_that_is_none(base: Path, content: str, sentence: str) -> None:
+    (base / "config.json").write_text(content)
+    with pytest.raises(ModelSourceError, match=rf"config\.json.* {sentence}"):
+        checked(base)
+
+
+def test_a_whole_folder_is_loaded_as_it_is(base: Path) -> None:
+    assert checked(base) == base
+    plain = AutoModelForCausalLM.from_pretrained(base).state_dict()
+    for name, tensor in load(base).state_dict().items():
+        assert torch.equal(tensor, plain[name])
