@@ -40,7 +40,10 @@ class Together:
             self._lay_out(blocks, y.shape[-1], stack)
         if not self._columns:
             return y
-        delta: Tensor = self._b(self._a(x) * stack.mask(self._columns, self._places))
+        mask = stack.mask(self._columns, self._places)
+        # Not a product alone: where an adapter overflows, rows without it would get 0 x inf, NaN.
+        inner = (self._a(x) * mask).masked_fill_(mask == 0.0, 0.0)
+        delta: Tensor = self._b(inner)
         return y.add_(delta)
 
     def _lay_out(self, blocks: Sequence[Block], width: int, stack: LoraStack) -> None:

@@ -67,6 +67,7 @@ class RowModel:
         loops = self.device.type == "cpu" and not graphs
         self.exact = loops and body is LlamaBody and packed is not None
         """Whether tokens read together and one by one leave the same bits in the cache."""
+        self._reads_own = loops and body is LlamaBody  # loops end where a row does
         self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
         self._body = body(model, self._stack, packed=packed, layers=layers)
         count = len(layers) if layers else model.config.num_hidden_layers
@@ -96,6 +97,8 @@ class RowModel:
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
         gates = self._stack.gates(adapters)
+        if not self._reads_own:
+            self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
             window = self._window(int(positions.max()))  # before the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
