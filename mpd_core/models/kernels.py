@@ -4,9 +4,10 @@ Each row is a loop of its own, so its result is the same to the bit whatever oth
 A step of one request has little arithmetic outside of its products: in torch's operators, six for
 a norm and twenty for attention, most of its time would go by between them.
 
-Loops run on OpenMP threads, the very ones that torch's products run on: torch's library is loaded
-first and answers for both. A pool of their own would have to take turns with torch's, which waits
-for work without sleeping; without OpenMP they run on one core instead.
+Loops run on OpenMP threads, the very ones that torch's products run on and as many (``threads``
+says how many): torch's library is loaded first and answers for both. A pool of their own would have
+to take turns with torch's, which waits for work without sleeping; without OpenMP they run on one
+core instead.
 
 Numbers are fp32, adapters may be fp16 seen as int16; D hidden, d a head's width. What is summed is
 summed in an order that depends on its length alone.
@@ -22,7 +23,6 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
@@ -48,7 +48,6 @@ HAS_OPENMP = find_openmp()
 """Whether loops share torch's threads; numba needs the system's library for it."""
 if HAS_OPENMP:
     numba.config.THREADING_LAYER = "omp"
-    numba.config.NUMBA_NUM_THREADS = torch.get_num_threads()
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LEAST = np.float32(-87)  # its exponential is about the least that fp32 holds in full
@@ -293,6 +292,11 @@ def add_lora(x: Array, gates: Array, blocks: Whole, a: Factor, b: Factor, y: Arr
                     inner[r] = gate * _dot(a[first + r], x[n])
                 rows_b = b[place : place + rank * height].reshape(rank, height)
                 _add_rows(inner, rows_b, y[n, start : start + height])
+
+
+def loop_threads() -> int:
+    """How many threads the loops run on."""
+    return int(numba.get_num_threads()) if HAS_OPENMP else 1
 
 
 @cache
