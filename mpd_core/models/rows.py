@@ -67,6 +67,8 @@ class RowModel:
         loops = self.device.type == "cpu" and not graphs
         self.exact = loops and body is LlamaBody and packed is not None
         """Whether tokens read together and one by one leave the same bits in the cache."""
+        self.alike = False
+        """Whether a row was seen to be, to the bit, what it is alone."""
         self._reads_own = loops and body is LlamaBody  # loops end where a row does
         self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
         self._body = body(model, self._stack, packed=packed, layers=layers)
@@ -121,6 +123,11 @@ class RowModel:
     def decoder(self) -> str:
         """Which code runs its layers."""
         return "written out" if isinstance(self._body, LlamaBody) else "transformers"
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it has the output layer: a trunk has none."""
+        return hasattr(self._body, "lm_head")
 
     @property
     def graphs(self) -> int | None:
