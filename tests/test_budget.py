@@ -46,8 +46,10 @@ def taken(needs: dict[str, Need], shares: dict[str, Share]) -> int:
 def test_all_models_together_fit(name: str, card: int) -> None:
     """With a fifth of the rest left over; whole requests, and on every card the shipped packs."""
     needs, free = PACKS[name], int((card - WEIGHTS[name]) * GIB)
-    if (name, card) == ("checkpoints", 16):
-        with pytest.raises(PackError, match=r"take 8\.7 GiB, and this GPU has 0\.6 GiB"):
+    if name == "checkpoints" and card < 40:
+        with pytest.raises(
+            PackError, match=r"decode\.context: keys and values of one request take 8\.7 GiB"
+        ):
             share_gpu(free, needs)
         return
     shares = share_gpu(free, needs)

@@ -17,7 +17,7 @@ CPU_CACHE_BYTES = 4 * 2**30
 GPU_CACHE_SHARE = 0.8
 """Of what is free once graphs have theirs; the rest is for prompts as they are read, for adapters
 where they are laid out, and for what the allocator cannot use."""
-GRAPH_BYTES = 12 * 2**20
+GRAPH_BYTES = 8 * 2**20
 """What a captured graph holds beside its tensors: its nodes and their arguments."""
 
 

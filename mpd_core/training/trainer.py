@@ -18,6 +18,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from mpd_core.charts import page
 from mpd_core.models.adapters import CONFIG_FILE, WEIGHTS_FILE
+from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training.data import Split
 from mpd_core.training.recipe import StageSpec
 
@@ -52,7 +53,7 @@ def common(folder: Path, stage: StageSpec, seed: int) -> dict[str, Any]:
         "max_grad_norm": 1.0,
         "seed": seed,
         "data_seed": seed,
-        "bf16": True,  # CPUs without the instructions emulate it, slowly but to the same effect
+        "bf16": trains_in_bf16(),
         "use_cpu": not cuda,
         _CHECKPOINTING: False,
         "train_sampling_strategy": "sequential",
