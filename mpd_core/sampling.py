@@ -17,6 +17,8 @@ DRY_BASE, DRY_ALLOWED = 1.75, 2
 """Growth of the penalty by token, and the longest repeat that costs nothing: the usual defaults."""
 DRY_LONGEST = 20
 """Longer repeats are not looked into: the penalty is beyond any probability by then."""
+LEAST = torch.finfo(torch.float64).tiny
+"""Of temperatures: what is smaller still may be flushed to zero."""
 
 
 def penalise(
@@ -139,8 +141,11 @@ def _sample(scores: Tensor, samplings: Sequence[Sampling], draws: Sequence[float
     def column(values: Sequence[float]) -> Tensor:
         return torch.tensor(values, dtype=torch.float64, device=scores.device)
 
-    temperatures = column([sampling.temperature for sampling in samplings])
-    probs = torch.softmax(scores.double() / temperatures[:, None], dim=-1)
+    # Zero over the least temperature is still zero: nothing that is divided overflows upwards.
+    scores = scores.double()
+    above = scores - scores.amax(dim=-1, keepdim=True)
+    temperatures = column([sampling.temperature for sampling in samplings]).clamp_min(LEAST)
+    probs = torch.softmax(above / temperatures[:, None], dim=-1)
     if any(sampling.top_p < 1.0 for sampling in samplings):
         probs = nucleus(probs, column([sampling.top_p for sampling in samplings]))
     bounds = probs.cumsum(dim=-1)

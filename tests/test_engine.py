@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -11,12 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from mpd_core.engine import Engine
 from mpd_core.engine.build import build
 from mpd_core.engine.intake import Intake
+from mpd_core.engine.memory import held_bytes
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
+from mpd_core.models.cache import RowCache
 from mpd_core.packs import Pack, Precision
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import StepRecord, Trace
@@ -200,6 +204,53 @@ def test_status_says_what_runs(make_pack: Callable[..., Pack]) -> None:
     assert busy["requests"] == {"running": 1, "entering": 0, "waiting": 0}
     assert busy["mib"]["base_tensors"] > 0
     json.dumps(busy)
+
+
+def test_status_may_be_asked_while_the_worker_works(make_pack: Callable[..., Pack]) -> None:
+    """Requests come and go, adapters are made and laid out, and nobody who asks sees that."""
+    engine = Engine.open(make_pack(prompt="plain", soup="factors", adapters=True))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads take turns in the midst of everything
+    try:
+        codes = ("AAA", "AAB", "ABA", "BAB", "-BB", "BB-")
+        methods = ("soup", "mpd", "uniform", "vanilla")
+        requests = [ask("Hi", code, m, max_new_tokens=4) for code in codes for m in methods]
+        streams = [engine.submit(request) for request in requests]
+        while any(engine.status()["requests"].values()):
+            assert engine.status()["models"]["base"]["products"]
+        for stream in streams:
+            assert len(list(stream)) > 0
+    finally:
+        sys.setswitchinterval(interval)
+        engine.close()
+
+
+def test_what_changes_while_it_is_looked_at_is_counted_all_the_same() -> None:
+    """A dictionary, a set and a list that another thread fills and empties all the time."""
+    holder = RowCache(layers=0, capacity=1, length=1, budget=1)
+    holder.places, holder.names, holder.rows = {}, set(), []
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for k in range(50):
+                holder.places[k] = torch.empty(1)
+                holder.names.add(k)
+                holder.rows.append(k)
+            for part in (holder.places, holder.names, holder.rows):
+                part.clear()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    worker = threading.Thread(target=change)
+    worker.start()
+    try:
+        for _ in range(2000):
+            assert held_bytes({"lane": holder})["base"] == 0
+    finally:
+        stop.set()
+        worker.join()
+        sys.setswitchinterval(interval)
 
 
 def test_soup_of_factors_equals_reference(make_pack: Callable[..., Pack]) -> None:

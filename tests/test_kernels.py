@@ -94,8 +94,12 @@ def test_exp_is_exact_to_fp32() -> None:
     out = np.empty_like(x)
     exp_all(x, out)
     np.testing.assert_allclose(out, np.exp(x.astype(np.float64)), rtol=1.3e-7)
-    exp_all(np.full(1, -1e30, np.float32), out)
-    assert 0 < out[0] < 1e-37
+    beyond = np.array([-np.inf, -1e30, 88.72, 89, 90, 1e30, np.inf, np.nan], np.float32)
+    exp_all(beyond, out)
+    assert (out[:2] > 0).all()
+    assert (out[:2] < 1e-37).all()
+    assert np.isposinf(out[2:7]).all()
+    assert np.isnan(out[7])
 
 
 def test_norm_and_gate_are_torchs() -> None:
@@ -104,6 +108,30 @@ def test_norm_and_gate_are_torchs() -> None:
     torch.testing.assert_close(norm(everyone), expected, atol=1e-6, rtol=1e-6)
     gate, up = (8 * random(ROWS, 200)).chunk(2, dim=-1)
     torch.testing.assert_close(gated(everyone), F.silu(gate) * up, atol=1e-5, rtol=1e-6)
+
+
+def test_gates_of_any_size_are_torchs() -> None:
+    """As far as fp32 goes, both ways, and what is not a number stays none."""
+    sizes = torch.tensor([0.0, 29, 86, 87.5, 88, 88.5, 89, 90, 100, 302, 1e4, 1e20, 3e38])
+    gate = torch.cat([-sizes, sizes, torch.tensor([torch.nan])])[None]
+    x = torch.cat([gate, torch.ones_like(gate)], dim=1)
+    out = run(kernels.gated, torch.empty_like(gate), x)
+    torch.testing.assert_close(out, F.silu(gate), atol=1e-35, rtol=2e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -torch.inf])
+def test_attention_hides_nothing_that_is_broken(broken: float) -> None:
+    """A query or a key that is not finite shows in what is mixed, and in no other row."""
+    whole = attended(slice(None))[0]
+    for part in (0, HEADS):  # the first query, the first key
+        qkv = heads()
+        qkv[4, 1, part, 3] = broken
+        keys, values = (random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=seed) for seed in (3, 4))
+        out = torch.empty_like(whole)
+        run(kernels.attend, out, qkv, *turning(), keys, values, 2, POSITIONS)
+        assert out[4, 1, 0].isnan().all()
+        others = [row for row in range(ROWS) if row != 4]
+        assert torch.equal(out[others], whole[others])
 
 
 def test_attention_is_torchs_and_caches_what_it_reads() -> None:

@@ -208,3 +208,16 @@ def test_waiting_is_for_answers_that_are_not_here_yet() -> None:
     assert not remotes.ready(sequence)
     release.set()
     remotes.close()
+
+
+def test_what_cannot_be_asked_is_refused_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that is not there: told without obtaining a model, and no thread is left behind."""
+    monkeypatch.delenv("MPD_TEST_KEY", raising=False)
+    experts = remote("up0", "http://127.0.0.1:9/v1", 5)
+    nowhere = tmp_path / "no-model-here"
+    pack = load_pack(tiny.write_pack(tmp_path, nowhere, dimensions=1, experts=experts))
+    with pytest.raises(RemoteError, match="MPD_TEST_KEY"):
+        Engine.open(pack)
+    assert not [t for t in threading.enumerate() if t.name.startswith("remote-")]

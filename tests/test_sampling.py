@@ -68,6 +68,16 @@ def pick(log_probs: torch.Tensor, sampling: Sampling, generator: torch.Generator
     return int(choose(log_probs[None], [sampling], [[]], [draw(generator)]))
 
 
+@pytest.mark.parametrize("temperature", [1e-2, 1e-300, 2.3e-308, 1e-310, 5e-324])
+def test_the_least_temperatures_take_the_likeliest(temperature: float) -> None:
+    """Down to the least number there is; of two that are as likely, each half of the time."""
+    scores = torch.tensor([[-3.0, -1.0, -2.0, -1e-30], [-0.5, -2.0, -0.5, -torch.inf]])
+    sampling = Sampling(temperature=temperature)
+    for number, second in ((0.001, 0), (0.01, 0), (0.49, 0), (0.51, 2), (0.999, 2)):
+        chosen = choose(scores, [sampling] * 2, [[]] * 2, [number] * 2)
+        assert chosen.tolist() == [3, second]
+
+
 def test_replies_are_chosen_as_if_alone() -> None:
     """A batch of settings gives each reply what it gets by itself."""
     log_probs = torch.stack([P[0].log(), P[1].log(), P[0].log()])

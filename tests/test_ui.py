@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import socket
+import time
 
 import pytest
 
@@ -15,7 +16,7 @@ from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
 from mpd_core.ui import palette, view
-from mpd_core.ui.chat import Chat
+from mpd_core.ui.chat import KEPT_SECONDS, Chat, expire
 from mpd_core.ui.handlers import whole
 from mpd_core.ui.server import check_port
 from mpd_core.ui.zerogpu import duration
@@ -136,3 +137,31 @@ def test_check_port_says_what_to_do() -> None:
 
 def test_zerogpu_reserves_no_more_than_two_minutes() -> None:
     assert 10 < duration(request()) <= 120
+
+
+def test_conversations_are_forgotten_when_nobody_uses_them() -> None:
+    """Each an hour after its last use; not while a reply is being written, nor anyone else's."""
+    first, later, busy, empty = (copy.deepcopy(Chat()) for _ in range(4))
+    for chat in (first, later, busy):
+        run = chat.start(request())
+        run.claim()
+        run.add(step(0, "Hello"))
+        if chat is not busy:
+            run.close("done", "stop")
+            chat.keep(run)
+    later.used += 600
+    now = time.monotonic()
+    assert expire(now + KEPT_SECONDS - 10) == 0
+    assert first.messages
+    assert expire(now + KEPT_SECONDS + 1) == 1
+    assert (first.messages, first.run) == ((), None)
+    assert later.messages
+    assert busy.run is not None
+    assert busy.run.open
+    assert expire(now + KEPT_SECONDS + 700) == 1
+    assert later.messages == ()
+    busy.run.close("done", "stop")
+    assert expire(now + KEPT_SECONDS + 700) == 1
+    first.start(request()).close("done", "stop")  # a visitor who comes back is known again
+    assert expire(now + 2 * KEPT_SECONDS + 700) == 1
+    assert empty.run is None

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
+from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
 from mpd_core.experts import ANCHOR, BASE, TRUNK
@@ -17,18 +19,15 @@ from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
-from mpd_core.models.architecture import token_bytes
+from mpd_core.models.architecture import row_length, token_bytes
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
+from mpd_core.models.graphs import MOST_GRAPHS
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
-from mpd_core.models.rows import RowModel
+from mpd_core.models.rows import WINDOW_STEP, RowModel
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 from mpd_core.prompts import PromptRenderer
-
-CPU_CACHE_BYTES = 4 * 2**30
-GPU_CACHE_SHARE = 0.6
-MAX_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,10 @@ class EngineInfo:
 
     device: str
     precision: str
+    threads: int
+    """Of products, and of loops on a CPU."""
+    crowd: str
+    """What holds of log-probabilities, whoever else is served."""
     notes: tuple[str, ...] = ()
 
 
@@ -48,6 +51,17 @@ class Parts:
     remotes: Mapping[str, RemoteExpert]
     tokenizer: Any
     info: EngineInfo
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What a row model is made of."""
+
+    loaded: LoadedModel
+    adapters: list[LoraAdapter]
+    rows: int
+    """That one request can have there at most."""
+    layers: range | None = None
 
 
 def build(
@@ -69,6 +83,7 @@ def build(
     """
     spec = pack.spec.base
     format_ = weight_format(device, quantize or spec.quantize, precision or spec.precision)
+    _remotes(pack, 0, keep=False)  # what can be refused now should not wait for gigabytes
     folder = obtain(pack, spec.source, progress=progress)
     if format_.device == "cpu":
         progress("Preparing loops for this CPU: some seconds the first time, then none.")
@@ -85,7 +100,8 @@ def build(
     weight_head = load_head(width, len(pack.space.poles), file)
     runner = Runner(lanes, weight_head, kept_rows=kept_rows)
     remotes = _remotes(pack, lanes["base"].vocab_size)
-    info = EngineInfo(format_.device, str(format_), _notes(format_))
+    threads, crowd = torch.get_num_threads(), promise(lanes)
+    info = EngineInfo(format_.device, str(format_), threads, crowd, _notes(format_))
     return Parts(runner, remotes, base.tokenizer, info)
 
 
@@ -110,19 +126,22 @@ def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> di
         adapters.append(load_adapter(ANCHOR, pack.path(experts.anchor.folder)))
     own = [load_adapter("pcm", pack.path(pcm.adapter.folder))] if pcm.adapter else []
     sizes = [model.config.vocab_size for model in (base, *others.values())]
-    length, vocabulary = pack.spec.decode.context, min(sizes)
-    lanes = {name: _row_model(model, [], length) for name, model in others.items()}
+    made = {name: _Lane(model, [], rows=1) for name, model in others.items()}
+    experts_at_once = len(pack.space.dimensions) + (2 if experts.anchor else 1)  # and anchors
     if pcm.backbone == "base":
-        adapters += own
-    lanes |= _base_lanes(base, adapters, length)
-    for lane in lanes.values():
-        lane.vocab_size = vocabulary  # some models pad theirs; what pads is never a token
-    if pcm.backbone != "base":
-        lanes["pcm"] = _row_model(_backbone(pack, pcm.backbone, base, progress), own, length)
+        made |= _base_lanes(base, [*adapters, *own], experts_at_once + 1)
+    else:
+        made |= _base_lanes(base, adapters, experts_at_once)
+        made["pcm"] = _Lane(_backbone(pack, pcm.backbone, base, progress), own, rows=1)
+    lanes = _row_models(made, pack.spec.decode.context)
+    for name, lane in lanes.items():
+        if name != "pcm" or pcm.backbone == "base":
+            lane.vocab_size = min(sizes)  # some models pad theirs; what pads is never a token
+        try_out(lane, reads_states=name == BASE and TRUNK in lanes)
     return lanes
 
 
-def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], length: int) -> dict[str, RowModel]:
+def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], rows: int) -> dict[str, _Lane]:
     """The base, in two parts where no adapter touches its lower layers.
 
     Rows that read the same text are alike in those, so a request runs them once for all of its
@@ -131,10 +150,10 @@ def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], length: int) -> 
     count = base.config.num_hidden_layers
     first = lowest_layer(adapters, count)
     if not (0 < first < count and is_llama(base.model)):
-        return {BASE: _row_model(base, adapters, length)}
+        return {BASE: _Lane(base, adapters, rows)}
     return {
-        TRUNK: _row_model(base, [], length, range(first)),
-        BASE: _row_model(base, adapters, length, range(first, count)),
+        TRUNK: _Lane(base, [], rows, range(first)),
+        BASE: _Lane(base, adapters, rows, range(first, count)),
     }
 
 
@@ -162,40 +181,55 @@ def _backbone(
     return backbone
 
 
-def _remotes(pack: Pack, vocab_size: int) -> dict[str, RemoteExpert]:
+def _remotes(pack: Pack, vocab_size: int, *, keep: bool = True) -> dict[str, RemoteExpert]:
+    """Clients of the remote experts; ``keep=False`` only finds out whether they can be made."""
+
     def spec(name: str, table: RemoteTable) -> RemoteSpec:
         values = table.model_dump()
         values["ca_file"] = str(pack.path(table.ca_file)) if table.ca_file else None
         return RemoteSpec(name=name, **values)
 
-    tables = pack.spec.experts.remotes
-    return {name: RemoteExpert(spec(name, table), vocab_size) for name, table in tables.items()}
+    made = {}
+    for name, table in pack.spec.experts.remotes.items():
+        made[name] = RemoteExpert(spec(name, table), vocab_size)
+        if not keep:
+            made[name].close()
+    return made
 
 
-def _row_model(
-    loaded: LoadedModel, adapters: list[LoraAdapter], length: int, layers: range | None = None
-) -> RowModel:
-    model, config = loaded.model, loaded.config
-    budget = max(length, int(_cache_bytes(model) / token_bytes(config, model.dtype)))
-    # A GPU's cache takes its memory at once, a CPU's only where something is written.
-    rows = MAX_ROWS if model.device.type == "cpu" else min(MAX_ROWS, budget // (length + 1))
-    packed = loaded.format.packed
+def _row_models(made: Mapping[str, _Lane], context: int) -> dict[str, RowModel]:
+    needs = {name: _need(lane, context) for name, lane in made.items()}
+    device = next(iter(made.values())).loaded.model.device
+    if device.type == "cuda":
+        shares = share_gpu(torch.cuda.mem_get_info(device)[0], needs)
+    else:
+        shares = share_cpu(needs)
+    return {name: _row_model(lane, context, shares[name]) for name, lane in made.items()}
+
+
+def _row_model(lane: _Lane, context: int, share: Share) -> RowModel:
     return RowModel(
-        model,
-        adapters,
-        capacity=rows,
-        length=length,
-        budget=budget,
-        packed=packed,
-        layers=layers,
+        lane.loaded.model,
+        lane.adapters,
+        capacity=share.rows,
+        length=context,
+        budget=share.tokens,
+        packed=lane.loaded.format.packed,
+        layers=lane.layers,
     )
 
 
-def _cache_bytes(model: Any) -> int:
-    if model.device.type != "cuda":
-        return CPU_CACHE_BYTES
-    free, _ = torch.cuda.mem_get_info(model.device)
-    return int(free * GPU_CACHE_SHARE)
+def _need(lane: _Lane, context: int) -> Need:
+    model, config = lane.loaded.model, lane.loaded.config
+    count = config.num_hidden_layers
+    share = len(lane.layers or range(count))
+    size, length = model.dtype.itemsize, row_length(config, context) + WINDOW_STEP
+    step = 0
+    if model.device.type == "cuda" and is_llama(model):
+        between = 8 * config.hidden_size + 3 * config.intermediate_size
+        scores = 4 * config.num_attention_heads * length
+        step = (between + MOST_GRAPHS * config.hidden_size) * size + scores
+    return Need(lane.rows, length, token_bytes(config, model.dtype) * share // count, step)
 
 
 def _notes(format_: WeightFormat) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import resource
+import contextlib
+import importlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -54,13 +55,16 @@ def _kind(thing: Any, name: str, inherited: str) -> str:
 
 
 def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
-    """Whatever an object holds, by name; objects of other libraries are not looked into."""
+    """Whatever an object holds, by name; objects of other libraries are not looked into.
+
+    Copies are gone through, each made in one go: a worker may be changing the thing itself.
+    """
     if isinstance(thing, dict):
-        yield from ((str(key), value) for key, value in thing.items())
+        yield from ((str(key), value) for key, value in thing.copy().items())
     elif isinstance(thing, (list, tuple, set, frozenset)):
-        yield from (("", value) for value in thing)
+        yield from (("", value) for value in tuple(thing))
     elif isinstance(thing, nn.Module) or type(thing).__module__.startswith(KNOWN):
-        yield from getattr(thing, "__dict__", {}).items()
+        yield from getattr(thing, "__dict__", {}).copy().items()
 
 
 def process_memory() -> dict[str, int]:
@@ -69,8 +73,11 @@ def process_memory() -> dict[str, int]:
     ``cache_resident`` is what a CPU's key-value cache has ever written to: it grows whenever more
     rows, or longer ones, are in flight than ever before, up to the budget.
     """
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = 0
+    with contextlib.suppress(ImportError):  # there is none on Windows
+        resource: Any = importlib.import_module("resource")
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     gpu = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     held = _held_now()
     return {

@@ -10,10 +10,16 @@ import torch
 from torch import Tensor
 
 from mpd_core.engine.runner import Distribution
+from mpd_core.errors import EngineError
 from mpd_core.experts import ANCHOR, PLAIN
 from mpd_core.merging import disagreement, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
+
+NOT_FINITE = (
+    "The next token's distribution is not finite: the base, an adapter or the PCM holds or reaches "
+    'numbers beyond its precision; try base.precision = "fp32", or another preference or method.'
+)
 
 
 def finish_reason(
@@ -38,6 +44,11 @@ class Note:
     weights: list[float]
     entropy: float
     disagreement: float
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether this came of a distribution: its largest value is NaN where any is."""
+        return math.isfinite(self.log_probs[1][0])
 
 
 def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
@@ -92,7 +103,12 @@ def make_step(
         note: on this step.
         missing: by index of a remote expert, probability that its server did not list.
         name: the text of a candidate.
+
+    Raises:
+        EngineError: what the experts said of the token is no distribution.
     """
+    if not note.is_finite:
+        raise EngineError(NOT_FINITE)
     chosen, *others = note.log_probs
     rows = (*experts, PLAIN, ANCHOR)[: len(chosen) - 1]
     candidates = [

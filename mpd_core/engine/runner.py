@@ -125,6 +125,8 @@ class Runner:
     def _copy_borrowed(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)
         for k, track in enumerate(table.entering):
+            if not track.filled:
+                lane.cache.wipe(first + k)  # whoever had it may have been broken
             if track.donor:  # in the turn of its admission: the donor cannot have left yet
                 lane.cache.move(table.place(track.donor), first + k, track.borrowed)
                 track.filled, track.donor = track.borrowed, None

@@ -8,8 +8,10 @@ from typing import Any
 from torch import nn
 
 from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.engine.promise import TO_ROUNDING, TO_THE_BIT
 from mpd_core.engine.runner import Runner
 from mpd_core.engine.scheduler import RowTable, Scheduler
+from mpd_core.models.kernels import loop_threads
 from mpd_core.models.linear import PACKED
 from mpd_core.models.lora import StackedLora
 from mpd_core.models.rows import RowModel
@@ -26,6 +28,7 @@ def report(runner: Runner, scheduler: Scheduler) -> dict[str, Any]:
     held = held_bytes(runner)
     process = process_memory()
     return {
+        "loop_threads": loop_threads(),
         "models": {
             name: _lane(lane, scheduler.tables[name]) for name, lane in runner.lanes.items()
         },
@@ -45,6 +48,7 @@ def _lane(lane: RowModel, table: RowTable) -> dict[str, Any]:
     rows = [*table.running, *table.entering]
     return {
         "decoder": lane.decoder,
+        "crowd": TO_THE_BIT if lane.alike else TO_ROUNDING,
         "layers": len(lane.cache.layers),
         "products": dict(Counter(_product(module) for module in lane.products())),
         "adapters": list(lane.adapters_in_use),

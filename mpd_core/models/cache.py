@@ -132,10 +132,31 @@ class RowCache(Cache):  # type: ignore[misc]
         self.budget = budget
         self.length = length
         self.window = Window(slice(0, 0), torch.zeros(0, 0, dtype=torch.long), 0)
+        self._written = [0] * capacity
         super().__init__(layers=[RowCacheLayer(self) for _ in range(layers)])
+
+    def note(self, first: int, rows: int, end: int) -> None:
+        """Remember that so many rows are about to be written as far as ``end``.
+
+        For attention that multiplies what a row may not see by zero: zero times NaN is NaN, and a
+        row that was broken would break whoever has it next, unless it is wiped.
+        """
+        for row in range(first, first + rows):
+            self._written[row] = max(self._written[row], end)
+
+    def wipe(self, row: int, keep: int = 0) -> None:
+        """Write zeros over what was written to a row, from position ``keep`` on."""
+        stale = (row, slice(None), slice(keep, self._written[row]))
+        if keep < self._written[row]:
+            for layer in (layer for layer in self.layers if layer.is_initialized):
+                layer.keys[stale] = layer.values[stale] = 0.0
+            self._written[row] = keep
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row's first ``tokens`` positions over another row."""
+        self.wipe(target, tokens)
+        if self._written[source]:
+            self._written[target] = tokens
         for layer in self.layers:
             if layer.is_initialized:
                 layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]

@@ -62,6 +62,7 @@ class StepGraphs:
         self._steps: OrderedDict[tuple[Any, ...], _Step] = OrderedDict()
         self._laid_out: tuple[int, ...] = ()
         self._captures = True
+        self._pool: Any = None
 
     def __len__(self) -> int:
         return len(self._steps)
@@ -83,6 +84,7 @@ class StepGraphs:
         """
         if laid_out != self._laid_out:
             self._steps.clear()
+            self._pool = None  # a pool that no graph uses any more is gone
             self._laid_out = laid_out
         rows = len(inputs)
         step = self._step(inputs, self._bucket(rows), self._window(int(positions.max())), gates)
@@ -127,9 +129,11 @@ class StepGraphs:
                     step.run(self._compute)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            # What one graph holds between its layers, others may overwrite: they never run at once,
+            # and a result is used before the next run.
+            with torch.cuda.graph(graph, pool=self._pool):
                 step.out = step.run(self._compute)
-            step.graph = graph
+            self._pool, step.graph = graph.pool(), graph
         except RuntimeError as error:
             log.warning("no CUDA graphs: %s", error)
             self._captures, step.graph, step.out = False, None, None

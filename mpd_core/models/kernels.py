@@ -4,9 +4,10 @@ Each row is a loop of its own, so its result is the same to the bit whatever oth
 A step of one request has little arithmetic outside of its products: in torch's operators, six for
 a norm and twenty for attention, most of its time would go by between them.
 
-Loops run on OpenMP threads, the very ones that torch's products run on: torch's library is loaded
-first and answers for both. A pool of their own would have to take turns with torch's, which waits
-for work without sleeping; without OpenMP they run on one core instead.
+Loops run on OpenMP threads, the very ones that torch's products run on and as many (``threads``
+says how many): torch's library is loaded first and answers for both. A pool of their own would have
+to take turns with torch's, which waits for work without sleeping; without OpenMP they run on one
+core instead.
 
 Numbers are fp32, adapters may be fp16 seen as int16; D hidden, d a head's width. What is summed is
 summed in an order that depends on its length alone.
@@ -22,7 +23,6 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, prange, types
 from numba.extending import intrinsic
@@ -48,10 +48,10 @@ HAS_OPENMP = find_openmp()
 """Whether loops share torch's threads; numba needs the system's library for it."""
 if HAS_OPENMP:
     numba.config.THREADING_LAYER = "omp"
-    numba.config.NUMBA_NUM_THREADS = torch.get_num_threads()
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LEAST = np.float32(-87)  # its exponential is about the least that fp32 holds in full
+MOST = np.float32(89)  # 2^128 is infinite, as fp32's exponential is from 88.7 on
 PER_LN2 = np.float32(1 / math.log(2))
 LN2, LN2_REST = np.float32(0.693359375), np.float32(math.log(2) - 0.693359375)
 ROUND = np.float32(1.5 * 2**23)  # added and taken off again: the nearest whole number
@@ -79,15 +79,19 @@ def compiled(*liberties: str, parallel: bool = False) -> Callable[[F], F]:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _power_of_two(_: Any, n: Any) -> Any:
-    """2^n of a whole number from -126 to 127, written into a float's exponent."""
+def _power_of_two(_: Any, shifted: Any) -> Any:
+    """2^n, where ``shifted`` is n + ROUND: of n from -126 to 127, and infinite for 128.
+
+    The last bits of such a sum are n, whose lowest nine, with the bias, become the exponent: no
+    conversion to a whole number, which LLVM leaves undefined for NaN.
+    """
 
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         bits = ir.IntType(32)
-        exponent = builder.add(builder.fptosi(args[0], bits), bits(127))
+        exponent = builder.add(builder.bitcast(args[0], bits), bits(127))
         return builder.bitcast(builder.shl(exponent, bits(23)), ir.FloatType())
 
-    return types.float32(n), generate
+    return types.float32(shifted), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -105,9 +109,15 @@ def _wide(_: Any, value: Any) -> Any:
 
 @compiled()
 def exp(x: Number) -> Number:
-    """e^x to fp32's precision, for x up to 88: 2^n e^r, where |r| <= ln(2) / 2 and e^r a series."""
-    x = x if x > LEAST else LEAST
-    n = (x * PER_LN2 + ROUND) - ROUND
+    """e^x to fp32's precision: 2^n e^r, where |r| <= ln(2) / 2 and e^r a series.
+
+    From about 88.4 on infinite, of less than -87 that of -87, of NaN NaN: what is broken has to be
+    seen in what comes of it.
+    """
+    x = LEAST if x < LEAST else x  # comparisons that let NaN through
+    x = MOST if x > MOST else x
+    shifted = x * PER_LN2 + ROUND
+    n = shifted - ROUND
     r = (x - n * LN2) - n * LN2_REST
     series = EXP[6] + EXP[7] * r
     series = EXP[5] + series * r
@@ -116,7 +126,7 @@ def exp(x: Number) -> Number:
     series = EXP[2] + series * r
     series = EXP[1] + series * r
     series = EXP[0] + series * r
-    power: Number = _power_of_two(n)
+    power: Number = _power_of_two(shifted)
     return series * power
 
 
@@ -136,7 +146,7 @@ def _sum(x: Array) -> Number:
     return total
 
 
-@compiled("nnan", "nsz")
+@compiled("nsz")
 def _largest(x: Array) -> Number:
     largest: Number = x[0]
     for i in range(len(x)):
@@ -282,6 +292,11 @@ def add_lora(x: Array, gates: Array, blocks: Whole, a: Factor, b: Factor, y: Arr
                     inner[r] = gate * _dot(a[first + r], x[n])
                 rows_b = b[place : place + rank * height].reshape(rank, height)
                 _add_rows(inner, rows_b, y[n, start : start + height])
+
+
+def loop_threads() -> int:
+    """How many threads the loops run on."""
+    return int(numba.get_num_threads()) if HAS_OPENMP else 1
 
 
 @cache

@@ -41,9 +41,8 @@ class Together:
         if not self._columns:
             return y
         mask = stack.mask(self._columns, self._places)
-        inner = self._a(x) * mask
-        if stack.like.dtype is torch.float16:  # what overflows times 0 is NaN, in others' rows
-            inner = inner.masked_fill_(mask == 0, 0.0)
+        # Not a product alone: where an adapter overflows, rows without it would get 0 x inf, NaN.
+        inner = (self._a(x) * mask).masked_fill_(mask == 0.0, 0.0)
         delta: Tensor = self._b(inner)
         return y.add_(delta)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
+
+from mpd_core.errors import PackError
+from mpd_core.models.counts import MOST, Compute, counts_of
 
 
 def width_of(linear: nn.Module) -> int:
@@ -29,24 +33,42 @@ class PackedLinear(nn.Module):
     """fp16 weights in the layout of the CPU's matrix kernel, fp32 activations and sums.
 
     Half the bytes of fp32 a step. Each row's result is the same to the bit whatever other rows are
-    in the batch, which neither torch's fp32 product nor dynamic int8 can say, and each output's
-    whatever other outputs the matrix has: the last block is filled up with zeros.
+    in the batch, see ``counts``, which neither torch's fp32 product nor dynamic int8 can say, and
+    each output's whatever other outputs the matrix has: the last block is filled up with zeros.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Pack a weight [out, in] and a bias [out]."""
+        """Pack a weight [out, in] and a bias [out].
+
+        Raises:
+            PackError: a number that fp16 does not hold.
+        """
         super().__init__()
         self.out_features, self.in_features = weight.shape
+        _check_range(weight, torch.float16)
         self._idle = -self.out_features % COLUMN_BLOCK
         weight = nn.functional.pad(weight.float(), (0, 0, 0, self._idle))
         bias = None if bias is None else nn.functional.pad(bias.float(), (0, self._idle))
-        self._packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+        self._product = _fp16_product(weight, bias)
+        self.counts = counts_of(
+            "fp16", _fp16_product, self._product, (self.out_features, self.in_features)
+        )
+        self._plain = self.counts.plain
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out]."""
-        # The overload by name: finding it takes longer than a small product.
-        y: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(x, self._packed)
+        if self._plain and x.numel() <= MOST * self.in_features:
+            y = self._product(x)
+        else:
+            y = self.counts.compute(self._product, x.reshape(-1, self.in_features))
+            y = y.view(*x.shape[:-1], -1)
         return y[..., : self.out_features].contiguous() if self._idle else y
+
+
+def _fp16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+    # The overload by name: finding it takes longer than a small product.
+    return partial(torch.ops.quantized.linear_dynamic_fp16.default, W_prepack=packed)
 
 
 class HalfLinear(nn.Module):
@@ -57,19 +79,38 @@ class HalfLinear(nn.Module):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Take a weight [out, in] and a bias [out]."""
+        """Take a weight [out, in] and a bias [out].
+
+        Raises:
+            PackError: a number that bf16 does not hold.
+        """
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self._weight = weight.bfloat16()
-        self._bias = None if bias is None else bias.bfloat16()
+        _check_range(weight, torch.bfloat16)
+        self._product = _bf16_product(weight, bias)
+        self.counts = counts_of(
+            "bf16", _bf16_product, self._product, (self.out_features, self.in_features)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out], both in fp32."""
-        rows = x.bfloat16().reshape(-1, self.in_features)
-        if len(rows) == 1:  # a row alone would take another kernel, equal only up to rounding
-            rows = rows.expand(2, -1)
-        y = nn.functional.linear(rows, self._weight, self._bias)[: x[..., 0].numel()]
-        return y.float().view(*x.shape[:-1], -1)
+        y = self.counts.compute(self._product, x.reshape(-1, self.in_features))
+        return y.view(*x.shape[:-1], -1)
+
+
+def _bf16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
+    half = weight.bfloat16()
+    half_bias = None if bias is None else bias.bfloat16()
+    return lambda x: nn.functional.linear(x.bfloat16(), half, half_bias).float()
+
+
+def _check_range(weight: Tensor, dtype: torch.dtype) -> None:
+    largest = float(weight.abs().max()) if weight.numel() else 0.0
+    if not largest <= torch.finfo(dtype).max:
+        raise PackError(
+            f"A weight of {list(weight.shape)} holds {largest:g}, which {str(dtype)[6:]} does not: "
+            'set base.precision = "fp32" if that number is meant.'
+        )
 
 
 PACKED: dict[torch.dtype, type[PackedLinear] | type[HalfLinear]] = {

@@ -100,8 +100,9 @@ class LoraStack:
     @property
     def names_in_use(self) -> tuple[str, ...]:
         """Adapters that are laid out, by name."""
-        names = {index: name for name, index in self._index.items()}
-        return tuple(names[index] for index in self.in_use)
+        in_use = self.in_use  # before the names, which only grow: whoever asks is no worker
+        names = {index: name for name, index in self._index.copy().items()}
+        return tuple(names[index] for index in in_use)
 
     def _indices(self, rows: Sequence[Mix]) -> set[int]:
         return {self._find(name) for mix in rows for name, _ in mix}

@@ -74,6 +74,9 @@ class RowModel:
         loops = self.device.type == "cpu" and not graphs
         self.exact = loops and body is LlamaBody and packed is not None
         """Whether tokens read together and one by one leave the same bits in the cache."""
+        self.alike = False
+        """Whether a row was seen to be, to the bit, what it is alone."""
+        self._reads_own = loops and body is LlamaBody  # loops end where a row does
         if packed and body is GeneralBody:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
         sample = take_sample(model, length) if body is GeneralBody else None
@@ -120,6 +123,8 @@ class RowModel:
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
         gates = self._stack.gates(adapters)
+        if not self._reads_own:
+            self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
             window = self._window(int(positions.max()))  # before the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
@@ -142,6 +147,11 @@ class RowModel:
     def decoder(self) -> str:
         """Which code runs its layers."""
         return "written out" if isinstance(self._body, LlamaBody) else "transformers"
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it has the output layer: a trunk has none."""
+        return hasattr(self._body, "lm_head")
 
     @property
     def graphs(self) -> int | None:

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.pcm import PAIRS, WeightHead
 from mpd_core.training import checkpoint
 from mpd_core.training.batches import UNLIKELY, Batch, Merging
@@ -77,7 +78,9 @@ class Policy(nn.Module):
         """Last hidden states where the weights of each token are said, [N, T, D]."""
         body, layout = self.body.get_base_model().model, batch.layout
         kind = batch.ids.device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.mixed_precision):
+        with torch.autocast(
+            kind, torch.bfloat16, enabled=self.mixed_precision and trains_in_bf16()
+        ):
             embed = body.embed_tokens
             below = embed(batch.ids, layout) if isinstance(embed, Trunk) else embed(batch.ids)
             hidden: Tensor = body(

@@ -42,21 +42,44 @@ class RemoteReward:
     def _ask(self, prompts: list[str], replies: list[str]) -> list[float]:
         problem = ""
         for attempt in range(TRIES):
+            if attempt:
+                time.sleep(min(0.2 * 2**attempt, 2.0))
             try:
                 answer = self._client.post(self._url, json={"prompts": prompts, "replies": replies})
                 answer.raise_for_status()
                 return _checked(answer.json(), len(replies))
-            except (httpx.HTTPError, ValueError) as error:
-                problem = str(error)
-                time.sleep(min(0.2 * 2**attempt, 2.0))
+            except httpx.HTTPStatusError as error:
+                problem = f"status {error.response.status_code}"
+                if not _may_pass(error.response.status_code):
+                    break
+            except (httpx.TransportError, httpx.DecodingError, ValueError) as error:
+                problem = str(error) or type(error).__name__
+            except httpx.HTTPError as error:  # e.g. no end of redirects: another try is no better
+                problem = str(error) or type(error).__name__
+                break
         raise EngineError(f"The reward server {self._url} failed: {problem}. Check it and resume.")
+
+
+def _may_pass(status: int) -> bool:
+    """Whether another try may fare better: not where the key, the address or the text is wrong."""
+    return status in (408, 425, 429) or status >= 500
 
 
 def _checked(answer: object, count: int) -> list[float]:
     scores = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list) or len(scores) != count:
         raise ValueError(f"it must answer with {count} scores")
-    numbers = [float(score) for score in scores]
-    if not all(math.isfinite(number) for number in numbers):
+    numbers = [_finite(score) for score in scores]
+    if None in numbers:
         raise ValueError("a score is not finite")
-    return numbers
+    return [number for number in numbers if number is not None]
+
+
+def _finite(score: object) -> float | None:
+    if isinstance(score, bool) or not isinstance(score, (int, float)):
+        return None
+    try:
+        number = float(score)
+    except OverflowError:  # JSON has whole numbers of any length
+        return None
+    return number if math.isfinite(number) else None

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
-from mpd_core.models.base import LOCAL, fastest_precision
+from mpd_core.models.base import LOCAL
+from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.sources import obtain
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack
@@ -86,7 +87,7 @@ class Setup:
     @property
     def mixed(self) -> bool:
         """Whether training multiplies in bf16: where that is fast."""
-        return torch.cuda.is_available() or fastest_precision() == "bf16"
+        return trains_in_bf16()
 
     def causal_lm(self, lora: LoraSpec, start: Path | None = None) -> Any:
         """The frozen base with an adapter to train: a fresh one, or a copy of a saved one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+import weakref
 from typing import TYPE_CHECKING, Literal
 
 from mpd_core.request import GenerationRequest, Message
@@ -95,10 +96,18 @@ class Run:
         return True
 
 
+KEPT_SECONDS = 3600.0
+"""How long a conversation is remembered after its visitor was last seen."""
+
+
 class Chat:
-    """A visitor's conversation. Lives in ``gr.State``, which copies an empty one per session."""
+    """A visitor's conversation. Lives in ``gr.State``, which copies an empty one per session.
+
+    Gradio's own time to live counts from when a state was last an output, which this one never is.
+    """
 
     def __init__(self) -> None:
+        self.used = time.monotonic()
         self.id = ""
         self.messages: tuple[Message, ...] = ()
         self.run: Run | None = None
@@ -113,11 +122,15 @@ class Chat:
         if self.run is not None:
             self.run.close("done", "cancelled")
         self.id = self.id or uuid.uuid4().hex
+        self.used = time.monotonic()
+        with _LOCK:
+            _CHATS.add(self)
         self.run = Run(request, len(self.messages) // 2)
         return self.run
 
     def keep(self, run: Run) -> None:
         """Put a finished or stopped reply into the conversation; an empty one is not kept."""
+        self.used = time.monotonic()
         if run is self.run and run.text.strip():
             self.messages = (*run.request.messages, Message("assistant", run.text))
 
@@ -126,3 +139,38 @@ class Chat:
         if self.run is not None:
             self.run.close("done", "cancelled")
         self.id, self.messages, self.run = uuid.uuid4().hex, (), None
+
+
+_CHATS: weakref.WeakSet[Chat] = weakref.WeakSet()
+_LOCK = threading.Lock()
+
+
+def expire(now: float | None = None, *, after: float = KEPT_SECONDS) -> int:
+    """Forget every conversation that nobody has used for so many seconds.
+
+    Args:
+        now: as ``time.monotonic`` tells it; default: it is asked.
+        after: one in which a reply is being written is in use.
+
+    Returns:
+        How many were forgotten.
+    """
+    now = time.monotonic() if now is None else now
+    with _LOCK:
+        old = [chat for chat in _CHATS if now - chat.used >= after and not chat.busy]
+        for chat in old:
+            _CHATS.discard(chat)
+    for chat in old:
+        chat.clear()
+    return len(old)
+
+
+def expire_for_ever(every: float = 60.0, *, after: float = KEPT_SECONDS) -> None:
+    """Go on forgetting old conversations, in a thread that does not keep the process alive."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(every)
+            expire(after=after)
+
+    threading.Thread(target=watch, name="mpd-expiry", daemon=True).start()

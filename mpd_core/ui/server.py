@@ -11,6 +11,7 @@ import gradio as gr
 
 from mpd_core.errors import MPDError
 from mpd_core.ui import assets, palette
+from mpd_core.ui.chat import expire_for_ever
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def launch(
     port = _chosen_port() if port is None else port
     check_port(host, port)
     gr.set_static_paths([assets.PLOTLY])
+    expire_for_ever()
     page = build(engine).queue(max_size=QUEUE_SIZE, default_concurrency_limit=CONCURRENT_RUNS)
     try:
         page.launch(server_name=host, server_port=port, css=stylesheet(engine), **_switches())
