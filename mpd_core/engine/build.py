@@ -19,12 +19,12 @@ from mpd_core.experts.remote import RemoteExpert, RemoteSpec
 from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
-from mpd_core.models.architecture import row_length, token_bytes
+from mpd_core.models.architecture import WINDOW_STEP, row_length, token_bytes
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.graphs import MOST_GRAPHS
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
-from mpd_core.models.rows import WINDOW_STEP, RowModel
+from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 from mpd_core.prompts import PromptRenderer

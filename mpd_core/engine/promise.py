@@ -55,5 +55,5 @@ def _run(lane: RowModel, inputs: Tensor) -> list[Tensor]:
     places = torch.arange(tokens).expand(rows, -1)
     read = lane.forward(inputs[:, :-1], places[:, :-1], 0, [()] * rows)
     decoded = lane.forward(inputs[:, -1:], places[:, -1:], 0, [()] * rows).clone()
-    said = [lane.log_probs(decoded[:, -1])] if lane.speaks else []
+    said = [lane.log_probs(decoded[:, -1], [()] * rows)] if lane.speaks else []
     return [read, decoded, *said]
