@@ -1,4 +1,4 @@
-"""The command line: ``python -m mpd_core`` generate, serve, fetch, status, train, bench, soak."""
+"""The command line: ``python -m mpd_core`` generate, serve, status, train, evaluate and others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from mpd_core.bench.command import bench
 from mpd_core.errors import EngineError, MPDError
+from mpd_core.evaluation.command import evaluate
 from mpd_core.experts import make_plan
 from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
@@ -147,6 +148,7 @@ def status(
 
 app.command()(bench)
 app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
 
 
 @app.command()

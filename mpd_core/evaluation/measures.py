@@ -1,0 +1,237 @@
+"""An automatic judge that no model here was trained on: which pole of a dimension a text shows.
+
+Its scales (see ``scales``) are fitted on the written answers' surface measures and are not a neural
+model. Which scale belongs to which pole is the pack's choice: ``[measures]`` in its recipe, or the
+usual names where it has no recipe. A dimension whose poles are not all measured has no measure.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import fmean
+
+from mpd_core.errors import PackError
+from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, fit, load_scales
+from mpd_core.packs import Pack
+from mpd_core.preferences import Dimension, Pole, Preference, PreferenceSpace
+from mpd_core.training.data import NEUTRAL, Styled
+from mpd_core.training.measures import MEASURES, words
+from mpd_core.training.recipe import FILE as RECIPE
+from mpd_core.training.recipe import load_recipe
+
+Verdicts = Mapping[str, str | None]
+"""By dimension, the pole that a text shows; None: neither."""
+Scorer = Callable[[str, str], Verdicts]
+"""Verdicts on a prompt and its reply."""
+Shares = dict[str, dict[str, dict[str, float]]]
+"""By method, preference and dimension."""
+
+USUAL: Mapping[str, str] = {
+    "elementary": "-grade",
+    "knowledgeable": "grade",
+    "concise": "-words",
+    "informative": "words",
+    "friendly": "sentiment",
+    "unfriendly": "-sentiment",
+}
+"""The paper's poles, for packs without a recipe."""
+
+
+@dataclass(frozen=True)
+class TextReply:
+    """A reply as a judge of texts is given it."""
+
+    prompt: str
+    code: str
+    method: str
+    text: str
+
+
+class TextJudge:
+    """Names the poles that a text shows, by scales of surface measures."""
+
+    name = "measures"
+
+    def __init__(
+        self, space: PreferenceSpace, measures: Mapping[str, str], scales: Mapping[str, Scale]
+    ) -> None:
+        """
+        Args:
+            space: whose dimensions are judged.
+            measures: by pole, a measure that grows with it, ``grade``, or shrinks, ``-grade``.
+            scales: by measure; a measure without a scale counts as none.
+        """
+        scaled = {p: m for p, m in measures.items() if m.removeprefix("-") in scales}
+        self.dimensions = tuple(
+            d
+            for d in space.dimensions
+            if len(d.poles) > 1 and all(p.name in scaled for p in d.poles)
+        )
+        self._ends = {pole: _end(measure) for pole, measure in scaled.items()}
+        self._shows = {name: lru_cache(4096)(scale.shows) for name, scale in scales.items()}
+        self._lean = {name: lru_cache(4096)(scale.lean) for name, scale in scales.items()}
+
+    @classmethod
+    def of(cls, pack: Pack) -> TextJudge:
+        """With the pack's ``[measures]`` and its own ``scales.json``, or those built in.
+
+        Raises:
+            PackError: a recipe or scales that cannot be read, or an unknown measure.
+        """
+        own = pack.folder / FILE
+        scales = load_scales(own if own.is_file() else BUILT_IN)
+        return cls(pack.space, measures_of(pack), scales)
+
+    def __call__(self, prompt: str, text: str) -> dict[str, str | None]:
+        """The pole that a reply shows of each measured dimension; None: neither."""
+        del prompt
+        return {dimension.name: self._shown(dimension, text) for dimension in self.dimensions}
+
+    def forced(self, prompt: str, text: str) -> dict[str, str | None]:
+        """The pole that a reply leans to of each measured dimension, however little; None: a tie.
+
+        What a reader is left with who may not say "neither".
+        """
+        del prompt
+        return {dimension.name: self._nearest(dimension, text) for dimension in self.dimensions}
+
+    def lean(self, pole: str, text: str) -> float:
+        """How much rather than its opposite end a text shows a pole, in log-odds."""
+        measure, end = self._ends[pole]
+        return end * self._lean[measure](text)
+
+    def _shown(self, dimension: Dimension, text: str) -> str | None:
+        """Of poles on scales of their own several may show: then the one that leans most."""
+        shown = [pole.name for pole in dimension.poles if self._has(pole.name, text)]
+        return max(shown, key=lambda name: self.lean(name, text)) if shown else None
+
+    def _nearest(self, dimension: Dimension, text: str) -> str | None:
+        leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
+        most = max(leans, key=lambda name: leans[name])
+        return most if leans[most] > 0 else None
+
+    def _has(self, pole: str, text: str) -> bool:
+        measure, end = self._ends[pole]
+        return self._shows[measure](text) == end
+
+
+def _end(measure: str) -> tuple[str, int]:
+    return measure.removeprefix("-"), -1 if measure.startswith("-") else 1
+
+
+def measures_of(pack: Pack) -> dict[str, str]:
+    """By pole, the measure that grows or (``-``) shrinks with it.
+
+    Raises:
+        PackError: a recipe that cannot be read, or an unknown measure.
+    """
+    if not (pack.folder / RECIPE).is_file():
+        return dict(USUAL)
+    chosen = load_recipe(pack).measures
+    for pole, measure in chosen.items():
+        if measure.removeprefix("-") not in MEASURES:
+            raise PackError(
+                f"{pack.folder / RECIPE}: measures.{pole}: unknown measure '{measure[:60]}': use "
+                f"{', '.join(MEASURES)}, with - before it for how little there is of it."
+            )
+    return chosen
+
+
+def identification(space: PreferenceSpace, replies: Iterable[TextReply], scorer: Scorer) -> Shares:
+    """Share of replies of which a judge, who sees the reply alone, names the chosen pole.
+
+    Neither pole counts half, another pole nothing. Dimensions that a preference leaves out, and
+    those of which the judge says nothing, have no share.
+    """
+    credits: dict[tuple[str, str, str], list[float]] = {}
+    for reply in replies:
+        verdicts = scorer(reply.prompt, reply.text)
+        for name, pole in _chosen(space.parse(reply.code)):
+            if name in verdicts:
+                credit = 0.5 if verdicts[name] is None else float(verdicts[name] == pole)
+                credits.setdefault((reply.method, reply.code, name), []).append(credit)
+    table: Shares = {}
+    for (method, code, name), found in credits.items():
+        table.setdefault(method, {}).setdefault(code, {})[name] = fmean(found)
+    return table
+
+
+def _chosen(preference: Preference) -> list[tuple[str, str]]:
+    pairs = zip(preference.dimensions, preference.choices, strict=True)
+    return [(dimension.name, pole.name) for dimension, pole in pairs if pole is not None]
+
+
+def written(space: PreferenceSpace, rows: Iterable[Styled]) -> list[TextReply]:
+    """The written answers to whole preferences, as replies by the method ``written``."""
+    codes = [preference.code for preference in space]
+    return [
+        TextReply(row.prompt, code, "written", row.answers[code])
+        for row in rows
+        for code in codes
+        if code in row.answers
+    ]
+
+
+def minimal_pairs(
+    judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled]
+) -> dict[str, dict[str, float]]:
+    """By dimension, over written answers that differ in one letter alone: pairs, and accuracy.
+
+    A pair is right where the answer with a pole leans more to it than the other answer does.
+    """
+    table = {}
+    for dimension in judge.dimensions:
+        pairs = list(_pairs(space, dimension))
+        right = [
+            judge.lean(pole, row.answers[own]) > judge.lean(pole, row.answers[other])
+            for row in rows
+            for pole, own, other in pairs
+            if own in row.answers and other in row.answers
+        ]
+        if right:
+            table[dimension.name] = {"pairs": len(right), "accuracy": fmean(right)}
+    return table
+
+
+def _pairs(space: PreferenceSpace, dimension: Dimension) -> Iterator[tuple[str, str, str]]:
+    """A pole, and the codes of two preferences that differ in it alone, each pair once."""
+    index = space.dimensions.index(dimension)
+    for own, other in itertools.combinations(space, 2):
+        pole = own.choices[index]
+        pairs = zip(own.choices, other.choices, strict=True)
+        if pole and [k for k, (a, b) in enumerate(pairs) if a != b] == [index]:
+            yield pole.name, own.code, other.code
+
+
+def calibrate(
+    space: PreferenceSpace, measures: Mapping[str, str], rows: Sequence[Styled]
+) -> dict[str, Scale]:
+    """Scales for all measures of a pack, from written answers of the training split.
+
+    An answer in the style of a pole, or to a preference with it, shows it; the answers in other
+    styles, and the neutral one, show neither.
+    """
+    by_name = {pole.name: pole for pole in space.poles}
+    shown: dict[str, tuple[Pole, ...]] = {name: (pole,) for name, pole in by_name.items()}
+    shown |= {preference.code: preference.poles for preference in space} | {NEUTRAL: ()}
+    ends = {by_name[pole]: _end(measure) for pole, measure in measures.items() if pole in by_name}
+    scales = {}
+    for measure in dict.fromkeys(measure for measure, _ in ends.values()):
+        side = {pole: end for pole, (other, end) in ends.items() if other == measure}
+        labelled = [
+            (text, sum(side.get(pole, 0) for pole in shown[name]))
+            for row in rows
+            for name, text in row.answers.items()
+            if name in shown
+        ]
+        texts, labels = zip(*labelled, strict=True)
+        scales[measure] = fit(measure, texts, [max(-1, min(1, label)) for label in labels])
+    return scales
+
+
+def empty(text: str) -> bool:
+    """Too short to show or to answer anything."""
+    return len(words(text)) < FEWEST_WORDS

@@ -1,0 +1,64 @@
+"""Tables of shares, as values and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, get_args
+
+from mpd_core.errors import RequestError
+from mpd_core.evaluation.measures import TextJudge, identification, minimal_pairs, written
+from mpd_core.preferences import PreferenceSpace
+from mpd_core.training.data import Split, Styled
+
+Figures = dict[str, Any]
+KIND = "Fitted on the written answers' surface measures, not a neural model."
+
+
+def split_of(name: str) -> Split:
+    """A split by its name.
+
+    Raises:
+        RequestError: there is none of that name.
+    """
+    for known in get_args(Split):
+        if name == known:
+            split: Split = known
+            return split
+    raise RequestError(f"Unknown split '{name[:60]}': use {', '.join(get_args(Split))}.")
+
+
+def validation(judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled]) -> Figures:
+    """A judge's accuracy on written answers, whose poles are known.
+
+    Returns:
+        Shares by preference and dimension with "neither" allowed (it counts half) and ``forced``
+        to one of the poles, and the accuracy on pairs that differ in one letter.
+    """
+    replies = written(space, rows)
+    return {
+        "judge": judge.name,
+        "kind": KIND,
+        "prompts": len(rows),
+        "shares": identification(space, replies, judge).get("written", {}),
+        "forced": identification(space, replies, judge.forced).get("written", {}),
+        "minimal_pairs": minimal_pairs(judge, space, rows),
+    }
+
+
+def validation_text(figures: Mapping[str, Any]) -> str:
+    """The same in lines."""
+    lines = [
+        f"Measures on the written answers to {figures['prompts']} prompts. {figures['kind']}",
+        "Named pole right, neither counts half (in brackets: forced to name one)",
+    ]
+    shares, forced, pairs = figures["shares"], figures["forced"], figures["minimal_pairs"]
+    for name in dict.fromkeys(name for row in shares.values() for name in row):
+        cells = "  ".join(
+            f"{code} {shares[code][name]:.2f} ({forced[code][name]:.2f})" for code in sorted(shares)
+        )
+        mean = fmean(shares[code][name] for code in shares)
+        lines += [f"  {name}: {cells}", f"    mean {mean:.3f}"]
+        if name in pairs:
+            lines[-1] += "; minimal pairs {accuracy:.3f} of {pairs}".format(**pairs[name])
+    return "\n".join(lines)

@@ -1,0 +1,244 @@
+"""The judge of text measures: what it sees in written answers, in odd replies, in other packs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from mpd_core.cli import main
+from mpd_core.errors import MPDError, PackError
+from mpd_core.evaluation import measures, scales, tables
+from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
+from mpd_core.evaluation.measures import TextJudge, TextReply, identification
+from mpd_core.evaluation.topic import Topic
+from mpd_core.packs import load_pack
+from mpd_core.preferences import Dimension, Pole, PreferenceSpace
+from mpd_core.training.data import Styled, load_styles
+from mpd_core.training.recipe import load_recipe
+from tests.training_fixtures import write_training_pack
+
+PACK = load_pack(None)
+SIMPLE = "The sun is hot. It warms the land. The sea is slow to get warm, so wind blows in. "
+SCHOLARLY = (
+    "Differential insolation establishes horizontal pressure gradients between terrestrial and "
+    "oceanic surfaces, whose disparate heat capacities engender mesoscale thermal circulations. "
+)
+LONG = """Land and water warm at different rates. During the day the sun heats the ground quickly,
+because soil stores little heat below its surface, while the sea spreads the same energy over a
+deeper layer and changes slowly. Air above the warm coast expands and rises, which lowers the
+pressure there. Cooler, heavier air from over the water then moves in to replace it, and people on
+the beach feel a breeze. After sunset the process turns around: the ground cools first, the sea
+keeps its warmth, and a lighter wind blows from the shore towards the open water. Sailors, pilots
+and forecasters use this daily pattern, which is strongest in spring and early summer, when the
+difference between both temperatures is largest."""
+KIND = "Ooh, lovely question! Let's grab a snack, my friend, and peek at it together. Yay! 🎉"
+CURT = "It is not hard. You could have looked it up. Stop wasting time with obvious questions."
+
+
+@pytest.fixture(scope="module")
+def judge() -> TextJudge:
+    return TextJudge.of(PACK)
+
+
+def space_of(*dimensions: tuple[str, ...]) -> PreferenceSpace:
+    return PreferenceSpace(
+        tuple(
+            Dimension(f"d{n}", tuple(Pole(name, f"Be {name}.") for name in names))
+            for n, names in enumerate(dimensions)
+        )
+    )
+
+
+def test_each_scale_names_the_pole_that_a_plain_example_shows(judge: TextJudge) -> None:
+    """And a text that shows no tone, or is of middling length, shows neither."""
+    assert judge("", SIMPLE)["expertise"] == "elementary"
+    assert judge("", SCHOLARLY)["expertise"] == "knowledgeable"
+    assert judge("", KIND)["tone"] == "friendly"
+    assert judge("", CURT)["tone"] == "unfriendly"
+    assert judge("", SIMPLE)["length"] == "concise"
+    assert judge("", LONG)["length"] == "informative"
+    assert judge("", " ".join(LONG.split()[:65]))["length"] is None
+    assert judge("", " ".join(LONG.split()[:65]))["tone"] is None
+
+
+def test_the_committed_scales_read_held_out_answers() -> None:
+    """The least that the report may claim, on answers that the scales were not fitted on."""
+    styles = load_styles(PACK.path(load_recipe(PACK).data.file))
+    for split in ("valid", "test"):
+        figures = tables.validation(
+            TextJudge.of(PACK), PACK.space, styles.split(tables.split_of(split))
+        )
+        for dimension, least in (("expertise", 0.93), ("length", 0.95), ("tone", 0.85)):
+            shares = [row[dimension] for row in figures["shares"].values()]
+            assert sum(shares) / len(shares) > least
+            assert figures["minimal_pairs"].get(dimension, {"accuracy": 1})["accuracy"] > 0.95
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   \n", "!!!", "Hi.", "🎉🎉🎉", "\x00", "no", "...?!", "’’’ ’"]
+)
+def test_a_text_of_hardly_a_word_shows_neither_pole(judge: TextJudge, text: str) -> None:
+    assert set(judge("", text).values()) == {None}
+    assert set(judge.forced("", text).values()) == {None}
+    assert all(np.isfinite(cue(settled(text))) for cue in CUES.values())
+
+
+def test_loops_and_repeats_do_not_count_as_length(judge: TextJudge) -> None:
+    """A short reply that goes round and round is no informative one."""
+    loop = "The sun is hot and the sea is cold and " * 200
+    assert len(settled(loop).split()) < 45
+    assert judge("", loop)["length"] != "informative"
+    assert settled("It is warm. It is warm. It is cold.") == "It is warm. It is cold."
+    assert len(settled(" ".join(map(str, range(5000)))).split()) == MOST_WORDS
+
+
+def test_no_cue_of_a_rambling_text_is_out_of_bounds() -> None:
+    """A megabyte without a full stop, one long word, nothing but marks: numbers stay small."""
+    for text in ("word " * 200_000, "x" * 1_000_000, "!" * 5000, "1 " * 5000, "a\n" * 5000):
+        assert all(abs(cue(settled(text))) <= 30 for cue in CUES.values())
+
+
+def test_identification_counts_neither_half_and_another_pole_nothing() -> None:
+    space = space_of(("x", "y"), ("p", "q"), ("r", "s"))
+    seen = {"1": "x", "2": None, "3": "y"}
+    replies = [TextReply("?", code, method, text) for code, method, text in ROWS]
+    shares = identification(space, replies, lambda _, text: {"d0": seen[text], "d1": "q"})
+    assert shares == {
+        "mpd": {"AAA": {"d0": 0.5, "d1": 0.0}, "BB-": {"d0": 0.75, "d1": 1.0}},
+        "soup": {"-A-": {"d1": 0.0}},
+    }
+
+
+ROWS = [
+    *[("AAA", "mpd", text) for text in "123"],
+    *[("BB-", "mpd", text) for text in "23"],
+    ("-A-", "soup", "1"),
+]
+
+
+def test_poles_are_what_the_pack_says() -> None:
+    """Other names, another order, three poles; a dimension without all measures has none."""
+    space = space_of(("dense", "plain"), ("warm", "cold"), ("long", "short"), ("odd", "even"))
+    named = {
+        "dense": "grade",
+        "plain": "-grade",
+        "long": "words",
+        "short": "-words",
+        "odd": "words",
+    }
+    judge = TextJudge(space, named, scales.load_scales())
+    assert judge("", SIMPLE) == {"d0": "plain", "d2": "short"}
+    assert judge("", SCHOLARLY)["d0"] == "dense"
+    three = TextJudge(
+        space_of(("kind", "hard", "long")),
+        {"kind": "sentiment", "hard": "grade", "long": "words"},
+        scales.load_scales(),
+    )
+    assert three("", KIND) == {"d0": "kind"}
+    assert three("", SCHOLARLY) == {"d0": "hard"}
+    assert three("", SIMPLE) == {"d0": None}
+
+
+def test_a_misspelt_measure_is_refused_by_name(tiny_base: Path, tmp_path: Path) -> None:
+    pack = write_training_pack(tmp_path, tiny_base, adapters=False)
+    recipe = tmp_path / "train.toml"
+    recipe.write_text(recipe.read_text().replace('up0 = "-grade"', 'up0 = "-grdae"'))
+    with pytest.raises(PackError, match=r"train.toml: measures.up0: unknown measure '-grdae'"):
+        measures.measures_of(pack)
+
+
+def test_scales_are_fitted_from_any_packs_answers(tmp_path: Path) -> None:
+    """Two dimensions with names of their own: fitted, written, read back, and right."""
+    space = space_of(("dense", "plain"), ("short", "long"))
+    named = {"dense": "rare", "plain": "-rare", "short": "-words", "long": "words"}
+    rows = [Styled(str(n), "train", f"Prompt {n}?", _answers(n)) for n in range(20)]
+    fitted = measures.calibrate(space, named, rows)
+    assert list(fitted) == ["rare", "words"]
+    assert list(fitted["rare"].cues) == ["rare"]
+    scales.save_scales(tmp_path / "scales.json", fitted, {"kind": "test"})
+    judge = TextJudge(space, named, scales.load_scales(tmp_path / "scales.json"))
+    shares = identification(space, measures.written(space, rows), judge)["written"]
+    assert min(share for row in shares.values() for share in row.values()) > 0.9
+    pairs = measures.minimal_pairs(judge, space, rows)
+    assert pairs["d0"] == {"pairs": 40, "accuracy": 1.0}
+
+
+def _answers(number: int) -> dict[str, str]:
+    plain = f"we go to the sea and see the sun with our {number} friends"
+    dense = f"photolytic phyllobilin catabolism engenders {number} anthocyanin carotenoids daily"
+    both = f"the sun makes phyllobilin in the {number} leaves that we see"
+    middle = f"{both} and then some more of it as well in the warm air of the day"
+    return {
+        "neutral": middle,
+        "dense": f"{dense} {dense[::-1]} of it",
+        "plain": f"{plain} and then some more of it as well today",
+        "AA": dense,
+        "AB": f"{dense} " + " ".join(f"phyllobilin{k} the catabolism" for k in range(20)),
+        "BA": plain,
+        "BB": f"{plain} " + " ".join(f"we see {k} friends go home" for k in range(20)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda found: found.pop("scales"), "KeyError"),
+        (lambda found: found["scales"]["grade"]["cues"]["grade"].update(spread=0), "above 0"),
+        (lambda found: found["scales"]["grade"].update(low=float("nan")), "finite"),
+        (lambda found: found["scales"]["words"]["cues"].update(wrds={}), "TypeError"),
+        (lambda found: found.update(scales=[1]), "AttributeError"),
+    ],
+)
+def test_damaged_scales_are_refused_by_name(tmp_path: Path, spoil: object, said: str) -> None:
+    found = json.loads(scales.BUILT_IN.read_text())
+    spoil(found)  # type: ignore[operator]
+    (tmp_path / "scales.json").write_text(json.dumps(found))
+    with pytest.raises(PackError, match=rf"scales.json: not a file of scales .*{said}.*calibrate"):
+        scales.load_scales(tmp_path / "scales.json")
+
+
+def test_topic_reads_vectors_by_file(tmp_path: Path) -> None:
+    """Mean of token vectors, cosine; unknown words and texts without words count as nothing."""
+    table = np.array([[0, 0], [2, 0], [0, 1], [1, 1]], np.float16)
+    (tmp_path / "weights").mkdir()
+    save_file({"embedding.weight": table}, tmp_path / "weights" / "x.safetensors")
+    tokenizer = Tokenizer(WordLevel({"?": 0, "sun": 1, "sea": 2, "land": 3, "far": 9}, "?"))
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(tmp_path / "x_tokenizer_config.json"))
+    topic = Topic(tmp_path)
+    assert topic.similarity("sun", "sun sun") == pytest.approx(1)
+    assert topic.similarity("sun", "sea") == pytest.approx(0)
+    assert topic.similarity("sun", "sun sea") == pytest.approx(2 / 5**0.5)
+    assert topic.similarity("sun", "") == topic.similarity("far", "sun") == 0
+    (tmp_path / "y.safetensors").write_bytes(b"")
+    with pytest.raises(MPDError, match=r"needs one file \*.safetensors, has 2"):
+        Topic(tmp_path)
+    (tmp_path / "weights" / "x.safetensors").unlink()
+    with pytest.raises(MPDError, match="cannot be read"):
+        Topic(tmp_path)
+
+
+def test_measures_do_without_torch() -> None:
+    """They are read where no model is: on a laptop, in a report."""
+    code = "import sys, mpd_core.evaluation.measures; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_validate_prints_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "validate", "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert "not a neural model" in figures["kind"]
+    assert set(figures["shares"]["AAA"]) == {"expertise", "length", "tone"}
+    assert main(["evaluate", "validate", "--split", "eval"]) == 2
+    assert "Unknown split 'eval'" in capsys.readouterr().err
+    assert main(["evaluate", "validate"]) == 0
+    assert "expertise: AAA" in capsys.readouterr().out
