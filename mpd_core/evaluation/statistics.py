@@ -1,0 +1,212 @@
+"""Win rates and how sure they are: pure functions on verdicts of pairs.
+
+A verdict is 1 (the first reply wins), 0 (tie) or -1. Pairs of one prompt are not independent, for
+the eight preferences share it: intervals draw whole prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+DRAWS, NEWTON_STEPS = 2000, 100
+RIDGE = 1e-3
+"""Keeps strengths finite where a method wins, or ties, always; too little to move others."""
+ANCHOR, SPREAD = 1000.0, 400.0
+"""The scale of chess: 400 points are odds of 10 to 1."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Wins, ties and losses of one side."""
+
+    wins: int = 0
+    ties: int = 0
+    losses: int = 0
+
+    @classmethod
+    def of(cls, verdicts: Iterable[int]) -> Tally:
+        found = list(verdicts)
+        return cls(*(sum(verdict == kind for verdict in found) for kind in (1, 0, -1)))
+
+    @property
+    def pairs(self) -> int:
+        return self.wins + self.ties + self.losses
+
+    @property
+    def decided(self) -> int:
+        """Pairs that are no tie."""
+        return self.wins + self.losses
+
+    @property
+    def paper_rate(self) -> float | None:
+        """Wins among decided pairs, the paper's rule; None where there are none."""
+        return self.wins / self.decided if self.decided else None
+
+    @property
+    def half_rate(self) -> float | None:
+        """(W + T/2) / N; None without pairs."""
+        return (self.wins + self.ties / 2) / self.pairs if self.pairs else None
+
+    @property
+    def p(self) -> float:
+        """Of the two-sided exact binomial test that wins and losses are alike; ties are dropped."""
+        return binomial_p(self.wins, self.decided)
+
+
+def overall(by_dimension: Iterable[int]) -> int:
+    """The paper's verdict on a pair: the sign of the sum of its dimensions' verdicts."""
+    total = sum(by_dimension)
+    return (total > 0) - (total < 0)
+
+
+def both_orders(first: int, second: int) -> tuple[int, bool]:
+    """The verdict of a judge who saw a pair in both orders, and whether he flipped.
+
+    Args:
+        first: on (a, b): 1 is a win of a.
+        second: on (b, a), from the view of what stood first there: 1 is a win of b.
+
+    Returns:
+        For a; a disagreement counts as a tie.
+    """
+    agreed = first == -second
+    return (first if agreed else 0), not agreed
+
+
+def binomial_p(wins: int, decided: int) -> float:
+    """Two-sided exact p of ``wins`` out of ``decided`` where both sides are equally good."""
+    fewer = min(wins, decided - wins)
+    tail = sum(math.comb(decided, k) for k in range(fewer + 1))
+    return min(1.0, float(2 * tail / 2**decided))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: at 0.05 the family errs in 5% at most."""
+    order = sorted(range(len(ps)), key=lambda index: ps[index])
+    adjusted, least = [0.0] * len(ps), 0.0
+    for rank, index in enumerate(order):
+        least = max(least, min(1.0, (len(ps) - rank) * ps[index]))
+        adjusted[index] = least
+    return adjusted
+
+
+def interval(
+    parts: Sequence[tuple[float, float]], *, level: float = 0.95, seed: int = 0, draws: int = DRAWS
+) -> tuple[float, float] | None:
+    """Percentile bootstrap of a share, over clusters.
+
+    Args:
+        parts: a prompt's numerator and denominator each, e.g. its wins and its decided pairs.
+        level: of the interval.
+        seed: of the draws.
+        draws: how many times all prompts are drawn anew.
+
+    Returns:
+        Low and high; None where no draw has a denominator.
+    """
+    table = np.array(parts, float).reshape(-1, 2)
+    if not len(table):
+        return None
+    chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
+    above, below = table[chosen].sum(1).T
+    shares = above[below > 0] / below[below > 0]
+    if not len(shares):
+        return None
+    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def detectable(pairs: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """Least distance of a win rate from 0.5 that this many decided pairs are likely to find.
+
+    Of a two-sided test, by the normal approximation; at most 0.5. Pairs count as independent, so
+    that with several preferences a prompt it is rather too small.
+    """
+    if pairs < 1:
+        return 0.5
+    normal = NormalDist()
+    reach = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
+    return min(0.5, reach * 0.5 / math.sqrt(pairs))
+
+
+def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict[str, float]:
+    """Strengths of all methods on the scale of chess, the anchor's being 1000.
+
+    Davidson's model (1970): of two methods with strengths s and t, the odds of win, loss and tie
+    are s : t : v sqrt(s t), v being common to all pairs. Fitted by Newton's method.
+
+    Args:
+        tallies: by (first, second), from the view of the first; each pair of methods once.
+        anchor: one of them.
+
+    Raises:
+        ValueError: the anchor is in no pair.
+    """
+    names = list(dict.fromkeys(name for pair in tallies for name in pair))
+    if anchor not in names:
+        raise ValueError(f"'{anchor}' has met nobody")
+    strengths = np.zeros(len(names) + 1)  # the last is ln v
+    for _ in range(NEWTON_STEPS):
+        slope, bend = -RIDGE * strengths, RIDGE * np.eye(len(strengths))
+        for (first, second), tally in tallies.items():
+            outcomes = _outcomes(names.index(first), names.index(second), len(strengths))
+            odds = np.exp(outcomes @ strengths)
+            shares = odds / odds.sum()
+            seen = np.array([tally.wins, tally.losses, tally.ties], float)
+            mean = shares @ outcomes
+            slope += seen @ outcomes - seen.sum() * mean
+            spread = (outcomes.T * shares) @ outcomes - np.outer(mean, mean)
+            bend += seen.sum() * spread
+        step = np.clip(np.linalg.solve(bend, slope), -2, 2)
+        strengths = strengths + step
+        if np.abs(step).max() < 1e-10:
+            break
+    points = SPREAD / math.log(10) * (strengths - strengths[names.index(anchor)])
+    return {name: ANCHOR + float(points[index]) for index, name in enumerate(names)}
+
+
+def _outcomes(first: int, second: int, size: int) -> Floats:
+    """What win, loss and tie add to the log-odds, [3, parameters]."""
+    rows = np.zeros((3, size))
+    rows[0, first] = rows[1, second] = rows[2, -1] = 1
+    rows[2, [first, second]] = 0.5
+    return rows
+
+
+def length_controlled(verdicts: Sequence[int], longer_by: Sequence[float]) -> float | None:
+    """The win rate there would be if both replies were of one length.
+
+    AlpacaEval's length-controlled rate (Dubois et al., 2024) without its terms for instructions:
+    a logistic model of (verdict + 1) / 2 on tanh(difference / its spread), read at difference 0.
+    Not for the dimension that length itself shows.
+
+    Args:
+        verdicts: N of them.
+        longer_by: N, words of the first reply less those of the second.
+
+    Returns:
+        None without pairs.
+    """
+    if not verdicts:
+        return None
+    gaps = np.array(longer_by, float)
+    spread = float(gaps.std()) or 1.0
+    rows = np.c_[np.ones(len(gaps)), np.tanh(gaps / spread)]
+    wanted = (np.array(verdicts, float) + 1) / 2
+    weights = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        shares = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
+        slope = rows.T @ (wanted - shares) - RIDGE * weights
+        bend = (rows.T * (shares * (1 - shares))) @ rows + RIDGE * np.eye(2)
+        step = np.clip(np.linalg.solve(bend, slope), -2, 2)
+        weights = weights + step
+        if np.abs(step).max() < 1e-10:
+            break
+    return float(1 / (1 + math.exp(-weights[0])))
