@@ -17,6 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from mpd_core.cli import main
 from mpd_core.errors import MPDError, PackError
 from mpd_core.evaluation import measures, scales, tables
+from mpd_core.evaluation.calibration import calibrate
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
 from mpd_core.evaluation.measures import TextJudge, TextReply, identification
 from mpd_core.evaluation.topic import Topic
@@ -161,7 +162,7 @@ def test_scales_are_fitted_from_any_packs_answers(tmp_path: Path) -> None:
     space = space_of(("dense", "plain"), ("short", "long"))
     named = {"dense": "rare", "plain": "-rare", "short": "-words", "long": "words"}
     rows = [Styled(str(n), "train", f"Prompt {n}?", _answers(n)) for n in range(20)]
-    fitted = measures.calibrate(space, named, rows)
+    fitted = calibrate(space, named, rows)
     assert list(fitted) == ["rare", "words"]
     assert list(fitted["rare"].cues) == ["rare"]
     scales.save_scales(tmp_path / "scales.json", fitted, {"kind": "test"})

@@ -7,17 +7,19 @@ usual names where it has no recipe. A dimension whose poles are not all measured
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from statistics import fmean
 
 from mpd_core.errors import PackError
-from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, fit, load_scales
+from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, load_scales
 from mpd_core.packs import Pack
-from mpd_core.preferences import Dimension, Pole, Preference, PreferenceSpace
-from mpd_core.training.data import NEUTRAL, Styled
+from mpd_core.preferences import Dimension, Preference, PreferenceSpace
+from mpd_core.training.data import Styled
 from mpd_core.training.measures import MEASURES, words
 from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.recipe import load_recipe
@@ -70,7 +72,8 @@ class TextJudge:
             for d in space.dimensions
             if len(d.poles) > 1 and all(p.name in scaled for p in d.poles)
         )
-        self._ends = {pole: _end(measure) for pole, measure in scaled.items()}
+        self.version = _version(scales)
+        self._ends = {pole: end_of(measure) for pole, measure in scaled.items()}
         self._shows = {name: lru_cache(4096)(scale.shows) for name, scale in scales.items()}
         self._lean = {name: lru_cache(4096)(scale.lean) for name, scale in scales.items()}
 
@@ -103,6 +106,10 @@ class TextJudge:
         measure, end = self._ends[pole]
         return end * self._lean[measure](text)
 
+    def measure(self, pole: str) -> str:
+        """The measure of a pole's scale, without its sign."""
+        return self._ends[pole][0]
+
     def _shown(self, dimension: Dimension, text: str) -> str | None:
         """Of poles on scales of their own several may show: then the one that leans most."""
         shown = [pole.name for pole in dimension.poles if self._has(pole.name, text)]
@@ -118,7 +125,15 @@ class TextJudge:
         return self._shows[measure](text) == end
 
 
-def _end(measure: str) -> tuple[str, int]:
+def _version(scales: Mapping[str, Scale]) -> str:
+    """Of all that a verdict depends on: coefficients, and the code and words of the cues."""
+    digest = hashlib.sha256(repr(sorted(scales.items())).encode())
+    for name in ("cues.py", "wordlists.py", "scales.py"):
+        digest.update(Path(__file__).with_name(name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def end_of(measure: str) -> tuple[str, int]:
     return measure.removeprefix("-"), -1 if measure.startswith("-") else 1
 
 
@@ -204,32 +219,6 @@ def _pairs(space: PreferenceSpace, dimension: Dimension) -> Iterator[tuple[str, 
         pairs = zip(own.choices, other.choices, strict=True)
         if pole and [k for k, (a, b) in enumerate(pairs) if a != b] == [index]:
             yield pole.name, own.code, other.code
-
-
-def calibrate(
-    space: PreferenceSpace, measures: Mapping[str, str], rows: Sequence[Styled]
-) -> dict[str, Scale]:
-    """Scales for all measures of a pack, from written answers of the training split.
-
-    An answer in the style of a pole, or to a preference with it, shows it; the answers in other
-    styles, and the neutral one, show neither.
-    """
-    by_name = {pole.name: pole for pole in space.poles}
-    shown: dict[str, tuple[Pole, ...]] = {name: (pole,) for name, pole in by_name.items()}
-    shown |= {preference.code: preference.poles for preference in space} | {NEUTRAL: ()}
-    ends = {by_name[pole]: _end(measure) for pole, measure in measures.items() if pole in by_name}
-    scales = {}
-    for measure in dict.fromkeys(measure for measure, _ in ends.values()):
-        side = {pole: end for pole, (other, end) in ends.items() if other == measure}
-        labelled = [
-            (text, sum(side.get(pole, 0) for pole in shown[name]))
-            for row in rows
-            for name, text in row.answers.items()
-            if name in shown
-        ]
-        texts, labels = zip(*labelled, strict=True)
-        scales[measure] = fit(measure, texts, [max(-1, min(1, label)) for label in labels])
-    return scales
 
 
 def empty(text: str) -> bool:

@@ -1,0 +1,217 @@
+"""All figures of a run: who shows which pole, who beats whom, how sure that is, how replies are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from mpd_core.evaluation.judging import Judged, meetings
+from mpd_core.evaluation.measures import (
+    Scorer,
+    Shares,
+    TextJudge,
+    TextReply,
+    empty,
+    identification,
+)
+from mpd_core.evaluation.statistics import (
+    Tally,
+    bradley_terry,
+    detectable,
+    holm,
+    interval,
+    length_controlled,
+    overall,
+)
+from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.topic import Topic
+from mpd_core.preferences import PreferenceSpace
+from mpd_core.training.measures import length, loops
+
+Figures = dict[str, Any]
+LENGTH = "words"
+"""The measure of the dimension whose rates are not length-controlled."""
+
+
+def identify(
+    space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, Scorer]
+) -> Figures:
+    """{method: {code: {dimension: {scorer: share}}}}."""
+    rows = [TextReply(row["prompt"], row["code"], row["method"], row["text"]) for row in replies]
+    found = {name: identification(space, rows, scorer) for name, scorer in scorers.items()}
+    table: Figures = {}
+    for name, shares in found.items():
+        for method, by_code in shares.items():
+            for code, by_dimension in by_code.items():
+                cells = table.setdefault(method, {}).setdefault(code, {})
+                for dimension, share in by_dimension.items():
+                    cells.setdefault(dimension, {})[name] = share
+    return table
+
+
+def worst(shares: Shares) -> Figures:
+    """{method: {code: [dimension, share]}}: what a preference shows least."""
+
+    def least(row: Mapping[str, float]) -> list[Any]:
+        name = min(row, key=lambda dimension: row[dimension])
+        return [name, row[name]]
+
+    return {
+        method: {code: least(row) for code, row in rows.items() if row}
+        for method, rows in shares.items()
+    }
+
+
+def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:
+    """One scorer's part of what ``identify`` gives."""
+    return {
+        method: {
+            code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}
+            for code, row in rows.items()
+        }
+        for method, rows in table.items()
+    }
+
+
+def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
+    """By method: how replies end, repeat, how long they are, and whether they keep to the topic."""
+    table: Figures = {}
+    for method in dict.fromkeys(row["method"] for row in replies):
+        rows = [row for row in replies if row["method"] == method]
+        table[method] = {
+            "replies": len(rows),
+            "finished": fmean(row["finished"] for row in rows),
+            "loops": fmean(loops(row["text"]) for row in rows),
+            "empty": fmean(empty(row["text"]) for row in rows),
+            "words": fmean(length(row["text"]) for row in rows),
+        }
+        if topic:
+            table[method]["on_topic"] = fmean(
+                topic.similarity(row["prompt"], row["text"]) for row in rows
+            )
+    return table
+
+
+def matrix(found: Sequence[Judged], methods: Sequence[str], not_controlled: str | None) -> Figures:
+    """Every meeting of two methods, with p-values adjusted over all of them.
+
+    Args:
+        found: verdicts of one judge.
+        methods: in the order of rows.
+        not_controlled: the dimension that length itself shows.
+    """
+    meets = [
+        (first, second, [j for j in found if (j.pair.first, j.pair.second) == (first, second)])
+        for first, second in meetings(methods)
+    ]
+    rows = [_meeting(*meet, not_controlled) for meet in meets if meet[2]]
+    for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = adjusted
+    return {
+        "flip_rate": flip_rate(found),
+        "meetings": rows,
+        "average": {method: _average(rows, method) for method in methods},
+        "strengths": strengths(found, methods),
+    }
+
+
+def flip_rate(found: Iterable[Judged]) -> float | None:
+    """Share of questions that a judge answered differently in the other order."""
+    flips = [flip for judged in found for flip in judged.flipped.values()]
+    return fmean(flips) if flips else None
+
+
+def _meeting(
+    first: str, second: str, found: Sequence[Judged], not_controlled: str | None
+) -> Figures:
+    whole = [overall(judged.verdicts.values()) for judged in found]
+    dimensions = dict.fromkeys(name for judged in found for name in judged.verdicts)
+    codes = dict.fromkeys(judged.pair.code for judged in found)
+    tally = Tally.of(whole)
+    longer = [judged.pair.longer_by for judged in found]
+    return {
+        "first": first,
+        "second": second,
+        **_counts(tally),
+        "paper_interval": _over_prompts(found, whole, lambda v: (v == 1, v != 0)),
+        "half_interval": _over_prompts(found, whole, lambda v: ((v + 1) / 2, 1)),
+        "detectable": detectable(tally.decided),
+        "length_controlled": length_controlled(whole, longer),
+        "by_dimension": {
+            name: _dimension(found, name, name != not_controlled) for name in dimensions
+        },
+        "by_code": {
+            code: _counts(
+                Tally.of(v for v, j in zip(whole, found, strict=True) if j.pair.code == code)
+            )
+            for code in codes
+        },
+    }
+
+
+def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
+    rows = [judged for judged in found if name in judged.verdicts]
+    verdicts = [judged.verdicts[name] for judged in rows]
+    figures = _counts(Tally.of(verdicts))
+    if controlled:
+        longer = [judged.pair.longer_by for judged in rows]
+        figures["length_controlled"] = length_controlled(verdicts, longer)
+    return figures
+
+
+def _counts(tally: Tally) -> Figures:
+    return {
+        "wins": tally.wins,
+        "ties": tally.ties,
+        "losses": tally.losses,
+        "paper_rate": tally.paper_rate,
+        "half_rate": tally.half_rate,
+        "p": tally.p,
+    }
+
+
+def _over_prompts(
+    found: Sequence[Judged],
+    verdicts: Sequence[int],
+    part: Callable[[int], tuple[float, float]],
+) -> list[float] | None:
+    sums: dict[str, list[float]] = {}
+    for judged, verdict in zip(found, verdicts, strict=True):
+        above, below = part(verdict)
+        total = sums.setdefault(judged.pair.id, [0.0, 0.0])
+        total[0], total[1] = total[0] + above, total[1] + below
+    reach = interval([(above, below) for above, below in sums.values()])
+    return list(reach) if reach else None
+
+
+def _average(rows: Sequence[Figures], method: str) -> float | None:
+    """The mean of a method's win rates by the paper's rule: the last column of its Table 2."""
+    own = [row["paper_rate"] for row in rows if row["first"] == method]
+    others = [row["paper_rate"] for row in rows if row["second"] == method]
+    rates = [rate for rate in own if rate is not None]
+    rates += [1 - rate for rate in others if rate is not None]
+    return fmean(rates) if rates else None
+
+
+def strengths(found: Sequence[Judged], methods: Sequence[str]) -> Figures:
+    """Bradley-Terry points over all meetings; equal weights are 1000 where they took part."""
+    by_pair: dict[tuple[str, str], list[int]] = {}
+    for judged in found:
+        by_pair.setdefault((judged.pair.first, judged.pair.second), []).append(
+            overall(judged.verdicts.values())
+        )
+    if not by_pair:
+        return {}
+    met = {name for pair in by_pair for name in pair}
+    anchor = "uniform" if "uniform" in met else next(name for name in methods if name in met)
+    points = bradley_terry({pair: Tally.of(v) for pair, v in by_pair.items()}, anchor)
+    return dict(sorted(points.items(), key=lambda item: -item[1]))
+
+
+def length_dimension(judge: TextJudge) -> str | None:
+    """The dimension whose poles are measured by how long a reply is."""
+    for dimension in judge.dimensions:
+        if judge.measure(dimension.poles[0].name) == LENGTH:
+            return dimension.name
+    return None

@@ -1,0 +1,93 @@
+"""Prompts to evaluate on: from a file, or a split of the pack's own written answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from mpd_core.errors import RequestError
+from mpd_core.packs import Pack
+from mpd_core.request import MAX_CHARACTERS
+from mpd_core.training.data import Split, load_styles
+from mpd_core.training.recipe import load_recipe
+
+MOST_PROMPTS = 100_000
+MOST_BYTES = 256 << 20
+FIELDS = ("prompt", "instruction", "question", "text")
+"""Names under which a line of JSON may hold its prompt; the first that is there counts."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An instruction with a name of its own."""
+
+    id: str
+    text: str
+
+
+def prompts_of(pack: Pack, source: str, limit: int | None = None) -> list[Prompt]:
+    """The prompts of a file or of a split.
+
+    Args:
+        pack: whose written answers a split's name means.
+        source: a ``.jsonl`` file, a text with a prompt a line, or ``train``, ``valid``, ``test``.
+        limit: only the first ones.
+
+    Raises:
+        RequestError: no such file or split, a line that cannot be read, or no prompt at all.
+        PackError: a recipe or written answers that cannot be read.
+    """
+    if source in get_args(Split):
+        rows = load_styles(pack.path(load_recipe(pack).data.file)).split(source)  # type: ignore[arg-type]
+        found = [Prompt(row.id, row.prompt) for row in rows]
+    else:
+        found = _read(Path(source).expanduser())
+    found = found[:limit]
+    if not found:
+        raise RequestError(f"--prompts {source[:200]}: there is no prompt in it.")
+    ids = {prompt.id for prompt in found}
+    if len(ids) < len(found):
+        raise RequestError(f"--prompts {source[:200]}: two prompts have the same id.")
+    return found
+
+
+def _read(file: Path) -> list[Prompt]:
+    if not file.is_file():
+        splits = ", ".join(get_args(Split))
+        raise RequestError(f"--prompts {str(file)[:200]}: no such file; give one, or {splits}.")
+    if file.stat().st_size > MOST_BYTES:
+        raise RequestError(f"--prompts {file}: over {MOST_BYTES >> 20} MB: split it.")
+    try:
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise RequestError(f"--prompts {file}: not UTF-8 ({error}).") from None
+    kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if len(kept) > MOST_PROMPTS:
+        raise RequestError(f"--prompts {file}: over {MOST_PROMPTS:,} prompts: split it.")
+    read = _from_json if file.suffix in (".jsonl", ".json") else _from_text
+    return [read(f"{file}:{number}", number, line) for number, line in kept]
+
+
+def _from_text(place: str, number: int, line: str) -> Prompt:
+    return _checked(place, Prompt(str(number), line.strip()))
+
+
+def _from_json(place: str, number: int, line: str) -> Prompt:
+    try:
+        row: Any = json.loads(line)
+    except ValueError as error:
+        raise RequestError(f"--prompts {place}: not JSON ({error}).") from None
+    found = [row[name] for name in FIELDS if name in row] if isinstance(row, dict) else []
+    if not found or not isinstance(found[0], str):
+        raise RequestError(f"--prompts {place}: needs text under one of {', '.join(FIELDS)}.")
+    return _checked(place, Prompt(str(row.get("id", number)), found[0]))
+
+
+def _checked(place: str, prompt: Prompt) -> Prompt:
+    if not prompt.text.strip():
+        raise RequestError(f"--prompts {place}: the prompt is empty.")
+    if len(prompt.text) > MAX_CHARACTERS:
+        raise RequestError(f"--prompts {place}: over {MAX_CHARACTERS:,} characters: shorten it.")
+    return prompt

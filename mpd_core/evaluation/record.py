@@ -1,0 +1,89 @@
+"""A run's definition, kept beside its replies: which belong to it, and how they were made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mpd_core.errors import MPDError
+from mpd_core.evaluation.jobs import Job
+from mpd_core.evaluation.store import Row, read_rows
+from mpd_core.preferences import LEFT_OUT
+
+FILE = "run.json"
+REPLIES = "replies.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What was asked for."""
+
+    pack: str
+    hashes: dict[str, str]
+    prompts: str
+    """Where they came from."""
+    count: int
+    methods: tuple[str, ...]
+    codes: tuple[str, ...]
+    sampling: dict[str, Any]
+    keys: tuple[str, ...]
+
+    def save(self, folder: Path) -> None:
+        """Replace the folder's definition."""
+        folder.mkdir(parents=True, exist_ok=True)
+        scratch = folder / f"{FILE}.part"
+        scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        scratch.replace(folder / FILE)
+
+
+def load_run(folder: Path) -> Run:
+    """Read what ``save`` wrote.
+
+    Raises:
+        MPDError: there is none, or it cannot be read.
+    """
+    try:
+        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        lists = {name: tuple(found[name]) for name in ("methods", "codes", "keys")}
+        return Run(**{**found, **lists})
+    except FileNotFoundError:
+        raise MPDError(f"{folder}: there is no run: start with evaluate run.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise MPDError(f"{folder / FILE}: cannot be read ({error}): evaluate run again.") from None
+
+
+def replies_of(folder: Path, run: Run) -> list[Row]:
+    """The run's replies, in its order; one without a preference stands for every preference.
+
+    Raises:
+        MPDError: some are missing.
+    """
+    stored = {row["key"]: row for row in read_rows(folder / REPLIES)}
+    lost = sum(key not in stored for key in run.keys)
+    if lost:
+        raise MPDError(f"{folder}: {lost} of {len(run.keys)} replies are missing: evaluate run.")
+    rows = [stored[key] for key in run.keys]
+    return [
+        {**row, "code": code}
+        for row in rows
+        for code in (run.codes if set(row["code"]) == {LEFT_OUT} else (row["code"],))
+    ]
+
+
+def define(
+    pack: str, hashes: dict[str, str], prompts: str, codes: Sequence[str], jobs: Sequence[Job]
+) -> Run:
+    """A run from its jobs."""
+    return Run(
+        pack,
+        hashes,
+        prompts,
+        len({job.id for job in jobs}),
+        tuple(dict.fromkeys(job.method for job in jobs)),
+        tuple(codes),
+        asdict(jobs[0].request.sampling),
+        tuple(job.key for job in jobs),
+    )

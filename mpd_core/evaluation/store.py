@@ -1,0 +1,106 @@
+"""Files of one JSON object a line that survive a kill: whole lines are kept, half a line is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+from mpd_core.errors import MPDError
+
+Row = dict[str, Any]
+
+
+class HasKey(Protocol):
+    """Whatever makes one row."""
+
+    @property
+    def key(self) -> str: ...
+
+
+Keyed = TypeVar("Keyed", bound=HasKey)
+
+
+class Lines:
+    """A file of rows with a ``key`` each, to which rows are added, and never twice."""
+
+    def __init__(self, file: Path) -> None:
+        """Read what is there.
+
+        Raises:
+            MPDError: names a line that is not such a row.
+        """
+        self.file = file
+        self.rows: dict[str, Row] = {row["key"]: row for row in read_rows(file)}
+
+    @contextmanager
+    def writing(self) -> Iterator[Lines]:
+        """Add rows inside this block, alone.
+
+        Raises:
+            MPDError: another process writes to the file.
+        """
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.file.with_suffix(".lock"), timeout=0)
+        try:
+            with lock:
+                _drop_half_a_line(self.file)
+                self.rows = {row["key"]: row for row in read_rows(self.file)}
+                with self.file.open("a", encoding="utf-8") as self._open:
+                    yield self
+        except Timeout:
+            raise MPDError(f"{self.file}: another process writes to it: wait for it.") from None
+
+    def add(self, row: Row) -> None:
+        """Append a row, inside ``writing``, and hand it to the system at once."""
+        if row["key"] in self.rows:
+            return
+        self._open.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+        self._open.flush()
+        self.rows[row["key"]] = row
+
+
+def read_rows(file: Path) -> Iterator[Row]:
+    """All whole lines of a file; a missing file has none.
+
+    Raises:
+        MPDError: names a line that is no JSON object with a ``key``.
+    """
+    if not file.is_file():
+        return
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return  # a run was killed while writing it
+            try:
+                row = json.loads(line)
+                known = isinstance(row["key"], str)
+            except (ValueError, TypeError, KeyError):
+                known = False
+            if not known:
+                raise MPDError(f"{file}:{number}: not a row of a run: delete this line.")
+            yield row
+
+
+def _drop_half_a_line(file: Path) -> None:
+    if not file.is_file():
+        return
+    with file.open("rb+") as lines:
+        content = lines.read()
+        lines.truncate(content.rfind(b"\n") + 1)
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def missing(lines: Lines, jobs: Iterable[Keyed]) -> list[Keyed]:
+    """What has no row yet, each key once."""
+    first: dict[str, Keyed] = {}
+    for job in jobs:
+        if job.key not in lines.rows:
+            first.setdefault(job.key, job)
+    return list(first.values())
