@@ -13,9 +13,9 @@ def markdown(found: Mapping[str, Any]) -> str:
     """The report to read: a table a question."""
     run = found["run"]
     lines = [
-        f"# Evaluation of {run['pack']}",
+        f"# Evaluation of {_line(run['pack'])}",
         "",
-        f"{run['count']} prompts ({run['prompts']}), {_setting(run['sampling'])}, "
+        f"{run['count']} prompts ({_line(run['prompts'])}), {_setting(run['sampling'])}, "
         f"{'; '.join(run['devices'])}.",
         "",
         *_identification(found),
@@ -36,9 +36,14 @@ def _setting(sampling: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    safe = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in (head, *rows)]
+    safe = [[_line(cell) for cell in row] for row in (head, *rows)]
     drawn = ["| " + " | ".join(row) + " |" for row in safe]
     return [drawn[0], "|" + "---|" * len(head), *drawn[1:], ""]
+
+
+def _line(text: str) -> str:
+    """A name from a file or a pack, which must not draw a table or a heading of its own."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _number(value: float | None, digits: int = 2) -> str:
@@ -108,9 +113,13 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
         "Win rate: the paper's rule (sign of the sum over dimensions, zero sums dropped), with a "
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table."
     )
+    yield (
+        "Like length: (W+T/2)/N as it would be at equal length. Found: how far from 0.50 a rate "
+        "must be for this many decided pairs to tell."
+    )
     yield ""
     yield from _table(
-        ["first", "second", "win rate", "W/T/L", "(W+T/2)/N", "p", "p (Holm)", "like length"],
+        ["first", "second", "win rate", "W/T/L", "(W+T/2)/N", "p", "Holm", "like length", "found"],
         [
             [
                 row["first"],
@@ -121,6 +130,7 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
                 f"{row['p']:.2g}",
                 f"{row['p_holm']:.2g}",
                 _number(row["length_controlled"]),
+                f"{row['detectable']:.2f}",
             ]
             for row in judge["meetings"]
         ],
@@ -133,14 +143,6 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
             for method, points in judge["strengths"].items()
         ],
     )
-    pairs = [row["wins"] + row["losses"] for row in judge["meetings"]]
-    least = max((row["detectable"] for row in judge["meetings"]), default=0.5)
-    if pairs:
-        yield (
-            f"With {min(pairs)} decided pairs, the fewest of a row, a win rate is likely to be "
-            f"told from 0.50 if it is off by {least:.2f} or more."
-        )
-        yield ""
 
 
 def _rate(row: Mapping[str, Any]) -> str:
