@@ -19,6 +19,7 @@ from mpd_core.cli import main
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
+from mpd_core.evaluation.card import card, known_pairs
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
 from mpd_core.evaluation.measures import TextJudge
@@ -29,8 +30,9 @@ from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.weights import kinds, positions, weights_by
 from mpd_core.packs import Pack, load_pack
+from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
-from mpd_core.training.data import load_styles
+from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe
 from tests.fresh_python import ROOT
 from tests.training_fixtures import write_training_pack
@@ -395,6 +397,31 @@ def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -
     assert stored[0]["raw"] == "the first about elementary"
     assert {row["verdict"] for row in stored} == {"win"}
     assert {row["first"] for row in stored} == {"mpd", "uniform"}
+
+
+def test_a_card_tells_what_a_judge_is_worth(tmp_path: Path) -> None:
+    """Two prompts with all four preferences of two dimensions, by hand: the measures are right; one
+    that likes the first reply is right in half, by ties, and flips always."""
+    space = PreferenceSpace((DEFAULT.space.dimensions[0], DEFAULT.space.dimensions[2]))
+    hard = "Photosynthetic carboxylation necessitates ribulose bisphosphate regeneration"
+    answers = {
+        "AA": "Plants eat light! Yay, my friend, let's hug a leaf! It is fun!",
+        "AB": "Plants use light. Do not ask me. You could have read it. It is not hard. Stop it.",
+        "BA": f"{hard}, my lovely friend! Let's party, darling! Hooray!",
+        "BB": f"{hard}. You do not understand it, evidently. Stop asking. It is not my problem.",
+    }
+    rows = [Styled(name, "test", f"{name}?", answers) for name in "xy"]
+    pairs = known_pairs(space, rows)
+    assert len(pairs) == 2 * 8
+    measured = MeasuresJudge(TextJudge.of(DEFAULT))
+    for judge, right, flips in ((measured, 1.0, 0.0), (FirstComeJudge(), 0.5, 1.0)):
+        judging.judge_pairs(judge, pairs, tmp_path)
+        found = card(judging.judged(judge, pairs, tmp_path), None)
+        assert {name: row["pairs"] for name, row in found.items()} == {"expertise": 8, "tone": 8}
+        assert {row["accuracy"] for row in found.values()} == {right}
+        assert {row["flip_rate"] for row in found.values()} == {flips}
+        longer = {row["prefers_longer"] for row in found.values()}
+        assert longer == ({0.5} if judge is measured else {None})
 
 
 def test_a_reply_that_loops_beats_nobody() -> None:

@@ -143,6 +143,25 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
             for method, points in judge["strengths"].items()
         ],
     )
+    yield from _card(judge["card"])
+
+
+def _card(card: Mapping[str, Any]) -> list[str]:
+    if not card:
+        return []
+    head = ["known pairs", "pairs", "accuracy", "flips", "prefers the longer"]
+    rows = [
+        [
+            name,
+            str(row["pairs"]),
+            _number(row["accuracy"]),
+            _number(row["flip_rate"]),
+            _number(row.get("prefers_longer")),
+        ]
+        for name, row in card.items()
+    ]
+    said = "Its card: written answers that differ in one letter (a tie counts half)."
+    return [said, "", *_table(head, rows)]
 
 
 def _rate(row: Mapping[str, Any]) -> str:
