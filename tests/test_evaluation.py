@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.card import card, known_pairs
+from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
 from mpd_core.evaluation.measures import TextJudge
@@ -288,7 +290,7 @@ def written_run(tmp_path: Path) -> Path:
     methods = ("uniform", "mpd", "soup", "vanilla")
     sampling = {"temperature": 0.0, "max_new_tokens": 9, "repetition_penalty": 1.0}
     sampling |= {"dry_multiplier": 0.0}
-    run = Run("x", {}, "a|b\n# c", len(styles), methods, tuple(codes), sampling, tuple(keys))
+    run = Run("x", {}, "a|b\n# <i>c", len(styles), methods, tuple(codes), sampling, tuple(keys))
     run.save(tmp_path)
     return tmp_path
 
@@ -348,6 +350,54 @@ def test_the_markdown_of_a_report_has_whole_tables(written_run: Path) -> None:
     for block in blocks:
         assert len({line.replace("\\|", "").count("|") for line in block if line}) == 1
     assert "\n# c" not in text
+
+
+def test_the_page_of_a_report_is_whole_and_safe(written_run: Path) -> None:
+    """Well-formed, without a script or anything to load; names from files stay text."""
+    assert evaluate("judge", "--out", str(written_run)) == 0
+    assert evaluate("report", "--out", str(written_run)) == 0
+    page = (written_run / "report.html").read_text()
+    seen = Tags()
+    seen.feed(page)
+    assert seen.open == []
+    assert not {"script", "link", "img", "i", "iframe"} & seen.kinds
+    assert "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "&lt;i&gt;c" in page
+    assert page.count("<circle") == 5  # of six meetings one has no decided pair
+    assert "mpd against uniform" in page
+
+
+class Tags(HTMLParser):
+    """What is opened and not closed, and all kinds of tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.kinds: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        del attrs
+        self.open.append(tag)
+        self.kinds.add(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        del attrs
+        self.kinds.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+
+def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
+    rows = {"AA": {"x": {"measure": 0.25}}, "AB": {"x": {"measure": 1.0}}}
+    run = {"pack": "p", "count": 1, "prompts": "test"}
+    validation = {"kind": "k", "shares": {}}
+    found = {"run": run, "identification": {"mpd": rows}, "validation": validation, "judges": {}}
+    page = html(found)
+    assert '<td class="worst" style="background:hsl(5 60% 80%)">0.25</td>' in page
+    assert '<td style="background:hsl(130 60% 62%)">1.00</td>' in page
+    assert "mpd: mean 0.62" in page
 
 
 def test_missing_replies_and_runs_are_said(written_run: Path, tmp_path: Path) -> None:

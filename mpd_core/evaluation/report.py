@@ -1,4 +1,4 @@
-"""The report of a run: figures from stored replies and verdicts, as JSON and as Markdown."""
+"""The report of a run: figures from stored replies and verdicts, as JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
+from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judging import MeasuresJudge, PairJudge, judged, pairs_of
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import TextJudge
@@ -21,7 +22,7 @@ from mpd_core.evaluation.weights import weights_by
 from mpd_core.packs import Pack
 from mpd_core.training.data import Styled
 
-JSON, MARKDOWN = "report.json", "report.md"
+JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
 
 
 def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any]:
@@ -58,8 +59,9 @@ def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any
         "weights": weights_by(replies),
         "judges": _judges(pack, folder, measures, (replies, run.methods), answers),
     }
-    folder.joinpath(JSON).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    folder.joinpath(MARKDOWN).write_text(markdown(found), encoding="utf-8")
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+    for name, content in ((JSON, text), (MARKDOWN, markdown(found)), (HTML, html(found))):
+        (folder / name).write_text(content, encoding="utf-8")
     return found
 
 
