@@ -108,6 +108,19 @@ def test_the_spaces_of_a_method_are_generated_apart(pack: Pack) -> None:
             methods_of(pack, f"mpd,{wrong}")
 
 
+def test_methods_are_split_at_commas_but_not_weights(pack: Pack) -> None:
+    chosen = "mpd, static:0.5,0.5,uniform@logit,static:1,0 ,mpd"
+    names = ["mpd", "static:0.5,0.5", "uniform@logit", "static:1,0"]
+    assert methods_of(pack, chosen) == names
+
+
+def test_a_preference_that_a_method_cannot_serve_is_refused_before_anything_runs(
+    pack: Pack,
+) -> None:
+    with pytest.raises(RequestError, match="needs at least one dimension"):
+        jobs_of(pack, [Prompt("1", "Why?")], ["vanilla", "mpd"], ["AA", "--"], GREEDY)
+
+
 @pytest.mark.timeout(900)  # a fresh interpreter takes its time on a busy machine
 def test_a_killed_run_goes_on_where_it_was(pack: Pack, engine: Engine, tmp_path: Path) -> None:
     """Killed hard while it writes; the rest is generated, and all is as it would be alone."""
@@ -484,6 +497,20 @@ def test_a_reply_that_loops_beats_nobody() -> None:
     other = replace(question, second="The cat sat on the mat. It had a nap. Then it ate a fish.")
     assert judge.ask(other).verdict == -1
     assert judge.ask(other.swapped).verdict == 1
+
+
+def test_length_is_never_controlled_for_itself() -> None:
+    """Two pairs that the longer reply wins on length alone: nothing else is won or lost."""
+    rows = [
+        judging.Judged(
+            judging.Pair(str(n), "AA", "mpd", "soup", {}, gap), {"length": 1, "tone": 0}, {}
+        )
+        for n, gap in enumerate((40, 50))
+    ]
+    meeting = figures.matrix(rows, ["mpd", "soup"], "length")["meetings"][0]
+    assert meeting["paper_rate"] == 1
+    assert meeting["length_controlled"] == pytest.approx(0.5)
+    assert "length_controlled" not in meeting["by_dimension"]["length"]
 
 
 def test_single_experts_meet_only_mpd() -> None:

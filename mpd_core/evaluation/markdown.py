@@ -114,8 +114,8 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table."
     )
     yield (
-        "Like length: (W+T/2)/N as it would be at equal length. Found: how far from 0.50 a rate "
-        "must be for this many decided pairs to tell."
+        "Like length: (W+T/2)/N over the dimensions other than length, as it would be for replies "
+        "of one length. Found: how far from 0.50 a rate must be for this many pairs to tell."
     )
     yield ""
     yield from _table(
