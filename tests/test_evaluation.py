@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from mpd_core.cli import main
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
+from mpd_core.evaluation.card import card, known_pairs
+from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
 from mpd_core.evaluation.measures import TextJudge
@@ -29,8 +32,9 @@ from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.weights import kinds, positions, weights_by
 from mpd_core.packs import Pack, load_pack
+from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
-from mpd_core.training.data import load_styles
+from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe
 from tests.fresh_python import ROOT
 from tests.training_fixtures import write_training_pack
@@ -102,6 +106,19 @@ def test_the_spaces_of_a_method_are_generated_apart(pack: Pack) -> None:
     for wrong, said in (("uniform@loggit", "merge in"), ("unifrom", "Unknown method 'unifrom'")):
         with pytest.raises(RequestError, match=said):
             methods_of(pack, f"mpd,{wrong}")
+
+
+def test_methods_are_split_at_commas_but_not_weights(pack: Pack) -> None:
+    chosen = "mpd, static:0.5,0.5,uniform@logit,static:1,0 ,mpd"
+    names = ["mpd", "static:0.5,0.5", "uniform@logit", "static:1,0"]
+    assert methods_of(pack, chosen) == names
+
+
+def test_a_preference_that_a_method_cannot_serve_is_refused_before_anything_runs(
+    pack: Pack,
+) -> None:
+    with pytest.raises(RequestError, match="needs at least one dimension"):
+        jobs_of(pack, [Prompt("1", "Why?")], ["vanilla", "mpd"], ["AA", "--"], GREEDY)
 
 
 @pytest.mark.timeout(900)  # a fresh interpreter takes its time on a busy machine
@@ -286,7 +303,7 @@ def written_run(tmp_path: Path) -> Path:
     methods = ("uniform", "mpd", "soup", "vanilla")
     sampling = {"temperature": 0.0, "max_new_tokens": 9, "repetition_penalty": 1.0}
     sampling |= {"dry_multiplier": 0.0}
-    run = Run("x", {}, "a|b\n# c", len(styles), methods, tuple(codes), sampling, tuple(keys))
+    run = Run("x", {}, "a|b\n# <i>c", len(styles), methods, tuple(codes), sampling, tuple(keys))
     run.save(tmp_path)
     return tmp_path
 
@@ -348,6 +365,54 @@ def test_the_markdown_of_a_report_has_whole_tables(written_run: Path) -> None:
     assert "\n# c" not in text
 
 
+def test_the_page_of_a_report_is_whole_and_safe(written_run: Path) -> None:
+    """Well-formed, without a script or anything to load; names from files stay text."""
+    assert evaluate("judge", "--out", str(written_run)) == 0
+    assert evaluate("report", "--out", str(written_run)) == 0
+    page = (written_run / "report.html").read_text()
+    seen = Tags()
+    seen.feed(page)
+    assert seen.open == []
+    assert not {"script", "link", "img", "i", "iframe"} & seen.kinds
+    assert "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "&lt;i&gt;c" in page
+    assert page.count("<circle") == 5  # of six meetings one has no decided pair
+    assert "mpd against uniform" in page
+
+
+class Tags(HTMLParser):
+    """What is opened and not closed, and all kinds of tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.kinds: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        del attrs
+        self.open.append(tag)
+        self.kinds.add(tag)
+
+    def handle_startendtag(self, tag: str, attrs: object) -> None:
+        del attrs
+        self.kinds.add(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop() != tag:
+            pass
+
+
+def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
+    rows = {"AA": {"x": {"measure": 0.25}}, "AB": {"x": {"measure": 1.0}}}
+    run = {"pack": "p", "count": 1, "prompts": "test"}
+    validation = {"kind": "k", "shares": {}}
+    found = {"run": run, "identification": {"mpd": rows}, "validation": validation, "judges": {}}
+    page = html(found)
+    assert '<td class="worst" style="background:hsl(5 60% 80%)">0.25</td>' in page
+    assert '<td style="background:hsl(130 60% 62%)">1.00</td>' in page
+    assert "mpd: mean 0.62" in page
+
+
 def test_missing_replies_and_runs_are_said(written_run: Path, tmp_path: Path) -> None:
     lines = (written_run / "replies.jsonl").read_text().splitlines(keepends=True)
     (written_run / "replies.jsonl").write_text("".join(lines[:-2]))
@@ -397,6 +462,31 @@ def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -
     assert {row["first"] for row in stored} == {"mpd", "uniform"}
 
 
+def test_a_card_tells_what_a_judge_is_worth(tmp_path: Path) -> None:
+    """Two prompts with all four preferences of two dimensions, by hand: the measures are right; one
+    that likes the first reply is right in half, by ties, and flips always."""
+    space = PreferenceSpace((DEFAULT.space.dimensions[0], DEFAULT.space.dimensions[2]))
+    hard = "Photosynthetic carboxylation necessitates ribulose bisphosphate regeneration"
+    answers = {
+        "AA": "Plants eat light! Yay, my friend, let's hug a leaf! It is fun!",
+        "AB": "Plants use light. Do not ask me. You could have read it. It is not hard. Stop it.",
+        "BA": f"{hard}, my lovely friend! Let's party, darling! Hooray!",
+        "BB": f"{hard}. You do not understand it, evidently. Stop asking. It is not my problem.",
+    }
+    rows = [Styled(name, "test", f"{name}?", answers) for name in "xy"]
+    pairs = known_pairs(space, rows)
+    assert len(pairs) == 2 * 8
+    measured = MeasuresJudge(TextJudge.of(DEFAULT))
+    for judge, right, flips in ((measured, 1.0, 0.0), (FirstComeJudge(), 0.5, 1.0)):
+        judging.judge_pairs(judge, pairs, tmp_path)
+        found = card(judging.judged(judge, pairs, tmp_path), None)
+        assert {name: row["pairs"] for name, row in found.items()} == {"expertise": 8, "tone": 8}
+        assert {row["accuracy"] for row in found.values()} == {right}
+        assert {row["flip_rate"] for row in found.values()} == {flips}
+        longer = {row["prefers_longer"] for row in found.values()}
+        assert longer == ({0.5} if judge is measured else {None})
+
+
 def test_a_reply_that_loops_beats_nobody() -> None:
     """It would measure as elementary; a text that shows neither still wins against it."""
     judge = MeasuresJudge(TextJudge.of(DEFAULT))
@@ -407,6 +497,20 @@ def test_a_reply_that_loops_beats_nobody() -> None:
     other = replace(question, second="The cat sat on the mat. It had a nap. Then it ate a fish.")
     assert judge.ask(other).verdict == -1
     assert judge.ask(other.swapped).verdict == 1
+
+
+def test_length_is_never_controlled_for_itself() -> None:
+    """Two pairs that the longer reply wins on length alone: nothing else is won or lost."""
+    rows = [
+        judging.Judged(
+            judging.Pair(str(n), "AA", "mpd", "soup", {}, gap), {"length": 1, "tone": 0}, {}
+        )
+        for n, gap in enumerate((40, 50))
+    ]
+    meeting = figures.matrix(rows, ["mpd", "soup"], "length")["meetings"][0]
+    assert meeting["paper_rate"] == 1
+    assert meeting["length_controlled"] == pytest.approx(0.5)
+    assert "length_controlled" not in meeting["by_dimension"]["length"]
 
 
 def test_single_experts_meet_only_mpd() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,30 @@ def test_a_misspelt_measure_is_refused_by_name(tiny_base: Path, tmp_path: Path) 
     recipe.write_text(recipe.read_text().replace('up0 = "-grade"', 'up0 = "-grdae"'))
     with pytest.raises(PackError, match=r"train.toml: measures.up0: unknown measure '-grdae'"):
         measures.measures_of(pack)
+
+
+def test_two_poles_with_one_measure_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Both would show, or none: the judge could not tell them apart."""
+    pack = write_training_pack(tmp_path, tiny_base, adapters=False)
+    recipe = tmp_path / "train.toml"
+    both = 'up0 = "grade"\ndown0 = "grade"'
+    recipe.write_text(recipe.read_text().replace('up0 = "-grade"', both))
+    with pytest.raises(PackError, match="two poles of 'dim0' have the same measure"):
+        TextJudge.of(pack)
+
+
+def test_the_version_of_a_judge_changes_with_all_that_it_judges_by() -> None:
+    """Verdicts are stored under it: stale ones must not be taken for new ones."""
+    space, named = space_of(("x", "y")), {"x": "grade", "y": "-grade"}
+    built_in = scales.load_scales()
+    other = {**built_in, "words": replace(built_in["words"], low=0.5)}
+    versions = {
+        TextJudge(space, named, built_in).version,
+        TextJudge(space, {"x": "-grade", "y": "grade"}, built_in).version,
+        TextJudge(space, named, other).version,
+    }
+    assert len(versions) == 3
+    assert TextJudge(space, dict(named), scales.load_scales()).version in versions
 
 
 def test_scales_are_fitted_from_any_packs_answers(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
@@ -13,7 +14,7 @@ from mpd_core.errors import MPDError, RequestError
 from mpd_core.packs import Pack, Quantize, load_pack
 
 if TYPE_CHECKING:
-    from mpd_core.training.data import Styles
+    from mpd_core.training.data import Styled, Styles
 
 evaluate = typer.Typer(
     add_completion=False,
@@ -87,6 +88,7 @@ def judge(
     """Verdicts on pairs of a run's replies: each dimension, both orders; stored ones are kept."""
     loaded = load_pack(pack)
     _needs()
+    from mpd_core.evaluation.card import known_pairs
     from mpd_core.evaluation.judging import VERDICTS, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
     from mpd_core.evaluation.report import judge_named
@@ -94,7 +96,7 @@ def judge(
     asked, folder = judge_named(judge, loaded), _folder(loaded, out)
     found = load_run(folder)
     pairs = list(pairs_of(loaded.space, replies_of(folder, found), found.methods))
-    judge_pairs(asked, pairs, folder)
+    judge_pairs(asked, [*pairs, *known_pairs(loaded.space, _held_out(loaded))], folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
 
 
@@ -110,8 +112,7 @@ def report(
     from mpd_core.evaluation.markdown import markdown
     from mpd_core.evaluation.report import report as reported
 
-    answers = _styles(loaded).split("test") if _has_answers(loaded) else ()
-    figures = reported(loaded, _folder(loaded, out), answers)
+    figures = reported(loaded, _folder(loaded, out), _held_out(loaded))
     print(json_.dumps(figures, indent=1) if json else markdown(figures))
 
 
@@ -179,10 +180,11 @@ def _quantize(name: str | None) -> Quantize | None:
     raise RequestError(f"--quantize {name[:60]}: use {', '.join(get_args(Quantize))}.")
 
 
-def _has_answers(pack: Pack) -> bool:
+def _held_out(pack: Pack) -> Sequence[Styled]:
+    """Written answers that nothing was fitted on; a pack without a recipe has none."""
     from mpd_core.training.recipe import FILE
 
-    return (pack.folder / FILE).is_file()
+    return _styles(pack).split("test") if (pack.folder / FILE).is_file() else ()
 
 
 def _styles(pack: Pack) -> Styles:

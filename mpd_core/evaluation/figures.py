@@ -129,6 +129,10 @@ def _meeting(
     dimensions = dict.fromkeys(name for judged in found for name in judged.verdicts)
     codes = dict.fromkeys(judged.pair.code for judged in found)
     tally = Tally.of(whole)
+    others = [
+        overall(verdict for name, verdict in judged.verdicts.items() if name != not_controlled)
+        for judged in found
+    ]
     longer = [judged.pair.longer_by for judged in found]
     return {
         "first": first,
@@ -137,7 +141,7 @@ def _meeting(
         "paper_interval": _over_prompts(found, whole, lambda v: (v == 1, v != 0)),
         "half_interval": _over_prompts(found, whole, lambda v: ((v + 1) / 2, 1)),
         "detectable": detectable(tally.decided),
-        "length_controlled": length_controlled(whole, longer),
+        "length_controlled": length_controlled(others, longer),
         "by_dimension": {
             name: _dimension(found, name, name != not_controlled) for name in dimensions
         },

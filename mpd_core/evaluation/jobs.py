@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
@@ -39,7 +40,8 @@ def methods_of(pack: Pack, chosen: str | None = None) -> list[str]:
         RequestError: an unknown method or space.
     """
     if chosen:
-        names = [name.strip() for name in chosen.split(",") if name.strip()]
+        parts = re.split(r",(?!\s*[\d.])", chosen)  # static:0.5,0.3,0.2 has commas of its own
+        names = [part.strip() for part in parts if part.strip()]
         for name in names:
             _split(pack, name)
         return list(dict.fromkeys(names))
@@ -100,8 +102,7 @@ def _sha256(value: object) -> str:
 
 def _split(pack: Pack, method: str) -> tuple[str, Space]:
     name, _, space = method.partition(AT)
-    first = next(iter(pack.space))
-    make_plan(pack, first, name)
+    make_plan(pack, next(iter(pack.space)), name)
     if not space:
         return name, pack.spec.decode.space
     for known in get_args(Space):
@@ -117,5 +118,8 @@ def _codes(pack: Pack, method: str, codes: Sequence[str]) -> list[str]:
     try:
         make_plan(pack, pack.space.parse(nothing), name)
     except RequestError:
-        return [pack.space.parse(code).code for code in codes]
+        preferences = [pack.space.parse(code) for code in codes]
+        for preference in preferences:
+            make_plan(pack, preference, name)  # refused now, and not after an hour
+        return [preference.code for preference in preferences]
     return [nothing]

@@ -114,8 +114,8 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table."
     )
     yield (
-        "Like length: (W+T/2)/N as it would be at equal length. Found: how far from 0.50 a rate "
-        "must be for this many decided pairs to tell."
+        "Like length: (W+T/2)/N over the dimensions other than length, as it would be for replies "
+        "of one length. Found: how far from 0.50 a rate must be for this many pairs to tell."
     )
     yield ""
     yield from _table(
@@ -143,6 +143,25 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
             for method, points in judge["strengths"].items()
         ],
     )
+    yield from _card(judge["card"])
+
+
+def _card(card: Mapping[str, Any]) -> list[str]:
+    if not card:
+        return []
+    head = ["known pairs", "pairs", "accuracy", "flips", "prefers the longer"]
+    rows = [
+        [
+            name,
+            str(row["pairs"]),
+            _number(row["accuracy"]),
+            _number(row["flip_rate"]),
+            _number(row.get("prefers_longer")),
+        ]
+        for name, row in card.items()
+    ]
+    said = "Its card: written answers that differ in one letter (a tie counts half)."
+    return [said, "", *_table(head, rows)]
 
 
 def _rate(row: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from mpd_core.errors import PackError
 from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, load_scales
 from mpd_core.packs import Pack
 from mpd_core.preferences import Dimension, Preference, PreferenceSpace
+from mpd_core.training import measures as plain
 from mpd_core.training.data import Styled
 from mpd_core.training.measures import MEASURES, words
 from mpd_core.training.recipe import FILE as RECIPE
@@ -72,7 +73,7 @@ class TextJudge:
             for d in space.dimensions
             if len(d.poles) > 1 and all(p.name in scaled for p in d.poles)
         )
-        self.version = _version(scales)
+        self.version = _version(scaled, scales)
         self._ends = {pole: end_of(measure) for pole, measure in scaled.items()}
         self._shows = {name: lru_cache(4096)(scale.shows) for name, scale in scales.items()}
         self._lean = {name: lru_cache(4096)(scale.lean) for name, scale in scales.items()}
@@ -125,15 +126,18 @@ class TextJudge:
         return self._shows[measure](text) == end
 
 
-def _version(scales: Mapping[str, Scale]) -> str:
-    """Of all that a verdict depends on: coefficients, and the code and words of the cues."""
-    digest = hashlib.sha256(repr(sorted(scales.items())).encode())
-    for name in ("cues.py", "wordlists.py", "scales.py"):
-        digest.update(Path(__file__).with_name(name).read_bytes())
+def _version(measures: Mapping[str, str], scales: Mapping[str, Scale]) -> str:
+    """Of all that a verdict depends on: poles, coefficients, and the code and words of the cues."""
+    digest = hashlib.sha256(repr((sorted(measures.items()), sorted(scales.items()))).encode())
+    here = Path(__file__).parent
+    sources = [here / name for name in ("cues.py", "wordlists.py", "scales.py")]
+    for source in (*sources, Path(plain.__file__)):
+        digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def end_of(measure: str) -> tuple[str, int]:
+    """``-grade`` is the low end of ``grade``."""
     return measure.removeprefix("-"), -1 if measure.startswith("-") else 1
 
 
@@ -151,6 +155,13 @@ def measures_of(pack: Pack) -> dict[str, str]:
             raise PackError(
                 f"{pack.folder / RECIPE}: measures.{pole}: unknown measure '{measure[:60]}': use "
                 f"{', '.join(MEASURES)}, with - before it for how little there is of it."
+            )
+    for dimension in pack.space.dimensions:
+        named = [chosen[pole.name] for pole in dimension.poles if pole.name in chosen]
+        if len(set(named)) < len(named):
+            raise PackError(
+                f"{pack.folder / RECIPE}: measures: two poles of '{dimension.name}' have the same "
+                "measure: put - before that of its opposite."
             )
     return chosen
 

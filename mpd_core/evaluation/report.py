@@ -1,25 +1,28 @@
-"""The report of a run: figures from stored replies and verdicts, as JSON and as Markdown."""
+"""The report of a run: figures from stored replies and verdicts, as JSON, Markdown and HTML."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
+from mpd_core.evaluation.card import RIGHT, card, known_pairs
+from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judging import MeasuresJudge, PairJudge, judged, pairs_of
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.evaluation.record import load_run, replies_of
+from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.tables import KIND, validation
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.weights import weights_by
 from mpd_core.packs import Pack
 from mpd_core.training.data import Styled
 
-JSON, MARKDOWN = "report.json", "report.md"
+JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
 
 
 def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any]:
@@ -54,10 +57,11 @@ def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any
         "validation": validation(measures, pack.space, answers),
         "quality": compute.quality(replies, Topic.installed()),
         "weights": weights_by(replies),
-        "judges": _judges(pack, folder, measures, replies, run.methods),
+        "judges": _judges(pack, folder, measures, (replies, run.methods), answers),
     }
-    folder.joinpath(JSON).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    folder.joinpath(MARKDOWN).write_text(markdown(found), encoding="utf-8")
+    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
+    for name, content in ((JSON, text), (MARKDOWN, markdown(found)), (HTML, html(found))):
+        (folder / name).write_text(content, encoding="utf-8")
     return found
 
 
@@ -76,14 +80,18 @@ def _judges(
     pack: Pack,
     folder: Path,
     measures: TextJudge,
-    replies: Sequence[Mapping[str, Any]],
-    methods: Sequence[str],
+    run: tuple[Sequence[Row], Sequence[str]],
+    answers: Sequence[Styled],
 ) -> dict[str, Any]:
-    """By judge that has stored verdicts on these replies."""
-    judge = MeasuresJudge(measures)
-    pairs = list(pairs_of(pack.space, [dict(row) for row in replies], methods))
-    found = judged(judge, pairs, folder)
-    if not found:
+    """By judge that has stored verdicts on these replies; with its card where it has one."""
+    judge, (replies, methods) = MeasuresJudge(measures), run
+    pairs = list(pairs_of(pack.space, replies, methods))
+    known = known_pairs(pack.space, answers)
+    found = judged(judge, [*pairs, *known], folder)
+    met = [row for row in found if row.pair.first != RIGHT]
+    if not met:
         return {}
-    table = compute.matrix(found, methods, compute.length_dimension(measures))
+    length = compute.length_dimension(measures)
+    table = compute.matrix(met, methods, length)
+    table["card"] = card([row for row in found if row.pair.first == RIGHT], length)
     return {judge.name: {"version": judge.version, "kind": KIND, **table}}
