@@ -60,7 +60,7 @@ def test_everything_is_trained_and_installed(
     figures = json.loads(capsys.readouterr().out)
     assert figures["mixtures"]["uniform"]["reward"] == pytest.approx(0.5)  # against itself
     table = figures["mixtures"]["identification"]
-    assert {"mpd", "mpd@strength", "soup@strength", "expert:up0"} <= table.keys()
+    assert {"mpd", "mpd@logit", "uniform", "expert:up0"} <= table.keys()
     assert table["mpd"].keys() == {"AA", "AB", "BA", "BB"}
     assert table["expert:up0"].keys() == {"AA", "AB"}
     assert 0 <= table["mpd"]["AA"]["dim0"]["reward"] <= 1

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
 from mpd_core.engine import Engine
 from mpd_core.models.threads import passing
@@ -155,28 +155,28 @@ def _measured(setup: Setup, pole: Pole, own: Sequence[Reply], base: Sequence[Rep
 
 
 METHODS = ("mpd", "uniform", "static", "soup", "prompting")
+ELSEWHERE: Mapping[Space, tuple[str, ...]] = {
+    "probability": ("mpd", "uniform", "prompting"),
+    "logit": ("mpd", "uniform"),
+}
+"""What is compared in spaces that are not the pack's own: as the paper has it."""
 
 
 def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
-    """What is compared, by name: methods in the pack's space, then in the other spaces.
-
-    A method that runs a single row is the same in every space but ``strength``.
-    """
+    """What is compared, by name: methods in the pack's space, then some in the paper's spaces."""
     own = engine.pack.spec.decode.space
     merged = [m for m in METHODS if m in engine.methods]
     found: dict[str, tuple[str, Space]] = {m: (m, own) for m in merged}
-    for space in get_args(Space):
-        for method in merged:
-            single = method in ("soup", "prompting")
-            if space != own and not (single and space == "logit"):
-                found[f"{method}@{space}"] = (method, space)
+    for space, methods in ELSEWHERE.items():
+        if space != own:
+            found |= {f"{m}@{space}": (m, space) for m in methods if m in merged}
     return found
 
 
 def mixtures(setup: Setup, engine: Engine, out: Path) -> Figures:
     """MPD against its baselines on the test prompts, every preference, greedy, in every space."""
     judge = passing(reward_judge, setup)
-    prompts = [row.prompt for row in setup.styles.split("test")]
+    prompts = [row.prompt for row in setup.styles.split("test")][: setup.recipe.report.prompts]
     codes = [preference.code for preference in setup.pack.space]
     compared = schemes(engine)
     asks = {

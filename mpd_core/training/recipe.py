@@ -113,6 +113,13 @@ class PPOSpec(Table):
     kl: float = Field(0.05, ge=0)
 
 
+class ReportSpec(Table):
+    """What held-out figures are computed on."""
+
+    prompts: int = Field(1_000_000, ge=1)
+    """Of the test split, for the comparison of methods, which runs every preference on each."""
+
+
 class StaticSpec(Table):
     """Search for the best constant weights."""
 
@@ -187,6 +194,7 @@ class Recipe(Table):
     """By pole, what scores replies instead of a trained reward model."""
     references: ReferenceSpec = ReferenceSpec()
     static: StaticSpec = StaticSpec()
+    report: ReportSpec = ReportSpec()
     pcm: PCMTrainSpec
     measures: dict[str, str] = Field(default_factory=dict)
     """By pole, a measure that grows with it and that no model was trained on: ``-grade``."""
