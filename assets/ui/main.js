@@ -16,6 +16,7 @@ const state = {
   fetch: new Set(),                // versions whose chunks are missing
   follow: true,                    // whether the end of the reply is kept in sight
   editing: null,                   // the turn whose instruction is being changed
+  ready: false,                    // whether what the browser had kept is back
   stopping: [],                    // versions that ended here, of which the server must hear
   last: {prompt: null, at: 0},
 };
@@ -246,7 +247,10 @@ function repaint() {
 }
 
 function paint() {
-  for (const turn of state.turns) if (turn.versions.some(v => v.painted !== v.rows.length + v.status) || turn.stale) paintTurn(turn);
+  for (const turn of state.turns) {
+    turn.node.classList.toggle('last', turn === state.turns.at(-1));
+    if (turn.stale || turn.versions.some(v => v.painted !== v.rows.length + v.status)) paintTurn(turn);
+  }
   const {version} = state;
   $('.mpd-empty').hidden = state.turns.length > 0;
   root.classList.toggle('reading', state.look.view === 'read');
@@ -262,12 +266,12 @@ function paint() {
 function paintTurn(turn) {
   turn.stale = state.look.view === 'read' && turn.versions.some(v => !v.closed);
   turn.paint(state.look);
-  turn.node.classList.toggle('last', turn === state.turns.at(-1));
   for (const version of turn.versions) version.painted = version.rows.length + version.status;
 }
 
 /** Attributes that tests wait for; all of them change together, with what is painted. */
 function mark() {
+  if (!state.ready) return;
   const {version} = state, writing = open().length > 0;
   Object.assign(element.dataset, {
     run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing,
@@ -471,7 +475,12 @@ window.mpdStudio = {
     const fresh = link && recall('sessionStorage', 'mpd-link') !== location.search;
     if (link) keep('sessionStorage', 'mpd-link', location.search);
     await restoreTurns();
-    if (!fresh) return form.write(sound(draft) ? draft : form.defaults());
+    setTimeout(() => { state.ready = true; repaint(); }, 50);  // Gradio takes the values first
+    const typed = document.querySelector('#prompt textarea')?.value ?? '';  // by someone who did not wait
+    if (!fresh) {
+      const kept = sound(draft) ? draft : form.defaults();
+      return form.write(typed.trim() ? {...kept, prompt: typed} : kept);
+    }
     if (link.problems.length) notice(`The link asks for what is not here and was left out: ${link.problems.join(', ')}.`);
     if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
     return form.write(link.form);

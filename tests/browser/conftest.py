@@ -26,6 +26,12 @@ FLAGS = [
     "--disable-sync",
 ]
 VIEW = "#view [data-done]"
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings(
+        "ignore:'future.no_silent_downcasting'"
+    ),  # Gradio's own use of pandas
+]
 
 
 def free_port() -> int:

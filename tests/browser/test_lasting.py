@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import SPEECH, ScriptedEngine
 
-pytestmark = pytest.mark.browser
+pytestmark = MARKS
 Visit = Callable[..., Visitor]
 
 

@@ -10,15 +10,10 @@ from axe_playwright_python.sync_playwright import Axe
 
 from mpd_core.packs import load_pack
 from mpd_core.ui.server import launch
-from tests.browser.conftest import Visitor, free_port
+from tests.browser.conftest import MARKS, Visitor, free_port
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.filterwarnings(
-        "ignore:'future.no_silent_downcasting'"
-    ),  # Gradio's own use of pandas
-]
+pytestmark = MARKS
 Visit = Callable[..., Visitor]
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.server import launch
-from tests.browser.conftest import Visitor, free_port
+from tests.browser.conftest import MARKS, Visitor, free_port
 from tests.browser.scripted import ScriptedEngine
 
-pytestmark = pytest.mark.browser
+pytestmark = MARKS
 Visit = Callable[..., Visitor]
 SIDEWAYS = "document.documentElement.scrollWidth - window.innerWidth"
 

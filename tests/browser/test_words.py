@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.browser.conftest import Visitor
+from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ARABIC, SPEECH, ScriptedEngine
 
-pytestmark = pytest.mark.browser
+pytestmark = MARKS
 Visit = Callable[..., Visitor]
 
 
