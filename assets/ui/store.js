@@ -50,6 +50,7 @@ class Store {
   async load() {
     try {
       const {tab} = await this.transact('readonly', (tabs, _, answer) => { tabs.get(this.tab).onsuccess = e => { answer.tab = e.target.result; }; });
+      setTimeout(() => this.prune().catch(() => {}), 3000);
       if (!tab || tab.pack !== this.pack) return [];
       const ids = tab.turns.flatMap(turn => turn.versions);
       const found = await this.transact('readonly', (_, versions, answer) => {
@@ -76,7 +77,6 @@ class Store {
         tabs.put({pack: this.pack, saved: Date.now(), turns: shape}, this.tab);
         for (const version of fresh) versions.put(version.record(), version.id);
       });
-      await this.prune();
     } catch { /* switched off, or full: the page goes on without */ }
   }
 

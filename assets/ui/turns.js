@@ -178,6 +178,10 @@ class Turn {
   }
 
   get version() { return this.versions[this.active]; }
+  get visible() { return this.grid ? this.versions : [this.version]; }
+
+  /** Whether what is in sight is older than its data. */
+  get behind() { return this.stale || this.visible.some(version => version.painted !== version.rows.length + version.status); }
 
   add(version) {
     this.versions.push(version);
@@ -218,6 +222,10 @@ class Turn {
 
   paint(look) {
     const rival = this.grid ? this.versions[0] : null;
-    for (const version of this.versions) if (this.grid || version === this.version) version.paint(look, rival);
+    for (const version of this.visible) {
+      version.paint(look, rival);
+      version.painted = version.rows.length + version.status;
+    }
+    this.stale = look.view === 'read' && this.visible.some(version => !version.closed);
   }
 }

@@ -22,6 +22,12 @@ _SCRIPTS = (
     "form.js",
     "turns.js",
     "compare.js",
+    "state.js",
+    "frames.js",
+    "actions.js",
+    "painting.js",
+    "pointing.js",
+    "front.js",
     "main.js",
 )
 

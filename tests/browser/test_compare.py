@@ -116,6 +116,13 @@ def test_asking_again_and_editing_keep_versions_of_the_turn(
     page.locator(".last").get_by_label("Version before").click()
     page.wait_for_selector(f'#view [data-run="{second}"]')
     assert page.locator(".last .mpd-prompt").inner_text() == "echo one"
+    page.wait_for_timeout(800)
+    page.reload()
+    page.wait_for_selector(f'.strip[data-run="{second}"] .tok')
+    page.locator(".last").get_by_label("Version after").click()
+    page.wait_for_selector(f'.strip[data-run="{third}"] .tok')
+    assert visitor.text(third) == "echo changed"
+    page.locator(".last").get_by_label("Version before").click()
     visitor.run("echo after")
     assert engine.streams[-1].request.messages[2].content == "echo one"
 
