@@ -6,6 +6,7 @@ import json
 import math
 import socket
 
+import gradio as gr
 import pytest
 
 from mpd_core.errors import MPDError, RequestError
@@ -13,11 +14,13 @@ from mpd_core.packs import load_pack
 from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
-from mpd_core.ui import ask, identity, palette, settings, wire
+from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu
 from mpd_core.ui.ask import uses_preference, whole
+from mpd_core.ui.handlers import Handlers
 from mpd_core.ui.runs import KEPT, Run, Runs
 from mpd_core.ui.server import check_port
 from mpd_core.ui.zerogpu import duration
+from tests.browser.scripted import ScriptedEngine
 
 PACK = load_pack("smollm2-135m")
 
@@ -183,6 +186,44 @@ def test_nonsense_from_a_page_is_refused_as_a_whole(sent: object) -> None:
         ask.runs(sent, PACK)
     with pytest.raises(RequestError):
         ask.names(sent if sent != "[]" else "[[]]")
+
+
+def handlers(engine: ScriptedEngine) -> Handlers:
+    return Handlers(engine, zerogpu.producer(engine))  # type: ignore[arg-type]
+
+
+def test_several_replies_are_written_side_by_side_to_their_ends() -> None:
+    one = json.loads(asked())[0]
+    sent = json.dumps([{**one, "id": f"{k:032x}", "preference": code} for k, code in enumerate(
+        ("AAA", "BBB", "---"))])  # fmt: skip
+    *_, last = handlers(ScriptedEngine(PACK, pause=0.001)).write(sent)
+    first, second, refused = last["runs"].values()
+    assert [first["status"], second["status"], refused["status"]] == ["done", "done", "refused"]
+    assert first["experts"] == ["elementary", "concise", "friendly"]
+    assert second["experts"] == ["knowledgeable", "informative", "unfriendly"]
+    assert json.loads(first["head"])["preference"] == "AAA"
+    assert json.loads(first["head"])["steps"] == []
+
+
+def test_a_closed_page_cancels_all_that_it_asked_for() -> None:
+    engine = ScriptedEngine(PACK, pause=0.05)
+    one = json.loads(asked())[0]
+    writing = handlers(engine).write(json.dumps([{**one, "id": f"{k:032x}"} for k in range(3)]))
+    next(writing)
+    writing.close()  # type: ignore[attr-defined]
+    assert all(stream.ended.wait(5) for stream in engine.streams)
+    assert all(stream.reason == "cancelled" for stream in engine.streams)
+
+
+def test_a_page_that_asks_for_nothing_changes_nothing() -> None:
+    assert list(handlers(ScriptedEngine(PACK)).write("")) == [gr.skip()]
+
+
+def test_stop_and_fetch_answer_nonsense_in_a_sentence() -> None:
+    events = handlers(ScriptedEngine(PACK))
+    for answer in (events.stop("x"), events.fetch("[7]")):
+        assert "reload it" in answer["refused"]
+    assert events.fetch(json.dumps([NAME])) == {"runs": {}, "lost": [NAME]}
 
 
 def test_methods_that_do_not_look_at_the_toggles() -> None:

@@ -41,6 +41,7 @@ function pin(version, i, fromMap = false) {
   paintDetail();
   map.mark(state);
   if (state.pinned === null) return;
+  state.follow = false;
   map.reveal(state.pinned);
   if (fromMap || !wide.matches) inSight(version.strip.tokens[state.pinned]);
 }

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -33,11 +33,14 @@ class Handlers:
         self.produce = produce
         self.runs = Runs()
 
-    def write(self, asked: str) -> Iterator[wire.Frame]:
-        """Stream the replies that a page asks for, side by side.
+    def write(self, asked: str) -> Iterator[Any]:
+        """Stream the replies that a page asks for, side by side; "" asks for none.
 
         Closing this generator (a closed tab does) cancels them.
         """
+        if not asked:
+            yield gr.skip()  # without a value Gradio would empty the output
+            return
         try:
             runs = ask.runs(asked, self.engine.pack)
         except RequestError as error:
