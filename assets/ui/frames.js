@@ -65,10 +65,11 @@ function history(turns) {
 
 /** Gradio calls this at Run: note what is asked, show it, and return it for the server. */
 function ask(...values) {
-  const now = form.read(values), intent = state.intent ?? {}, prompt = intent.prompt ?? now.prompt;
+  const plainRun = state.intent === null, now = form.read(values);
+  const intent = state.intent ?? {}, prompt = intent.prompt ?? now.prompt;
   state.intent = null;
   const empty = prompt.trim() === '', soon = performance.now() - state.last.at < 800;
-  if (!intent.replies && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
+  if (plainRun && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
   if (empty) { notice('The prompt is empty: type an instruction.'); return ''; }
   state.last = {prompt, at: performance.now()};
   stopAll();

@@ -35,9 +35,8 @@ function meter(expert, value) {
 }
 
 class Inspector {
-  constructor(node, k) {
+  constructor(node) {
     this.node = node;
-    this.k = k;
     this.whatIf = new WhatIf();
   }
 
@@ -78,9 +77,9 @@ class Inspector {
 
   token(version, i, pinned, actions) {
     const {data} = version;
-    this.node.replaceChildren(this.heading(data, i, pinned, actions), this.facts(data, i), this.experts(data, i),
-      ...(data.top[i].length ? [this.candidates(data, i)] : []),
-      ...(pinned && data.experts.length > 1 && data.top[i].length ? [this.whatIf.panel(version, i, this.k)] : []));
+    this.node.replaceChildren(this.heading(data, i, pinned, actions), this.facts(data, i, version.listed), this.experts(data, i),
+      ...(data.top[i].length ? [this.candidates(data, i, version.listed)] : []),
+      ...(pinned && data.experts.length > 1 && data.top[i].length ? [this.whatIf.panel(version, i)] : []));
   }
 
   heading(data, i, pinned, actions) {
@@ -98,12 +97,12 @@ class Inspector {
     return head;
   }
 
-  facts(data, i) {
-    const facts = make('dl', 'mpd-summary'), place = rankOf(data, i, this.k);
+  facts(data, i, k) {
+    const facts = make('dl', 'mpd-summary'), place = rankOf(data, i, k);
     const bytes = Array.from(new TextEncoder().encode(data.text[i]), b => b.toString(16).padStart(2, '0')).join(' ');
     facts.append(
       fact(term('probability', 'Probability'), percent(data.probability[i])),
-      ...(data.top[i].length ? [fact(term('rank', 'Rank'), place.exact ? String(place.rank) : `below ${this.k}`)] : []),
+      ...(data.top[i].length ? [fact(term('rank', 'Rank'), place.exact ? String(place.rank) : `below ${k}`)] : []),
       fact(term('entropy', 'Entropy'), nats(data.entropy[i])),
       ...(data.experts.length > 1 ? [
         ...(data.top[i].length ? [fact(term('divergence', 'Divergence'), nats(data.divergence[i]))] : []),
@@ -136,7 +135,7 @@ class Inspector {
   }
 
   /** Every expert's likeliest tokens beside the merged ones, and what is left for all others. */
-  candidates(data, i) {
+  candidates(data, i, k) {
     const merged = {name: 'merged', value: c => c.p};
     const columns = [...(data.experts.length > 1 ? [merged] : []),
       ...data.experts.map((e, k) => ({name: e.name, expert: e, value: c => c.chance[k]}))];
@@ -147,7 +146,7 @@ class Inspector {
       cell.append(...(column.expert ? [glyphOf(column.expert)] : []), make('span', '', column.name));
       return cell;
     }));
-    const ranked = columns.map(column => [...tokens].sort((a, b) => column.value(b) - column.value(a)).slice(0, this.k));
+    const ranked = columns.map(column => [...tokens].sort((a, b) => column.value(b) - column.value(a)).slice(0, k));
     for (let r = 0; r < Math.max(...ranked.map(list => list.length)); r++) {
       const row = make('tr');
       row.append(...columns.map((column, n) => candidateCell(ranked[n][r], column.value, data.id[i])));

@@ -74,11 +74,12 @@ function shownToken() {
 
 function paintDetail() {
   const i = shownToken(), pinned = i !== null && i === state.pinned;
-  const key = `${state.version?.id} ${state.version?.painted} ${i} ${pinned}`;
+  // A pinned token's record never changes: a slider that is being dragged must stay.
+  const {version} = state, key = `${version?.id} ${pinned ? version.closed : version?.painted} ${i} ${pinned}`;
   if (key === state.detail) return;
   state.detail = key;
   const focus = side.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
-  inspector.show(state.version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});
+  inspector.show(version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});
   if (focus) [...side.querySelectorAll('[aria-label]')].find(n => n.getAttribute('aria-label') === focus && !n.disabled)?.focus();
   root.classList.toggle('sheet', state.pinned !== null);
 }

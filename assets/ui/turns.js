@@ -18,6 +18,8 @@ class Version {
   get text() { return this.data.text.join(''); }
   get closed() { return !['waiting', 'streaming'].includes(this.status); }
   get space() { return this.head?.space ?? this.plan.settings.space; }
+  /** How many likeliest tokens of each expert are recorded; a file does not say, but bounds it. */
+  get listed() { return this.plan.origin === 'file' ? this.data.listed : this.pack.topK; }
   get strength() { return this.head?.settings.strength ?? this.plan.settings.strength; }
 
   build(form) {

@@ -15,9 +15,11 @@ function whatIf(data, i, weights, {space, strength}, k) {
   const {low, high, unseen} = MERGES[space](tokens, experts, weights, rest, last, data, strength);
   const rows = tokens.map((token, n) => ({token, low: low[n], high: high[n], sure: high[n] >= unseen}))
     .sort((a, b) => b.high - a.high).slice(0, k);
+  // Of a server's unlisted tokens the engine itself knows only their sum.
+  const guessed = Object.keys(data.missing?.[i] ?? {}).length > 0;
   if (unseen === Infinity) return {rows, others: null, exact: false};
   const others = {low: Math.max(0, 1 - sum(rows.map(r => r.high))), high: Math.max(0, 1 - sum(rows.map(r => r.low)))};
-  return {rows, others, exact: rows.every(r => r.sure && r.high - r.low < 5e-4)};
+  return {rows, others, exact: rows.every(r => r.sure && r.high - r.low < 5e-4) && !guessed};
 }
 
 /** The recorded candidates of a step, and the chosen token, which may have been none of them. */
@@ -56,8 +58,8 @@ const MERGES = {
 class WhatIf {
   constructor() { this.key = ''; this.forced = null; }
 
-  panel(version, i, k) {
-    const {data} = version, node = make('details', 'mpd-whatif');
+  panel(version, i) {
+    const {data, listed: k} = version, node = make('details', 'mpd-whatif');
     const key = `${version.id}/${i}`;
     if (this.key !== key) { this.key = key; this.forced = null; }
     node.open = this.open ?? false;
@@ -69,14 +71,16 @@ class WhatIf {
     }
     const body = make('div', 'mpd-whatif-body'), answer = make('div', 'mpd-answer');
     answer.setAttribute('aria-live', 'polite');
-    const was = data.weight[i], sliders = data.experts.map((e, n) => this.slider(e, n, was, () => refresh()));
-    const set = values => { values.forEach((v, n) => { sliders[n].input.value = v * 100; }); refresh(); };
-    const refresh = () => {
-      const raw = sliders.map(s => Number(s.input.value)), all = sum(raw);
-      const weights = all > 0 ? raw.map(v => v / all) : raw.map(() => 1 / raw.length);
+    const was = data.weight[i], sliders = data.experts.map((e, n) => this.slider(e, n, was, () => answerTo(sliders.map(s => Number(s.input.value)))));
+    const answerTo = raw => {
+      const all = sum(raw), weights = all > 0 ? raw.map(v => v / all) : raw.map(() => 1 / raw.length);
       this.forced = weights;
       sliders.forEach((s, n) => { s.value.textContent = percent(weights[n]); });
       showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strength}, k));
+    };
+    const set = values => {  // exactly these, where a slider would round
+      values.forEach((v, n) => { sliders[n].input.value = v * 100; });
+      answerTo(values);
     };
     const buttons = make('div', 'mpd-presets');
     buttons.append(makeButton('as it was', '', () => set(was)), makeButton('uniform', '', () => set(was.map(() => 1 / was.length))),
