@@ -32,10 +32,11 @@ new MutationObserver(() => { map.theme(); map.paint(); }).observe(document.body,
 
 // ---- controls
 
-/** Change the controls' values; Gradio asks for them at once. */
+/** Change the controls' values; Gradio asks for them soon, and once for several changes. */
 function fill(change) {
-  state.fill = change;
-  trigger('fill', {});
+  const before = state.fill;
+  state.fill = before ? now => change(before(now)) : change;
+  if (!before) trigger('fill', {});
 }
 
 window.mpdStudio = {

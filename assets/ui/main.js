@@ -10,7 +10,7 @@ $('.mpd-notes').hidden = notes.length === 0;
 $('.mpd-notes').replaceChildren(...notes.map(note => make('li', '', note)));
 legend($('.mpd-all'), pack.dimensions.flatMap(dimension => dimension.poles));
 try { Object.assign(state.look, JSON.parse(recall('localStorage', 'mpd-look') ?? '{}')); } catch { /* not ours */ }
-if (!COLOURINGS[state.look.mode]) state.look.mode = 'weight';
+if (!Object.hasOwn(COLOURINGS, state.look.mode)) state.look.mode = 'weight';
 showLook();
 
 window.addEventListener('pagehide', () => store.now(state.turns));

@@ -147,20 +147,19 @@ def _wire(
 ) -> None:
     """Events. The page's JavaScript says what is asked: it has the conversation."""
     run, stop, new = buttons
-    client: dict[str, Any] = {**_PRIVATE, "queue": False}
     # "multiple": a stopped reply may still wait for the engine when the next one is asked for.
     several: dict[str, Any] = {**_PRIVATE, "trigger_mode": "multiple"}
+    client: dict[str, Any] = {**several, "queue": False}
     gr.on(
         [run.click, controls[0].submit],
         None,
         [*controls, asked],
         asked,
         js=_CALL % "ask",
-        queue=False,
-        **several,
+        **client,
     ).then(handlers.write, asked, picture, concurrency_limit=CONCURRENT_RUNS, **several)
-    stop.click(handlers.stop, asked, picture, js=_CALL % "openRuns", queue=False, **several)
-    picture.fetch(handlers.fetch, asked, picture, js=_CALL % "missing", queue=False, **several)
+    stop.click(handlers.stop, asked, picture, js=_CALL % "openRuns", **client)
+    picture.fetch(handlers.fetch, asked, picture, js=_CALL % "missing", **client)
     new.click(None, None, None, js=_CALL % "forget", **client)
     gr.on([c.change for c in controls], None, controls, None, js=_CALL % "remember", **client)
     picture.fill(None, controls, controls, js=_CALL % "wanted", **client)
