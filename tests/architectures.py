@@ -221,7 +221,7 @@ def _read_rows(rows: RowModel, texts: list[Tensor]) -> list[Tensor]:
     )
     places, none = torch.arange(prompts.shape[1]).expand_as(prompts), [()] * len(texts)
     pieces = [
-        rows.log_probs(rows.forward(prompts[:, part], places[:, part], 0, none))
+        rows.log_probs(rows.forward(prompts[:, part], places[:, part], 0, none), none)
         for part in (slice(20), slice(20, None))
     ]
     read = torch.cat(pieces, dim=1)
@@ -229,7 +229,9 @@ def _read_rows(rows: RowModel, texts: list[Tensor]) -> list[Tensor]:
     for step in range(STEPS):
         last = torch.stack([text[end + step][None] for text, end in zip(texts, ends, strict=True)])
         now = torch.tensor([[end + step] for end in ends])
-        for row, state in zip(found, rows.log_probs(rows.forward(last, now, 0, none)), strict=True):
+        for row, state in zip(
+            found, rows.log_probs(rows.forward(last, now, 0, none), none), strict=True
+        ):
             row.append(state[0])
     return [torch.stack(row) for row in found]
 

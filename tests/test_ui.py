@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import socket
-import time
 
+import gradio as gr
 import pytest
 
 from mpd_core.errors import MPDError, RequestError
@@ -15,11 +14,13 @@ from mpd_core.packs import load_pack
 from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
-from mpd_core.ui import palette, view
-from mpd_core.ui.chat import KEPT_SECONDS, Chat, expire
-from mpd_core.ui.handlers import whole
+from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu
+from mpd_core.ui.ask import uses_preference, whole
+from mpd_core.ui.handlers import Handlers
+from mpd_core.ui.runs import KEPT, Run, Runs
 from mpd_core.ui.server import check_port
 from mpd_core.ui.zerogpu import duration
+from tests.browser.scripted import ScriptedEngine
 
 PACK = load_pack("smollm2-135m")
 
@@ -65,54 +66,192 @@ def test_contrast_of_black_on_white_is_21() -> None:
     assert palette.tint("#000000", "#ffffff", 0.5) == "#808080"
 
 
+NAME = "0123456789abcdef0123456789abcdef"
+
+
+def a_run(number: int = 0) -> Run:
+    return Run(f"{number:032x}", request())
+
+
+def rows(said: dict[str, object]) -> list[list[object]]:
+    """The steps in a frame's reply, in order."""
+    parts = said["parts"]
+    assert isinstance(parts, dict)
+    return [row for i in sorted(parts, key=int) for row in json.loads(parts[i])]
+
+
 def test_frame_is_json_even_with_impossible_tokens() -> None:
-    chat = Chat()
-    run = chat.start(request())
+    run = a_run()
     run.experts = ("elementary", "concise", "friendly")
     run.add(step(0, "Hi"))
     run.add(step(1, "", logprob=-math.inf))
-    frame = view.frame(chat, run, PACK, "cpu", "fp32")
+    frame = wire.frame([run])
     assert json.loads(json.dumps(frame, allow_nan=False)) == frame
-    assert frame["text"] == ["Hi", ""]
-    assert frame["chance"][1] == [0, 0, 0]
-    assert frame["summary"]["means"] == [0.5, 0.25, 0.25]
-    assert [expert["glyph"] for expert in frame["experts"]] == ["●", "■", "▲"]
+    said = frame["runs"][run.id]
+    assert [row[0] for row in rows(said)] == ["Hi", ""]
+    assert rows(said)[0][2] == [0.5, 0.25, 0.25]
+    assert rows(said)[1][4] == [None, None, None]
+
+
+def test_frames_hold_the_last_chunks_and_a_fetch_holds_all() -> None:
+    run = a_run()
+    run.experts = ("elementary", "concise", "friendly")
+    for i in range(20):
+        run.add(step(i, f" {i}"))
+        said = wire.frame([run])["runs"][run.id]
+    assert said["count"] == 20
+    assert list(said["parts"]) == [str(i) for i in range(20 - wire.WINDOW, 20)]
+    whole_run = wire.frame([run], whole=True)["runs"][run.id]
+    assert [row[0] for row in rows(whole_run)] == [f" {i}" for i in range(20)]
 
 
 def test_a_run_ends_once() -> None:
-    run = Chat().start(request())
-    assert run.claim()
-    assert not run.claim()
+    run = a_run()
+    run.experts = ("elementary", "concise", "friendly")
     run.add(step(0, "a"))
     assert run.close("done", "cancelled")
     assert not run.close("done", "stop")
     run.add(step(1, "b"))
-    assert (run.text, run.reason) == ("a", "cancelled")
+    assert (run.count, run.reason) == (1, "cancelled")
 
 
-def test_a_stopped_run_is_never_taken_up() -> None:
-    run = Chat().start(request())
-    run.close("done", "cancelled")
-    assert not run.claim()
+def test_a_run_that_was_stopped_before_it_came_never_begins() -> None:
+    runs = Runs()
+    assert runs.stop([a_run(1).id]) == []
+    assert not runs.add(a_run(1))
+    assert runs.add(a_run(2))
+    assert not runs.add(a_run(2))
 
 
-def test_chat_keeps_replies_but_no_empty_ones() -> None:
-    chat = Chat()
-    chat.keep(chat.start(request()))
-    assert chat.messages == ()
-    run = chat.start(request())
-    run.add(step(0, "Hello"))
-    chat.keep(run)
-    assert [m.content for m in chat.messages] == ["Hi", "Hello"]
-    chat.clear()
-    chat.keep(run)
-    assert chat.messages == ()
+def test_ended_runs_are_kept_for_a_while_and_open_ones_always() -> None:
+    runs, first = Runs(), a_run(0)
+    runs.add(first)
+    for number in range(1, KEPT + 5):
+        run = a_run(number)
+        runs.add(run)
+        run.close("done", "stop")
+    runs.add(a_run(1000))
+    assert runs.find([first.id]) == [first]
+    assert runs.find([a_run(1).id]) == []
+    assert len(runs.find([a_run(KEPT + 4).id])) == 1
 
 
-def test_an_empty_chat_can_be_copied_for_a_session() -> None:
-    first, second = copy.deepcopy(Chat()), copy.deepcopy(Chat())
-    first.start(request())
-    assert second.run is None
+def asked(**changes: object) -> str:
+    messages = [{"role": "user", "content": "Hi"}]
+    one = {"id": NAME, "messages": messages, "preference": "AAA", "settings": {"seed": 3}}
+    return json.dumps([{**one, **changes}])
+
+
+def test_what_a_page_asks_becomes_a_request() -> None:
+    sent = asked(settings={"method": "uniform", "space": "logit", "seed": 3.0, "temperature": 0.5})
+    (run,) = ask.runs(sent, PACK)
+    assert run.open
+    assert (run.request.method, run.request.space) == ("uniform", "logit")
+    assert (run.request.sampling.seed, run.request.sampling.temperature) == (3, 0.5)
+    assert run.request.preference == "AAA"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"messages": []}, "must end with the user"),
+        ({"messages": [{"role": "root", "content": "x"}]}, "Unknown role"),
+        ({"messages": [{"role": "user", "content": 7}]}, "must be text"),
+        ({"messages": ["x"]}, "no object"),
+        ({"messages": [{"role": "user", "content": "x"}] * 99}, "turns"),
+        ({"preference": "---"}, "All toggles are off"),
+        ({"preference": ["A"]}, "no text"),
+        ({"settings": {"method": ["mpd"]}}, "no text"),
+        ({"settings": {"evil": 1}}, "unknown here"),
+        ({"settings": {"seed": 1.5}}, "Seed is 1.5"),
+        ({"settings": {"seed": None}}, "Seed"),
+        ({"settings": {"temperature": "hot"}}, "temperature"),
+        ({"settings": {"max_new_tokens": 10**6}}, "max_new_tokens"),
+        ({"settings": []}, "unknown here"),
+    ],
+)
+def test_what_a_page_may_not_ask_is_refused_in_a_sentence(
+    changes: dict[str, object], message: str
+) -> None:
+    (run,) = ask.runs(asked(**changes), PACK)
+    assert run.status == "refused"
+    assert message in run.reason
+
+
+@pytest.mark.parametrize(
+    "sent", [None, "", "[", "[]", "{}", "[1]", '[{"id": "x"}]', "[" * 10**5, "[" + "1," * 20 + "1]"]
+)
+def test_nonsense_from_a_page_is_refused_as_a_whole(sent: object) -> None:
+    with pytest.raises(RequestError):
+        ask.runs(sent, PACK)
+    with pytest.raises(RequestError):
+        ask.names(sent if sent != "[]" else "[[]]")
+
+
+def handlers(engine: ScriptedEngine) -> Handlers:
+    return Handlers(engine, zerogpu.producer(engine))  # type: ignore[arg-type]
+
+
+def test_several_replies_are_written_side_by_side_to_their_ends() -> None:
+    one = json.loads(asked())[0]
+    sent = json.dumps([{**one, "id": f"{k:032x}", "preference": code} for k, code in enumerate(
+        ("AAA", "BBB", "---"))])  # fmt: skip
+    *_, last = handlers(ScriptedEngine(PACK, pause=0.001)).write(sent)
+    first, second, refused = last["runs"].values()
+    assert [first["status"], second["status"], refused["status"]] == ["done", "done", "refused"]
+    assert first["experts"] == ["elementary", "concise", "friendly"]
+    assert second["experts"] == ["knowledgeable", "informative", "unfriendly"]
+    assert json.loads(first["head"])["preference"] == "AAA"
+    assert json.loads(first["head"])["steps"] == []
+
+
+def test_a_closed_page_cancels_all_that_it_asked_for() -> None:
+    engine = ScriptedEngine(PACK, pause=0.05)
+    one = json.loads(asked())[0]
+    writing = handlers(engine).write(json.dumps([{**one, "id": f"{k:032x}"} for k in range(3)]))
+    next(writing)
+    writing.close()  # type: ignore[attr-defined]
+    assert all(stream.ended.wait(5) for stream in engine.streams)
+    assert all(stream.reason == "cancelled" for stream in engine.streams)
+
+
+def test_a_page_that_asks_for_nothing_changes_nothing() -> None:
+    assert list(handlers(ScriptedEngine(PACK)).write("")) == [gr.skip()]
+
+
+def test_stop_and_fetch_answer_nonsense_in_a_sentence() -> None:
+    events = handlers(ScriptedEngine(PACK))
+    for answer in (events.stop("x"), events.fetch("[7]")):
+        assert "reload it" in answer["refused"]
+    assert events.fetch(json.dumps([NAME])) == {"runs": {}, "lost": [NAME]}
+
+
+def test_methods_that_do_not_look_at_the_toggles() -> None:
+    assert not uses_preference("vanilla")
+    assert not uses_preference("expert:concise")
+    for method in ("mpd", "uniform", "static", "static:0.5,0.5", "soup", "prompting"):
+        assert uses_preference(method)
+
+
+def test_every_method_of_the_page_has_a_name() -> None:
+    assert settings.method_label("static") != "static"
+    assert settings.method_label("static:0.5,0.5") == "MPD static: weights 0.5,0.5"
+    assert settings.method_label("expert:concise") == "Only concise"
+
+
+def test_the_page_template_loses_what_is_gradios() -> None:
+    template = """<head>
+    <meta property="og:title" content="Gradio" /><meta property="og:url" content="{url}" />
+    <meta
+      property="og:image"
+      content="https://elsewhere/x.jpg"
+    />
+    <meta name="viewport" content="w" /></head>"""
+    renamed = identity.rename(template)
+    assert 'property="og:title" content="MPD Studio"' in renamed
+    assert "viewport" in renamed
+    for wrong in ("Gradio", "{url}", "elsewhere"):
+        assert wrong not in renamed
 
 
 @pytest.mark.parametrize("value", [None, "", "x", math.nan, math.inf, 1.5])
@@ -137,31 +276,3 @@ def test_check_port_says_what_to_do() -> None:
 
 def test_zerogpu_reserves_no_more_than_two_minutes() -> None:
     assert 10 < duration(request()) <= 120
-
-
-def test_conversations_are_forgotten_when_nobody_uses_them() -> None:
-    """Each an hour after its last use; not while a reply is being written, nor anyone else's."""
-    first, later, busy, empty = (copy.deepcopy(Chat()) for _ in range(4))
-    for chat in (first, later, busy):
-        run = chat.start(request())
-        run.claim()
-        run.add(step(0, "Hello"))
-        if chat is not busy:
-            run.close("done", "stop")
-            chat.keep(run)
-    later.used += 600
-    now = time.monotonic()
-    assert expire(now + KEPT_SECONDS - 10) == 0
-    assert first.messages
-    assert expire(now + KEPT_SECONDS + 1) == 1
-    assert (first.messages, first.run) == ((), None)
-    assert later.messages
-    assert busy.run is not None
-    assert busy.run.open
-    assert expire(now + KEPT_SECONDS + 700) == 1
-    assert later.messages == ()
-    busy.run.close("done", "stop")
-    assert expire(now + KEPT_SECONDS + 700) == 1
-    first.start(request()).close("done", "stop")  # a visitor who comes back is known again
-    assert expire(now + 2 * KEPT_SECONDS + 700) == 1
-    assert empty.run is None

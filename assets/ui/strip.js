@@ -1,101 +1,117 @@
-// One reply as a strip of token buttons. Buttons are only ever appended, then recoloured.
+// One reply as a strip of tokens. They are only ever appended, then recoloured. A token is an inline
+// span in the role of a button: text runs through it, so that scripts join, lines break between
+// words alone, right-to-left runs right to left, and a selection may begin anywhere.
 
-/** How a token is drawn: colour slot (or none), strength 0..1, and a glyph that says the same. */
+/** What a token may be coloured by: one number an expert, or one number on a scale. */
 const COLOURINGS = {
-  weight: (d, i) => expertLook(d, i, leader(d.weight[i]), d.weight[i]),
-  keenest: (d, i) => expertLook(d, i, leader(d.chance[i]), d.chance[i]),
-  probability: (d, i) => levelLook(d.probability[i], 1),
-  entropy: (d, i) => levelLook(d.entropy[i], 6),
-  disagreement: (d, i) => levelLook(d.disagreement[i], Math.LN2),
-};
-const SCALES = {
-  probability: 'Probability of the token in the merged distribution: ▁ 0 to █ 1',
-  entropy: 'Entropy of the merged distribution: ▁ 0 to █ 6 nats and more',
-  disagreement: 'Jensen-Shannon divergence of the experts: ▁ 0 to █ 0.69 nats and more',
+  weight: {label: 'largest weight', of: (d, i) => d.weight[i]},
+  responsibility: {label: 'expert behind it (responsibility)', of: (d, i) => d.responsibility[i]},
+  keenest: {label: 'most confident expert', of: (d, i) => d.chance[i]},
+  deviation: {label: 'weight above the reply’s mean', of: (d, i) => deviation(d, i)},
+  probability: {label: 'probability', level: (d, i) => d.probability[i], most: () => 1,
+    scale: 'Probability of the token in the merged distribution', unit: ''},
+  entropy: {label: 'entropy', level: (d, i) => d.entropy[i], most: d => d.most.entropy,
+    scale: 'Entropy of the merged distribution', unit: ' nats'},
+  divergence: {label: 'divergence of the experts', level: (d, i) => d.divergence[i], most: d => d.most.divergence,
+    scale: 'Divergence of the experts, each counted alike', unit: ' nats'},
+  disagreement: {label: 'divergence, weighted', level: (d, i) => d.disagreement[i], most: d => d.most.disagreement,
+    scale: 'Divergence of the experts, each counted by its weight', unit: ' nats'},
 };
 
-function expertLook(data, i, best, values) {
-  if (best < 0) return {slot: '', strength: 0, glyph: '='};
-  const expert = data.experts[best];
-  return {slot: expert.slot, strength: values[best], glyph: expert.glyph};
+/** How much more than on average each expert weighs here, stretched: a tenth more is plain to see. */
+function deviation(data, i) {
+  const count = Math.max(1, data.text.length);
+  return data.weight[i].map((w, k) => Math.max(0, Math.min(1, 3 * (w - data.total[k] / count))));
 }
 
-function levelLook(value, most) {
-  const share = Math.max(0, Math.min(1, (value ?? 0) / most));
-  return {slot: 'level', strength: share, glyph: LEVELS[Math.round(share * (LEVELS.length - 1))]};
+/** How tokens from..to are drawn together: colour slot, strength 0 to 1, glyph, and words. */
+function unitLook(data, mode, from, to) {
+  const way = COLOURINGS[mode], tokens = Array.from({length: to - from}, (_, k) => from + k);
+  if (way.level) {
+    const value = sum(tokens.map(i => way.level(data, i))) / tokens.length;
+    const strength = Math.max(0, Math.min(1, value / (way.most(data) || 1)));
+    return {slot: 'level', strength, glyph: '', words: `${way.label} ${value.toFixed(2)}${way.unit}`};
+  }
+  const values = data.experts.map((_, k) => sum(tokens.map(i => way.of(data, i)[k])) / tokens.length);
+  const best = leader(values);
+  if (best < 0 || values[best] <= 0) return {slot: '', strength: 0, glyph: '=', words: 'no expert leads'};
+  const {slot, glyph, name} = data.experts[best];
+  return {slot, strength: values[best], glyph, words: `${name} ${percent(values[best])}`};
 }
 
 class Strip {
   constructor(node) {
     this.node = node;
     this.tokens = [];
-    this.word = null;
-    this.before = '';
+    this.starts = [];
+    node.dir = 'auto';
   }
 
   /** Append the tokens that are not there yet. */
-  grow(data, mode) {
-    for (let i = this.tokens.length; i < data.text.length; i++) {
+  grow(data, mode, unit = 'token') {
+    const first = this.tokens.length;
+    if (first === data.text.length) return;
+    const fresh = document.createDocumentFragment();
+    for (let i = first; i < data.text.length; i++) {
       const {lead, core, tail} = splitToken(data.text[i]);
-      if (lead) this.node.append(lead);
-      if (!this.word || lead || !sameWord(this.before, core)) {
-        this.word = make('span', 'mpd-word');
-        this.node.append(this.word);
+      const token = this.token(data.text[i], core, tail, i);
+      token.dataset.lead = '·'.repeat(lead.length);
+      fresh.append(...[lead, token, tail].filter(part => part !== ''));
+      this.tokens.push(token);
+    }
+    this.node.append(fresh);
+    this.starts = unitStarts(data.text, unit);
+    this.colour(data, mode, this.starts[first]);
+  }
+
+  token(text, core, tail, i) {
+    const token = make('span', 'tok', core);
+    token.setAttribute('role', 'button');
+    token.dataset.i = i;
+    token.tabIndex = i === 0 ? 0 : -1;
+    token.setAttribute('aria-pressed', 'false');
+    if (tail) token.dataset.mark = '↵';
+    else if (text === '') token.dataset.mark = '◦';
+    else if (core === '') token.dataset.mark = '␣';
+    return token;
+  }
+
+  /** Draw the tokens from one on; what stands beside the text lives in attributes. */
+  colour(data, mode, from = 0) {
+    let look = null, start = -1;
+    for (let i = from; i < this.tokens.length; i++) {
+      if (this.starts[i] !== start) {
+        start = this.starts[i];
+        let end = i + 1;
+        while (end < this.tokens.length && this.starts[end] === start) end++;
+        look = unitLook(data, mode, start, end);
       }
-      const button = this.button(data.text[i], core, tail, i);
-      button.dataset.lead = '·'.repeat(lead.length);
-      this.word.append(button);
-      if (tail) { this.node.append(tail); this.word = null; }
-      this.before = tail ? '\n' : core;
-      this.tokens.push(button);
-      this.colour(data, mode, i);
+      const token = this.tokens[i];
+      token.dataset.slot = look.slot;
+      token.dataset.glyph = look.glyph;
+      token.style.setProperty('--a', look.strength.toFixed(3));
+      token.setAttribute('aria-label', `${tokenName(data.text[i])}, ${look.words}`);
     }
   }
 
-  button(text, core, tail, i) {
-    const button = make('button', 'tok', core);
-    button.type = 'button';
-    button.dataset.i = i;
-    button.tabIndex = i === 0 ? 0 : -1;
-    button.setAttribute('aria-pressed', 'false');
-    if (text.trim() === '') button.setAttribute('aria-label', tokenName(text));
-    if (tail) this.mark(button);
-    else if (text === '') button.dataset.ghost = '◦';
-    else if (core === '') button.dataset.ghost = '␣';
-    return button;
-  }
-
-  /** A visible line break, in an attribute: the strip's text stays the reply's. */
-  mark(button) {
-    const mark = make('span', 'mpd-break');
-    mark.dataset.mark = '↵';
-    button.append(mark);
-  }
-
-  colour(data, mode, i) {
-    const look = COLOURINGS[mode](data, i);
-    const button = this.tokens[i];
-    button.dataset.slot = look.slot;
-    button.dataset.glyph = look.glyph;
-    button.style.setProperty('--a', look.strength.toFixed(3));
-  }
-
-  recolour(data, mode) {
-    this.tokens.forEach((_, i) => this.colour(data, mode, i));
+  recolour(data, mode, unit = 'token') {
+    this.starts = unitStarts(data.text.slice(0, this.tokens.length), unit);
+    this.colour(data, mode);
   }
 
   /** Roving tabindex: one token of the strip is in the tab order. */
   focus(i) {
-    for (const button of this.node.querySelectorAll('.tok[tabindex="0"]')) button.tabIndex = -1;
+    for (const token of this.node.querySelectorAll('.tok[tabindex="0"]')) token.tabIndex = -1;
     this.tokens[i].tabIndex = 0;
-    this.tokens[i].focus({preventScroll: false});
+    this.tokens[i].focus();
   }
 
-  /** The token that an arrow key leads to from token i. */
+  /** The token that a key leads to from token i; -1 for other keys. */
   neighbour(i, key) {
     const last = this.tokens.length - 1;
-    if (key === 'ArrowRight') return Math.min(last, i + 1);
-    if (key === 'ArrowLeft') return Math.max(0, i - 1);
+    const rightToLeft = getComputedStyle(this.node).direction === 'rtl';
+    if (key === (rightToLeft ? 'ArrowLeft' : 'ArrowRight')) return Math.min(last, i + 1);
+    if (key === (rightToLeft ? 'ArrowRight' : 'ArrowLeft')) return Math.max(0, i - 1);
     if (key === 'Home') return 0;
     if (key === 'End') return last;
     if (key === 'ArrowUp' || key === 'ArrowDown') return this.vertical(i, key === 'ArrowUp' ? -1 : 1);
@@ -116,5 +132,18 @@ class Strip {
       if (gap < distance) { distance = gap; best = k; }
     }
     return best;
+  }
+
+  /** The token nearest to a point: fingers are wider than tokens. */
+  nearest(x, y) {
+    let best = -1, distance = Infinity;
+    this.tokens.forEach((token, i) => {
+      for (const box of token.getClientRects()) {
+        const dx = Math.max(box.left - x, 0, x - box.right), dy = Math.max(box.top - y, 0, y - box.bottom);
+        const far = dx * dx + 9 * dy * dy;
+        if (far < distance) { distance = far; best = i; }
+      }
+    });
+    return distance < 60 * 60 ? best : -1;
   }
 }

@@ -1,7 +1,5 @@
 // Small pure helpers. Text from the model or a visitor only ever reaches textContent.
 
-const LEVELS = '▁▂▃▄▅▆▇█';
-
 /** An element with a class and text. */
 function make(tag, className, text) {
   const node = document.createElement(tag);
@@ -10,7 +8,15 @@ function make(tag, className, text) {
   return node;
 }
 
-/** Leading spaces, core and trailing line breaks of a token: only the core becomes a button. */
+/** A real button; what it does is told by `act`. */
+function makeButton(label, className, act) {
+  const button = make('button', className, label);
+  button.type = 'button';
+  if (act) button.addEventListener('click', act);
+  return button;
+}
+
+/** Leading spaces, core and trailing line breaks of a token: only the core can be pressed. */
 function splitToken(text) {
   const [, lead, core, tail] = /^([ \t]*)([\s\S]*?)(\n*)$/.exec(text);
   return {lead, core, tail};
@@ -23,14 +29,19 @@ function tokenName(text) {
   return text.includes('\n') ? 'line break' : 'space';
 }
 
-/** The same, short enough for a tick of the map. */
-function tokenTick(text) {
+/** The same, short enough for a tick of the map or a cell of a table. */
+function tokenTick(text, length = 12) {
   if (text === '') return '◦';
-  if (text.trim() !== '') return text.trim().replace(/\n/g, '↵');
-  return text.includes('\n') ? '↵' : '␣';
+  if (text.trim() === '') return text.includes('\n') ? '↵' : '␣';
+  return shorten(text.trim().replace(/\n/g, '↵'), length);
 }
 
-/** Whether two neighbours belong to one word, which must not be torn apart at a line's end. */
+function shorten(text, length) {
+  const letters = Array.from(text);
+  return letters.length > length ? letters.slice(0, length - 1).join('') + '…' : text;
+}
+
+/** Whether two neighbours belong to one word. */
 function sameWord(before, core) {
   const letter = /[\p{L}\p{N}\p{M}\p{P}]/u;
   const wide = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}、。]/u;
@@ -38,14 +49,33 @@ function sameWord(before, core) {
   return letter.test(last) && letter.test(first) && !wide.test(last) && !wide.test(first);
 }
 
+const ENDS_SENTENCE = /[.!?…。！？]["'”’)\]]*\s*$|\n/u;
+
+/** Where the unit (token, word or sentence) of every token begins. */
+function unitStarts(text, unit) {
+  const starts = [];
+  text.forEach((now, i) => {
+    const before = text[i - 1] ?? '';
+    const joined = unit === 'word' ? sameWord(before, now) || now === ''
+      : unit === 'sentence' ? !ENDS_SENTENCE.test(before) : false;
+    starts.push(i > 0 && joined ? starts[i - 1] : i);
+  });
+  return starts;
+}
+
 /** Plotly reads a little HTML in labels: make it plain text. */
-function plain(text, length) {
-  const cut = Array.from(text).length > length ? Array.from(text).slice(0, length).join('') + '…' : text;
-  return cut.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;').replace(/\$/g, '&#36;');
+function plain(text) {
+  return text.replace(/&/g, '&amp;').replace(/</g, '&lt;').replace(/>/g, '&gt;').replace(/\$/g, '&#36;');
 }
 
 function percent(value) {
-  return value === null || value === undefined ? '–' : `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
+  if (value === null || value === undefined || Number.isNaN(value)) return '–';
+  if (value > 0 && value < 0.0005) return '<0.1%';
+  return `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}%`;
+}
+
+function nats(value) {
+  return value === null || value === undefined ? '–' : `${value.toFixed(value < 0.1 ? 3 : 2)} nats`;
 }
 
 /** Index of the largest number; -1 where the two largest are equal: nobody leads. */
@@ -57,4 +87,8 @@ function leader(numbers) {
     else if (value >= numbers[best] - 1e-4) tied = true;
   });
   return tied && numbers.length > 1 ? -1 : best;
+}
+
+function sum(numbers) {
+  return numbers.reduce((total, value) => total + (value ?? 0), 0);
 }

@@ -160,7 +160,8 @@ class PCMTrainSpec(Table):
     """How Bradley-Terry rewards by pole become one, see ``losses.aggregate``; the static search
     goes by it, too."""
     lora: LoraSpec
-    iterations: int = Field(20, ge=1)
+    iterations: int = Field(20, ge=0)
+    """Of sampling and learning; 0: only what the supervised start teaches."""
     passes: int = Field(2, ge=1)
     """Times that an iteration's replies are learned from."""
     batch: int = Field(16, ge=1)

@@ -17,7 +17,8 @@ from mpd_core.preferences import Dimension
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
-from mpd_core.ui.handlers import FRAME_SECONDS, whole
+from mpd_core.ui.ask import whole
+from mpd_core.ui.handlers import FRAME_SECONDS
 
 if TYPE_CHECKING:
     from mpd_core.engine import Engine

@@ -8,7 +8,28 @@ import plotly
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "assets" / "ui"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_SCRIPTS = ("text.js", "strip.js", "heatmap.js", "panels.js", "view.js")
+_SCRIPTS = (
+    "text.js",
+    "terms.js",
+    "strip.js",
+    "trace.js",
+    "map.js",
+    "explore.js",
+    "markdown.js",
+    "whatif.js",
+    "inspect.js",
+    "store.js",
+    "form.js",
+    "turns.js",
+    "compare.js",
+    "state.js",
+    "frames.js",
+    "actions.js",
+    "painting.js",
+    "pointing.js",
+    "front.js",
+    "main.js",
+)
 
 
 def text(name: str) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, get_args
+import math
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import gradio as gr
 
-from mpd_core.preferences import Dimension
-from mpd_core.request import MAX_SEED, Space
-from mpd_core.ui import assets, palette, view, zerogpu
+from mpd_core.preferences import Dimension, PreferenceSpace
+from mpd_core.trace import SCHEMA_VERSION
+from mpd_core.ui import assets, palette, settings, zerogpu
 from mpd_core.ui.api import Page, generate_function
-from mpd_core.ui.chat import Chat
+from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
 
 if TYPE_CHECKING:
@@ -19,28 +20,26 @@ if TYPE_CHECKING:
 
 CONCURRENT_RUNS = 16
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-_METHODS = {
-    "mpd": "MPD: weights anew at every token",
-    "uniform": "MPD uniform: equal weights",
-    "soup": "Personalized soup",
-    "prompting": "Preference prompting",
-    "vanilla": "Vanilla prompting",
-}
+# A page's own functions, which assets/ui/main.js defines; Gradio may call before it has loaded.
+_CALL = """async (...values) => {
+  while (!window.mpdStudio) await new Promise(done => setTimeout(done, 20));
+  return window.mpdStudio.%s(...values);
+}"""
 
 
 def build(engine: Engine) -> gr.Blocks:
     """The whole app over an open engine, not yet launched."""
     produce = zerogpu.producer(engine)
     handlers = Handlers(engine, produce)
-    with Page(title="MPD Studio", analytics_enabled=False) as page:
-        chat = gr.State(Chat(), time_to_live=3600, delete_callback=lambda gone: gone.clear())
+    with Page(title="MPD Studio", analytics_enabled=False, fill_width=True) as page:
         _header(engine)
         with gr.Row(elem_id="studio"):
-            with gr.Column(elem_id="controls", scale=2, min_width=300):
-                prompt, poles, buttons, settings = _controls(engine)
-            with gr.Column(elem_id="reply", scale=5, min_width=300):
-                picture = _picture(engine)
-        _wire(handlers, chat, prompt, [*poles, *settings], picture, buttons)
+            with gr.Column(elem_id="controls", scale=2, min_width=260):
+                prompt, poles, buttons, controls = _controls(engine)
+            with gr.Column(elem_id="reply", scale=5, min_width=260):
+                asked = gr.Textbox(visible=False)
+                picture = _picture(engine, controls)
+        _wire(handlers, page, [prompt, *poles, *controls.values()], asked, picture, buttons)
         gr.api(
             generate_function(engine, produce),
             api_name="generate",
@@ -59,7 +58,7 @@ def _header(engine: Engine) -> None:
     )
 
 
-def _controls(engine: Engine) -> tuple[Any, list[Any], tuple[Any, Any, Any], list[Any]]:
+def _controls(engine: Engine) -> tuple[Any, list[Any], tuple[Any, Any, Any], dict[str, Any]]:
     """Prompt, one choice per dimension, (Run, Stop, New chat), and the advanced settings."""
     prompt = gr.Textbox(
         label="Instruction",
@@ -75,10 +74,15 @@ def _controls(engine: Engine) -> tuple[Any, list[Any], tuple[Any, Any, Any], lis
         run = gr.Button("Run", variant="primary", elem_id="run", min_width=80, scale=2)
         stop = gr.Button("Stop", elem_id="stop", min_width=70)
         new = gr.Button("New chat", elem_id="new", min_width=90)
-    _examples(engine, prompt, poles)
+    gr.HTML(
+        html_template=assets.text("controls.html"),
+        js_on_load=assets.text("controls.js"),
+        apply_default_css=False,
+        elem_id="more",
+    )
     with gr.Accordion("Advanced settings", open=False, elem_id="advanced"):
-        settings = _settings(engine)
-    return prompt, poles, (run, stop, new), settings
+        controls = settings.build(engine)
+    return prompt, poles, (run, stop, new), controls
 
 
 def _dimension(index: int, dimension: Dimension) -> gr.Radio:
@@ -92,130 +96,71 @@ def _dimension(index: int, dimension: Dimension) -> gr.Radio:
     )
 
 
-def _examples(engine: Engine, prompt: Any, poles: list[Any]) -> None:
-    space, examples = engine.pack.space, engine.pack.spec.examples
-    if not examples:
-        return
-    rows = []
-    for text, code in examples:
-        chosen = space.parse(code).choices
-        rows.append([text, *("" if pole is None else pole.name for pole in chosen)])
-    labels = [
-        "".join(palette.look(space, name).glyph for name in row[1:] if name) + f" {row[0]}"
-        for row in rows
-    ]
-    gallery = gr.Dataset(
-        components=[prompt],
-        samples=[[row[0]] for row in rows],
-        sample_labels=labels,
-        type="index",
-        layout="gallery",
-        label="Examples",
-        samples_per_page=len(rows),
-        elem_id="examples",
-    )
-    gallery.click(lambda index: rows[index], gallery, [prompt, *poles], queue=False, **_PRIVATE)
-
-
-def _settings(engine: Engine) -> list[Any]:
-    """In the order that ``Handlers.request`` reads them."""
-    decode = engine.pack.spec.decode
-    return [
-        gr.Dropdown([(_method(m), m) for m in engine.methods], value="mpd", label="Method"),
-        gr.Radio(
-            list(get_args(Space)), value=decode.space, label="Experts are merged in this space"
-        ),
-        gr.Slider(
-            0,
-            max(4, decode.strength),
-            decode.strength,
-            step=0.05,
-            label="Strength",
-            info="of the space with that name: how far experts move the text",
-        ),
-        gr.Slider(
-            1,
-            decode.max_new_tokens_limit,
-            decode.max_new_tokens,
-            step=1,
-            label="Longest reply",
-            info="in tokens",
-        ),
-        gr.Slider(
-            0,
-            max(2, decode.temperature),
-            decode.temperature,
-            step=0.05,
-            label="Temperature",
-            info="0 is greedy",
-        ),
-        gr.Slider(0.05, 1, decode.top_p, step=0.05, label="Top-p"),
-        gr.Slider(
-            1,
-            max(2, decode.repetition_penalty),
-            decode.repetition_penalty,
-            step=0.05,
-            label="Repetition penalty",
-        ),
-        gr.Slider(
-            0,
-            max(2, decode.dry_multiplier),
-            decode.dry_multiplier,
-            step=0.05,
-            label="Loop penalty",
-            info="DRY: on repeating whole sequences",
-        ),
-        gr.Number(0, precision=0, label="Seed", info=f"0 to {MAX_SEED}"),
-    ]
-
-
-def _method(name: str) -> str:
-    if name.startswith("expert:"):
-        return f"Only {name.removeprefix('expert:')}"
-    return _METHODS.get(name, name)
-
-
-def _picture(engine: Engine) -> gr.HTML:
-    """The conversation, strip, heatmap and summary: one component that owns its DOM."""
-    space = engine.pack.space
-    poles = [
-        {
-            "name": pole.name,
-            "slot": palette.look(space, pole.name).slot,
-            "glyph": palette.look(space, pole.name).glyph,
-        }
-        for pole in space.poles
-    ]
+def _picture(engine: Engine, controls: dict[str, Any]) -> gr.HTML:
+    """The conversation, map and inspector: one component that owns its DOM."""
     return gr.HTML(
-        value=view.idle(Chat()),
+        value={"runs": {}},
         html_template=assets.text("view.html"),
         js_on_load=assets.view_script(),
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
         trained=engine.pack.trained,
         notes=list(engine.info.notes),
-        poles=poles,
+        pack=_pack_facts(engine, controls),
         apply_default_css=False,
         elem_id="view",
     )
 
 
+def _pack_facts(engine: Engine, controls: dict[str, Any]) -> dict[str, Any]:
+    """What the page's JavaScript must know of the pack; no model or visitor wrote any of it."""
+    space, spec = engine.pack.space, engine.pack.spec
+    count = math.prod(len(dimension.poles) for dimension in space.dimensions)
+    return {
+        "name": spec.name,
+        "schema": SCHEMA_VERSION,
+        "device": engine.info.device,
+        "precision": engine.info.precision,
+        "dimensions": [
+            {
+                "name": dimension.name.replace("_", " "),
+                "poles": [_look(space, pole.name) for pole in dimension.poles],
+            }
+            for dimension in space.dimensions
+        ],
+        "methods": {name: settings.method_label(name) for name in engine.methods},
+        "settings": settings.describe(controls),
+        "examples": [[text, space.parse(code).code] for text, code in spec.examples],
+        "every": count if count <= MAX_RUNS else 0,
+        "topK": spec.decode.top_k_recorded,
+        "shapes": palette.EXTRA_SHAPES,
+        "firstExtra": len(space.poles),
+    }
+
+
+def _look(space: PreferenceSpace, name: str) -> dict[str, Any]:
+    look = palette.look(space, name)
+    return {"name": name, "slot": look.slot, "glyph": look.glyph}
+
+
 def _wire(
-    handlers: Handlers, chat: Any, prompt: Any, asked: list[Any], picture: Any, buttons: Any
+    handlers: Handlers, page: Any, controls: list[Any], asked: Any, picture: Any, buttons: Any
 ) -> None:
+    """Events. The page's JavaScript says what is asked: it has the conversation."""
     run, stop, new = buttons
-    begun = gr.on(
-        [run.click, prompt.submit],
-        handlers.begin,
-        [chat, prompt, *asked],
-        picture,
-        queue=False,
-        **_PRIVATE,
-    )
     # "multiple": a stopped reply may still wait for the engine when the next one is asked for.
-    later: dict[str, Any] = {**_PRIVATE, "trigger_mode": "multiple"}
-    written = begun.then(
-        handlers.write, chat, [picture, prompt], concurrency_limit=CONCURRENT_RUNS, **later
-    )
-    written.then(handlers.settle, [chat, prompt], prompt, queue=False, **later)
-    stop.click(handlers.stop, chat, picture, queue=False, **_PRIVATE)
-    new.click(handlers.clear, chat, picture, queue=False, **_PRIVATE)
+    several: dict[str, Any] = {**_PRIVATE, "trigger_mode": "multiple"}
+    client: dict[str, Any] = {**several, "queue": False}
+    gr.on(
+        [run.click, controls[0].submit],
+        None,
+        [*controls, asked],
+        asked,
+        js=_CALL % "ask",
+        **client,
+    ).then(handlers.write, asked, picture, concurrency_limit=CONCURRENT_RUNS, **several)
+    stop.click(handlers.stop, asked, picture, js=_CALL % "openRuns", **client)
+    picture.fetch(handlers.fetch, asked, picture, js=_CALL % "missing", **client)
+    new.click(None, None, None, js=_CALL % "forget", **client)
+    gr.on([c.change for c in controls], None, controls, None, js=_CALL % "remember", **client)
+    picture.fill(None, controls, controls, js=_CALL % "wanted", **client)
+    page.load(None, None, controls, js=_CALL % "restore", **client)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from mpd_core.preferences import PreferenceSpace
 
@@ -15,8 +16,8 @@ from mpd_core.preferences import PreferenceSpace
 _HUES = (255.0, 55.0, 165.0, 335.0, 100.0, 215.0, 25.0, 295.0)
 _GOLDEN_ANGLE = 137.508
 _SHAPES = ("●○◐◑", "■□▣▤", "▲△◭◮", "◆◇◈❖", "★☆✪✫", "▼▽⧨⧩")
-_EXTRA_SHAPES = "✚✖✦⬟⬢⬣♦♠"
-_EXTRA_SLOTS = len(_EXTRA_SHAPES)
+EXTRA_SHAPES = "✚✖✦⬟⬢⬣♦♠"
+_EXTRA_SLOTS = len(EXTRA_SHAPES)
 
 MAX_MIX = 0.40
 """Share of an expert's colour in a token's background at full weight; text stays readable on it."""
@@ -52,7 +53,7 @@ def look(space: PreferenceSpace, expert: str, position: int = 0) -> Look:
                 return Look(slot, glyph(d, p))
             slot += 1
     extra = position % _EXTRA_SLOTS
-    return Look(slot + extra, _EXTRA_SHAPES[extra])
+    return Look(slot + extra, EXTRA_SHAPES[extra])
 
 
 def colours(space: PreferenceSpace, theme: Theme) -> list[str]:
@@ -66,9 +67,12 @@ def css(space: PreferenceSpace) -> str:
     """Custom properties of both themes, and one rule a slot that picks its colour."""
     slots = range(len(colours(space, LIGHT)))
     rules = [
-        _properties(":root", LIGHT, colours(space, LIGHT)),
-        _properties(".dark", DARK, colours(space, DARK)),
-        *(f'[data-slot="{slot}"] {{ --c: var(--mpd-e{slot}); }}' for slot in slots),
+        _properties(":root", LIGHT, colours(space, LIGHT), glyphs(space)),
+        _properties(".dark", DARK, colours(space, DARK), glyphs(space)),
+        *(
+            f'[data-slot="{slot}"] {{ --c: var(--mpd-e{slot}); --g: var(--mpd-g{slot}); }}'
+            for slot in slots
+        ),
     ]
     slot = 0
     for d, dimension in enumerate(space.dimensions):
@@ -107,12 +111,31 @@ def _colour(dimension: int, pole: int, theme: Theme) -> str:
     return _oklch(lightness, 0.135, hue)
 
 
-def _properties(selector: str, theme: Theme, slots: list[str]) -> str:
-    body = "".join(f" --mpd-e{slot}: {colour};" for slot, colour in enumerate(slots))
+def glyphs(space: PreferenceSpace) -> list[str]:
+    """Glyphs by slot, as ``colours``."""
+    return [look(space, pole.name).glyph for pole in space.poles] + list(EXTRA_SHAPES)
+
+
+def _properties(selector: str, theme: Theme, slots: list[str], shapes: list[str]) -> str:
+    body = "".join(
+        f" --mpd-e{slot}: {colour}; --mpd-g{slot}: {_picture(shape, colour)};"
+        for slot, (colour, shape) in enumerate(zip(slots, shapes, strict=True))
+    )
     return (
         f"{selector} {{ --mpd-surface: {theme.surface}; --mpd-text: {theme.text};"
         f" --mpd-mix: {MAX_MIX:.0%};{body} }}"
     )
+
+
+def _picture(shape: str, colour: str) -> str:
+    """A glyph as an image: as a background it takes part in no line of text."""
+    size = 18 // max(1, len(shape))
+    drawn = (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 18 18">'
+        f'<text x="9" y="15" font-size="{size}" text-anchor="middle" fill="{colour}">{shape}</text>'
+        "</svg>"
+    )
+    return f'url("data:image/svg+xml,{quote(drawn)}")'
 
 
 def _oklch(lightness: float, chroma: float, hue: float) -> str:

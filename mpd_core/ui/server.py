@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets, palette
-from mpd_core.ui.chat import expire_for_ever
+from mpd_core.ui import assets, identity, palette
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 7860
 QUEUE_SIZE = 64
-SESSIONS = 512
 
 
 def serve(engine: Engine, *, host: str | None = None, port: int | None = None) -> None:
@@ -49,7 +47,7 @@ def launch(
     port = _chosen_port() if port is None else port
     check_port(host, port)
     gr.set_static_paths([assets.PLOTLY])
-    expire_for_ever()
+    identity.apply()
     page = build(engine).queue(max_size=QUEUE_SIZE, default_concurrency_limit=CONCURRENT_RUNS)
     try:
         page.launch(server_name=host, server_port=port, css=stylesheet(engine), **_switches())
@@ -100,8 +98,8 @@ def _switches() -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "prevent_thread_lock": True,
-        "state_session_capacity": SESSIONS,
         "footer_links": ["api"],
+        "favicon_path": assets.FOLDER / "favicon.svg",
     }
 
 

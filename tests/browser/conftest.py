@@ -26,6 +26,12 @@ FLAGS = [
     "--disable-sync",
 ]
 VIEW = "#view [data-done]"
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.filterwarnings(
+        "ignore:'future.no_silent_downcasting'"
+    ),  # Gradio's own use of pandas
+]
 
 
 def free_port() -> int:
@@ -101,7 +107,6 @@ class Visitor:
               return run && run !== before && (done ? ended === 'true' : Number(count) > 0);
             }""",
             arg=[VIEW, before or "", done],
-            timeout=20_000,
         )
         return self.view.get_attribute("data-run") or ""
 
@@ -114,12 +119,30 @@ class Visitor:
         )
 
     def wait_for_map(self) -> None:
-        """Wait until the map shows every token; Plotly may still be loading."""
+        """Wait until the map shows every token."""
         self.page.wait_for_function(
             """view => document.querySelector(view).dataset.count ===
               document.querySelector('.mpd-heat').dataset.columns""",
             arg=VIEW,
         )
+
+    def pin(self, run: str, index: int) -> None:
+        """Pin a token as a visitor does, and wait for its numbers."""
+        self.strip(run).locator(".tok").nth(index).click()
+        self.page.wait_for_selector(f'.mpd-side[data-pinned="{index}"]')
+
+    def draft(self) -> str:
+        return self.page.locator("#prompt textarea").input_value()
+
+    def wait_for_draft(self, text: str) -> None:
+        self.page.wait_for_function(
+            "text => document.querySelector('#prompt textarea').value === text", arg=text
+        )
+
+    def toggles(self) -> list[str]:
+        chosen = self.page.locator(".dimension input:checked")
+        values: list[str] = chosen.evaluate_all("boxes => boxes.map(box => box.value)")
+        return values
 
     def text(self, run: str) -> str:
         return str(self.strip(run).evaluate("strip => strip.textContent"))
@@ -129,13 +152,20 @@ class Visitor:
 
 
 def open_page(
-    browser: Browser, url: str, width: int = 1280, height: int = 900, scheme: str = "light"
+    browser: Browser,
+    url: str,
+    width: int = 1280,
+    height: int = 900,
+    scheme: str = "light",
+    **options: Any,
 ) -> Visitor:
     """The page in a browser context of its own."""
     context = browser.new_context(
         viewport={"width": width, "height": height},
         color_scheme=scheme,  # type: ignore[arg-type]
+        **options,
     )
+    context.set_default_timeout(60_000)  # a machine may have other work to do
     visitor = Visitor(context.new_page())
     visitor.watch()
     visitor.page.goto(url)

@@ -7,12 +7,12 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.packs import Pack
 from mpd_core.request import GenerationRequest
-from mpd_core.trace import StepRecord, Timing, Trace
+from mpd_core.trace import Candidate, StepRecord, Timing, Trace
 
 HOSTILE = (
     "<img src=x onerror=window.pwned=1>${window.pwned=2}{{value}}<script>window.pwned=3</script>"
@@ -23,10 +23,43 @@ SPEECH = (
     "![image](http://example.org/y.png) costs $5, not $6."
 )
 
+ARABIC = ("الن", "بات", "ات", " تص", "نع", " غذاء", "ها", " من", " ضوء", " الشمس", ".")
+
 
 def tokens(text: str) -> list[str]:
     """A text as a tokenizer might cut it: word pieces with their leading space."""
     return re.findall(r" ?[A-Za-z<>=.$/{}]{1,7}|\n+| ?[^\n]", text)
+
+
+VOCABULARY, TOP_K = 40, 5
+
+
+def distribution(step: int, expert: int) -> list[float]:
+    """One expert's whole next-token distribution at a step: peaked, and unlike its neighbours'."""
+    raw = [math.exp(2.5 * math.sin(1.7 * v * (expert + 1) + step)) for v in range(VOCABULARY)]
+    return [value / sum(raw) for value in raw]
+
+
+def mixture(said: dict[str, list[float]], weights: dict[str, float]) -> list[float]:
+    """Eq. 1 over the whole vocabulary."""
+    return [sum(w * said[e][v] for e, w in weights.items()) for v in range(VOCABULARY)]
+
+
+def candidates(
+    said: dict[str, list[float]], weights: dict[str, float], chosen: int, text: str
+) -> tuple[Candidate, ...]:
+    """The union of the top k of the mixture and of each expert, as the engine records it."""
+    merged = mixture(said, weights)
+    tops = [
+        sorted(range(VOCABULARY), key=lambda v: -p[v])[:TOP_K] for p in [merged, *said.values()]
+    ]
+    return tuple(
+        Candidate(
+            v, text if v == chosen else f" word{v}", merged[v],
+            {e: math.log(p[v]) for e, p in said.items()},
+        )
+        for v in sorted({v for top in tops for v in top}, key=lambda v: -merged[v])
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,20 +112,28 @@ class ScriptedStream:
         self.ended.set()
 
     def _speech(self, prompt: str) -> list[str]:
+        if prompt.startswith("slow tale"):
+            return [f" {i}" for i in range(400)]
         if prompt.startswith("hostile"):
             return [*tokens("Take this: "), HOSTILE, *tokens(" and that."), ""]
-        if prompt.startswith("long"):
+        if prompt.startswith(("long", "brisk")):
             return [f" {i}" for i in range(5000)]
         if prompt.startswith("echo"):
             return [*tokens(prompt), ""]
+        if prompt.startswith("speak arabic"):
+            return [*ARABIC, ""]
         return [*tokens(SPEECH), ""]
 
     def _step(self, i: int, text: str) -> StepRecord:
         raw = [math.exp(2 * math.sin(i + 2 * k)) for k in range(len(self.experts))]
         weights = {e: value / sum(raw) for e, value in zip(self.experts, raw, strict=True)}
-        logprobs = {e: -0.2 * (1 + (i + k) % 7) for k, e in enumerate(self.experts)}
-        probability = sum(w * math.exp(logprobs[e]) for e, w in weights.items())
-        step = StepRecord(i, i, text, weights, probability, logprobs, 0.3 * (i % 9), 0.05 * (i % 5))
+        said = {e: distribution(i, k) for k, e in enumerate(self.experts)}
+        chosen = (3 * i) % VOCABULARY
+        logprobs = {e: math.log(p[chosen]) for e, p in said.items()}
+        step = StepRecord(
+            i, chosen, text, weights, mixture(said, weights)[chosen], logprobs,
+            0.3 * (i % 9), 0.05 * (i % 5), candidates(said, weights, chosen, text),
+        )  # fmt: skip
         self.steps.append(step)
         return step
 
@@ -100,9 +141,11 @@ class ScriptedStream:
         seconds = time.monotonic() - self.started
         request = self.request
         return Trace(
-            pack="scripted", hashes={}, trained=True, messages=(),
+            pack="scripted", hashes={}, trained=True,
+            messages=tuple(asdict(message) for message in request.messages),
             prompt=request.messages[-1].content, preference=request.preference,
-            poles=self.experts, method=request.method, space=request.space, settings={},
+            poles=self.experts, method=request.method, space=request.space,
+            settings={k: v for k, v in asdict(request.sampling).items() if k != "seed"},
             seed=request.sampling.seed, device="cpu", precision="fp32",
             text="".join(step.text for step in self.steps),
             finish_reason=self.reason,  # type: ignore[arg-type]
@@ -132,8 +175,9 @@ class ScriptedEngine:
             raise BusyError("The engine is full: try again in a moment.")
         single = request.method.removeprefix("expert:")
         experts = poles if single == request.method else (single,)
-        pause = 0.05 if prompt.startswith("slow") else self.pause
-        stream = ScriptedStream(request, experts, 0.0 if prompt.startswith("long") else pause)
+        paces = {"slow": 0.05, "long": 0.0, "brisk": 1 / 60}
+        pause = next((p for word, p in paces.items() if prompt.startswith(word)), self.pause)
+        stream = ScriptedStream(request, experts, pause)
         self.streams.append(stream)
         return stream
 

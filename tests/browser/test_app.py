@@ -77,10 +77,9 @@ def test_strip_and_map_of_a_real_reply(app: str, visit: Callable[..., Visitor]) 
     visitor = visit(app)
     run = visitor.run("Hello")
     count = int(visitor.view.get_attribute("data-count") or 0)
-    assert count == visitor.strip(run).locator("button.tok").count() > 0
+    assert count == visitor.strip(run).locator(".tok").count() > 0
     visitor.wait_for_map()
-    columns = "document.querySelector('.mpd-heat').data[0].z.map(row => row.length)"
-    assert visitor.page.evaluate(columns) == [count] * 3
+    assert visitor.page.locator(".mpd-heat").get_attribute("data-rows") == "3"
     assert "tokens/s" in visitor.page.locator(".mpd-summary").inner_text()
 
 

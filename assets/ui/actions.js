@@ -1,0 +1,72 @@
+// What the buttons of a reply do, and replies from a file.
+
+const actions = {
+  open(version) {
+    const turn = turnOf(version);
+    turn.grid = false;
+    actions.page(turn, turn.versions.indexOf(version));
+  },
+  page(turn, index) { turn.show(index); activate(turn.version); saveAndPaint(); },
+  arrange(turn, grid) { turn.grid = grid; turn.arrange(); turn.stale = true; activate(turn.version); saveAndPaint(); },
+  async copy(version) { said(await copyText(version.text), 'The reply is copied.'); },
+  async link(version) {
+    const {preference, settings} = version.plan;
+    said(await copyText(form.toLink({prompt: version.prompt, preference, settings})), 'The link is copied.');
+  },
+  again(version) { askFor({prompt: version.prompt, turn: turnOf(version)}); },
+  reseed(version) {
+    const {preference, settings} = version.plan;
+    if (settings.temperature === 0) {
+      notice('At temperature 0 every seed gives the same reply: raise the temperature under Advanced settings and press “Ask again”.');
+      return;
+    }
+    const seed = crypto.getRandomValues(new Uint32Array(1))[0];
+    askFor({prompt: version.prompt, turn: turnOf(version), replies: [{preference, settings: {...settings, seed}}]});
+  },
+  edit(version) {
+    state.editing = turnOf(version);
+    fill(now => ({...now, prompt: version.prompt}));
+    notice('Change the instruction and press Run: the new reply becomes a version of this turn.', 'Cancel', () => { state.editing = null; notice(''); });
+    document.querySelector('#prompt textarea').focus();
+  },
+  json(version) { saveFile(fileName(version, '.json'), 'application/json', JSON.stringify(toTrace(version.heading(), version.data))); },
+  csv(version) { saveFile(fileName(version, '.csv'), 'text/csv', toCsv(version.data)); },
+};
+
+const fileName = ({plan}, ending) => `mpd-${plan.preference}-${plan.settings.method}-seed${plan.settings.seed}`.replace(/[^\w-]+/g, '-') + ending;
+
+function said(done, words) {
+  notice(done ? words : 'The browser did not allow it: select the text and copy it by hand.');
+}
+
+function saveAndPaint() {
+  store.now(state.turns);
+  repaint();
+}
+
+// ---- a file without a model
+
+async function openFile(file) {
+  try {
+    if (file.size > FILE_LIMIT) throw new TraceError(`This file has ${Math.round(file.size / 2 ** 20)} MB; at most ${FILE_LIMIT / 2 ** 20} are read.`);
+    replay(readTrace(await file.text(), pack));
+  } catch (error) {
+    if (!(error instanceof TraceError)) console.warn(error);
+    notice(error instanceof TraceError ? error.message : 'This file could not be read.');
+  }
+}
+
+function replay({head, names, rows}) {
+  const {settings, method, space, seed, preference} = head;
+  const messages = head.messages.length ? head.messages : [{role: 'user', content: head.prompt}];
+  const version = new Version(pack, form, {id: randomId(), messages, preference, origin: 'file',
+    settings: {...settings, method, space, seed}}, actions);
+  version.data = emptyData(pack, names);
+  version.add(JSON.stringify(rows));
+  Object.assign(version, {head, status: 'done', finish: head.finish_reason, arrived: []});
+  addTurn().add(version);
+  notice('');
+  activate(version);
+  state.follow = true;
+  saveAndPaint();
+}

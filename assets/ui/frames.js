@@ -1,0 +1,116 @@
+// Frames from the server, and what is asked of it.
+
+// ---- frames
+
+function take(frame) {
+  if (frame.refused) notice(frame.refused);
+  for (const [id, said] of Object.entries(frame.runs ?? {})) {
+    const version = versions().find(v => v.id === id);
+    if (version) takeRun(version, said);
+  }
+  for (const id of frame.lost ?? []) { versions().find(v => v.id === id)?.cut(CUT); state.fetch.delete(id); }
+  repaint();
+}
+
+function takeRun(version, said) {
+  const waiting = version.status === 'waiting';
+  if (said.status === 'refused') return refuse(version, said.message);
+  if (!version.take(said)) return missing(version);
+  state.fetch.delete(version.id);
+  if (waiting && said.status !== 'waiting') accepted(version);
+  if (said.status === 'failed') giveBack(version);
+  if (version.closed) store.now(state.turns);
+  else store.soon(() => state.turns);
+}
+
+/** Ask for the chunks that were missed: a hidden tab or a lost connection. */
+function missing(version, delay = 0) {
+  if (state.fetch.has(version.id)) return;
+  state.fetch.add(version.id);
+  setTimeout(() => trigger('fetch', {}), delay);
+  setTimeout(() => state.fetch.delete(version.id), delay + 2000);  // the answer may be lost as well
+}
+
+/** The prompt box can be emptied, unless something else was typed meanwhile. */
+function accepted(version) {
+  fill(now => (now.prompt === version.prompt ? {...now, prompt: ''} : now));
+}
+
+function giveBack(version) {
+  fill(now => (now.prompt.trim() === '' ? {...now, prompt: version.prompt} : now));
+}
+
+function refuse(version, message) {
+  const turn = turnOf(version);
+  const alone = turn.versions.length === 1;
+  if (turn.grid && !alone) { version.cut(message); return; }
+  turn.drop(version);
+  if (alone) {
+    turn.node.remove();
+    state.turns = state.turns.filter(t => t !== turn);
+  }
+  if (state.version === version) activate(turn.version ?? state.turns.at(-1)?.version ?? null);
+  notice(message);
+  giveBack(version);
+  store.now(state.turns);
+}
+
+// ---- asking
+
+/** What the turns before one say; replies without text are no part of a conversation. */
+function history(turns) {
+  return turns.filter(turn => turn.version.text.trim() !== '').flatMap(turn => [
+    {role: 'user', content: turn.version.prompt}, {role: 'assistant', content: turn.version.text}]);
+}
+
+/** Gradio calls this at Run: note what is asked, show it, and return it for the server. */
+function ask(...values) {
+  const plainRun = state.intent === null, now = form.read(values);
+  const intent = state.intent ?? {}, prompt = intent.prompt ?? now.prompt;
+  state.intent = null;
+  const empty = prompt.trim() === '', soon = performance.now() - state.last.at < 800;
+  if (plainRun && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
+  if (empty) { notice('The prompt is empty: type an instruction.'); return ''; }
+  state.last = {prompt, at: performance.now()};
+  stopAll();
+  const at = intent.turn ?? state.editing;
+  state.editing = null;
+  const turn = at && state.turns.includes(at) ? at : addTurn();
+  const replies = intent.replies ?? [{}];
+  const before = history(state.turns.slice(0, state.turns.indexOf(turn)));
+  const made = replies.map(reply => new Version(pack, form, {
+    id: randomId(), preference: reply.preference ?? now.preference, settings: form.known({...now.settings, ...reply.settings}),
+    messages: [...before, {role: 'user', content: prompt}],
+  }, actions));
+  for (const version of made) turn.add(version);
+  if (replies.length > 1) turn.grid = true;
+  turn.show(turn.versions.indexOf(made[0]));
+  notice('');
+  activate(made[0]);
+  state.follow = true;
+  repaint();
+  store.now(state.turns);
+  return JSON.stringify(made.map(({plan: {id, messages, preference, settings}}) => ({id, messages, preference, settings})));
+}
+
+/** End what is being written: the page does not wait for the server's word. */
+function stopAll() {
+  const busy = open();
+  if (!busy.length) return;
+  state.stopping = busy.map(version => version.id);
+  document.querySelector('#stop').click();
+  for (const version of busy) version.cut();
+}
+
+/** Press Run for something other than what the controls say. */
+function askFor(intent) {
+  state.intent = intent;
+  document.querySelector('#run').click();
+}
+
+function addTurn() {
+  const turn = new Turn(actions);
+  state.turns.push(turn);
+  log.append(turn.node);
+  return turn;
+}

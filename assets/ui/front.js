@@ -1,0 +1,139 @@
+// The tools above the reply and the controls beside it.
+
+// ---- tools
+
+function relook(changes) {
+  Object.assign(state.look, changes);
+  for (const version of versions()) version.recolour(state.look);
+  for (const turn of state.turns) turn.stale = true;
+  keep('localStorage', 'mpd-look', JSON.stringify(state.look));
+  showLook();
+  repaint();
+}
+
+function showLook() {
+  $('.mpd-mode').value = state.look.mode;
+  $('.mpd-unit').value = state.look.unit;
+  for (const button of root.querySelectorAll('.mpd-views button')) button.setAttribute('aria-pressed', String(button.dataset.view === state.look.view));
+}
+
+$('.mpd-mode').append(...Object.entries(COLOURINGS).map(([name, way]) => {
+  const option = make('option', '', way.label);
+  option.value = name;
+  return option;
+}));
+$('.mpd-mode').addEventListener('change', e => relook({mode: e.target.value}));
+$('.mpd-unit').addEventListener('change', e => relook({unit: e.target.value}));
+for (const button of root.querySelectorAll('.mpd-views button')) button.addEventListener('click', () => relook({view: button.dataset.view}));
+$('.mpd-marks').addEventListener('change', e => root.classList.toggle('marks', e.target.checked));
+$('.mpd-stop').addEventListener('click', () => document.querySelector('#stop').click());
+$('.mpd-explore').addEventListener('click', () => explore($('.mpd-dialog'), props.plotly, state.version.data, map.layer, fileName(state.version, '')));
+new MutationObserver(() => { map.theme(); map.paint(); }).observe(document.body, {attributeFilter: ['class']});
+
+// ---- controls
+
+/** Change the controls' values; Gradio asks for them soon, and once for several changes. */
+function fill(change) {
+  const before = state.fill;
+  state.fill = before ? now => change(before(now)) : change;
+  if (!before) trigger('fill', {});
+}
+
+window.mpdStudio = {
+  ask,
+  openRuns() {
+    const ids = state.stopping.length ? state.stopping : open().map(version => version.id);
+    state.stopping = [];
+    return JSON.stringify(ids);
+  },
+  missing: () => JSON.stringify([...state.fetch]),
+  forget() {
+    stopAll();
+    for (const turn of state.turns) turn.node.remove();
+    activate(null);
+    Object.assign(state, {turns: [], editing: null, detail: null, last: {prompt: null, at: 0}});
+    notice('');
+    saveAndPaint();
+  },
+  remember: (...values) => { keep('sessionStorage', 'mpd-draft', JSON.stringify(form.read(values))); },
+  wanted(...values) {
+    const now = form.read(values), change = state.fill;
+    state.fill = null;
+    return form.write(change ? change(now) : now);
+  },
+  async restore() {
+    const link = form.fromLink(location.search), draft = JSON.parse(recall('sessionStorage', 'mpd-draft') ?? 'null');
+    const fresh = link && recall('sessionStorage', 'mpd-link') !== location.search;
+    if (link) keep('sessionStorage', 'mpd-link', location.search);
+    await restoreTurns();
+    setTimeout(() => { state.ready = true; repaint(); }, 50);  // Gradio takes the values first
+    const typed = document.querySelector('#prompt textarea')?.value ?? '';  // by someone who did not wait
+    if (!fresh) {
+      const kept = sound(draft) ? draft : form.defaults();
+      return form.write(typed.trim() ? {...kept, prompt: typed} : kept);
+    }
+    if (link.problems.length) notice(`The link asks for what is not here and was left out: ${link.problems.join(', ')}.`);
+    if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
+    return form.write(link.form);
+  },
+  mount: mountControls,
+};
+
+/** Whether a draft fits this pack: the browser may remember another's. */
+function sound(draft) {
+  return Boolean(draft) && typeof draft.prompt === 'string' && form.isCode(draft.preference ?? '')
+    && pack.settings.every(({name, choices}) => name in (draft.settings ?? {}) && (!choices.length || choices.includes(draft.settings[name])));
+}
+
+async function restoreTurns() {
+  for (const saved of await store.load()) {
+    const turn = addTurn();
+    for (const record of saved.versions) turn.add(Version.restored(pack, form, record, actions));
+    Object.assign(turn, {grid: saved.grid});
+    turn.show(saved.active);
+  }
+  awaitEnds(open());
+  activate(state.turns.at(-1)?.version ?? null);
+  repaint();
+}
+
+/** Replies that were being written when the page went: ask the server how far they came. */
+function awaitEnds(orphans) {
+  const left = orphans.filter(version => !version.closed && versions().includes(version));
+  if (!left.length) return;
+  for (const version of left) missing(version, 200);
+  setTimeout(() => awaitEnds(left), 2500);
+}
+
+function mountControls(node) {
+  const pick = selector => node.querySelector(selector), columns = new Columns(pick('.mpd-columns'), form, pack);
+  const every = pick('.mpd-every'), file = pick('input[type=file]'), panel = pick('.mpd-compare'), opener = pick('.mpd-compare-open');
+  every.hidden = pack.every < 2;
+  every.textContent = `All ${pack.every === 8 ? 'eight' : pack.every}`;
+  every.title = `The same instruction under all ${pack.every} preferences, side by side`;
+  every.addEventListener('click', () => askFor({replies: form.every().map(preference => ({preference}))}));
+  opener.addEventListener('click', () => {
+    panel.hidden = !panel.hidden;
+    opener.setAttribute('aria-expanded', String(!panel.hidden));
+    const draft = JSON.parse(recall('sessionStorage', 'mpd-draft') ?? 'null');
+    columns.start(sound(draft) && !draft.preference.includes('-') ? draft.preference : form.defaults().preference);
+  });
+  pick('.mpd-column-add').addEventListener('click', () => columns.add());
+  pick('.mpd-compare-run').addEventListener('click', () => {
+    askFor({replies: columns.chosen().map(({method, preference}) => ({preference, settings: {method}}))});
+  });
+  pick('.mpd-open').addEventListener('click', () => file.click());
+  file.addEventListener('change', () => { if (file.files[0]) openFile(file.files[0]); file.value = ''; });
+  pick('#examples').hidden = pack.examples.length === 0;
+  pick('.gallery').append(...pack.examples.map(([prompt, preference]) => makeButton(
+    `${form.chosen(preference).map(pole => pole.glyph).join('')} ${prompt}`, '', () => example(prompt, preference))));
+}
+
+/** An example takes the place of what was typed, which can be had back. */
+function example(prompt, preference) {
+  fill(now => {
+    const own = now.prompt.trim() !== '' && !pack.examples.some(([text]) => text === now.prompt);
+    if (own) notice('The example took the place of your instruction.', 'Undo', () => { fill(() => now); notice(''); });
+    return {...now, prompt, preference};
+  });
+}

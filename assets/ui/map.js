@@ -1,0 +1,161 @@
+// The map of experts (rows) by tokens (columns), on a canvas: cheap enough to grow with the stream.
+
+const MOST_COLUMNS = 512, LEAST_COLUMN = 4, MOST_COLUMN = 26, ROW = 26, TICKS = 78, TICK_STEP = 15;
+
+class TokenMap {
+  constructor(figure, events) {
+    this.figure = figure;
+    this.node = figure.querySelector('.mpd-heat');
+    this.canvas = figure.querySelector('canvas');
+    this.layer = 'weight';
+    this.start = null;  // first token of the window; null follows the end
+    this.data = null;
+    this.marks = {hovered: null, pinned: null};
+    figure.querySelector('.mpd-layer').addEventListener('change', e => { this.layer = e.target.value; this.paint(); });
+    figure.querySelector('.mpd-earlier').addEventListener('click', () => this.move(-1));
+    figure.querySelector('.mpd-later').addEventListener('click', () => this.move(1));
+    this.canvas.addEventListener('pointermove', e => events.hover(this.column(e)));
+    this.canvas.addEventListener('pointerleave', () => events.hover(null));
+    this.canvas.addEventListener('click', e => { const i = this.column(e); if (i !== null) events.pin(i); });
+    new ResizeObserver(() => { if (this.width !== this.node.clientWidth) this.paint(); }).observe(this.node);
+  }
+
+  /** Colours and font of the theme; read again only when it changes. */
+  theme() {
+    const css = getComputedStyle(this.node), name = n => css.getPropertyValue(n).trim();
+    const [low, middle, high] = ['--mpd-heat-0', '--mpd-heat-1', '--mpd-heat-2'].map(n => channels(name(n)));
+    const blend = (a, b, share) => a.map((v, k) => Math.round(v + (b[k] - v) * share));
+    const ramp = Array.from({length: 65}, (_, k) => (k <= 32 ? blend(low, middle, k / 32) : blend(middle, high, (k - 32) / 32)));
+    this.look = {ramp: ramp.map(c => `rgb(${c})`), ink: css.color, soft: name('--mpd-soft'), family: css.fontFamily};
+  }
+
+  show(data) {
+    if (this.data !== data) this.start = null;
+    this.data = data;
+    this.paint();
+  }
+
+  /** How wide a column may be, and which tokens fit. */
+  measure() {
+    const data = this.data, count = data.text.length, narrow = this.width < 520;
+    const longest = Math.max(0, ...data.experts.map(e => Math.min(16, e.name.length)));
+    this.left = narrow ? 24 : 28 + 7.4 * longest;
+    const room = Math.max(60, this.width - this.left - 4);
+    const shown = Math.min(count, MOST_COLUMNS, Math.floor(room / LEAST_COLUMN));
+    this.step = Math.min(MOST_COLUMN, room / Math.max(1, shown));
+    const last = Math.max(0, count - shown), first = this.start === null ? last : Math.min(this.start, last);
+    this.range = [first, first + shown];
+    this.narrow = narrow;
+  }
+
+  move(way) {
+    const [from, to] = this.range, half = Math.max(1, Math.floor((to - from) / 2));
+    this.start = Math.max(0, from + way * half);
+    if (this.start + (to - from) >= this.data.text.length) this.start = null;
+    this.paint();
+  }
+
+  /** Bring a token into the window. */
+  reveal(i) {
+    const [from, to] = this.range ?? [0, 0];
+    if (!this.data || (i >= from && i < to)) return;
+    this.start = Math.max(0, i - Math.floor((to - from) / 2));
+    this.paint();
+  }
+
+  paint() {
+    const data = this.data, empty = !data || data.text.length === 0;
+    this.figure.hidden = empty;
+    if (empty) return;
+    if (!this.look) this.theme();
+    this.width = this.node.clientWidth;
+    this.measure();
+    const height = ROW * data.experts.length + TICKS, scale = window.devicePixelRatio || 1;
+    if (this.canvas.width !== Math.round(this.width * scale) || this.canvas.height !== Math.round(height * scale)) {
+      this.canvas.width = Math.round(this.width * scale);
+      this.canvas.height = Math.round(height * scale);
+      this.canvas.style.height = `${height}px`;
+    }
+    const pen = this.canvas.getContext('2d');
+    pen.setTransform(scale, 0, 0, scale, 0, 0);
+    pen.clearRect(0, 0, this.width, height);
+    this.cells(pen, data);
+    this.labels(pen, data);
+    this.outline(pen, data);
+    this.caption(data.text.length);
+  }
+
+  cells(pen, data) {
+    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0;
+    for (let i = from; i < to; i++) {
+      const x = this.left + (i - from) * this.step;
+      data[this.layer][i].forEach((value, k) => {
+        pen.fillStyle = this.look.ramp[Math.round(64 * Math.max(0, Math.min(1, value ?? 0)))];
+        pen.fillRect(x, k * ROW + 1, this.step - gap + (gap ? 0 : 0.5), ROW - 2);
+      });
+    }
+  }
+
+  labels(pen, data) {
+    const [from, to] = this.range;
+    pen.fillStyle = this.look.ink;
+    pen.textBaseline = 'middle';
+    pen.textAlign = 'right';
+    pen.font = `12px ${this.look.family}`;
+    data.experts.forEach((e, k) => {
+      pen.fillText(this.narrow ? e.glyph : `${shorten(e.name, 16)} ${e.glyph}`, this.left - 8, k * ROW + ROW / 2);
+    });
+    pen.font = `11px ${this.look.family}`;
+    pen.fillStyle = this.look.soft;
+    const every = Math.max(1, Math.ceil(TICK_STEP / this.step));
+    for (let i = from; i < to; i++) {
+      if (i % every !== 0) continue;
+      pen.save();
+      pen.translate(this.left + (i - from + 0.5) * this.step, data.experts.length * ROW + 6);
+      pen.rotate(-Math.PI / 2);
+      pen.fillText(`${tokenTick(data.text[i], 9)} ${i + 1}`, 0, 0);
+      pen.restore();
+    }
+  }
+
+  /** The hovered and the pinned column. */
+  outline(pen, data) {
+    const [from, to] = this.range;
+    for (const [i, dash] of [[this.marks.pinned, []], [this.marks.hovered, [2, 2]]]) {
+      if (i === null || i < from || i >= to) continue;
+      pen.setLineDash(dash);
+      pen.strokeStyle = this.look.ink;
+      pen.lineWidth = 2;
+      pen.strokeRect(this.left + (i - from) * this.step - 0.5, 1, Math.max(3, this.step), data.experts.length * ROW - 2);
+    }
+    pen.setLineDash([]);
+  }
+
+  mark({hovered, pinned}) {
+    this.marks = {hovered, pinned};
+    Object.assign(this.node.dataset, {hovered: hovered ?? '', pinned: pinned ?? ''});
+    this.paint();
+  }
+
+  caption(count) {
+    const [from, to] = this.range, note = this.figure.querySelector('.mpd-window');
+    note.hidden = to - from >= count;
+    note.querySelector('.mpd-range').textContent = `tokens ${from + 1}–${to} of ${count}`;
+    this.figure.querySelector('.mpd-earlier').disabled = from === 0;
+    this.figure.querySelector('.mpd-later').disabled = to === count;
+    Object.assign(this.node.dataset, {columns: to - from, start: from, rows: this.data.experts.length});
+  }
+
+  /** The token under a pointer, or null. */
+  column(event) {
+    if (!this.data || !this.range) return null;
+    const box = this.canvas.getBoundingClientRect(), [from, to] = this.range;
+    const i = from + Math.floor((event.clientX - box.left - this.left) / this.step);
+    return i >= from && i < to && event.clientY - box.top < this.data.experts.length * ROW ? i : null;
+  }
+}
+
+/** A hex colour's three channels, 0 to 255. */
+function channels(hex) {
+  return [1, 3, 5].map(k => parseInt(hex.slice(k, k + 2), 16));
+}

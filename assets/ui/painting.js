@@ -1,0 +1,97 @@
+// Painting, and words for the visitor.
+
+// ---- words for the visitor
+
+function announce() {
+  const writing = open();
+  root.dataset.busy = writing.length > 0;
+  if (writing.length) {
+    const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
+    const started = writing.some(v => v.status === 'streaming');
+    status(!started ? 'The experts are reading your instruction…'
+      : `Writing${writing.length > 1 ? ` ${writing.length} replies` : ''}… ${tokens} tokens${rate ? `, ${rate.toFixed(1)} tokens/s` : ''}`);
+  } else {
+    const version = state.version;
+    status(version?.status === 'done' ? `Reply ${FINISH[version.finish] ?? 'done'}, ${version.data.text.length} tokens.` : '');
+  }
+}
+
+function status(text) {
+  if ($('.mpd-status').textContent !== text) $('.mpd-status').textContent = text;
+}
+
+function notice(text, label, act) {
+  const box = $('.mpd-notice');
+  box.replaceChildren(...(text ? [make('span', '', text), ...(label ? [makeButton(label, '', act)] : [])] : []));
+  if (text) box.scrollIntoView({block: 'nearest'});
+}
+
+// ---- painting, at most once an animation frame
+
+let queued = false;
+function repaint() {
+  if (queued) return;
+  queued = true;
+  requestAnimationFrame(() => { queued = false; paint(); });
+}
+
+function paint() {
+  for (const turn of state.turns) {
+    turn.node.classList.toggle('last', turn === state.turns.at(-1));
+    if (turn.behind) turn.paint(state.look);
+  }
+  const {version} = state;
+  $('.mpd-empty').hidden = state.turns.length > 0;
+  root.classList.toggle('reading', state.look.view === 'read');
+  paintDetail();
+  map.show(version?.data ?? null);
+  $('.mpd-explore').hidden = !version?.closed;
+  paintScale();
+  announce();
+  if (state.follow) followEnd();
+  mark();
+}
+
+/** Attributes that tests wait for; all of them change together, with what is painted. */
+function mark() {
+  if (!state.ready) return;
+  const {version} = state, writing = open().length > 0;
+  Object.assign(element.dataset, {
+    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing,
+  });
+}
+
+function paintScale() {
+  const way = COLOURINGS[state.look.mode], box = $('.mpd-scale'), most = state.version && way.most?.(state.version.data);
+  box.hidden = !way.scale || !most;
+  if (!box.hidden) box.textContent = `${way.scale}: bar from 0 to ${most.toFixed(2)}${way.unit}`;
+}
+
+function shownToken() {
+  const {version, hovered, pinned} = state;
+  return hovered ?? pinned ?? (version && !version.closed && version.data.text.length ? version.data.text.length - 1 : null);
+}
+
+function paintDetail() {
+  const i = shownToken(), pinned = i !== null && i === state.pinned;
+  // A pinned token's record never changes: a slider that is being dragged must stay.
+  const {version} = state, key = `${version?.id} ${pinned ? version.closed : version?.painted} ${i} ${pinned}`;
+  if (key === state.detail) return;
+  state.detail = key;
+  const focus = side.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
+  inspector.show(version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});
+  if (focus) [...side.querySelectorAll('[aria-label]')].find(n => n.getAttribute('aria-label') === focus && !n.disabled)?.focus();
+  root.classList.toggle('sheet', state.pinned !== null);
+}
+
+/** Keep the end of the newest reply in sight, until the visitor scrolls away. */
+function followEnd() {
+  const turn = state.turns.at(-1);
+  if (!turn || !open().length) return;
+  if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
+  const end = turn.node.getBoundingClientRect(), bar = $('.mpd-bar-line').offsetHeight + 16;
+  if (!phone.matches) return;
+  if (end.bottom > window.innerHeight - bar) window.scrollBy(0, end.bottom - window.innerHeight + bar);
+  else if (end.top < 0 || end.top > window.innerHeight * 0.5) window.scrollBy(0, end.top - 12);
+}
+for (const kind of ['wheel', 'touchmove']) window.addEventListener(kind, () => { state.follow = false; }, {passive: true});

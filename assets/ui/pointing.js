@@ -1,0 +1,100 @@
+// Hovering, pinning and moving between tokens.
+
+// ---- one token: hover, pin, move
+
+function activate(version) {
+  if (state.version === version) return;
+  clearMarks();
+  state.version = version;
+  const turn = version && turnOf(version);
+  if (turn && turn.version !== version) turn.show(turn.versions.indexOf(version));
+}
+
+function clearMarks() {
+  for (const kind of ['hovered', 'pinned']) setMark(kind, null);
+}
+
+/** Keep the class of the hovered or pinned token in step with the state. */
+function setMark(kind, i) {
+  const tokens = state.version?.strip.tokens ?? [];
+  tokens[state[kind]]?.classList.remove(kind);
+  if (kind === 'pinned') tokens[state.pinned]?.setAttribute('aria-pressed', 'false');
+  state[kind] = i;
+  tokens[i]?.classList.add(kind);
+  if (kind === 'pinned') tokens[i]?.setAttribute('aria-pressed', 'true');
+}
+
+function hover(version, i) {
+  if (i !== null && version !== state.version) return;  // another version wakes by a click
+  if (state.hovered === i) return;
+  setMark('hovered', i);
+  paintDetail();
+  map.mark(state);
+}
+
+function pin(version, i, fromMap = false) {
+  if (!version) return;
+  if (version !== state.version) { activate(version); repaint(); }
+  setMark('hovered', null);
+  setMark('pinned', state.pinned === i ? null : i);
+  state.detail = '';
+  paintDetail();
+  map.mark(state);
+  if (state.pinned === null) return;
+  state.follow = false;
+  map.reveal(state.pinned);
+  if (fromMap || !wide.matches) inSight(version.strip.tokens[state.pinned]);
+}
+
+function step(way) {
+  const i = state.pinned + way, {version} = state;
+  if (!version || i < 0 || i >= version.strip.tokens.length) return;
+  pin(version, i, true);
+}
+
+/** Scroll a token into view, above the sheet that covers the lower half of a small screen. */
+function inSight(token) {
+  token.scrollIntoView({block: 'nearest'});
+  if (wide.matches) return;
+  const lowest = side.getBoundingClientRect().top - 12, box = token.getBoundingClientRect();
+  if (box.bottom > lowest) window.scrollBy(0, box.bottom - lowest);
+}
+
+function find(target) {
+  const token = target.closest?.('.tok');
+  const version = token && versions().find(v => v.strip.node.contains(token));
+  return version ? {version, i: Number(token.dataset.i)} : null;
+}
+
+log.addEventListener('pointerover', e => { const t = e.pointerType === 'mouse' && find(e.target); if (t) hover(t.version, t.i); });
+log.addEventListener('pointerout', e => { if (find(e.target)) hover(state.version, null); });
+log.addEventListener('focusin', e => { const t = find(e.target); if (t && t.i !== state.pinned) hover(t.version, t.i); });
+log.addEventListener('focusout', e => { if (find(e.target)) hover(state.version, null); });
+log.addEventListener('click', e => {
+  const chosen = window.getSelection();
+  if (!chosen.isCollapsed && log.contains(chosen.anchorNode)) return;  // text was selected, nothing pressed
+  let token = find(e.target);
+  const strip = e.target.closest('.strip');
+  if (!token && strip && e.pointerType === 'touch') {
+    const version = versions().find(v => v.strip.node === strip), i = version.strip.nearest(e.clientX, e.clientY);
+    token = i < 0 ? null : {version, i};
+  }
+  if (token) pin(token.version, token.i);
+});
+log.addEventListener('keydown', e => {
+  const token = find(e.target);
+  if (!token || e.ctrlKey || e.metaKey || e.altKey) return;
+  const next = token.version.strip.neighbour(token.i, e.key);
+  if (next >= 0) token.version.strip.focus(next);
+  else if (e.key === 'Enter' || e.key === ' ') pin(token.version, token.i);
+  else return;
+  e.preventDefault();
+});
+
+/** Keys that work anywhere on the page; the listener goes when the page's picture goes. */
+function pageKeys(e) {
+  if (!element.isConnected) return document.removeEventListener('keydown', pageKeys);
+  if (e.key === 'Escape' && state.pinned !== null && !document.querySelector('dialog[open]')) pin(state.version, state.pinned);
+  if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) document.querySelector('#run')?.click();
+}
+document.addEventListener('keydown', pageKeys);

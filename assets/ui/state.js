@@ -1,0 +1,25 @@
+// The page's state. This file and those after it share one function scope, the body of Gradio's
+// js_on_load, with element, props, watch and trigger in it.
+
+const $ = selector => element.querySelector(selector);
+const root = $('.mpd'), log = $('.mpd-log'), side = $('.mpd-side'), pack = props.pack;
+const form = new Form(pack), store = new Store(pack.name), inspector = new Inspector(side);
+const wide = window.matchMedia('(min-width: 1200px)'), phone = window.matchMedia('(max-width: 767px)');
+
+const state = {
+  turns: [], version: null,        // version: the one that map and inspector show
+  hovered: null, pinned: null,     // token indices within it
+  look: {mode: props.trained ? 'weight' : 'keenest', unit: 'token', view: 'tokens'},
+  intent: null,                    // what the next press of Run is for, where it is no plain run
+  fill: null,                      // values for the controls
+  fetch: new Set(),                // versions whose chunks are missing
+  follow: true,                    // whether the end of the reply is kept in sight
+  editing: null,                   // the turn whose instruction is being changed
+  ready: false,                    // whether what the browser had kept is back
+  stopping: [],                    // versions that ended here, of which the server must hear
+  last: {prompt: null, at: 0},
+};
+const versions = () => state.turns.flatMap(turn => turn.versions);
+const open = () => versions().filter(version => !version.closed);
+const turnOf = version => state.turns.find(turn => turn.versions.includes(version));
+const map = new TokenMap($('.mpd-figure'), {hover: i => hover(state.version, i), pin: i => pin(state.version, i, true)});

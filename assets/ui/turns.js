@@ -1,0 +1,233 @@
+// A conversation: turns, and the versions of each turn's reply. Versions that were asked for
+// together stand side by side; one of them, the active one, is what the next turn reads.
+
+const CUT = 'The connection was lost: this is what had arrived.';
+
+class Version {
+  /** plan: {id, messages, preference, settings, origin}; its last message is the prompt. */
+  constructor(pack, form, plan, actions) {
+    Object.assign(this, {pack, plan, actions, id: plan.id, head: null, status: 'waiting', message: '', finish: ''});
+    this.rows = [];  // chunks of steps as they came, for the browser's storage
+    this.unsaved = true;
+    this.data = emptyData(pack, []);
+    this.arrived = [];
+    this.build(form);
+  }
+
+  get prompt() { return this.plan.messages.at(-1).content; }
+  get text() { return this.data.text.join(''); }
+  get closed() { return !['waiting', 'streaming'].includes(this.status); }
+  get space() { return this.head?.space ?? this.plan.settings.space; }
+  /** How many likeliest tokens of each expert are recorded; a file does not say, but bounds it. */
+  get listed() { return this.plan.origin === 'file' ? this.data.listed : this.pack.topK; }
+  get strength() { return this.head?.settings.strength ?? this.plan.settings.strength; }
+
+  build(form) {
+    const {method, seed} = this.plan.settings, uses = method !== 'vanilla' && !method.startsWith('expert:');
+    this.node = make('article', 'mpd-version');
+    const made = make('div', 'mpd-made'), tags = make('ul', 'mpd-legend mpd-tags');
+    if (uses) legend(tags, form.chosen(this.plan.preference));
+    made.append(tags, make('span', 'mpd-method', Object.hasOwn(this.pack.methods, method) ? this.pack.methods[method].split(':')[0] : method), make('span', 'mpd-seed', `seed ${seed}`),
+      ...(this.plan.origin === 'file' ? [make('span', 'mpd-origin', 'from a file')] : []));
+    this.means = make('div', 'mpd-mix');
+    this.means.setAttribute('role', 'img');
+    const strip = make('div', 'strip');
+    strip.setAttribute('role', 'group');
+    strip.setAttribute('aria-label', 'Tokens of the reply');
+    strip.dataset.run = this.id;
+    this.strip = new Strip(strip);
+    this.read = make('div', 'mpd-read');
+    this.end = make('p', 'mpd-end');
+    this.buttons = make('div', 'mpd-actions');
+    const button = (label, act, className = '') => this.buttons.append(makeButton(label, className, () => this.actions[act](this)));
+    button('Open', 'open', 'only-grid');
+    button('Copy', 'copy');
+    button('Ask again', 'again', 'only-last');
+    button('Another seed', 'reseed', 'only-last');
+    button('Edit', 'edit', 'only-last');
+    button('Link', 'link', 'not-grid');
+    button('JSON', 'json', 'only-done');
+    button('CSV', 'csv', 'only-done');
+    this.node.append(made, this.means, strip, this.read, this.end, this.buttons);
+  }
+
+  /** Take what a frame says; false if chunks before it are missing. */
+  take(said) {
+    if (this.closed) return true;  // a late frame of a reply that was stopped
+    if (said.experts.length && this.data.experts.length === 0) this.data = emptyData(this.pack, said.experts);
+    while (this.rows.length < said.count && said.parts[this.rows.length] !== undefined) this.add(said.parts[this.rows.length]);
+    if (this.rows.length < said.count) return false;
+    Object.assign(this, {status: said.status, message: said.message, finish: said.finish, unsaved: true});
+    if (said.head) this.head = JSON.parse(said.head);
+    return true;
+  }
+
+  add(part) {
+    for (const row of JSON.parse(part)) addRow(this.data, row);
+    this.rows.push(part);
+    this.arrived.push([performance.now(), this.data.text.length]);
+    this.unsaved = true;
+  }
+
+  /** End a reply that nobody writes any more. */
+  cut(message = '') {
+    if (!this.closed) Object.assign(this, {status: message ? 'failed' : 'done', message, finish: 'cancelled', unsaved: true});
+  }
+
+  timing() {
+    const known = this.head?.timing;
+    if (known) return {first: known.first_token_s, rate: known.tokens_per_s};
+    const first = this.arrived[0], last = this.arrived.at(-1);
+    return {first: null, rate: first && last[0] > first[0] ? 1000 * (last[1] - first[1]) / (last[0] - first[0]) : null};
+  }
+
+  /** The head of the trace; of a reply whose end never came, as far as the page knows it. */
+  heading() {
+    if (this.head) return this.head;
+    const {method, space, seed, ...settings} = this.plan.settings;
+    return {
+      pack: this.pack.name, hashes: {}, trained: false, prompt: this.prompt, messages: this.plan.messages,
+      preference: this.plan.preference, poles: [], method, space, settings, seed, device: this.pack.device,
+      precision: this.pack.precision, finish_reason: 'cancelled', prompt_tokens: 0,
+      timing: {first_token_s: 0, total_s: 0, tokens_per_s: 0}, schema_version: this.pack.schema,
+    };
+  }
+
+  /** For the browser's storage; the inverse of `restored`. */
+  record() {
+    const {plan, head, status, message, finish, rows} = this;
+    return {plan, head, status, message, finish, rows: [...rows], experts: this.data.experts.map(e => e.name)};
+  }
+
+  static restored(pack, form, record, actions) {
+    const version = new Version(pack, form, record.plan, actions);
+    version.data = emptyData(pack, record.experts);
+    for (const part of record.rows) version.add(part);
+    const {head, status, message, finish} = record;
+    return Object.assign(version, {head, status, message, finish, arrived: [], unsaved: false});
+  }
+
+  paint(look, rival) {
+    this.node.dataset.status = this.status;
+    if (this.data.text.length > this.strip.tokens.length) {
+      const scaled = COLOURINGS[look.mode].most, most = scaled?.(this.data);
+      this.strip.grow(this.data, look.mode, look.unit);
+      if (look.mode === 'deviation' || (scaled && most > 1.1 * (this.scale ?? 0))) {
+        this.strip.recolour(this.data, look.mode, look.unit);
+        this.scale = most;
+      }
+    }
+    this.paintMeans();
+    if (look.view === 'read') this.paintRead();
+    const stopped = this.status === 'done' && this.finish === 'cancelled', limit = this.status === 'done' && this.finish === 'length';
+    this.end.textContent = this.message || [stopped ? 'Stopped.' : limit ? 'Cut at the limit of new tokens.' : '',
+      rival && rival !== this && this.closed ? difference(this.data.text, rival.data.text) : ''].filter(Boolean).join(' ');
+    if (rival && rival !== this && this.closed) this.markDifference(rival.data.text);
+  }
+
+  recolour(look) {
+    this.scale = COLOURINGS[look.mode].most?.(this.data);
+    this.strip.recolour(this.data, look.mode, look.unit);
+  }
+
+  paintMeans() {
+    const {experts, total, text} = this.data, count = text.length;
+    this.means.hidden = count === 0 || experts.length < 2;
+    if (this.means.hidden) return;
+    const label = experts.map((e, k) => `${e.name} ${percent(total[k] / count)}`).join(', ');
+    if (this.means.getAttribute('aria-label') === `Mean weights: ${label}`) return;
+    this.means.setAttribute('aria-label', `Mean weights: ${label}`);
+    this.means.title = label;
+    this.means.replaceChildren(...experts.map((e, k) => {
+      const part = make('span', '', `${e.glyph} ${percent(total[k] / count)}`);
+      part.dataset.slot = e.slot;
+      part.style.flexGrow = (total[k] / count).toFixed(4);
+      return part;
+    }));
+  }
+
+  /** Markdown is read as a whole, so while a reply is written only now and then. */
+  paintRead() {
+    const now = performance.now(), shown = `${this.data.text.length} ${this.closed}`;
+    if (this.shown === shown || (!this.closed && now - (this.readAt ?? 0) < 500)) return;
+    Object.assign(this, {shown, readAt: now});
+    renderMarkdown(this.read, this.text);
+  }
+
+  markDifference(other) {
+    const first = this.data.text.findIndex((token, i) => token !== other[i]);
+    this.strip.tokens.forEach((token, i) => token.classList.toggle('diverges', i === first));
+  }
+}
+
+function difference(text, other) {
+  const first = text.findIndex((token, i) => token !== other[i]);
+  if (first < 0) return text.length === other.length ? 'The same as the first reply.' : 'The same as the first reply, as far as it goes.';
+  return first === 0 ? '' : `The same as the first reply up to token ${first}.`;
+}
+
+class Turn {
+  constructor(actions) {
+    Object.assign(this, {versions: [], active: 0, grid: false, actions});
+    this.node = make('section', 'mpd-turn');
+    this.prompt = make('p', 'mpd-prompt');
+    this.prompt.dir = 'auto';
+    this.pager = make('div', 'mpd-pager');
+    this.body = make('div', 'mpd-versions');
+    const asked = make('div', 'mpd-asked');
+    asked.append(this.prompt, this.pager);
+    this.node.append(asked, this.body);
+  }
+
+  get version() { return this.versions[this.active]; }
+  get visible() { return this.grid ? this.versions : [this.version]; }
+
+  /** Whether what is in sight is older than its data. */
+  get behind() { return this.stale || this.visible.some(version => version.painted !== version.rows.length + version.status); }
+
+  add(version) {
+    this.versions.push(version);
+    this.body.append(version.node);
+    this.arrange();
+  }
+
+  drop(version) {
+    version.node.remove();
+    this.versions = this.versions.filter(v => v !== version);
+    this.active = Math.max(0, Math.min(this.active, this.versions.length - 1));
+    if (this.versions.length) this.arrange();
+  }
+
+  show(index) {
+    this.active = (index + this.versions.length) % this.versions.length;
+    this.arrange();
+  }
+
+  /** One version, or all of them side by side. */
+  arrange() {
+    const several = this.versions.length > 1;
+    this.grid = this.grid && several;
+    this.node.classList.toggle('grid', this.grid);
+    this.versions.forEach((version, k) => {
+      version.node.hidden = !this.grid && k !== this.active;
+      version.node.classList.toggle('active', this.grid && k === this.active);
+    });
+    this.prompt.textContent = this.version.prompt;
+    const page = way => {
+      const button = makeButton(way < 0 ? '‹' : '›', '', () => this.actions.page(this, this.active + way));
+      button.setAttribute('aria-label', way < 0 ? 'Version before' : 'Version after');
+      return button;
+    };
+    const side = makeButton(this.grid ? 'One at a time' : 'Side by side', '', () => this.actions.arrange(this, !this.grid));
+    this.pager.replaceChildren(...(several ? [...(this.grid ? [] : [page(-1), make('span', '', `${this.active + 1} of ${this.versions.length}`), page(1)]), side] : []));
+  }
+
+  paint(look) {
+    const rival = this.grid ? this.versions[0] : null;
+    for (const version of this.visible) {
+      version.paint(look, rival);
+      version.painted = version.rows.length + version.status;
+    }
+    this.stale = look.view === 'read' && this.visible.some(version => !version.closed);
+  }
+}

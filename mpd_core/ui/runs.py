@@ -1,0 +1,130 @@
+"""What the server remembers of replies: those being written, and the last ended ones.
+
+A conversation lives in the browser, which sends it with every request. So nothing is held for a
+visitor who is idle, and a page needs no connection while nothing is written.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from mpd_core.request import GenerationRequest
+from mpd_core.trace import StepRecord, Trace
+from mpd_core.ui.wire import Head, encode, head
+
+if TYPE_CHECKING:
+    from mpd_core.engine import Stream
+
+Status = Literal["waiting", "streaming", "done", "refused", "failed"]
+_OPEN = ("waiting", "streaming")
+KEPT = 32
+"""Ended replies kept for pages that missed a frame or lost their connection."""
+
+
+class Run:
+    """One reply: what was asked, its steps so far in the page's encoding, and how it ended.
+
+    A page's Stop and the generator that writes the reply run in different threads; whoever ends
+    the run first decides how it ended, and ending it again changes nothing.
+    """
+
+    def __init__(self, name: str, request: GenerationRequest) -> None:
+        self.id = name
+        """Chosen by the page, at random."""
+        self.request = request
+        self.experts: tuple[str, ...] = ()
+        self.count = 0
+        """Steps so far."""
+        self.head: Head | None = None
+        """The trace without its steps, once the run has ended."""
+        self.status: Status = "waiting"
+        self.reason = ""
+        self._parts: list[str] = []
+        self._fresh: list[StepRecord] = []
+        self._stream: Stream | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def open(self) -> bool:
+        """Whether the reply is still awaited or being written."""
+        return self.status in _OPEN
+
+    def attach(self, stream: Stream) -> None:
+        """Remember the engine's stream, so that ``close`` can cancel it from another thread."""
+        with self._lock:
+            self._stream = stream
+            late = not self.open
+        if late:
+            stream.cancel()
+
+    def add(self, step: StepRecord) -> None:
+        """Take one more step, unless the run has ended."""
+        with self._lock:
+            if self.open:
+                self.status = "streaming"
+                self.count += 1
+                self._fresh.append(step)
+
+    def parts(self) -> list[str]:
+        """All steps so far, in chunks that never change once they have been handed out."""
+        with self._lock:
+            if self._fresh:
+                self._parts.append(encode(self.experts, self._fresh))
+                self._fresh = []
+            return self._parts[:]
+
+    def close(self, status: Status, reason: str) -> bool:
+        """End the run; False if it had ended already."""
+        with self._lock:
+            if not self.open:
+                return False
+            self.status, self.reason = status, reason
+            stream = self._stream
+        if stream is not None:
+            stream.cancel()
+            self.finish(stream.trace())
+        return True
+
+    def finish(self, trace: Trace) -> None:
+        """Keep what a trace says beside its steps; the steps are here already."""
+        self.head = self.head or head(trace)
+
+
+class Runs:
+    """Runs by id. The ids are random, so who knows one has it from its own page."""
+
+    def __init__(self) -> None:
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._stopped: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def add(self, run: Run) -> bool:
+        """Take a run up; False if its id is known, or was stopped before it came here."""
+        with self._lock:
+            if run.id in self._runs or run.id in self._stopped:
+                return False
+            self._runs[run.id] = run
+            ended = [name for name, other in self._runs.items() if not other.open]
+            for name in ended[: max(0, len(ended) - KEPT)]:
+                del self._runs[name]
+            return True
+
+    def stop(self, names: Iterable[str]) -> list[Run]:
+        """End runs as their visitor asks; those that have not arrived yet never begin."""
+        with self._lock:
+            known = [self._runs[name] for name in names if name in self._runs]
+            for name in names:
+                if name not in self._runs:
+                    self._stopped[name] = None
+            while len(self._stopped) > KEPT * 8:
+                self._stopped.popitem(last=False)
+        for run in known:
+            run.close("done", "cancelled")
+        return known
+
+    def find(self, names: Iterable[str]) -> list[Run]:
+        with self._lock:
+            return [self._runs[name] for name in names if name in self._runs]

@@ -1,0 +1,198 @@
+"""Inspecting a token, and what if its weights were others: every number against the engine's."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import MARKS, Visitor
+from tests.browser.scripted import TOP_K, ScriptedEngine, distribution, mixture
+
+pytestmark = MARKS
+STEP = 6
+
+
+def table(visitor: Visitor) -> list[list[tuple[str, float]]]:
+    """The columns of the table of likeliest tokens."""
+    rows = visitor.page.locator(".mpd-candidates tbody tr").evaluate_all(
+        "rows => rows.map(r => [...r.cells].map(c => [...c.children].map(s => s.textContent)))"
+    )
+    return [[(c[0], number(c[1])) for c in column] for column in zip(*rows, strict=True)]
+
+
+def number(text: str) -> float:
+    return 0.0 if text.startswith("<") else float(text.rstrip("%")) / 100
+
+
+def word(said: ScriptedEngine, token: int) -> str:
+    step = said.streams[-1].steps[STEP]
+    return step.text.strip() if token == step.token_id else f"word{token}"
+
+
+def test_every_experts_top_stands_beside_the_merged_one_with_a_rest(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    visitor.pin(visitor.run("Explain photosynthesis."), STEP)
+    step = engine.streams[-1].steps[STEP]
+    said = {e: distribution(STEP, k) for k, e in enumerate(step.weights)}
+    expected = [mixture(said, dict(step.weights)), *said.values()]
+    columns = table(visitor)
+    assert len(columns) == 4
+    for column, p in zip(columns, expected, strict=True):
+        top = sorted(range(len(p)), key=lambda v, p=p: -p[v])[:TOP_K]
+        assert [text for text, _ in column[:-1]] == [word(engine, v) for v in top]
+        assert [share for _, share in column[:-1]] == pytest.approx([p[v] for v in top], abs=6e-3)
+        assert column[-1][0] == "others"
+        assert column[-1][1] == pytest.approx(1 - sum(p[v] for v in top), abs=6e-3)
+
+
+def facts(visitor: Visitor) -> dict[str, str]:
+    pairs = visitor.page.locator(".mpd-side .mpd-summary > div").evaluate_all(
+        "all => all.map(one => [...one.children].map(part => part.textContent))"
+    )
+    return dict(pairs)
+
+
+def test_facts_of_a_token(visitor: Visitor, engine: ScriptedEngine) -> None:
+    visitor.pin(visitor.run("Explain photosynthesis."), STEP)
+    step = engine.streams[-1].steps[STEP]
+    shown = facts(visitor)
+    said = {e: distribution(STEP, k) for k, e in enumerate(step.weights)}
+    p = mixture(said, dict(step.weights))
+    rank = 1 + sum(q > p[step.token_id] for q in p)
+    assert shown["Token id"] == str(step.token_id)
+    assert shown["Bytes"] == step.text.encode().hex(" ")
+    assert shown["Rank"] == (str(rank) if rank <= TOP_K else f"below {TOP_K}")
+    assert number(shown["Probability"]) == pytest.approx(step.probability, abs=6e-3)
+    cells = [[q[v] for v in {c.token_id for c in step.top_k}] for q in said.values()]
+    cells = [[*c, 1 - sum(c)] for c in cells]
+    mean = [sum(column) / len(cells) for column in zip(*cells, strict=True)]
+    apart = entropy(mean) - sum(map(entropy, cells)) / len(cells)
+    assert float(shown["Divergence"].split()[0]) == pytest.approx(apart, abs=6e-3)
+
+
+def entropy(p: list[float]) -> float:
+    return -sum(q * math.log(q) for q in p if q > 0)
+
+
+def force(visitor: Visitor, weights: list[float]) -> list[tuple[str, float]]:
+    """Move the sliders; returns the answer's tokens and probabilities."""
+    sliders = visitor.page.locator(".mpd-force input")
+    for k, weight in enumerate(weights):
+        sliders.nth(k).evaluate(
+            "(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", str(100 * weight)
+        )
+    rows = visitor.page.locator(".mpd-ranked li").evaluate_all(
+        "all => all.map(li => [...li.children].map(part => part.textContent))"
+    )
+    return [(row[0], number(row[2])) for row in rows]
+
+
+@pytest.mark.parametrize("weights", [[0.2, 0.5, 0.3], [1.0, 0.0, 0.0], [0.1, 0.1, 0.8]])
+def test_forced_weights_give_the_mixture_that_the_engine_would_have(
+    visitor: Visitor, engine: ScriptedEngine, weights: list[float]
+) -> None:
+    visitor.pin(visitor.run("Explain photosynthesis."), STEP)
+    if not visitor.page.locator(".mpd-whatif").evaluate("node => node.open"):
+        visitor.page.locator(".mpd-whatif summary").click()
+    step = engine.streams[-1].steps[STEP]
+    answer = force(visitor, weights)
+    said = {e: distribution(STEP, k) for k, e in enumerate(step.weights)}
+    p = mixture(said, dict(zip(step.weights, weights, strict=True)))
+    exact = visitor.page.locator(".mpd-answer").get_attribute("data-exact") == "true"
+    known = {word(engine, v): p[v] for v in range(len(p))}
+    assert [share for _, share in answer] == pytest.approx([known[t] for t, _ in answer], abs=6e-3)
+    top = sorted(range(len(p)), key=lambda v: -p[v])[:TOP_K]
+    if exact or 1.0 in weights:
+        assert [text for text, _ in answer] == [word(engine, v) for v in top]
+    assert exact or 1.0 not in weights
+    rest = visitor.page.locator(".mpd-answer > .mpd-hint").inner_text()
+    assert number(rest.split()[1]) == pytest.approx(1 - sum(v for _, v in answer), abs=0.02)
+
+
+def test_presets_and_what_was(visitor: Visitor, engine: ScriptedEngine) -> None:
+    visitor.pin(visitor.run("Explain photosynthesis."), STEP)
+    if not visitor.page.locator(".mpd-whatif").evaluate("node => node.open"):
+        visitor.page.locator(".mpd-whatif summary").click()
+    shown = visitor.page.locator(".mpd-force .mpd-value")
+    visitor.page.get_by_role("button", name="uniform").click()
+    assert shown.all_inner_texts() == ["33%"] * 3
+    visitor.page.get_by_role("button", name="only concise").click()
+    assert shown.all_inner_texts() == ["0.0%", "100%", "0.0%"]
+    visitor.page.get_by_role("button", name="as it was").click()
+    weights = engine.streams[-1].steps[STEP].weights.values()
+    assert [number(text) for text in shown.all_inner_texts()] == pytest.approx(
+        list(weights), abs=0.02
+    )
+
+
+MATHS = """([file, top, weights, space, strength, k]) => {
+  const {whatIf, emptyData} = new Function(file + '; return {whatIf, emptyData};')();
+  const E = weights.length;
+  const data = {experts: weights.map(() => ({})), anchors: top[0].lp.length - E, id: [top[0].id],
+    top: [top.map(c => ({...c, chance: c.lp.slice(0, E).map(Math.exp)}))]};
+  return whatIf(data, 0, weights, {space, strength}, k);
+}"""
+
+
+@pytest.mark.parametrize("space", ["probability", "logit", "strength"])
+def test_bounds_hold_whatever_lies_outside_the_record(visitor: Visitor, space: str) -> None:
+    """Against whole distributions, of which the page sees the recorded part."""
+    from mpd_core.ui import assets
+
+    file = "\n".join(assets.text(name) for name in ("text.js", "trace.js", "whatif.js"))
+    for seed in range(6):
+        experts, weights = [distribution(seed, k) for k in range(3)], [0.6, 0.1, 0.3]
+        anchors = [distribution(seed + 3, 4), distribution(seed + 5, 5)]
+        merged = {v: raw(space, [p[v] for p in experts], weights, [a[v] for a in anchors])
+                  for v in range(len(experts[0]))}  # fmt: skip
+        total = sum(merged.values())
+        recorded = {v for p in experts for v in sorted(range(len(p)), key=lambda v, p=p: -p[v])[:5]}
+        voices = [*experts, *(anchors if space == "strength" else [])]
+        top: list[Any] = [
+            {
+                "id": v,
+                "text": str(v),
+                "p": merged[v] / total,
+                "lp": [math.log(p[v]) for p in voices],
+            }
+            for v in recorded
+        ]
+        answer = visitor.page.evaluate(MATHS, [file, top, weights, space, 2.0, 5])
+        seen = sum(merged[v] for v in recorded) if space == "strength" else total
+        for row in answer["rows"]:
+            true = merged[row["token"]["id"]] / seen
+            assert row["low"] - 1e-9 <= true <= row["high"] + 1e-9
+            better = sum(m > merged[row["token"]["id"]] + 1e-12 for m in merged.values())
+            assert not row["sure"] or better <= answer["rows"].index(row)
+        assert answer["exact"] is False or space != "strength"
+
+
+def raw(space: str, p: list[float], weights: list[float], anchors: list[float]) -> float:
+    """One token's unnormalised merged probability."""
+    if space == "probability":
+        return sum(w * q for w, q in zip(weights, p, strict=True))
+    product = math.prod(q**w for w, q in zip(weights, p, strict=True))
+    return product if space == "logit" else anchors[0] * (product / anchors[1]) ** 2.0
+
+
+def test_a_term_explains_itself(visitor: Visitor) -> None:
+    visitor.pin(visitor.run("Explain photosynthesis."), STEP)
+    visitor.page.locator(".mpd-side").get_by_role("button", name="Entropy").click()
+    tip = visitor.page.locator(".mpd-tip")
+    assert tip.is_visible()
+    assert "nats" in tip.inner_text()
+    visitor.page.keyboard.press("Escape")
+
+
+def test_the_inspector_lives_while_a_reply_is_written(visitor: Visitor) -> None:
+    visitor.run("slow and steady", wait=False)
+    seen = set()
+    for _ in range(4):
+        seen.add(visitor.page.locator(".mpd-side .mpd-hint").first.inner_text())
+        visitor.page.wait_for_timeout(400)
+    assert len(seen) > 1
+    visitor.page.click("#stop")
+    visitor.page.wait_for_selector('#view [data-done="true"]')

@@ -1,0 +1,228 @@
+"""What can be taken home and brought back: JSON, CSV, replay, and links."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from mpd_core.trace import Trace
+from tests.browser.conftest import MARKS, Visitor
+from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
+
+pytestmark = MARKS
+Visit = Callable[..., Visitor]
+
+
+def download(visitor: Visitor, button: str) -> str:
+    with visitor.page.expect_download() as kept:
+        visitor.page.locator(f'.mpd-version:visible button:has-text("{button}")').last.click()
+    return Path(kept.value.path()).read_bytes().decode("utf-8")
+
+
+def replay(visitor: Visitor, text: str | bytes, name: str = "trace.json") -> None:
+    content = text.encode("utf-8") if isinstance(text, str) else text
+    file = {"name": name, "mimeType": "application/json", "buffer": content}
+    visitor.page.set_input_files("#more input[type=file]", file)  # type: ignore[arg-type]
+
+
+def notice(visitor: Visitor) -> str:
+    box = visitor.page.locator(".mpd-notice:not(:empty)")
+    box.wait_for()
+    return box.inner_text()
+
+
+def a_trace(steps: int = 3, **changes: Any) -> dict[str, Any]:
+    """A trace as the command line writes it."""
+    texts = [f" {i}" for i in range(steps)]
+    logprobs = {"elementary": -1.0, "concise": -2.0, "friendly": None}
+    weights = {"elementary": 0.5, "concise": 0.25, "friendly": 0.25}
+    one = {"probability": 0.1, "logprobs": logprobs}
+    step = {
+        "token_id": 7, "weights": weights, "probability": 0.2, "logprobs": logprobs, "entropy": 1.0,
+        "disagreement": 0.1, "missing": {},
+        "top_k": [one | {"token_id": k, "text": f"w{k}"} for k in range(9)],
+    }  # fmt: skip
+    trace = {
+        "schema_version": 1, "pack": "scripted", "hashes": {}, "trained": True, "prompt": "Count.",
+        "messages": [{"role": "user", "content": "Count."}], "preference": "AAA",
+        "poles": list(weights), "method": "mpd", "space": "probability", "settings": {}, "seed": 5,
+        "device": "cpu", "precision": "fp16", "text": "".join(texts), "finish_reason": "stop",
+        "prompt_tokens": 9, "timing": {"first_token_s": 0.1, "total_s": 1.0, "tokens_per_s": 30.0},
+        "steps": [{**step, "index": i, "text": text} for i, text in enumerate(texts)],
+    }  # fmt: skip
+    return {**trace, **changes}
+
+
+def test_json_is_a_whole_trace_that_the_program_reads(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    visitor.run("Explain photosynthesis.")
+    trace = Trace.from_dict(json.loads(download(visitor, "JSON")))
+    made = engine.streams[-1].trace()
+    assert (trace.text, trace.method, trace.preference) == (SPEECH, made.method, made.preference)
+    assert trace.settings == made.settings
+    assert trace.finish_reason == "stop"
+    assert len(trace.steps) == len(made.steps)
+    for mine, theirs in zip(trace.steps, made.steps, strict=True):
+        assert mine.token_id == theirs.token_id
+        assert mine.weights == pytest.approx(dict(theirs.weights), rel=1e-6)
+        assert mine.logprobs == pytest.approx(dict(theirs.logprobs), rel=1e-6)
+        assert [c.token_id for c in mine.top_k] == [c.token_id for c in theirs.top_k]
+        assert mine.top_k[1].logprobs == pytest.approx(dict(theirs.top_k[1].logprobs), rel=1e-6)
+
+
+def test_csv_has_one_row_a_step_and_no_formulas(visitor: Visitor, engine: ScriptedEngine) -> None:
+    visitor.run('echo =1+1 "quoted", @x')
+    rows = list(csv.DictReader(io.StringIO(download(visitor, "CSV"))))
+    steps = engine.streams[-1].steps
+    assert len(rows) == len(steps)
+    assert [json.loads(row["text_json"]) for row in rows] == [step.text for step in steps]
+    assert all(row["text_json"].startswith('"') for row in rows)
+    assert float(rows[2]["weight:concise"]) == pytest.approx(steps[2].weights["concise"], rel=1e-6)
+    brought = {e: w * math.exp(steps[2].logprobs[e]) for e, w in steps[2].weights.items()}
+    assert float(rows[2]["responsibility:friendly"]) == pytest.approx(
+        brought["friendly"] / sum(brought.values()), rel=1e-5
+    )
+
+
+def test_an_exported_reply_comes_back_the_same_without_the_engine(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    first = visitor.run("hostile reply")
+    exported = download(visitor, "JSON")
+    visitor.page.click("#new")
+    visitor.page.wait_for_selector('#view [data-run=""]')
+    asked = len(engine.streams)
+    replay(visitor, exported)
+    again = visitor.wait(first)
+    assert len(engine.streams) == asked
+    assert "from a file" in visitor.page.locator(".mpd-made").inner_text()
+    assert HOSTILE in visitor.text(again)
+    visitor.pin(again, 3)
+    assert json.loads(download(visitor, "JSON")) == json.loads(exported)
+    assert visitor.page.evaluate("window.pwned") is None
+    assert visitor.page.locator("#view img, #view script, #view a").count() == 0
+
+
+def test_hostile_words_anywhere_in_a_file_stay_words(visitor: Visitor) -> None:
+    weights = {HOSTILE: 0.5, "__proto__": 0.5}
+    trace = a_trace(2, prompt=HOSTILE, method=HOSTILE, space="constructor", device=HOSTILE)
+    trace |= {
+        "preference": "../../" + HOSTILE,
+        "settings": {"temperature": HOSTILE, "__proto__": 1},
+    }
+    trace |= {"messages": [{"role": HOSTILE, "content": HOSTILE}], "finish_reason": HOSTILE}
+    for step in trace["steps"]:
+        step["weights"], step["logprobs"] = weights, dict.fromkeys(weights, -1.0)
+        step["missing"] = {HOSTILE: 0.1}
+        for one in step["top_k"]:
+            one |= {"text": HOSTILE, "logprobs": dict.fromkeys(weights, -2.0)}
+    replay(visitor, json.dumps(trace))
+    run = visitor.wait("")
+    visitor.pin(run, 0)
+    visitor.page.get_by_role("button", name="Read").click()
+    visitor.page.get_by_role("button", name="Tokens").click()
+    assert HOSTILE[:20] in visitor.page.locator(".mpd-detail-rows").inner_text()
+    assert visitor.page.evaluate("[window.pwned, ({}).polluted]") == [None, None]
+    assert visitor.page.locator("#view img, #view script, #view a").count() == 0
+
+
+def broken(trace: dict[str, Any], **changes: Any) -> str:
+    """A trace whose second step is wrong."""
+    trace["steps"][1] |= changes
+    return json.dumps(trace)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no JSON"),
+        (json.dumps(a_trace())[:-40], "cut short"),
+        ("[1, 2]", "no schema_version"),
+        ("null", "no schema_version"),
+        (json.dumps(a_trace(schema_version=0)), "has schema 0; this page reads 1"),
+        (json.dumps(a_trace() | {"steps": 7}), "it has no steps"),
+        (json.dumps(a_trace(text="other")), "do not join to its text"),
+        (json.dumps(a_trace(prompt=7)), "“prompt” is missing or no text"),
+        (json.dumps(a_trace(messages="x")), "“messages”"),
+        (json.dumps(a_trace(5000)), "at most 4096 are read"),
+        (broken(a_trace(), weights={"elementary": 1}), "step 2 has other experts"),
+        (broken(a_trace(), weights={"elementary": 9, "concise": 0, "friendly": 0}), "step 2"),
+        (broken(a_trace(), text=None), "step 2 has no text"),
+        (broken(a_trace(), top_k=None), "step 2"),
+        (broken(a_trace(), top_k=[{}]), "step 2"),
+        (broken(a_trace(), entropy="x"), "step 2 has no proper entropy"),
+        (json.dumps(a_trace()).replace('"entropy": 1.0', '"entropy": NaN'), "no JSON"),
+    ],
+    ids=range(17),
+)
+def test_files_that_are_no_traces_are_explained(visitor: Visitor, text: str, message: str) -> None:
+    replay(visitor, text)
+    assert message in notice(visitor)
+    assert visitor.page.locator(".mpd-turn").count() == 0
+    visitor.page.evaluate("document.querySelector('.mpd-notice').replaceChildren()")
+
+
+def test_two_thousand_steps_open_soon(visitor: Visitor) -> None:
+    replay(visitor, json.dumps(a_trace(2000)))
+    run = visitor.wait("")
+    assert visitor.strip(run).locator(".tok").count() == 2000
+
+
+def test_a_link_restores_prompt_toggles_method_seed_and_settings(
+    visit: Visit, studio: str, engine: ScriptedEngine
+) -> None:
+    query = "prompt=echo+%3Cb%3Ehi&preference=B-A&method=uniform&seed=3&temperature=0.5"
+    visitor = visit(f"{studio}/?{query}", permissions=["clipboard-read", "clipboard-write"])
+    visitor.wait_for_draft("echo <b>hi")
+    assert visitor.toggles() == ["knowledgeable", "", "friendly"]
+    run = visitor.run("echo <b>hi")
+    asked = engine.streams[-1].request
+    assert (asked.preference, asked.method) == ("B-A", "uniform")
+    assert (asked.sampling.seed, asked.sampling.temperature) == (3, 0.5)
+    assert visitor.text(run) == "echo <b>hi"
+    visitor.page.get_by_role("button", name="Link").click()
+    assert "copied" in notice(visitor)
+    copied = visitor.page.evaluate("navigator.clipboard.readText()")
+    assert copied.split("?")[0] == f"{studio}/"
+    assert parse_qs(copied.split("?")[1]) == parse_qs(query)
+
+
+def test_a_link_runs_only_on_request_and_once(
+    visit: Visit, studio: str, engine: ScriptedEngine
+) -> None:
+    before = len(engine.streams)
+    visitor = visit(f"{studio}/?prompt=echo+hi")
+    visitor.wait_for_draft("echo hi")
+    assert len(engine.streams) == before
+    visitor = visit(f"{studio}/?prompt=echo+hi&run=1")
+    run = visitor.wait("")
+    assert visitor.text(run) == "echo hi"
+    visitor.page.reload()
+    visitor.page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
+    visitor.page.wait_for_timeout(500)
+    assert len(engine.streams) == before + 1
+
+
+def test_what_a_link_gets_wrong_is_said_and_left_out(
+    visit: Visit, studio: str, engine: ScriptedEngine
+) -> None:
+    before = len(engine.streams)
+    visitor = visit(
+        f"{studio}/?prompt=echo+hi&run=1&preference=ZZ&method=%3Cimg%20src=x%3E&seed=-1&top_p=x"
+    )
+    said = notice(visitor)
+    for wrong in ("preference “ZZ”", "method “<img src=x>”", "seed “-1”", "top_p “x”"):
+        assert wrong in said
+    visitor.wait_for_draft("echo hi")
+    assert visitor.toggles() == ["elementary", "concise", "friendly"]
+    assert visitor.page.locator("#view img").count() == 0
+    assert len(engine.streams) == before

@@ -1,0 +1,190 @@
+"""How the page uses its room: widths, shifts, phones, tablets, and how much work a stream is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from mpd_core.packs import Pack, load_pack
+from mpd_core.ui.server import launch
+from tests.browser.conftest import MARKS, Visitor, free_port
+from tests.browser.scripted import ScriptedEngine
+
+pytestmark = MARKS
+Visit = Callable[..., Visitor]
+SIDEWAYS = "document.documentElement.scrollWidth - window.innerWidth"
+
+
+def test_the_page_keeps_its_width_and_place(visit: Visit) -> None:
+    visitor = visit(width=1440)
+    page = visitor.page
+    page.evaluate(
+        """() => { window.shift = 0; new PerformanceObserver(list => {
+          for (const e of list.getEntries()) if (!e.hadRecentInput) window.shift += e.value;
+        }).observe({type: 'layout-shift', buffered: false}); }"""
+    )
+    wide = "document.querySelector('.gradio-container').offsetWidth"
+    run = "JSON.stringify(document.querySelector('#run').getBoundingClientRect())"
+    before = page.evaluate(wide), page.evaluate(run)
+    assert before[0] == 1440
+    visitor.run("echo one")
+    assert (page.evaluate(wide), page.evaluate(run)) == before
+    page.click("#new")
+    page.wait_for_selector('#view [data-run=""]')
+    assert (page.evaluate(wide), page.evaluate(run)) == before
+    visitor.run("slow and steady", wait=False)
+    assert (page.evaluate(wide), page.evaluate(run)) == before
+    assert page.evaluate("window.shift") < 0.1
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 820, 1000, 1280, 2560])
+def test_no_width_needs_sideways_scrolling(visit: Visit, width: int) -> None:
+    visitor = visit(width=width, height=900)
+    page = visitor.page
+    run = visitor.run("hostile " + "unbroken" * 40)
+    visitor.pin(run, 3)
+    assert page.evaluate(SIDEWAYS) <= 0
+    for part in (".mpd-side", ".mpd-log", ".mpd-figure", "#more", "#buttons"):
+        box = page.locator(part).bounding_box()
+        assert box, part
+        assert box["x"] >= 0, part
+        assert box["x"] + box["width"] <= width, part
+    inspector = page.locator(".mpd-side")
+    assert inspector.evaluate("node => node.scrollWidth - node.clientWidth") <= 0
+
+
+def test_the_map_follows_the_window(visit: Visit) -> None:
+    visitor = visit(width=1400)
+    visitor.run("Explain photosynthesis.")
+    visitor.wait_for_map()
+    fits = """() => {
+      const canvas = document.querySelector('.mpd-heat canvas');
+      const room = canvas.parentNode.clientWidth;
+      return canvas.width === Math.round(room * devicePixelRatio) && canvas.offsetWidth === room;
+    }"""
+    for width in (1400, 1000, 820, 400, 1300):
+        visitor.page.set_viewport_size({"width": width, "height": 844})
+        visitor.page.wait_for_function(fits)
+        assert visitor.page.evaluate(SIDEWAYS) <= 0
+
+
+def phone(visit: Visit) -> Visitor:
+    return visit(width=390, height=844, has_touch=True, is_mobile=True)
+
+
+def test_a_phone_shows_the_reply_as_it_is_written_and_stop(visit: Visit) -> None:
+    visitor = phone(visit)
+    visitor.run("slow and steady", wait=False)
+    visitor.page.wait_for_timeout(700)
+    end = "document.querySelector('.tok:last-of-type').getBoundingClientRect()"
+    assert 0 < visitor.page.evaluate(f"{end}.bottom") < 844
+    stop = visitor.page.locator(".mpd-stop")
+    box = stop.bounding_box()
+    assert box
+    assert box["y"] + box["height"] <= 844
+    assert box["height"] >= 44
+    stop.tap()
+    visitor.page.wait_for_selector('#view [data-done="true"]')
+
+
+def test_a_tap_beside_a_token_on_a_phone_shows_its_numbers(visit: Visit) -> None:
+    visitor = phone(visit)
+    run = visitor.run("Explain photosynthesis.")
+    page = visitor.page
+    token = visitor.strip(run).locator(".tok").nth(1)
+    token.scroll_into_view_if_needed()
+    box = token.bounding_box()
+    assert box
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] + 4)
+    page.wait_for_selector('.mpd-side[data-pinned="1"]')
+    sheet, pinned = (page.locator(s).bounding_box() for s in (".mpd-side", ".tok.pinned"))
+    assert sheet
+    assert pinned
+    assert sheet["y"] + sheet["height"] == pytest.approx(844, abs=1)
+    assert pinned["y"] >= 0
+    assert pinned["y"] + pinned["height"] <= sheet["y"]
+    page.get_by_label("Token after").tap()
+    page.wait_for_selector('.mpd-side[data-pinned="2"]')
+    page.get_by_label("Release the pinned token").tap()
+    page.wait_for_selector('.mpd-side[data-pinned=""]')
+
+
+def test_what_is_pressed_on_a_phone_is_large_enough(visit: Visit) -> None:
+    visitor = phone(visit)
+    run = visitor.run("Explain photosynthesis.")
+    visitor.pin(run, 2)
+    pressed = "#buttons button, #more button, .mpd-actions button, .mpd-step, .mpd-views button"
+    sizes = visitor.page.locator(pressed).evaluate_all(
+        "all => all.filter(b => b.offsetParent)"
+        ".map(b => [b.innerText, b.offsetWidth, b.offsetHeight])"
+    )
+    assert len(sizes) > 12
+    small = [size for size in sizes if min(size[1:]) < 40]
+    assert small == []
+
+
+@pytest.fixture(scope="module")
+def long_pack() -> Iterator[str]:
+    """The default pack's page, with replies of 1,000 tokens at about 60 a second."""
+    pack = load_pack("smollm2-135m")
+    longer = {"max_new_tokens": 1000, "max_new_tokens_limit": 1000}
+    decode = pack.spec.decode.model_copy(update=longer)
+    spec = pack.spec.model_copy(update={"decode": decode})
+    engine = ScriptedEngine(Pack(spec, pack.folder, pack.toml_sha256))
+    page, url = launch(engine, host="127.0.0.1", port=free_port())
+    yield url
+    page.close(verbose=False)
+
+
+def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
+    visit: Visit, long_pack: str
+) -> None:
+    """Long tasks, in ms a second; the limit leaves room for a machine that does other things."""
+    visitor = visit(long_pack)
+    page = visitor.page
+    page.evaluate(
+        """() => { window.long = 0; new PerformanceObserver(list => {
+          for (const e of list.getEntries()) window.long += e.duration;
+        }).observe({type: 'longtask'}); window.begun = performance.now(); }"""
+    )
+    visitor.run("brisk story", wait=False)
+    page.wait_for_selector('#view [data-done="true"]', timeout=120_000)
+    assert visitor.view.get_attribute("data-count") == "1000"
+    seconds = page.evaluate("(performance.now() - window.begun) / 1000")
+    print(
+        f"{page.evaluate('window.long') / seconds:.0f} ms of long tasks a second, {seconds:.1f} s"
+    )
+    assert page.evaluate("window.long") / seconds < 200
+    assert page.evaluate("window.Plotly") is None
+
+
+def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: Visit) -> None:
+    sizes: list[int] = []
+    visitor = visit()
+    page = visitor.page
+    page.on("response", lambda r: sizes.append(int(r.headers.get("content-length") or 0)))
+    session = page.context.new_cdp_session(page)
+    session.send("Network.enable")
+    session.send("Network.setCacheDisabled", {"cacheDisabled": True})
+    loaded = [0]
+    session.on(
+        "Network.loadingFinished",
+        lambda e: loaded.__setitem__(0, loaded[0] + int(e["encodedDataLength"])),
+    )
+    page.reload()
+    page.wait_for_function("window.mpdStudio !== undefined")
+    page.wait_for_timeout(1500)
+    print(f"first visit {loaded[0] / 1000:.0f} kB")
+    assert loaded[0] < 1_000_000
+    assert page.evaluate("window.Plotly") is None
+    run = visitor.run("hostile <b>plot</b>")
+    page.click(".mpd-explore")
+    page.wait_for_selector('.mpd-dialog[data-ready="true"] .mpd-plot .modebar', timeout=30_000)
+    assert page.locator(".mpd-plot").evaluate("node => node.data[0].z.length") == 3
+    assert page.locator(".mpd-plot").evaluate("node => node.data[0].z[0].length") == int(
+        page.locator(f'.strip[data-run="{run}"] .tok').count()
+    )
+    assert page.evaluate("window.pwned") is None
+    assert page.locator(".mpd-plot img, .mpd-plot script").count() == 0
+    page.get_by_role("button", name="Close").click()
