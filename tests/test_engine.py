@@ -151,10 +151,10 @@ def test_status_may_be_asked_while_the_worker_works(make_pack: Callable[..., Pac
     """Requests come and go, adapters are made and laid out, and nobody who asks sees that."""
     engine = Engine.open(make_pack(prompt="plain", soup="factors", adapters=True))
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # threads take turns in the midst of everything
+    sys.setswitchinterval(1e-4)  # threads take turns in the midst of everything
     try:
-        codes = ("AAA", "AAB", "ABA", "BAB", "-BB", "BB-")
-        methods = ("soup", "mpd", "uniform", "vanilla")
+        codes = ("AAA", "AAB", "BB-")
+        methods = ("soup", "mpd", "vanilla")
         requests = [ask("Hi", code, m, max_new_tokens=4) for code in codes for m in methods]
         streams = [engine.submit(request) for request in requests]
         while any(engine.status()["requests"].values()):
@@ -182,11 +182,11 @@ def test_what_changes_while_it_is_looked_at_is_counted_all_the_same() -> None:
                 part.clear()
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
+    sys.setswitchinterval(1e-5)
     worker = threading.Thread(target=change)
     worker.start()
     try:
-        for _ in range(2000):
+        for _ in range(300):
             assert held_bytes({"lane": holder})["base"] == 0
     finally:
         stop.set()
