@@ -149,7 +149,7 @@ def test_status_says_what_runs(make_pack: Callable[..., Pack]) -> None:
 
 def test_status_may_be_asked_while_the_worker_works(make_pack: Callable[..., Pack]) -> None:
     """Requests come and go, adapters are made and laid out, and nobody who asks sees that."""
-    engine = Engine.open(make_pack(prompt="plain", soup="factors", adapters=True))
+    engine = Engine.open(make_pack(prompt="plain", soup="factors", adapters=True, rank=2))
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-4)  # threads take turns in the midst of everything
     try:
