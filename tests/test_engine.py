@@ -167,7 +167,7 @@ def test_status_may_be_asked_while_the_worker_works(make_pack: Callable[..., Pac
 
 
 def test_what_changes_while_it_is_looked_at_is_counted_all_the_same() -> None:
-    """As if a worker came in between at the worst moment: a key that adds others when it is named."""
+    """As if a worker came in between: a key that adds another whenever it is named."""
 
     class Restless:
         def __str__(self) -> str:
