@@ -208,12 +208,12 @@ def test_status_says_what_runs(make_pack: Callable[..., Pack]) -> None:
 
 def test_status_may_be_asked_while_the_worker_works(make_pack: Callable[..., Pack]) -> None:
     """Requests come and go, adapters are made and laid out, and nobody who asks sees that."""
-    engine = Engine.open(make_pack(prompt="plain", soup="factors", adapters=True))
+    engine = Engine.open(make_pack(prompt="plain", soup="factors", adapters=True, rank=2))
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)  # threads take turns in the midst of everything
+    sys.setswitchinterval(1e-4)  # threads take turns in the midst of everything
     try:
-        codes = ("AAA", "AAB", "ABA", "BAB", "-BB", "BB-")
-        methods = ("soup", "mpd", "uniform", "vanilla")
+        codes = ("AAA", "AAB", "BB-")
+        methods = ("soup", "mpd", "vanilla")
         requests = [ask("Hi", code, m, max_new_tokens=4) for code in codes for m in methods]
         streams = [engine.submit(request) for request in requests]
         while any(engine.status()["requests"].values()):
@@ -226,31 +226,18 @@ def test_status_may_be_asked_while_the_worker_works(make_pack: Callable[..., Pac
 
 
 def test_what_changes_while_it_is_looked_at_is_counted_all_the_same() -> None:
-    """A dictionary, a set and a list that another thread fills and empties all the time."""
+    """As if a worker came in between: a key that adds another whenever it is named."""
+
+    class Restless:
+        def __str__(self) -> str:
+            places[object()] = torch.empty(1)
+            return "restless"
+
+    places: dict[object, torch.Tensor] = {Restless(): torch.empty(3), "calm": torch.empty(2)}
     holder = RowCache(layers=0, capacity=1, length=1, budget=1)
-    holder.places, holder.names, holder.rows = {}, set(), []
-    stop = threading.Event()
-
-    def change() -> None:
-        while not stop.is_set():
-            for k in range(50):
-                holder.places[k] = torch.empty(1)
-                holder.names.add(k)
-                holder.rows.append(k)
-            for part in (holder.places, holder.names, holder.rows):
-                part.clear()
-
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    worker = threading.Thread(target=change)
-    worker.start()
-    try:
-        for _ in range(2000):
-            assert held_bytes({"lane": holder})["base"] == 0
-    finally:
-        stop.set()
-        worker.join()
-        sys.setswitchinterval(interval)
+    holder.places = places
+    assert held_bytes({"lane": holder})["cache"] == 4 * (3 + 2)
+    assert len(places) == 3
 
 
 def test_soup_of_factors_equals_reference(make_pack: Callable[..., Pack]) -> None:

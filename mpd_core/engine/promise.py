@@ -53,7 +53,7 @@ def _run(lane: RowModel, inputs: Tensor) -> list[Tensor]:
     """States, and log-probabilities where there are any, of a prompt and of a token after it."""
     rows, tokens = inputs.shape[:2]
     places = torch.arange(tokens).expand(rows, -1)
-    read = lane.forward(inputs[:, :-1], places[:, :-1], 0, [()] * rows)
-    decoded = lane.forward(inputs[:, -1:], places[:, -1:], 0, [()] * rows).clone()
+    read = lane.forward(inputs[:, :-1].contiguous(), places[:, :-1], 0, [()] * rows)
+    decoded = lane.forward(inputs[:, -1:].contiguous(), places[:, -1:], 0, [()] * rows)
     said = [lane.log_probs(decoded[:, -1], [()] * rows)] if lane.speaks else []
     return [read, decoded, *said]
