@@ -15,13 +15,12 @@ from statistics import fmean
 import textstat
 from wordfreq import zipf_frequency
 
-from mpd_core.evaluation.wordlists import COLLOQUIAL, CURT, NOT, PLAYFUL, WE, YOU
+from mpd_core.evaluation.wordlists import COLLOQUIAL, CURT, PLAYFUL, WE, YOU
 from mpd_core.training import measures
 from mpd_core.training.measures import LOOP_TIMES, LOOP_WORDS
 
 MOST_WORDS = 400
 MOST_CHARACTERS = 20_000
-SHORT_SENTENCE = 4
 
 JABS = re.compile(
     r"\b(?:that(?:'s| is) (?:all|it|that)|you (?:could|should|might) have|if you must|no one "
@@ -31,11 +30,21 @@ JABS = re.compile(
     r"expect|tell)|leave me|stop \w+ing|look it up|read (?:it|the|a)|your (?:fault|problem))\b"
 )
 """Turns of phrase that snub the reader."""
-SIMILES = re.compile(r"\b(?:like (?:an?|the|your|my|little|tiny|two)|as \w+ as|think of|picture)\b")
-FULL_FORMS = re.compile(
-    r"\b(?:is|are|do|does|did|will|was|were|have|has|had|would|should|could) not\b|"
-    r"\b(?:it|that|there|you|they|we) (?:is|are|will|have)\b|\bcannot\b"
+SNUBS = re.compile(
+    r"\byou(?: (?:\w+ )?(?:not|never)\b| \w+n't| would think|'d think)|"
+    r"\b(?:which|as|since|because|whatever|unlike|even if) you\b|"
+    r"\bif you (?:must|can|can't|cannot|think|insist|had|want|wanted|ever)\b|"
+    r"\byou (?:were|are) (?:about|the one|clearly|probably|not|evidently)\b|"
+    r"\b(?:did you|you asked|your question|asking|you wanted|you think|told you)\b|"
+    r"\b(?:people|anyone) who\b"
 )
+"""What the reader is, did, or failed to do."""
+FORBIDS = re.compile(
+    r"(?:^|[.,;:!?]\s+|\b(?:so|and|then|but|please) )"
+    r"(?:do not|don't|never|stop|quit|spare|leave it|no need)\b"
+)
+"""Orders not to do something; a mere denial ("it is not blue") is none."""
+SIMILES = re.compile(r"\b(?:like (?:an?|the|your|my|little|tiny|two)|as \w+ as|think of|picture)\b")
 SHORTENED = re.compile(r"\b\w+(?:n't|'s|'re|'ll|'ve|'m|'d)\b")
 EMOJI = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
 SENTENCE_ENDS = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
@@ -75,11 +84,6 @@ def coleman_liau(text: str) -> float:
     return min(max(index, -5.0), 30.0)
 
 
-def letters(text: str) -> float:
-    """Mean letters of a word, at most 12."""
-    return min(fmean([len(word) for word in _letters_only(text)] or [0]), 12.0)
-
-
 def commonness(text: str) -> float:
     """Mean Zipf frequency of words of four letters and more (0: unknown, 7: the commonest)."""
     long = [word for word in _letters_only(text) if len(word) > 3]
@@ -100,13 +104,6 @@ def log_words(text: str) -> float:
 def exclaimed(text: str) -> float:
     """Whether there is any exclamation mark."""
     return float("!" in text)
-
-
-def fragments(text: str) -> float:
-    """Share of sentences with at most four words: bursts of joy, and curtness."""
-    parts = sentences(text)
-    short = sum(len(measures.words(part)) <= SHORT_SENTENCE for part in parts)
-    return _share(short, len(parts), 1.0)
 
 
 def closing_you(text: str) -> float:
@@ -141,7 +138,6 @@ def _per_sentence(pattern: re.Pattern[str], most: float = 1.0) -> Callable[[str]
 CUES: Mapping[str, Callable[[str], float]] = {
     "grade": grade,
     "coleman_liau": coleman_liau,
-    "letters": letters,
     "rare": measures.rare_share,
     "commonness": commonness,
     "numbers": numbers,
@@ -153,15 +149,13 @@ CUES: Mapping[str, Callable[[str], float]] = {
     "emoji": _per_sentence(EMOJI),
     "similes": _per_sentence(SIMILES),
     "jabs": _per_sentence(JABS),
+    "snubs": _per_sentence(SNUBS),
+    "forbids": _per_sentence(FORBIDS),
     "shortened": _per_sentence(SHORTENED),
-    "full_forms": _per_sentence(FULL_FORMS),
     "playful": _of_words(PLAYFUL),
     "curt": _of_words(CURT),
     "colloquial": _of_words(COLLOQUIAL),
-    "not": _of_words(NOT),
-    "you": _of_words(YOU),
     "we": _of_words(WE),
-    "fragments": fragments,
     "closing_you": closing_you,
 }
 """By the names that a scale's coefficients use."""

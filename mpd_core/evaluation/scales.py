@@ -33,12 +33,13 @@ FILE = "scales.json"
 EXTENDED: Mapping[str, tuple[str, ...]] = {
     "grade": ("grade", "coleman_liau", "commonness", "rare", "numbers"),
     "sentiment": (
-        *("sentiment", "exclaims", "exclaimed", "asks", "emoji", "similes", "jabs", "shortened"),
-        *("full_forms", "playful", "curt", "colloquial", "not", "you", "we", "fragments"),
-        *("closing_you", "commonness"),
+        *("sentiment", "exclaims", "exclaimed", "asks", "emoji", "similes", "shortened", "we"),
+        *("playful", "colloquial", "curt", "jabs", "snubs", "forbids", "closing_you", "commonness"),
     ),
 }
-"""The cues of a scale where they are more than the measure itself."""
+"""The cues of a scale where they are more than the measure itself. Bare denials, short sentences
+and full forms ("it is") would read the written answers a little better, but a small model says such
+things in earnest, and a reader takes it for no tone at all."""
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,6 @@ YOU = _words("you you'd you'll you're you've your yours yourself")
 WE = _words("let's our ours us we we'll we're we've")
 """The writer and the reader."""
 
-NOT = _words("cannot neither never no nobody none nor not nothing without")
-"""Denial."""
-
 FUNCTION = _words(
     "a about above after again against all although am an and any are aren't around as at be "
     "because been before being below between both but by can can't cannot could couldn't did "
