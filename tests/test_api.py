@@ -133,12 +133,24 @@ def test_a_dimension_may_have_any_name(tiny_base: Path, tmp_path: Path, name: st
     assert engine.streams[-1].request.sampling.seed == 5
 
 
+def test_a_program_chooses_how_experts_are_merged(
+    engine: ScriptedEngine, endpoint: Endpoint
+) -> None:
+    """Given values are used as they are; what is null is the pack's own way."""
+    chosen = {"space": "strength", "strength": 1.5, "plausibility": 0.2}
+    request = asked(engine, endpoint, "Hi", dim0="up0", **chosen)
+    assert (request.space, request.strength, request.plausibility) == ("strength", 1.5, 0.2)
+    decode = engine.pack.spec.decode
+    request = asked(engine, endpoint, "Hi", dim0="up0", dim1="up1", dim2="up2", space=None)
+    assert (request.space, request.strength) == (decode.space, decode.strength)
+
+
 SHORT = """
 import asyncio, json
 import gradio as gr
 from mpd_core.packs import load_pack
 from mpd_core.ui import zerogpu
-from mpd_core.ui.api import generate_function
+from mpd_core.ui.api import Page, generate_function
 from tests.browser.scripted import ScriptedEngine
 engine = ScriptedEngine(load_pack())
 with Page(analytics_enabled=False) as page:

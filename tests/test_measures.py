@@ -167,7 +167,7 @@ def test_a_misspelt_measure_is_refused_by_name(tiny_base: Path, tmp_path: Path) 
     pack = write_training_pack(tmp_path, tiny_base, adapters=False)
     recipe = tmp_path / "train.toml"
     recipe.write_text(recipe.read_text().replace('up0 = "-grade"', 'up0 = "-grdae"'))
-    with pytest.raises(PackError, match=r"train.toml: measures.up0: unknown measure '-grdae'"):
+    with pytest.raises(PackError, match=r"train.toml: measures.up0: no measure '-grdae'"):
         measures.measures_of(pack)
 
 

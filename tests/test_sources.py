@@ -89,8 +89,7 @@ def test_a_second_time_costs_no_heavy_import(source, tiny, tmp_path):
     folder = obtain(PACK, source)
     code = f"""if True:
         import sys
-        from mpd_core.models.convert import convert_gguf
-from mpd_core.models.sources import obtain
+        from mpd_core.models.sources import obtain
         from mpd_core.packs import GGUFSource, load_pack
         print(obtain(load_pack("smollm2-135m"), GGUFSource(**{source.model_dump()!r})))
         assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)"""

@@ -99,13 +99,13 @@ class HalfLinear(nn.Module):
 
 
 def _bf16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
-    half = weight.bfloat16()
-    half_bias = None if bias is None else bias.bfloat16()
+    half = weight.detach().bfloat16()
+    half_bias = None if bias is None else bias.detach().bfloat16()
     return lambda x: nn.functional.linear(x.bfloat16(), half, half_bias).float()
 
 
 def _check_range(weight: Tensor, dtype: torch.dtype) -> None:
-    largest = float(weight.abs().max()) if weight.numel() else 0.0
+    largest = float(weight.detach().abs().max()) if weight.numel() else 0.0
     if not largest <= torch.finfo(dtype).max:
         raise PackError(
             f"A weight of {list(weight.shape)} holds {largest:g}, which {str(dtype)[6:]} does not: "

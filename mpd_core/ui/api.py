@@ -132,13 +132,14 @@ def _request(
     """
     chosen = {dimension.name: given[name] for name, dimension in poles.items()}
     preference = pack.space.select(chosen)
+    space: Any = _word("space", given["space"], pack.spec.decode.space)
     sampling = {field.name: given[field.name] for field in fields(Sampling)}
     types = get_type_hints(Sampling)
     return GenerationRequest(
         messages=(Message("user", given["instruction"]),),
         preference=preference.code,
         method=_word("method", given["method"], METHOD),
-        **pack.merging(preference, *(given[name] for name in MERGING)),
+        **pack.merging(preference, space, given["strength"], given["plausibility"]),
         sampling=pack.spec.decode.sampling(
             **{
                 name: whole(name, value) if types[name] is int and _is_given(value) else value
