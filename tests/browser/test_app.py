@@ -144,7 +144,8 @@ def test_generate_is_the_only_public_endpoint(client: Client) -> None:
     assert list(endpoints) == ["/generate"]
     names = [p["parameter_name"] for p in endpoints["/generate"]["parameters"]]
     assert names[:4] == ["instruction", "dim0", "dim1", "dim2"]
-    assert names[4:] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
+    assert names[4:9] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
+    assert names[9:] == ["space", "strength", "plausibility"]
 
 
 @pytest.mark.parametrize(
