@@ -81,7 +81,7 @@ def test_a_run_holds_every_method_preference_and_prompt(
     options = ["--pack", str(pack.folder), "--out", str(tmp_path), "--max-new-tokens", "6"]
     assert evaluate("run", *options, "--prompts", "test", "--limit", "2") == 0
     rows = rows_of(tmp_path)
-    named = ("mpd", "uniform", "soup", "prompting", "uniform@logit")
+    named = ("mpd", "uniform", "soup", "prompting", "uniform@logit", "uniform@strength")
     singles = ("vanilla", *(f"expert:{pole.name}" for pole in pack.space.poles))
     counts = {name: sum(row["method"] == name for row in rows) for name in (*named, *singles)}
     assert counts == dict.fromkeys(named, 2 * 4) | dict.fromkeys(singles, 2)
@@ -91,16 +91,17 @@ def test_a_run_holds_every_method_preference_and_prompt(
     assert len(checked) == len(wanted)
     for row in checked:
         assert row["text"] == engine.generate(wanted[row["key"]].request).text
-    assert "50 replies, 50 to be generated" in capsys.readouterr().err
+    assert "58 replies, 58 to be generated" in capsys.readouterr().err
     before = (tmp_path / "replies.jsonl").read_bytes()
     assert evaluate("run", *options, "--prompts", "test", "--limit", "2") == 0
-    assert "50 replies, 0 to be generated" in capsys.readouterr().err
+    assert "58 replies, 0 to be generated" in capsys.readouterr().err
     assert (tmp_path / "replies.jsonl").read_bytes() == before
 
 
 def test_the_spaces_of_a_method_are_generated_apart(pack: Pack) -> None:
     found = {job.method: job.request for job in jobs(pack)}
     assert found["uniform"].space == "probability"
+    assert found["uniform@strength"].strength == pack.spec.decode.strength
     assert found["uniform@logit"].space == "logit"
     assert found["uniform@logit"].method == "uniform"
     for wrong, said in (("uniform@loggit", "merge in"), ("unifrom", "Unknown method 'unifrom'")):
@@ -153,9 +154,9 @@ def test_a_prompt_that_is_too_long_does_not_end_the_run(
     pack: Pack, engine: Engine, tmp_path: Path
 ) -> None:
     wanted = jobs(pack, ("Why?", "word " * 3000))
-    with pytest.raises(MPDError, match=r"25 replies failed, first: mpd, prompt 1: .*tokens"):
+    with pytest.raises(MPDError, match=r"29 replies failed, first: mpd, prompt 1: .*tokens"):
         generate(engine, wanted, tmp_path)
-    assert len(rows_of(tmp_path)) == 25
+    assert len(rows_of(tmp_path)) == 29
 
 
 def test_a_key_changes_with_all_that_a_text_depends_on(pack: Pack, tmp_path: Path) -> None:

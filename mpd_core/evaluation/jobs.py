@@ -71,7 +71,11 @@ def jobs_of(
         for method, code in wanted:
             name, space = _split(pack, method)
             request = GenerationRequest(
-                (Message("user", prompt.text),), code, name, space, sampling
+                (Message("user", prompt.text),),
+                code,
+                name,
+                sampling=sampling,
+                **pack.merging(pack.space.parse(code), space),
             )
             jobs.append(Job(key_of(content, request), prompt.id, code, method, request))
     return jobs
@@ -85,7 +89,7 @@ def content_of(pack: Pack, quantize: Quantize | None = None) -> str:
     hashes = {
         name: sha
         for name, sha in pack.hashes.items()
-        if name != "pack.toml" and not name.startswith("rewards.")
+        if name != "pack.toml" and name.partition(".")[0] != "rewards"
     }
     return _sha256({"spec": spec, "hashes": hashes, "quantize": quantize})
 

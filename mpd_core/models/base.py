@@ -19,7 +19,10 @@ from mpd_core.models.architecture import text_config
 from mpd_core.models.files import CONFIG, tensor_shapes
 from mpd_core.models.linear import can_pack
 from mpd_core.models.store import one_line
+from mpd_core.models.threads import settle
 from mpd_core.packs import Precision, Quantize
+
+settle()  # before any product is computed
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """How every model and tokenizer is read: said outright, or transformers asks at the terminal."""

@@ -28,6 +28,10 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from mpd_core.models.threads import settle
+
+settle()  # numba reads how many threads there are when a loop is first compiled
+
 F = TypeVar("F", bound=Callable[..., Any])
 Number = float | np.float32
 Array = NDArray[np.float32]

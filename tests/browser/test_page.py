@@ -307,7 +307,7 @@ kind = "folder"
 folder = "."
 [[dimensions]]
 name = "register"
-poles = [{ name = "plain", instruction = "a" }, { name = "poetic", instruction = "b" },
+poles = [{ name = "simple", instruction = "a" }, { name = "poetic", instruction = "b" },
          { name = "legal", instruction = "c" }]
 [[dimensions]]
 name = "mood"
