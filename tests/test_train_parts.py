@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
+from transformers import MistralConfig, MistralForCausalLM
 
 from mpd_core.cli import main
 from mpd_core.errors import PackError
@@ -52,6 +55,36 @@ def test_all_experts_or_none(setup: Setup, tiny_base: Path, tmp_path: Path) -> N
     assert not (tmp_path / "some").exists()
     train_expert(setup, tiny_base, "down1")
     assert tuple(working_pack(setup, tmp_path / "all").spec.experts.adapters) == POLES
+
+
+def test_a_base_that_attends_to_a_window_is_not_trained_with_full_attention(
+    tmp_path: Path,
+) -> None:
+    """Packed answers have one mask for all layers: silently, it would be another model."""
+    tokenizer = tiny.make_tokenizer()
+    config = MistralConfig(
+        vocab_size=len(tokenizer), hidden_size=64, sliding_window=16, **tiny.SHAPE
+    )
+    MistralForCausalLM(config).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    (tmp_path / "pack").mkdir()
+    pack = write_training_pack(tmp_path / "pack", tmp_path / "base", adapters=False)
+    setup = Setup.open(pack, tmp_path / "out")
+    with pytest.raises(PackError, match=r"attends to 16 tokens .* decode\.context = 1024"):
+        setup.causal_lm(setup.recipe.lora)
+
+
+def test_a_base_that_lacks_a_tensor_is_not_trained(tiny_base: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path / "base")
+    file = tmp_path / "base" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    (tmp_path / "pack").mkdir()
+    pack = write_training_pack(tmp_path / "pack", tmp_path / "base", adapters=False)
+    setup = Setup.open(pack, tmp_path / "out")
+    with pytest.raises(PackError, match=r"lacks the tensor 'model\.layers\.1\.mlp\.up_proj"):
+        setup.causal_lm(setup.recipe.lora)
 
 
 def test_written_answers_need_all_experts(tiny_base: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def answer_loss(
 ) -> tuple[Tensor, int]:
     """-ln p of the answers' tokens, end of turn included, their sum and how many they are."""
     batch = pack_answers(setup, [(row.prompt, row.texts(answers)) for row in rows])
-    hidden = states(model, batch, mixed=setup.mixed)
+    hidden = states(model, batch.ids, batch.layout, mixed=setup.mixed)
     with torch.autocast(hidden.device.type, torch.bfloat16, enabled=setup.mixed):
         logits = model.get_base_model().lm_head(hidden[batch.before.to(hidden.device)])
     targets = batch.targets.to(hidden.device)

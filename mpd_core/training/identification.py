@@ -101,13 +101,3 @@ def likelihood(setup: Setup, replies: Replies) -> dict[str, float]:
                 tokens += len(own)
         found[method] = total / max(1, tokens)
     return found
-
-
-def worst(table: Mapping[str, Mapping[str, Mapping[str, float]]], by: str) -> float:
-    """The smallest cell of a method's table."""
-    return min(cell[by] for row in table.values() for cell in row.values() if by in cell)
-
-
-def mean(table: Mapping[str, Mapping[str, Mapping[str, float]]], by: str) -> float:
-    """The mean of a method's cells."""
-    return fmean(cell[by] for row in table.values() for cell in row.values() if by in cell)

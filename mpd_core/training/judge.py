@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -67,14 +67,6 @@ class References:
         for reply in rollouts.run(engine, seedless, self.sampling):
             self._replies[reply.prompt, reply.preference] = reply
         rollouts.save(self._file, list(self._replies.values()))
-
-    def know(self, replies: Iterable[Reply]) -> None:
-        """Take over replies that were made by the same method under the same setting."""
-        self._replies |= {(reply.prompt, reply.preference): reply for reply in replies}
-
-    def replies(self, prompts: Sequence[str], codes: Sequence[str]) -> list[Reply]:
-        """Those to some prompts; they must have been made."""
-        return [self._replies[prompt, code] for prompt in prompts for code in codes]
 
     def text(self, prompt: str, code: str) -> str:
         return self._replies[prompt, code].text

@@ -82,16 +82,17 @@ def _row(setup: Setup, prompt: str, answers: Sequence[str]) -> _Row:
     return row
 
 
-def states(model: Any, batch: PackedAnswers, *, mixed: bool) -> Tensor:
+def states(model: Any, ids: Tensor, layout: Layout, *, mixed: bool) -> Tensor:
     """Last hidden states of an adapted model, all rows one behind the other, [G * L, D].
 
     Args:
         model: of PEFT, on a base whose lower layers may be the shared trunk.
-        batch: packed rows.
+        ids: packed rows, [G, L].
+        layout: where their texts begin and end.
         mixed: whether products are computed in bf16.
     """
     body, device = model.get_base_model().model, next(model.parameters()).device
-    ids, layout = batch.ids.to(device), batch.layout.to(device)
+    ids, layout = ids.to(device), layout.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
         embed = body.embed_tokens
         below = embed(ids, layout) if isinstance(embed, Trunk) else embed(ids)

@@ -19,10 +19,10 @@ from mpd_core.models.pcm import PAIRS, WeightHead
 from mpd_core.training import checkpoint
 from mpd_core.training.batches import UNLIKELY, Batch, Merging
 from mpd_core.training.losses import mixture_log_prob, strength_score, tempered_log_prob
+from mpd_core.training.packed import states
 from mpd_core.training.recipe import PCMTrainSpec
 from mpd_core.training.setup import Setup
 from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
-from mpd_core.training.trunk import Trunk
 
 POLES = "poles"
 """Key of a head's metadata: names of the poles that its rows belong to."""
@@ -76,20 +76,8 @@ class Policy(nn.Module):
 
     def token_states(self, batch: Batch) -> Tensor:
         """Last hidden states where the weights of each token are said, [N, T, D]."""
-        body, layout = self.body.get_base_model().model, batch.layout
-        kind = batch.ids.device.type
-        with torch.autocast(
-            kind, torch.bfloat16, enabled=self.mixed_precision and trains_in_bf16()
-        ):
-            embed = body.embed_tokens
-            below = embed(batch.ids, layout) if isinstance(embed, Trunk) else embed(batch.ids)
-            hidden: Tensor = body(
-                inputs_embeds=below,
-                attention_mask=layout.visible(),
-                position_ids=layout.positions,
-                use_cache=False,
-            ).last_hidden_state
-        return hidden.float().flatten(0, 1)[batch.at]
+        mixed = self.mixed_precision and trains_in_bf16()
+        return states(self.body, batch.ids, batch.layout, mixed=mixed).float()[batch.at]
 
     def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""

@@ -43,7 +43,7 @@ class RewardModel(nn.Module):
     def forward(self, rows: Sequence[tuple[str, Sequence[str]]]) -> Tensor:
         """Prompts with some answers each to scores, [answers of all rows, poles]."""
         batch = pack_answers(self._setup, rows)
-        hidden = states(self.body, batch, mixed=self._setup.mixed)
+        hidden = states(self.body, batch.ids, batch.layout, mixed=self._setup.mixed)
         scores: Tensor = self.head(hidden[batch.last.to(hidden.device)].float())
         return scores
 

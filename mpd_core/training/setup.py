@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
-from mpd_core.models.base import LOCAL
+from mpd_core.models.architecture import local_sizes, text_config
+from mpd_core.models.base import LOCAL, check_keys
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.sources import obtain
 from mpd_core.models.targets import linear_shape
@@ -138,12 +139,30 @@ class Setup:
         transformers_logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.bfloat16 if device == "cuda" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, dtype=dtype, **LOCAL
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told in ``info``, and refused there
+            **LOCAL,
         )
+        check_keys(folder, info, type(model).__name__)
+        self._check_attention(model)
         model.requires_grad_(False)
         model.config.use_cache = False
         return model.to(device)
+
+    def _check_attention(self, model: Any) -> None:
+        """Packed answers are read with one mask for all layers."""
+        context = self.pack.spec.decode.context
+        narrow = [size for size in local_sizes(text_config(model)) if size < context]
+        if narrow:
+            raise PackError(
+                f"base: {type(model).__name__} attends to {min(narrow)} tokens in some layers, and "
+                f"training reads up to decode.context = {context} with full attention: lower it to "
+                f"{min(narrow)}, or train another base."
+            )
 
     def _with_trunk(self, model: Any, lora: LoraSpec) -> Any:
         _check_lora(model, lora)

@@ -43,7 +43,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="session")
 def engine() -> ScriptedEngine:
-    return ScriptedEngine(load_pack("smollm2-135m"), notes=("A note of the engine.",))
+    pack = load_pack("smollm2-135m")
+    # What is scripted are mixtures of the experts, as Eq. 1 has them.
+    decode = pack.spec.decode.model_copy(update={"space": "probability"})
+    pack.spec = pack.spec.model_copy(update={"decode": decode})
+    return ScriptedEngine(pack, notes=("A note of the engine.",))
 
 
 @pytest.fixture(scope="session")
