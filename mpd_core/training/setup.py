@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
-from mpd_core.models.architecture import local_sizes, text_config
+from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LOCAL, check_keys
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.sources import obtain
@@ -28,6 +28,8 @@ from mpd_core.training.trunk import Trunk, share_trunk
 
 RUNS = Path("runs")
 RECORD = "run.json"
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Settings that let a layer see no further back."""
 
 
 @dataclass
@@ -156,7 +158,10 @@ class Setup:
     def _check_attention(self, model: Any) -> None:
         """Packed answers are read with one mask for all layers."""
         context = self.pack.spec.decode.context
-        narrow = [size for size in local_sizes(text_config(model)) if size < context]
+        config = text_config(model)
+        everywhere = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
+        sizes = (getattr(config, name, None) or context for name in WINDOWS)
+        narrow = [size for size in sizes if size < context and not everywhere]
         if narrow:
             raise PackError(
                 f"base: {type(model).__name__} attends to {min(narrow)} tokens in some layers, and "
