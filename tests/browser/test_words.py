@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ARABIC, SPEECH, ScriptedEngine
@@ -44,9 +45,9 @@ def test_copy_and_read_give_the_reply(visit: Visit) -> None:
     assert read.locator("p").count() == 2
     assert "[link](http://example.org/x.png)" in read.inner_text()
     assert read.locator("a, img, b").count() == 0
-    assert page.locator(".strip").is_hidden()
+    expect(page.locator(".strip")).to_be_hidden()
     page.get_by_role("button", name="Tokens").click()
-    assert page.locator(".strip").is_visible()
+    expect(page.locator(".strip")).to_be_visible()
 
 
 MARKDOWN = """# Head
@@ -66,8 +67,10 @@ def test_markdown_becomes_elements_and_nothing_else(visitor: Visitor) -> None:
     page = visitor.page
     page.get_by_role("button", name="Read").click()
     read = page.locator(".mpd-read")
+    expect(read).to_be_visible()
     html = read.evaluate("node => node.innerHTML.replace(/ dir=\"auto\"/g, '')")
     page.get_by_role("button", name="Tokens").click()
+    expect(page.locator(".strip")).to_be_visible()
     assert "<li>two <em>soft</em> and <code>code</code></li></ol>" in html
     assert "<ul><li>dash\ngoes on</li></ul>" in html
     assert "<pre><code>&lt;b&gt;x&lt;/b&gt;</code></pre>" in html
