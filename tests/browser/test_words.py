@@ -77,8 +77,9 @@ def test_markdown_becomes_elements_and_nothing_else(visitor: Visitor) -> None:
     assert "end <strong>bold</strong> a_b_c 2 * 3 * 4" in html
 
 
-def test_joined_and_right_to_left_scripts_read_as_plain_text_does(visitor: Visitor) -> None:
+def test_joined_and_right_to_left_scripts_read_as_plain_text_does(visit: Visit) -> None:
     """Letters of a word join across tokens, and its line runs the way it is read."""
+    visitor = visit()
     plain = visitor.page.evaluate(
         """text => {
           const node = document.createElement('div'), plain = document.createElement('span');
@@ -171,18 +172,6 @@ def test_all_toggles_off_is_explained_to_a_visitor(visit: Visit) -> None:
     said = visitor.page.locator(".mpd-notice:not(:empty)").inner_text()
     assert "All toggles are off: choose at least one" in said
     visitor.wait_for_draft("echo hi")
-
-
-def test_a_seed_with_a_fraction_is_refused(visit: Visit) -> None:
-    visitor = visit()
-    visitor.page.get_by_text("Advanced settings").click()
-    visitor.page.locator("#set-seed input").fill("1.5")
-    visitor.page.locator("#set-seed input").press("Tab")  # leaving a field is what hands it over
-    visitor.page.fill("#prompt textarea", "echo hi")
-    visitor.page.click("#run")
-    expect(visitor.page.locator(".mpd-notice:not(:empty)")).to_contain_text(
-        "Seed is 1.5: give a whole number"
-    )
 
 
 def test_responsibility_is_what_each_expert_brought(
