@@ -86,7 +86,7 @@ class GenerationRequest:
     space: Space = "probability"
     sampling: Sampling = Sampling()
     strength: float = 1.0
-    """B of the space ``strength``: how far experts move the base's text; see ``merging.py``."""
+    """B of the space ``strength``: how far experts move the base's text; see ``method.merging``."""
     plausibility: float = 0.0
     """In that space: a token stays possible if some expert, or the base, gives it at least this
     share of the probability of its own likeliest token; 0 keeps every token."""

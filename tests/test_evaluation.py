@@ -31,8 +31,8 @@ from mpd_core.evaluation.report import report
 from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.weights import kinds, positions, weights_by
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack, load_pack
-from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe

@@ -9,9 +9,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = (
     {"errors"},
-    {"preferences", "request", "trace"},
+    {"request", "trace"},
+    {"method"},
     {"packs"},
-    {"prompts", "merging", "sampling", "charts", "console"},
+    {"prompts", "sampling", "charts", "console"},
     {"models"},
     {"experts"},
     {"engine"},
@@ -63,7 +64,8 @@ def test_ui_libraries_stay_in_the_ui() -> None:
 
 
 def test_values_and_scheduler_do_without_torch() -> None:
-    light = {"errors", "preferences", "request", "trace", "packs"}
+    light = {"errors", "request", "trace", "packs"}
     paths = [path for layer, path in modules() if layer in light]
+    paths += [PACKAGE / "method" / name for name in ("__init__.py", "preferences.py", "static.py")]
     paths += [PACKAGE / "engine" / name for name in ("scheduler.py", "sequence.py", "stream.py")]
     assert not [p for p in paths if {"torch", "transformers"} & set(imports(p))]

@@ -10,8 +10,8 @@ import gradio as gr
 import pytest
 
 from mpd_core.errors import MPDError, RequestError
+from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
 from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu

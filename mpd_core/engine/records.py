@@ -12,7 +12,7 @@ from torch import Tensor
 from mpd_core.engine.runner import Distribution
 from mpd_core.errors import EngineError
 from mpd_core.experts import ANCHOR, PLAIN
-from mpd_core.merging import disagreement, entropy
+from mpd_core.method.merging import disagreement, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
 

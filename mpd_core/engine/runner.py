@@ -13,8 +13,8 @@ from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.experts import TRUNK
 from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.merging import merge
-from mpd_core.models.pcm import WeightHead
+from mpd_core.method.merging import merge
+from mpd_core.method.weight_head import WeightHead
 from mpd_core.models.rows import RowModel
 from mpd_core.request import Space
 
@@ -238,11 +238,8 @@ class Runner:
         states = [hidden[sequence.pcm] for sequence in sequences if sequence.pcm]
         if not states:
             return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
-        weight: Tensor = self.head.linear.weight
-        poles = torch.tensor([s.plan.poles for s in sequences], device=weight.device)
-        chosen = torch.zeros(len(poles), len(weight), dtype=torch.bool, device=weight.device)
-        alpha: Tensor = self.head(torch.stack(states), chosen.scatter(1, poles, value=True))
-        return alpha.gather(1, poles).to(self._device)
+        poles = torch.tensor([s.plan.poles for s in sequences], device=states[0].device)
+        return self.head.expert_weights(torch.stack(states), poles).to(self._device)
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:

@@ -20,7 +20,7 @@ from mpd_core.evaluation.measures import TextJudge, empty
 from mpd_core.evaluation.statistics import both_orders
 from mpd_core.evaluation.store import Lines, Row, read_rows
 from mpd_core.experts.plan import ONE_EXPERT
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.measures import loops
 
 VERDICTS = "verdicts-{judge}.jsonl"

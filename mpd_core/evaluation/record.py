@@ -11,7 +11,7 @@ from typing import Any
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.jobs import Job
 from mpd_core.evaluation.store import Row, read_rows
-from mpd_core.preferences import LEFT_OUT
+from mpd_core.method.preferences import LEFT_OUT
 
 FILE = "run.json"
 REPLIES = "replies.jsonl"

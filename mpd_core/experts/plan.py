@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mpd_core.errors import RequestError
+from mpd_core.method.preferences import Pole, Preference
+from mpd_core.method.static import STATIC, uniform, weights_in
 from mpd_core.packs import Pack, is_simplex
-from mpd_core.preferences import Pole, Preference
 from mpd_core.request import Space
 
-ONE_EXPERT, STATIC = "expert:", "static"
+ONE_EXPERT = "expert:"
 BASE, PCM, TRUNK = "base", "pcm", "trunk"
 PLAIN, ANCHOR = "plain", "anchor"
 
@@ -50,7 +51,7 @@ class Plan:
     @property
     def fixed(self) -> tuple[float, ...]:
         """One constant weight an expert."""
-        return self.constant or (1.0 / len(self.experts),) * len(self.experts)
+        return self.constant or uniform(len(self.experts))
 
 
 def method_names(pack: Pack) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ def make_plan(
 
 
 def _plan(pack: Pack, preference: Preference, method: str) -> Plan:
-    written = method.startswith(f"{STATIC}:")
+    written = weights_in(method) is not None
     if not written and method not in method_names(pack):
         known = ", ".join(method_names(pack))
         raise RequestError(f"Unknown method '{method[:60]}': use one of {known}.")
@@ -110,10 +111,7 @@ def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, .
         if preference.code not in pack.spec.static:
             raise RequestError(f"The pack has no static weights for '{preference.code}'.")
         return pack.spec.static[preference.code]
-    try:
-        weights = tuple(float(part) for part in method.removeprefix(f"{STATIC}:").split(","))
-    except ValueError:
-        weights = ()
+    weights = weights_in(method) or ()
     if not is_simplex(weights, len(preference.poles)):
         raise RequestError(
             f"Method '{method[:60]}': give {len(preference.poles)} weights from 0 to 1, one for "
@@ -147,7 +145,7 @@ def _soup(pack: Pack, preference: Preference) -> tuple[tuple[str, float], ...]:
     names = [pole.name for pole in preference.poles]
     if pack.spec.experts.soup == "factors":
         return (("+".join(names), 1.0),)
-    return tuple((name, 1.0 / len(names)) for name in names)
+    return tuple(zip(names, uniform(len(names)), strict=True))
 
 
 def _expert(pack: Pack, pole: Pole) -> Row:

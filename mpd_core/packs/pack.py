@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpd_core.errors import PackError, RequestError
+from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
 from mpd_core.packs.schema import NAME, GGUFSource, PackSpec
-from mpd_core.preferences import Dimension, Pole, Preference, PreferenceSpace
 from mpd_core.request import Space
 
 if sys.version_info >= (3, 11):

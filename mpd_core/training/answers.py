@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from mpd_core.errors import PackError
 from mpd_core.experts import ANCHOR, PLAIN
+from mpd_core.method.preferences import Preference
+from mpd_core.method.static import uniform
 from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
 from mpd_core.models.threads import passing
-from mpd_core.preferences import Preference
 from mpd_core.training import rollouts
 from mpd_core.training.data import Split, Styled
 from mpd_core.training.experts import anchor_folder, expert_folder, experts_key
@@ -142,7 +143,7 @@ def _reply(text: _Text, said: Tensor, *, others: bool) -> Reply:
         finished=True,
         tokens=tuple(text.answer_ids),
         log_probs=_frozen(own),
-        weights=((1 / experts,) * experts,) * len(tokens),
+        weights=(uniform(experts),) * len(tokens),
         disagreement=(0.0,) * len(tokens),
         others=told,
     )

@@ -12,8 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.engine import Engine
+from mpd_core.method.preferences import Pole
 from mpd_core.models.threads import passing
-from mpd_core.preferences import Pole
 from mpd_core.request import Space
 from mpd_core.training import measures, rollouts
 from mpd_core.training.behaviour import Figures, form, weights_move

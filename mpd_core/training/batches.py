@@ -20,7 +20,7 @@ UNLIKELY = -1e4
 
 @dataclass(frozen=True)
 class Merging:
-    """The space of a pack, and the settings of ``strength``; see ``mpd_core.merging``."""
+    """The space of a pack, and the settings of ``strength``; see ``mpd_core.method.merging``."""
 
     space: Space
     strength: float

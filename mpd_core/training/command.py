@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mpd_core.errors import MPDError, RequestError
+from mpd_core.method.preferences import Pole
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Pole
 
 if TYPE_CHECKING:
     from mpd_core.training.setup import Setup

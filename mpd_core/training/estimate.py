@@ -79,7 +79,7 @@ def _references(setup: Setup) -> Iterator[Work]:
 
 
 def _static(setup: Setup) -> Iterator[Work]:
-    from mpd_core.training.static import grid
+    from mpd_core.method.static import grid
 
     spec = setup.recipe.static
     points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.experts import ANCHOR
+from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
-from mpd_core.preferences import Pole
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
 from mpd_core.training.fitting import fit
 from mpd_core.training.packed import pack_answers, states

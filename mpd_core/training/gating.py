@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
+from mpd_core.method.weight_head import softmax_over
 from mpd_core.training.answers import written
 from mpd_core.training.batches import Batch, Collator
 from mpd_core.training.fitting import in_order
@@ -50,8 +51,7 @@ class Gate(nn.Module):
         poles = batch.poles[:, None, :].expand(-1, scores.shape[1], -1)
         own = scores.gather(2, poles.clamp_min(0))
         constants = self.constants[[self._codes.index(reply.preference) for reply in replies]]
-        own = (own + constants[:, None, : own.shape[2]]).masked_fill(poles < 0, -torch.inf)
-        alpha = own.softmax(dim=-1)
+        alpha = softmax_over(own + constants[:, None, : own.shape[2]], poles >= 0)
         return scores, reply_log_probs(batch, alpha, 1.0), alpha
 
     def parameter_groups(self, spec: AnswersSpec) -> list[dict[str, object]]:
@@ -145,10 +145,11 @@ def constant_losses(collate: Collator, replies: Sequence[Reply]) -> dict[str, fl
     for code in sorted({reply.preference for reply in replies}):
         batch = collate([reply for reply in replies if reply.preference == code])
         free = torch.zeros(batch.poles.shape[1], requires_grad=True)
+        every = torch.ones_like(free, dtype=torch.bool)
         optimiser = torch.optim.Adam([free], lr=0.1)
         losses = []
         for _ in range(CONSTANT_STEPS):
-            alpha = free.softmax(-1).expand(*batch.mask.shape, -1)
+            alpha = softmax_over(free, every).expand(*batch.mask.shape, -1)
             loss = -reply_log_probs(batch, alpha, 1.0).sum()
             losses.append(float(loss.detach()))
             optimiser.zero_grad()

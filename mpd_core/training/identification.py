@@ -14,7 +14,7 @@ import torch
 
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.experts import BASE
-from mpd_core.preferences import Dimension, PreferenceSpace
+from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.training.behaviour import Figures
 from mpd_core.training.reading import Reader
 from mpd_core.training.rollouts import Reply

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from mpd_core.models.pcm import WeightHead
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.method.weight_head import WeightHead
 
 EXPLORED = 0.15
 """Share of uniform in the weights that are imitated: of an expert that never speaks nothing could

@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 
 from mpd_core.engine import Engine
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.method.reward import Aggregate, aggregate, bradley_terry
 from mpd_core.request import Sampling
 from mpd_core.training import rollouts
 from mpd_core.training.experts import experts_key
-from mpd_core.training.losses import Aggregate, aggregate, bradley_terry
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring import Scorer
 from mpd_core.training.setup import Setup

@@ -6,7 +6,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -16,6 +16,7 @@ from accelerate.utils import set_seed
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
+from mpd_core.method.static import uniform
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
@@ -171,8 +172,11 @@ class Trainer:
                 "{held_loss_uniform:.4f}, best constant {held_loss_constant:.4f})".format(**figures)
             )
         if spec.imitate_static or spoken:
-            uniform = {p.code: [1 / len(p.poles)] * len(p.poles) for p in space}
-            targets = self._static_weights() if spec.imitate_static else uniform
+            targets: Mapping[str, Sequence[float]] = (
+                self._static_weights()
+                if spec.imitate_static
+                else {p.code: uniform(len(p.poles)) for p in space}
+            )
             distance = imitate(self._policy.head, space, targets, spoken)
             tell(f"mean weights imitated: mean distance {distance:.3f}")
         self._keep()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.method.merging import implausible, scores, tempered_log_prob
+from mpd_core.method.weight_head import PAIRS, WeightHead
 from mpd_core.models.machine import trains_in_bf16
-from mpd_core.models.pcm import PAIRS, WeightHead
 from mpd_core.training import checkpoint
-from mpd_core.training.batches import UNLIKELY, Batch, Merging
-from mpd_core.training.losses import mixture_log_prob, strength_score, tempered_log_prob
+from mpd_core.training.batches import UNLIKELY, Batch
 from mpd_core.training.packed import states
 from mpd_core.training.recipe import PCMTrainSpec
 from mpd_core.training.setup import Setup
@@ -67,12 +66,7 @@ class Policy(nn.Module):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Weights [N, T, E] and values [N, T]."""
         states = self.token_states(batch)
-        here = batch.poles >= 0
-        chosen = torch.zeros(len(here), self.head.linear.out_features, device=states.device)
-        chosen.scatter_add_(1, batch.poles.clamp_min(0), here.float())
-        every = self.head(states, (chosen > 0)[:, None, :])
-        poles = batch.poles.clamp_min(0)[:, None, :].expand(-1, every.shape[1], -1)
-        return every.gather(2, poles) * here[:, None, :], self.value(states)[..., 0]
+        return self.head.expert_weights(states, batch.poles), self.value(states)[..., 0]
 
     def token_states(self, batch: Batch) -> Tensor:
         """Last hidden states where the weights of each token are said, [N, T, D]."""
@@ -115,37 +109,17 @@ def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor
         weights: alpha, [N, T, E].
         temperature: after mixing.
     """
+    merging, anchors = batch.merging, batch.log_probs.shape[-1] - weights.shape[-1]
+    # The token that was sampled, then the others, in the axes of Eq. 1: [N, T, A + E, 1 + C].
+    told = torch.cat([batch.log_probs[:, :, None], batch.others], dim=2).transpose(2, 3)
+    prior, log_probs = told[:, :, :anchors], told[:, :, anchors:]
     alpha = weights.clamp_min(1e-30)
-    said = token_scores(alpha, batch.log_probs, batch.merging)
-    others = token_scores(alpha[:, :, None], batch.others, batch.merging)
-    if batch.merging.space == "strength" and batch.merging.plausibility > 0:
-        others = others.masked_fill(~_plausible(batch), UNLIKELY)
-    return tempered_log_prob(said, others, temperature).masked_fill(~batch.mask, 0.0)
-
-
-def token_scores(weights: Tensor, said: Tensor, merging: Merging) -> Tensor:
-    """ln pi of recorded tokens, outside the space of probabilities up to a normaliser.
-
-    Args:
-        weights: alpha, [..., E].
-        said: ln p_i of the tokens, [..., E]; in the space ``strength`` anchors first, [..., A + E].
-        merging: how experts are merged.
-    """
-    if merging.space == "probability":
-        return mixture_log_prob(weights, said)
-    if merging.space == "logit":
-        return (weights * said).sum(dim=-1)
-    return strength_score(weights, said, merging.strength)
-
-
-def _plausible(batch: Batch) -> Tensor:
-    """Which other tokens are above the floor, [N, T, C], by the best ones that were recorded."""
-    anchors = batch.log_probs.shape[-1] - batch.poles.shape[-1]
-    judges = [0, *range(anchors, batch.log_probs.shape[-1])]  # the base and the experts
-    others, own = batch.others[..., judges], batch.log_probs[..., judges]
-    best = torch.maximum(others.amax(dim=2), own)
-    floor = best + math.log(batch.merging.plausibility)
-    return (others >= floor[:, :, None]).any(dim=-1)
+    found = scores(merging.space, log_probs, alpha, prior if anchors else None, merging.strength)
+    chosen, others = found[..., 0], found[..., 1:]
+    if anchors and merging.plausibility > 0:
+        nobody = implausible(log_probs, prior, merging.plausibility)
+        others = others.masked_fill(nobody[..., 1:], UNLIKELY)
+    return tempered_log_prob(chosen, others, temperature).masked_fill(~batch.mask, 0.0)
 
 
 @torch.no_grad()

@@ -10,11 +10,11 @@ from typing import Any
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError, RequestError
+from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Pole
 from mpd_core.training import assess as assessing
 from mpd_core.training import card, static
 from mpd_core.training.assemble import (

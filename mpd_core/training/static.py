@@ -1,14 +1,14 @@
-"""The best constant weights: what a PCM must beat, or its weights per token buy nothing."""
+"""Search for the best constant weights: what a PCM must beat, or weights per token buy nothing."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from mpd_core.engine import Engine
+from mpd_core.method.static import Weights, grid, method_name
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
@@ -18,37 +18,10 @@ from mpd_core.training.judge import Judge, references_of
 from mpd_core.training.rollouts import Ask
 from mpd_core.training.setup import Setup, write_json
 
-Weights = tuple[float, ...]
-
-
-def grid(experts: int, parts: int, least: float = 0.0) -> Iterator[Weights]:
-    """Weights that are multiples of 1/parts and not below ``least``, and always uniform ones."""
-    uniform = (1 / experts,) * experts
-    lowest = math.ceil(least * parts - 1e-9)
-    points = (
-        tuple(count / parts for count in counts) for counts in _compositions(parts, experts, lowest)
-    )
-    yield from dict.fromkeys((uniform, *points))
-
-
-def _compositions(total: int, terms: int, lowest: int) -> Iterator[tuple[int, ...]]:
-    if terms == 1:
-        if total >= lowest:
-            yield (total,)
-        return
-    for first in range(lowest, total + 1):
-        for rest in _compositions(total - first, terms - 1, lowest):
-            yield (first, *rest)
-
 
 def result(setup: Setup) -> Path:
     """Where a search among the experts as they are now is kept."""
     return setup.out / "static" / f"{experts_key(setup)}.json"
-
-
-def method(weights: Sequence[float]) -> str:
-    """The name of constant weights as a method."""
-    return "static:" + ",".join(f"{weight:.6f}" for weight in weights)
 
 
 def search(setup: Setup, judge: Judge, prompts: Sequence[str], tell: Callable[[str], None]) -> Path:
@@ -97,7 +70,7 @@ class _Heats:
             for prompt in prompts
         ]
         self._tell(f"static weights: {len(tried)} replies")
-        asks = [Ask(prompt, code, method(weights)) for prompt, code, weights in tried]
+        asks = [Ask(prompt, code, method_name(weights)) for prompt, code, weights in tried]
         replies = rollouts.run(self._engine, asks, self._sampling)
         judged = passing(self._judge.judge, replies)
         for (_, code, weights), entry in zip(tried, judged, strict=True):

@@ -10,15 +10,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from mpd_core.method.ppo import masked_mean, ppo_loss
+from mpd_core.method.rebel import rebel_loss
 from mpd_core.training.batches import Batch, Collator, padded_tables
-from mpd_core.training.losses import (
-    advantages,
-    masked_mean,
-    ppo_policy_loss,
-    ppo_value_loss,
-    rebel_loss,
-    whiten,
-)
 from mpd_core.training.policy import Policy, reply_log_probs
 from mpd_core.training.recipe import PPOSpec, REBELSpec
 from mpd_core.training.rollouts import Reply
@@ -79,18 +73,16 @@ class PPO:
         self._temperature = temperature
 
     def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:
-        spec, mask = self._spec, piece.batch.mask
-        rewards = -spec.kl * (piece.old - self._uniform(piece.batch)) * mask
-        last = mask.sum(dim=1) - 1
-        rewards[torch.arange(len(last)), last] += piece.rewards
-        estimate = advantages(rewards, piece.values, mask, spec.gamma, spec.lam)
-        returns = estimate + piece.values
-        policy = ppo_policy_loss(log_probs - piece.old, whiten(estimate, mask), mask, spec.clip)
-        critic = ppo_value_loss(values, piece.values, returns, mask, spec.clip)
-        return policy + spec.value_weight * critic
-
-    def _uniform(self, batch: Batch) -> Tensor:
-        return uniform_log_probs(batch, self._temperature)
+        return ppo_loss(
+            log_probs,
+            values,
+            old_log_probs=piece.old,
+            old_values=piece.values,
+            reference_log_probs=uniform_log_probs(piece.batch, self._temperature),
+            rewards=piece.rewards,
+            mask=piece.batch.mask,
+            **self._spec.model_dump(),
+        )
 
 
 def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:

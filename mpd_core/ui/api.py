@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.components.api_component import Api
 
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.preferences import Dimension
+from mpd_core.method.preferences import Dimension
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from mpd_core.preferences import Dimension, PreferenceSpace
+from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.trace import SCHEMA_VERSION
 from mpd_core.ui import assets, palette, settings, zerogpu
 from mpd_core.ui.api import Page, generate_function

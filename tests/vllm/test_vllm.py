@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpd_core.engine import Engine
 from mpd_core.experts.remote import RemoteAnswer, RemoteError, RemoteExpert, RemoteSpec
-from mpd_core.merging import merge_probabilities
+from mpd_core.method.merging import merge_probabilities
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, load_pack
 from mpd_core.prompts import PromptRenderer
