@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.trace import Trace
 
 Capture = pytest.CaptureFixture[str]

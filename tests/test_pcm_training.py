@@ -25,18 +25,21 @@ from mpd_core.method.merging import merge_probabilities, tempered_log_prob
 from mpd_core.method.ppo import advantages, ppo_loss, ppo_policy_loss
 from mpd_core.method.rebel import rebel_loss
 from mpd_core.method.reward import aggregate, bradley_terry
-from mpd_core.training import checkpoint, gating, pcm, reading, rollouts
-from mpd_core.training.answers import WRITTEN, written
-from mpd_core.training.assemble import working_pack
-from mpd_core.training.batches import Collator
-from mpd_core.training.experts import expert_folder
-from mpd_core.training.gating import learn_from_answers
-from mpd_core.training.imitation import explored, imitate
-from mpd_core.training.judge import Judged
-from mpd_core.training.policy import Policy
+from mpd_core.training import checkpoint, rollouts
+from mpd_core.training import teacher_forcing as reading
+from mpd_core.training.adapters.experts import expert_folder
+from mpd_core.training.context import Setup
+from mpd_core.training.export import working_pack
+from mpd_core.training.pcm import loop as pcm
+from mpd_core.training.pcm import supervised_gate as gating
+from mpd_core.training.pcm.answers import WRITTEN, written
+from mpd_core.training.pcm.batches import Collator
+from mpd_core.training.pcm.mean_weights import explored, imitate
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.pcm.supervised_gate import learn_from_answers
+from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import METRICS
+from mpd_core.training.scoring.judge import Judged
 from mpd_core.training.trunk import Trunk
 from tests.training_fixtures import write_training_pack
 

@@ -14,5 +14,6 @@ Open ``decode.py`` first: the whole method in one loop. Then, in the paper's ord
 ==================  ==========================================================================
 
 The engine, training, evaluation and the benchmark import these; nothing here imports them, and no
-formula of these stands anywhere else. ``preferences.py`` and ``static.py`` do without torch.
+formula of these stands anywhere else. ``preferences.py``, ``reward.py`` and ``static.py`` can be
+imported without torch.
 """

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # a recipe names the kinds, and is read where no torch is wanted
+    from torch import Tensor
 
 Aggregate = Literal["mean", "geometric", "soft_min"]
 SHARPNESS = 8.0
@@ -15,7 +15,7 @@ SHARPNESS = 8.0
 
 def bradley_terry(reward: Tensor, reference: Tensor) -> Tensor:
     """Eq. 2: the probability that a reply is better than the reference, sigmoid(r - r_ref)."""
-    return torch.sigmoid(reward - reference)
+    return (reward - reference).sigmoid()
 
 
 def aggregate(rewards: Tensor, kind: Aggregate = "mean") -> Tensor:
@@ -36,5 +36,5 @@ def aggregate(rewards: Tensor, kind: Aggregate = "mean") -> Tensor:
         return rewards.clamp_min(1e-6).log().mean(dim=-1).exp()
     if kind == "soft_min":
         count = math.log(rewards.shape[-1])
-        return (count - torch.logsumexp(-SHARPNESS * rewards, dim=-1)) / SHARPNESS
+        return (count - (-SHARPNESS * rewards).logsumexp(dim=-1)) / SHARPNESS
     return rewards.mean(dim=-1)

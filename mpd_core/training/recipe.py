@@ -66,7 +66,7 @@ class ScorerSpec(Table):
     measure: str | None = None
     """Of ``measures.py``, with ``-`` for how little there is of it: ``-grade``."""
     url: str | None = None
-    """See ``remote_reward.py`` for what it is asked."""
+    """See ``scoring/remote_reward.py`` for what it is asked."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key."""
 

@@ -20,14 +20,14 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from mpd_core.method.weight_head import softmax_over
-from mpd_core.training.answers import written
-from mpd_core.training.batches import Batch, Collator
-from mpd_core.training.fitting import in_order
-from mpd_core.training.policy import Policy, reply_log_probs
+from mpd_core.training.adapters.fitting import in_order
+from mpd_core.training.context import Setup
+from mpd_core.training.pcm.answers import written
+from mpd_core.training.pcm.batches import Batch, Collator
+from mpd_core.training.pcm.policy import Policy, reply_log_probs
 from mpd_core.training.recipe import AnswersSpec
+from mpd_core.training.results import write_metrics
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import write_metrics
 
 LOGGED = 10
 """Steps that an entry of the log is the mean of."""

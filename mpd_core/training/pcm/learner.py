@@ -14,11 +14,20 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mpd_core.training import checkpoint
-from mpd_core.training.batches import Collator
-from mpd_core.training.policy import Policy
+from mpd_core.training.context import Setup
+from mpd_core.training.pcm.batches import Collator
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.pcm.updates import (
+    PPO,
+    REBEL,
+    Algorithm,
+    Memory,
+    moved,
+    remember,
+    split,
+    take,
+)
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.setup import Setup
-from mpd_core.training.updates import PPO, REBEL, Algorithm, Memory, moved, remember, split, take
 
 REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""

@@ -16,10 +16,10 @@ from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.method.reward import Aggregate, aggregate, bradley_terry
 from mpd_core.request import Sampling
 from mpd_core.training import rollouts
-from mpd_core.training.experts import experts_key
+from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.context import Setup
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring import Scorer
-from mpd_core.training.setup import Setup
+from mpd_core.training.scoring.reward_models import Scorer, rewards_of
 
 Scores = dict[str, float]
 
@@ -138,3 +138,9 @@ def references_of(setup: Setup) -> References:
     setting = hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
     name = f"{spec.method}-{experts_key(setup)}-{setting}.jsonl"
     return References(setup.out / "references" / name, spec.method, sampling)
+
+
+def reward_judge(setup: Setup) -> RewardJudge:
+    """The trained reward models, or what the recipe names instead, against its references."""
+    references, kind = references_of(setup), setup.recipe.pcm.aggregate
+    return RewardJudge(setup.pack.space, rewards_of(setup), references, kind)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mpd_core.method.ppo import masked_mean, ppo_loss
 from mpd_core.method.rebel import rebel_loss
-from mpd_core.training.batches import Batch, Collator, padded_tables
-from mpd_core.training.policy import Policy, reply_log_probs
+from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
+from mpd_core.training.pcm.policy import Policy, reply_log_probs
 from mpd_core.training.recipe import PPOSpec, REBELSpec
 from mpd_core.training.rollouts import Reply
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from mpd_core.bench.report import aligned
+from mpd_core.console import aligned
 from mpd_core.errors import PackError
 from mpd_core.packs import Pack
 

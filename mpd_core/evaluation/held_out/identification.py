@@ -12,14 +12,14 @@ from statistics import fmean
 
 import torch
 
+from mpd_core.evaluation.held_out.behaviour import Figures
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.experts import BASE
 from mpd_core.method.preferences import Dimension, PreferenceSpace
-from mpd_core.training.behaviour import Figures
-from mpd_core.training.reading import Reader
+from mpd_core.training.context import Setup
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.scoring import Scorer
-from mpd_core.training.setup import Setup
+from mpd_core.training.scoring.reward_models import Scorer
+from mpd_core.training.teacher_forcing import Reader
 
 Replies = Mapping[str, Sequence[Reply]]
 """By method."""

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mpd_core.evaluation.held_out.figures import text
 from mpd_core.packs import Pack
 from mpd_core.training import recipe
-from mpd_core.training.figures import text
 
 FILE = "README.md"
 MEGABYTE = 1e6

@@ -14,10 +14,10 @@ from mpd_core.experts import ANCHOR
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack
-from mpd_core.training.experts import anchor_folder, expert_folder
-from mpd_core.training.rewards import reward_folder
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import ADAPTER, HEAD
+from mpd_core.training.adapters.experts import anchor_folder, expert_folder
+from mpd_core.training.adapters.rewards import reward_folder
+from mpd_core.training.context import Setup
+from mpd_core.training.results import ADAPTER, HEAD
 
 PACK = "pack.toml"
 

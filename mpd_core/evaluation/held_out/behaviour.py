@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
+from mpd_core.evaluation.held_out.significance import correlation
 from mpd_core.training import measures
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.significance import correlation
 
 Figures = dict[str, Any]
 

@@ -17,11 +17,11 @@ from mpd_core.method.merging import implausible, scores, tempered_log_prob
 from mpd_core.method.weight_head import PAIRS, WeightHead
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training import checkpoint
-from mpd_core.training.batches import UNLIKELY, Batch
+from mpd_core.training.context import Setup
 from mpd_core.training.packed import states
+from mpd_core.training.pcm.batches import UNLIKELY, Batch
 from mpd_core.training.recipe import PCMTrainSpec
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
+from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 POLES = "poles"
 """Key of a head's metadata: names of the poles that its rows belong to."""

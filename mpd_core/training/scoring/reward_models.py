@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import load_adapter
-from mpd_core.training.reading import Reader
-from mpd_core.training.rewards import load_head
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import HEAD
+from mpd_core.training.adapters.rewards import load_head, reward_folder
+from mpd_core.training.context import Setup
+from mpd_core.training.measures import MeasureReward
+from mpd_core.training.recipe import ScorerSpec
+from mpd_core.training.results import HEAD
+from mpd_core.training.scoring.remote_reward import RemoteReward
+from mpd_core.training.teacher_forcing import Reader
 
 REWARD = "reward"
 ROWS = 24
@@ -118,3 +122,21 @@ class RewardModels:
         ids = self._setup.ids(self._setup.prompt(prompt) + reply + self._setup.end_of_turn)
         end = ids[-1:]  # a reply that is too long is cut, not its end
         return ids if len(ids) <= self._length else ids[: self._length - 1] + end
+
+
+def rewards_of(setup: Setup) -> Rewards:
+    """What scores replies for each pole.
+
+    Raises:
+        PackError: a reward model that is missing.
+    """
+    others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
+    needed = any(pole.name not in others for pole in setup.pack.space.poles)
+    return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)
+
+
+def _other(spec: ScorerSpec) -> Reward:
+    if spec.measure:
+        return MeasureReward(spec.measure)
+    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
+    return RemoteReward(spec.url or "", key)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.request import Space
+from mpd_core.training.context import Setup
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.setup import Setup
 from mpd_core.training.trunk import PADDING, Layout
 
 UNLIKELY = -1e4

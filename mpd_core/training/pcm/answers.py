@@ -17,11 +17,11 @@ from mpd_core.method.static import uniform
 from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
+from mpd_core.training.adapters.experts import anchor_folder, expert_folder, experts_key
+from mpd_core.training.context import Setup
 from mpd_core.training.data import Split, Styled
-from mpd_core.training.experts import anchor_folder, expert_folder, experts_key
-from mpd_core.training.reading import Reader
 from mpd_core.training.rollouts import DIGITS, Reply
-from mpd_core.training.setup import Setup
+from mpd_core.training.teacher_forcing import Reader
 
 WRITTEN = "written"
 """What stands for the method of a reply that a person wrote."""

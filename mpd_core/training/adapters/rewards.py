@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
+from mpd_core.training.adapters.fitting import fit
+from mpd_core.training.context import RECORD, Setup
 from mpd_core.training.data import Styled, comparisons
-from mpd_core.training.fitting import fit
 from mpd_core.training.packed import pack_answers, states
-from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.trainer import ADAPTER, HEAD, save_adapter
+from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 
 def reward_folder(setup: Setup) -> Path:

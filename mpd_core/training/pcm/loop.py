@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import time
@@ -21,22 +20,18 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, file_sha256
-from mpd_core.training import rollouts, static
-from mpd_core.training.assemble import working_pack
-from mpd_core.training.experts import experts_key
-from mpd_core.training.gating import learn_from_answers
-from mpd_core.training.imitation import imitate
-from mpd_core.training.judge import Judge, Judged, RewardJudge, references_of
-from mpd_core.training.learner import Entry, Learner
-from mpd_core.training.measures import MeasureReward
-from mpd_core.training.policy import Policy, load_state, save_state
-from mpd_core.training.recipe import ScorerSpec
-from mpd_core.training.remote_reward import RemoteReward
-from mpd_core.training.rewards import reward_folder
+from mpd_core.training import rollouts
+from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.context import Setup
+from mpd_core.training.export import working_pack
+from mpd_core.training.pcm import static_search as static
+from mpd_core.training.pcm.learner import Entry, Learner
+from mpd_core.training.pcm.mean_weights import imitate
+from mpd_core.training.pcm.policy import Policy, load_state, save_state
+from mpd_core.training.pcm.supervised_gate import learn_from_answers
+from mpd_core.training.results import ADAPTER, HEAD, write_metrics
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.scoring import Reward, RewardModels, Rewards
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import ADAPTER, HEAD, write_metrics
+from mpd_core.training.scoring.judge import Judge, Judged, reward_judge
 
 STATE = "state.safetensors"
 
@@ -202,30 +197,6 @@ class Trainer:
         key = experts_key(self._setup)
         save_state(self._folder / STATE, self._policy, self._optimiser, self._history, key)
         write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
-
-
-def reward_judge(setup: Setup) -> RewardJudge:
-    """The trained reward models, or what the recipe names instead, against its references."""
-    references, kind = references_of(setup), setup.recipe.pcm.aggregate
-    return RewardJudge(setup.pack.space, rewards_of(setup), references, kind)
-
-
-def rewards_of(setup: Setup) -> Rewards:
-    """What scores replies for each pole.
-
-    Raises:
-        PackError: a reward model that is missing.
-    """
-    others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
-    needed = any(pole.name not in others for pole in setup.pack.space.poles)
-    return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)
-
-
-def _other(spec: ScorerSpec) -> Reward:
-    if spec.measure:
-        return MeasureReward(spec.measure)
-    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
-    return RemoteReward(spec.url or "", key)
 
 
 def _summary(judged: Sequence[Judged]) -> Entry:

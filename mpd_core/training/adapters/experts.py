@@ -17,12 +17,12 @@ from mpd_core.experts import ANCHOR
 from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
+from mpd_core.training.adapters.fitting import fit
+from mpd_core.training.context import RECORD, Setup
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
-from mpd_core.training.fitting import fit
 from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.recipe import StageSpec
-from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.trainer import ADAPTER, save_adapter
+from mpd_core.training.results import ADAPTER, save_adapter
 
 
 def expert_folder(setup: Setup, pole: Pole) -> Path:

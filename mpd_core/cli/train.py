@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_
 import os
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +16,7 @@ from mpd_core.method.preferences import Pole
 from mpd_core.packs import load_pack
 
 if TYPE_CHECKING:
-    from mpd_core.training.setup import Setup
+    from mpd_core.training.context import Setup
 
 train = typer.Typer(
     add_completion=False,
@@ -28,7 +28,6 @@ train = typer.Typer(
 PackOption = Annotated[
     str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
 ]
-PoleOption = Annotated[list[str] | None, typer.Option("--pole", help="Only these; repeatable.")]
 OutOption = Annotated[Path | None, typer.Option("--out", help="Results; default: runs/NAME.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a run was cut off.")]
 DryOption = Annotated[
@@ -36,72 +35,90 @@ DryOption = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One command; what it runs is ``stages.RUN`` under its name."""
-
-    name: str
-    help: str
-    parts: tuple[str, ...]
-    """What it does, by the names of ``estimate.WORK``."""
-    by_pole: bool = False
-
-
-STAGES = (
-    Stage(
-        "experts",
-        "One LoRA expert a pole, fine-tuned on its style whatever the other poles are.",
-        ("experts",),
-        by_pole=True,
-    ),
-    Stage(
-        "rewards",
-        "Reward models of all poles: pairwise loss on single styles and minimal pairs.",
-        ("rewards",),
-    ),
-    Stage(
-        "references",
-        "The baseline's replies to the prompts that the PCM will learn from; made once.",
-        ("references",),
-    ),
-    Stage(
-        "static",
-        "The best constant weights of each preference, by a grid on validation prompts.",
-        ("static",),
-    ),
-    Stage("pcm", "The Preference Control Model, by REBEL or PPO as the recipe says.", ("pcm",)),
-    Stage(
-        "all",
-        "Experts, rewards, references, static weights and PCM, one after the other.",
-        ("experts", "rewards", "references", "static", "pcm"),
-    ),
-)
+@train.command()
+def experts(
+    pack: PackOption = None,
+    pole: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """One LoRA expert a pole, fine-tuned on its style whatever the other poles are."""
+    _run(["experts"], pack, out, resume, dry_run, pole)
 
 
-def _register(stage: Stage) -> None:
-    def command(
-        pack: PackOption = None,
-        pole: PoleOption = None,
-        out: OutOption = None,
-        resume: ResumeOption = False,
-        dry_run: DryOption = False,
-    ) -> None:
-        if pole and not stage.by_pole:
-            raise RequestError("--pole goes with train experts.")
-        setup = _open(pack, out)
-        poles = _poles(setup, pole)
-        from mpd_core.training.estimate import estimate
-        from mpd_core.training.stages import RUN
-
-        _tell(estimate(setup, stage.parts, measure=dry_run))
-        if not dry_run:
-            RUN[stage.name](setup, poles, resume, _tell)
-
-    train.command(stage.name, help=stage.help)(command)
+@train.command()
+def rewards(
+    pack: PackOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Reward models of all poles: pairwise loss on single styles and minimal pairs."""
+    _run(["rewards"], pack, out, resume, dry_run)
 
 
-for _stage in STAGES:
-    _register(_stage)
+@train.command()
+def references(
+    pack: PackOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """The baseline's replies to the prompts that the PCM will learn from; made once."""
+    _run(["references"], pack, out, resume, dry_run)
+
+
+@train.command()
+def static(
+    pack: PackOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """The best constant weights of each preference, by a grid on validation prompts."""
+    _run(["static"], pack, out, resume, dry_run)
+
+
+@train.command()
+def pcm(
+    pack: PackOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """The Preference Control Model, by REBEL or PPO as the recipe says."""
+    _run(["pcm"], pack, out, resume, dry_run)
+
+
+@train.command("all")
+def everything(
+    pack: PackOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    dry_run: DryOption = False,
+) -> None:
+    """Experts, rewards, references, static weights and PCM, one after the other."""
+    _run(None, pack, out, resume, dry_run)
+
+
+def _run(
+    names: Sequence[str] | None,
+    pack: str | None,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    poles: list[str] | None = None,
+) -> None:
+    """Announce stages, and run them; None: all."""
+    setup = _open(pack, out)
+    chosen = _poles(setup, poles)
+    from mpd_core.training.stages import STAGES, Options, announce
+
+    _tell(announce(setup, names or list(STAGES), measure=dry_run))
+    if not dry_run:
+        for name in names or STAGES:
+            STAGES[name].run(setup, Options(chosen, resume, _tell))
 
 
 @train.command()
@@ -114,7 +131,7 @@ def install(
 ) -> None:
     """Copy trained weights into the pack and name them, with hashes, in its pack.toml."""
     setup = _open(pack, out)
-    from mpd_core.training.stages import install as put
+    from mpd_core.evaluation.held_out.publish import install as put
 
     _tell(f"Written: {put(setup, into or setup.pack.folder)}")
 
@@ -135,11 +152,11 @@ def report(
     json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Held-out figures of the pack: those stored with it, or computed anew."""
-    from mpd_core.training.figures import read, text
+    from mpd_core.evaluation.held_out.figures import read, text
 
     loaded = load_pack(pack)
     if recompute:
-        from mpd_core.training.stages import assess
+        from mpd_core.evaluation.held_out.publish import assess
 
         chosen = tuple(name.strip() for name in only.split(",")) if only else ()
         assess(_open(pack, out), chosen, external, _tell)
@@ -151,7 +168,7 @@ def _open(pack: str | None, out: Path | None) -> Setup:
     _check_alone()
     loaded = load_pack(pack)
     try:
-        from mpd_core.training.setup import Setup
+        from mpd_core.training.context import Setup
     except ImportError as error:
         raise MPDError(
             f"Training needs the package '{error.name}': run make train, or "

@@ -12,7 +12,7 @@ from mpd_core.models.adapters import LoraAdapter, lowest_layer
 from mpd_core.models.base import fastest_precision, load_model, weight_format
 from mpd_core.models.llama import is_llama
 from mpd_core.models.rows import RowModel
-from mpd_core.training.setup import Setup
+from mpd_core.training.context import Setup
 
 Ids = Sequence[int]
 

@@ -12,19 +12,18 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.engine import Engine
+from mpd_core.evaluation.held_out.behaviour import Figures, form, weights_move
+from mpd_core.evaluation.held_out.identification import identify, likelihood
+from mpd_core.evaluation.held_out.significance import sign_flip, wins
 from mpd_core.method.preferences import Pole
 from mpd_core.models.threads import passing
 from mpd_core.request import Space
 from mpd_core.training import measures, rollouts
-from mpd_core.training.behaviour import Figures, form, weights_move
+from mpd_core.training.context import Setup
 from mpd_core.training.data import Comparison, Styled, comparisons
-from mpd_core.training.identification import identify, likelihood
-from mpd_core.training.judge import Judged, references_of
-from mpd_core.training.pcm import reward_judge
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring import Rewards
-from mpd_core.training.setup import Setup
-from mpd_core.training.significance import sign_flip, wins
+from mpd_core.training.scoring.judge import Judged, references_of, reward_judge
+from mpd_core.training.scoring.reward_models import Rewards
 
 EXPERT_TOKENS = 256
 EXTERNAL: Mapping[str, tuple[str, str, str]] = {

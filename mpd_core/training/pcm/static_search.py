@@ -12,11 +12,11 @@ from mpd_core.method.static import Weights, grid, method_name
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import passing
 from mpd_core.training import rollouts
-from mpd_core.training.assemble import working_pack
-from mpd_core.training.experts import experts_key
-from mpd_core.training.judge import Judge, references_of
+from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.context import Setup, write_json
+from mpd_core.training.export import working_pack
 from mpd_core.training.rollouts import Ask
-from mpd_core.training.setup import Setup, write_json
+from mpd_core.training.scoring.judge import Judge, references_of
 
 
 def result(setup: Setup) -> Path:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from mpd_core.training import checkpoint
 from mpd_core.training.recipe import StageSpec
-from mpd_core.training.trainer import CHECKPOINTS, write_metrics
+from mpd_core.training.results import CHECKPOINTS, write_metrics
 
 LOGGED = 10
 STATE = "state.safetensors"
