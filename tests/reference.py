@@ -14,9 +14,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from mpd_core.engine.plan import ANCHOR, Row, make_plan
 from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
-from mpd_core.experts import ANCHOR, Row, make_plan
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format

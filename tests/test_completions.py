@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpd_core.experts.completions import BadAnswerError, completion_request, parse_answers
 from mpd_core.method.merging import disagreement, merge
+from mpd_core.remote.completions import BadAnswerError, completion_request, parse_answers
 from mpd_core.request import Space
 
 

@@ -14,8 +14,8 @@ import pytest
 from mpd_core.cli.main import METHODS, main
 from mpd_core.console import CLOSED_PIPE, typed
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import method_names
 from mpd_core.errors import RequestError
-from mpd_core.experts import method_names
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import Trace

@@ -14,7 +14,8 @@ LAYERS = """
     packs
     prompts sampling charts console
     models
-    experts
+    remote
+    engine.plan
     engine
     training.measures
     training.data training.recipe training.results training.checkpoint

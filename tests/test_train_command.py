@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from mpd_core.cli.main import main
+from mpd_core.engine.plan import make_plan
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.evaluation.held_out.significance import correlation, sign_flip, wins
-from mpd_core.experts import make_plan
 from mpd_core.method.static import grid
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training.context import Setup

@@ -12,9 +12,9 @@ import typer
 from mpd_core import console
 from mpd_core.bench.command import bench
 from mpd_core.cli.train import train
+from mpd_core.engine.plan import make_plan
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
-from mpd_core.experts import make_plan
 from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
 from mpd_core.trace import Trace

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
+from mpd_core.engine.plan import BASE, PCM, TRUNK, Row, make_plan
 from mpd_core.engine.records import finish_reason
 from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
-from mpd_core.experts import BASE, PCM, TRUNK, Row, make_plan
-from mpd_core.experts.vocabulary import check_embedded
+from mpd_core.models.vocabulary import check_embedded
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import GenerationRequest

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from mpd_core.engine.chunk import Chunk, up_to_last
+from mpd_core.engine.plan import TRUNK
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
-from mpd_core.experts import TRUNK
-from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.method.merging import merge
 from mpd_core.method.weight_head import WeightHead
 from mpd_core.models.rows import RowModel
+from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import Space
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048

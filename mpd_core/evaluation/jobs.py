@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
+from mpd_core.engine.plan import make_plan, method_names
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.experts import make_plan, method_names
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack, Quantize
 from mpd_core.request import GenerationRequest, Message, Sampling, Space

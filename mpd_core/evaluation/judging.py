@@ -16,10 +16,10 @@ from typing import Protocol
 
 from tqdm import tqdm
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.evaluation.measures import TextJudge, empty
 from mpd_core.evaluation.statistics import both_orders
 from mpd_core.evaluation.store import Lines, Row, read_rows
-from mpd_core.experts.plan import ONE_EXPERT
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.measures import loops
 

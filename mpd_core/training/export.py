@@ -9,8 +9,8 @@ from typing import Any
 
 import tomlkit
 
+from mpd_core.engine.plan import ANCHOR
 from mpd_core.errors import PackError
-from mpd_core.experts import ANCHOR
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from mpd_core.engine import Engine, Stream
-from mpd_core.experts import ANCHOR, PLAIN
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import Candidate, StepRecord, Trace
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
-from mpd_core.experts.plan import ONE_EXPERT
 from mpd_core.method.preferences import Preference
 from mpd_core.packs import Pack
 from mpd_core.request import MAX_CHARACTERS, MAX_MESSAGES, GenerationRequest, Message, Sampling

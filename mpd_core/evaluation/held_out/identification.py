@@ -12,9 +12,9 @@ from statistics import fmean
 
 import torch
 
+from mpd_core.engine.plan import BASE
 from mpd_core.evaluation.held_out.behaviour import Figures
 from mpd_core.evaluation.measures import TextJudge
-from mpd_core.experts import BASE
 from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.training.context import Setup
 from mpd_core.training.rollouts import Reply

@@ -12,8 +12,8 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor
 
+from mpd_core.engine.plan import ANCHOR
 from mpd_core.errors import PackError
-from mpd_core.experts import ANCHOR
 from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256

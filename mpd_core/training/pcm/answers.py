@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import PackError
-from mpd_core.experts import ANCHOR, PLAIN
 from mpd_core.method.preferences import Preference
 from mpd_core.method.static import uniform
 from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter

@@ -19,13 +19,13 @@ from types import TracebackType
 import httpx
 
 from mpd_core.errors import EngineError
-from mpd_core.experts.completions import (
+from mpd_core.remote.completions import (
     BadAnswerError,
     RemoteAnswer,
     completion_request,
     parse_answers,
 )
-from mpd_core.experts.exchange import FailureError, exchange, make_client, parse_url
+from mpd_core.remote.exchange import FailureError, exchange, make_client, parse_url
 
 __all__ = ["RemoteAnswer", "RemoteError", "RemoteExpert", "RemoteSpec"]
 
