@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import get_args
 
-from mpd_core.engine.plan import make_plan, method_names
+from mpd_core.engine.plan import method_names, plan_request
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
 from mpd_core.method.preferences import LEFT_OUT
@@ -106,7 +106,7 @@ def _sha256(value: object) -> str:
 
 def _split(pack: Pack, method: str) -> tuple[str, Space]:
     name, _, space = method.partition(AT)
-    make_plan(pack, next(iter(pack.space)), name)
+    plan_request(pack, next(iter(pack.space)), name)
     if not space:
         return name, pack.spec.decode.space
     for known in get_args(Space):
@@ -120,10 +120,10 @@ def _codes(pack: Pack, method: str, codes: Sequence[str]) -> list[str]:
     nothing = LEFT_OUT * len(pack.space.dimensions)
     name, _ = _split(pack, method)
     try:
-        make_plan(pack, pack.space.parse(nothing), name)
+        plan_request(pack, pack.space.parse(nothing), name)
     except RequestError:
         preferences = [pack.space.parse(code) for code in codes]
         for preference in preferences:
-            make_plan(pack, preference, name)  # refused now, and not after an hour
+            plan_request(pack, preference, name)  # refused now, and not after an hour
         return [preference.code for preference in preferences]
     return [nothing]

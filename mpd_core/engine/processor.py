@@ -1,13 +1,13 @@
-"""What surrounds a sequence: requests become sequences, and what came of them becomes traces."""
+"""From requests to sequences, and from sequences to traces."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
-from mpd_core.engine.plan import BASE, PCM, TRUNK, Row, make_plan
+from mpd_core.engine.plan import BASE, PCM, TRUNK, ExpertCall, plan_request
 from mpd_core.engine.records import finish_reason
-from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
+from mpd_core.engine.sequence import CacheRow, Sequence, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.models.vocabulary import check_embedded
 from mpd_core.packs import Pack
@@ -16,7 +16,7 @@ from mpd_core.request import GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 
 
-class Intake:
+class RequestProcessor:
     """Checks requests against a pack and the room that its models have."""
 
     def __init__(self, pack: Pack, parts: Parts) -> None:
@@ -43,14 +43,14 @@ class Intake:
             RequestError: unknown pole or method, too long a prompt, too many experts.
         """
         preference = self._pack.space.parse(request.preference)
-        plan = make_plan(self._pack, preference, request.method, request.space)
-        experts = tuple(self._track(row, request) for row in plan.experts)
-        pcm = self._track(plan.pcm, request) if plan.pcm else None
-        anchors = tuple(self._track(row, request) for row in plan.anchors)
-        tracks = (*experts, *anchors, *((pcm,) if pcm else ()))
-        trunk = grow_trunk(t for t in tracks if t.lane == BASE) if self._has_trunk else ()
+        plan = plan_request(self._pack, preference, request.method, request.space)
+        experts = tuple(self._row(call, request) for call in plan.experts)
+        pcm = self._row(plan.pcm, request) if plan.pcm else None
+        anchors = tuple(self._row(call, request) for call in plan.anchors)
+        rows = (*experts, *anchors, *((pcm,) if pcm else ()))
+        trunk = grow_trunk(t for t in rows if t.lane == BASE) if self._has_trunk else ()
         sequence = Sequence(request, plan, experts, pcm, anchors, trunk)
-        share_prefixes(sequence.tracks)
+        share_prefixes(sequence.rows)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
         if longest + asked > self._context:
             raise RequestError(
@@ -115,14 +115,14 @@ class Intake:
             steps=steps,
         )
 
-    def _track(self, row: Row, request: GenerationRequest) -> Track:
-        prompt = tuple(self._prompts.render(request.messages, row.instructions))
-        if max(prompt) >= self._sizes.get(row.model, self._sizes[BASE]):
+    def _row(self, call: ExpertCall, request: GenerationRequest) -> CacheRow:
+        prompt = tuple(self._prompts.render(request.messages, call.instructions))
+        if max(prompt) >= self._sizes.get(call.model, self._sizes[BASE]):
             raise RequestError(
-                f"The text holds {self._name(max(prompt))}, a token that '{row.name}' has no "
+                f"The text holds {self._name(max(prompt))}, a token that '{call.name}' has no "
                 "embedding for: leave it out."
             )
-        return Track(row, prompt, len(prompt) + request.sampling.max_new_tokens)
+        return CacheRow(call, prompt, len(prompt) + request.sampling.max_new_tokens)
 
     def _check_embedded(self) -> None:
         prompts, tokenizer = self._prompts, self._tokenizer
@@ -137,4 +137,4 @@ class Intake:
 
 
 def _longest_prompt(sequence: Sequence) -> int:
-    return max(len(track.prompt) for track in (*sequence.tracks, *sequence.remote))
+    return max(len(row.prompt) for row in (*sequence.rows, *sequence.remote))
