@@ -18,6 +18,7 @@ from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
 from mpd_core.experts import ANCHOR, Row, make_plan
 from mpd_core.merging import merge
+from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
@@ -62,9 +63,9 @@ class ReferenceDecoder:
             for name, source in spec.experts.checkpoints.items()
         }
         models = (self._model, *self._others.values())
-        self._vocabulary = min(model.config.vocab_size for model in models)
+        self._vocabulary = min(text_config(model).vocab_size for model in models)
         file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
-        width = self._backbone.config.hidden_size
+        width = self._backbone.get_output_embeddings().in_features
         self._head = load_head(width, len(pack.space.poles), file).to(device)
         self._pack, self._tokenizer = pack, base.tokenizer
         self._name = name_tokens(self._tokenizer)
@@ -103,7 +104,7 @@ class ReferenceDecoder:
         self, row: Row, poles: tuple[int, ...], request: GenerationRequest, tokens: list[int]
     ) -> Tensor:
         ids = self._prompts.render(request.messages, row.instructions) + tokens
-        last = self._backbone.config.vocab_size - 1
+        last = text_config(self._backbone).vocab_size - 1
         hidden = _run(self._backbone, row.adapters, [min(i, last) for i in ids]).hidden_states[-1]
         chosen = torch.zeros(len(self._pack.space.poles), dtype=torch.bool, device=hidden.device)
         chosen[list(poles)] = True
