@@ -19,6 +19,7 @@ from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
+from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
@@ -63,9 +64,9 @@ class ReferenceDecoder:
             for name, source in spec.experts.checkpoints.items()
         }
         models = (self._model, *self._others.values())
-        self._vocabulary = min(model.config.vocab_size for model in models)
+        self._vocabulary = min(text_config(model).vocab_size for model in models)
         file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
-        width = self._backbone.config.hidden_size
+        width = self._backbone.get_output_embeddings().in_features
         self._head = load_head(width, len(pack.space.poles), file).to(device)
         self._pack, self._tokenizer = pack, base.tokenizer
         self._name = name_tokens(self._tokenizer)
@@ -108,7 +109,7 @@ class ReferenceDecoder:
 
     def _pcm(self, row: Row, poles: tuple[int, ...], request: GenerationRequest) -> Reads:
         prompt = self._prompts.render(request.messages, row.instructions)
-        last = self._backbone.config.vocab_size - 1
+        last = text_config(self._backbone).vocab_size - 1
 
         def state(ids: list[int]) -> Tensor:
             found = _run(self._backbone, row.adapters, [min(i, last) for i in ids])
