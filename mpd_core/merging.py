@@ -104,6 +104,11 @@ def merge(
     return merge_probabilities(log_probs, weights)
 
 
+def top_one(weights: Tensor) -> Tensor:
+    """All weight on the expert that has most of it, the first of several; [..., E] to [..., E]."""
+    return torch.zeros_like(weights).scatter(-1, weights.argmax(dim=-1, keepdim=True), 1.0)
+
+
 def entropy(log_probs: Tensor) -> Tensor:
     """-sum_v p ln p over the last axis, in nats; 0 ln 0 is 0."""
     finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)  # 0 * -inf would not be 0

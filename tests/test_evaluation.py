@@ -240,7 +240,7 @@ def test_prompts_are_read_from_files_and_splits(pack: Pack, tmp_path: Path) -> N
         (["--preferences", "AZ"], "'Z' is no pole"),
         (["--preferences", ","], "--preferences: give one code"),
         (["--limit", "0"], "--limit"),
-        (["--quantize", "int3"], "--quantize int3: use"),
+        (["--quantize", "int3"], "'--quantize': Value error, 'int3' is not one of"),
         (["--max-new-tokens", "100000"], "max_new_tokens"),
         (["--prompts", "nowhere.jsonl"], "no such file"),
     ],

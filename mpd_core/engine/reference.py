@@ -17,7 +17,7 @@ from torch import Tensor
 from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
 from mpd_core.experts import ANCHOR, Row, make_plan
-from mpd_core.merging import merge
+from mpd_core.merging import merge, top_one
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
@@ -85,6 +85,7 @@ class ReferenceDecoder:
             weights = torch.tensor(plan.fixed, device=log_probs.device)
             if plan.pcm:
                 weights = self._weights(plan.pcm, plan.poles, request, tokens)
+                weights = top_one(weights) if plan.top else weights
             anchors = [self._log_probs(row, request, tokens) for row in plan.anchors]
             said = _distribution(request, log_probs, weights, anchors)
             chosen = choose(said.merged, [request.sampling], [tokens], [draw(generator)])

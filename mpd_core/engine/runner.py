@@ -13,7 +13,7 @@ from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.experts import TRUNK
 from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.merging import merge
+from mpd_core.merging import merge, top_one
 from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
 from mpd_core.request import Space
@@ -242,7 +242,8 @@ class Runner:
         poles = torch.tensor([s.plan.poles for s in sequences], device=weight.device)
         chosen = torch.zeros(len(poles), len(weight), dtype=torch.bool, device=weight.device)
         alpha: Tensor = self.head(torch.stack(states), chosen.scatter(1, poles, value=True))
-        return alpha.gather(1, poles).to(self._device)
+        alpha = alpha.gather(1, poles).to(self._device)
+        return top_one(alpha) if sequences[0].plan.top else alpha
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
@@ -251,7 +252,8 @@ def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Seque
     for sequence in sequences:
         asked = sequence.request
         how = (asked.space, asked.strength, asked.plausibility)
-        key = (len(sequence.experts), sequence.pcm is None, len(sequence.anchors), *how)
+        weighed = (sequence.pcm is None, sequence.plan.top)
+        key = (len(sequence.experts), *weighed, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)
     pieces: list[tuple[Sequence, ...]] = []
     for group in groups.values():

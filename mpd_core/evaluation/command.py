@@ -5,15 +5,26 @@ from __future__ import annotations
 import json as json_
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.packs import Pack, Quantize, load_pack
+from mpd_core.options import (
+    DeviceOption,
+    JsonOption,
+    OutOption,
+    PackOption,
+    QuantizeOption,
+    listed,
+    quantize_of,
+)
+from mpd_core.packs import Pack, load_pack
 
 if TYPE_CHECKING:
+    from mpd_core.evaluation.jobs import Job
     from mpd_core.training.data import Styled, Styles
 
 evaluate = typer.Typer(
@@ -22,14 +33,6 @@ evaluate = typer.Typer(
     no_args_is_help=True,
     help="Replies by every method, judged; install what it needs with make train.",
 )
-
-PackOption = Annotated[
-    str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the run; default: runs/NAME/evaluation.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @evaluate.command()
@@ -48,8 +51,8 @@ def run(
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     out: OutOption = None,
     pack: PackOption = None,
-    quantize: Annotated[str | None, typer.Option(help="Override the pack's precision.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
 ) -> None:
     """Generate replies by every method, preference and prompt; what is there is not made anew."""
     loaded = load_pack(pack)
@@ -60,22 +63,14 @@ def run(
     from mpd_core.evaluation.store import Lines, missing
 
     sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    chosen, found = _quantize(quantize), prompts_of(loaded, prompts, limit)
+    chosen, found = quantize_of(quantize), prompts_of(loaded, prompts, limit)
     codes = _codes(loaded, preferences)
     jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
     folder = _folder(loaded, out)
     define(loaded.spec.name, loaded.hashes, prompts, codes, jobs).save(folder)
     waiting = missing(Lines(folder / REPLIES), jobs)
     _tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
-    if waiting:
-        from mpd_core.engine import Engine  # here: what is refused should not wait for torch
-        from mpd_core.evaluation.runs import generate
-
-        engine = Engine.open(loaded, quantize=chosen, device=device, progress=_tell)
-        try:
-            generate(engine, waiting, folder)
-        finally:
-            engine.close()
+    _generate(loaded, waiting, folder, quantize=chosen, device=device)
     print(f"Written: {folder / REPLIES}")
 
 
@@ -157,6 +152,25 @@ def calibrate(
     print(f"Written: {out or loaded.folder / FILE}")
 
 
+def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None:
+    """By the engine, then what PEFT ships; models load only where something waits for them."""
+    from mpd_core.evaluation.jobs import WEIGHT_SPACE
+
+    beside = [job for job in jobs if job.request.method in WEIGHT_SPACE]
+    inside = [job for job in jobs if job.request.method not in WEIGHT_SPACE]
+    if inside:
+        from mpd_core.engine import Engine  # here: what is refused should not wait for torch
+        from mpd_core.evaluation.runs import generate
+
+        with closing(Engine.open(pack, progress=_tell, **how)) as engine:
+            generate(engine, inside, folder)
+    if beside:
+        from mpd_core.evaluation.runs import store
+        from mpd_core.evaluation.weight_space import WeightSpace
+
+        store(beside, folder, WeightSpace(pack, **how).outcomes)
+
+
 def _folder(pack: Pack, out: Path | None) -> Path:
     return out or Path("runs") / pack.spec.name / "evaluation"
 
@@ -164,20 +178,10 @@ def _folder(pack: Pack, out: Path | None) -> Path:
 def _codes(pack: Pack, chosen: str | None) -> list[str]:
     if chosen is None:
         return [preference.code for preference in pack.space]
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
+    names = listed(chosen)
     if not names:
         raise RequestError("--preferences: give one code or more, with commas.")
     return list(dict.fromkeys(pack.space.parse(name).code for name in names))
-
-
-def _quantize(name: str | None) -> Quantize | None:
-    for known in get_args(Quantize):
-        if name == known:
-            chosen: Quantize = known
-            return chosen
-    if name is None:
-        return None
-    raise RequestError(f"--quantize {name[:60]}: use {', '.join(get_args(Quantize))}.")
 
 
 def _held_out(pack: Pack) -> Sequence[Styled]:
