@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -437,9 +437,10 @@ class FirstComeJudge:
     def knows(self, dimension: str) -> bool:
         return dimension != "length"
 
-    def ask(self, question: Question) -> Answer:
-        self.asked += 1
-        return Answer(1, f"the first about {question.pole}")
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        for question in questions:
+            self.asked += 1
+            yield question, Answer(1, f"the first about {question.pole}")
 
 
 def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -> None:

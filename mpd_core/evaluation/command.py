@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
     from mpd_core.training.data import Styled, Styles
 
+CARD_PAIRS = 60
+"""Of known pairs that a judge is asked about whose answers cost something."""
+
 evaluate = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -76,7 +79,31 @@ def run(
 
 @evaluate.command()
 def judge(
-    judge: Annotated[str, typer.Option("--judge", help="Who judges: measures.")] = "measures",
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who judges: measures, rewards or server.")
+    ] = "measures",
+    methods: Annotated[
+        str | None, typer.Option(help="Only pairs of these, with commas; default: all that meet.")
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Only so many pairs, drawn by a fixed seed.")
+    ] = None,
+    known: Annotated[
+        int | None, typer.Option(min=0, help="Pairs of written answers for the judge's card.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Of an OpenAI-compatible server, e.g. http://host/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="That the server judges with.")] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the server's key.")
+    ] = "OPENAI_API_KEY",
+    price: Annotated[
+        str | None, typer.Option(help="IN,OUT of a million tokens, for the estimate.")
+    ] = None,
+    most_cost: Annotated[float | None, typer.Option(help="Cap, by those prices.")] = None,
+    most_tokens: Annotated[int, typer.Option(help="Cap, in and out together.")] = 2_000_000,
+    parallel: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
     out: OutOption = None,
     pack: PackOption = None,
 ) -> None:
@@ -84,14 +111,26 @@ def judge(
     loaded = load_pack(pack)
     _needs()
     from mpd_core.evaluation.card import known_pairs
-    from mpd_core.evaluation.judging import VERDICTS, judge_pairs, pairs_of
+    from mpd_core.evaluation.judges import SERVER, judge_named
+    from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
-    from mpd_core.evaluation.report import judge_named
 
-    asked, folder = judge_named(judge, loaded), _folder(loaded, out)
+    folder = _folder(loaded, out)
     found = load_run(folder)
-    pairs = list(pairs_of(loaded.space, replies_of(folder, found), found.methods))
-    judge_pairs(asked, [*pairs, *known_pairs(loaded.space, _held_out(loaded))], folder)
+    met = _among(found.methods, listed(methods))
+    server = None
+    if judge == SERVER:
+        from mpd_core.evaluation.judges.server import ServerOptions
+        from mpd_core.evaluation.judges.spending import Limits
+
+        limits = Limits(most_tokens, most_cost, _prices(price))
+        server = ServerOptions(url or "", model or "", key_env, limits, parallel)
+    asked = judge_named(judge, loaded, server, _tell)
+    usual = None if server is None else CARD_PAIRS
+    met_pairs = list(pairs_of(loaded.space, replies_of(folder, found), met))
+    known_ones = known_pairs(loaded.space, _held_out(loaded))
+    chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, usual if known is None else known)]
+    judge_pairs(asked, chosen, folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
 
 
@@ -173,6 +212,24 @@ def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None
 
 def _folder(pack: Pack, out: Path | None) -> Path:
     return out or Path("runs") / pack.spec.name / "evaluation"
+
+
+def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    if unknown := set(chosen) - set(methods):
+        raise RequestError(
+            f"--methods: the run has no replies by '{min(unknown)[:60]}': use {', '.join(methods)}."
+        )
+    return [method for method in methods if not chosen or method in chosen]
+
+
+def _prices(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        price_in, price_out = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"--price {text[:40]}: give IN,OUT, e.g. 0.15,0.6.") from None
+    return price_in, price_out
 
 
 def _codes(pack: Pack, chosen: str | None) -> list[str]:
