@@ -25,6 +25,7 @@ from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
 from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.prompts import Prompt, prompts_of
 from mpd_core.evaluation.record import Run, load_run, replies_of
 from mpd_core.evaluation.report import report
@@ -517,12 +518,12 @@ def test_length_is_never_controlled_for_itself() -> None:
 
 def test_single_experts_meet_only_mpd() -> None:
     methods = ["vanilla", "mpd", "expert:a", "expert:b"]
-    assert judging.meetings(methods) == [
+    assert meetings(methods) == [
         ("mpd", "vanilla"),
         ("mpd", "expert:a"),
         ("mpd", "expert:b"),
     ]
-    assert judging.meetings(["soup", "uniform"]) == [("soup", "uniform")]
+    assert meetings(["soup", "uniform"]) == [("soup", "uniform")]
 
 
 def test_weights_are_averaged_by_position_and_kind_of_word() -> None:

@@ -60,7 +60,7 @@ def run(
     """Generate replies by every method, preference and prompt; what is there is not made anew."""
     loaded = load_pack(pack)
     _needs()
-    from mpd_core.evaluation.jobs import jobs_of, methods_of
+    from mpd_core.evaluation.jobs import content_of, jobs_of, methods_of
     from mpd_core.evaluation.prompts import prompts_of
     from mpd_core.evaluation.record import REPLIES, define
     from mpd_core.evaluation.store import Lines, missing
@@ -70,7 +70,7 @@ def run(
     codes = _codes(loaded, preferences)
     jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
     folder = _folder(loaded, out)
-    define(loaded.spec.name, loaded.hashes, prompts, codes, jobs).save(folder)
+    define(loaded, content_of(loaded, chosen), prompts, codes, jobs).save(folder)
     waiting = missing(Lines(folder / REPLIES), jobs)
     _tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
     _generate(loaded, waiting, folder, quantize=chosen, device=device)

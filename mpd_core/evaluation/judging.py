@@ -18,14 +18,14 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from mpd_core.evaluation.measures import TextJudge, empty
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import both_orders
 from mpd_core.evaluation.store import Lines, Row, read_rows
-from mpd_core.experts.plan import ONE_EXPERT
 from mpd_core.preferences import PreferenceSpace
 from mpd_core.training.measures import loops
 
 VERDICTS = "verdicts-{judge}.jsonl"
-MAIN, SEED = "mpd", 0
+SEED = 0
 NAMES = {1: "win", 0: "tie", -1: "lose"}
 UNREAD = "unread"
 
@@ -143,17 +143,6 @@ class Judged:
     verdicts: Mapping[str, int]
     """By dimension, from the view of the first."""
     flipped: Mapping[str, bool]
-
-
-def meetings(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Who meets whom: everybody, but of single experts each meets only MPD."""
-    main = MAIN if MAIN in methods else methods[0]
-    ordered = [main, *(method for method in methods if method != main)]
-    return [
-        (first, second)
-        for first, second in itertools.combinations(ordered, 2)
-        if first == main or (not second.startswith(ONE_EXPERT) and not first.startswith(ONE_EXPERT))
-    ]
 
 
 def pairs_of(
