@@ -14,11 +14,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from mpd_core.engine.plan import ANCHOR, Row, make_plan
+from mpd_core.engine.plan import ANCHOR, Plan, Row, make_plan
 from mpd_core.engine.records import finish_reason, make_step, take_notes
 from mpd_core.engine.runner import Distribution
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
+from mpd_core.method.weight_head import top_one
 from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
@@ -83,7 +84,7 @@ class ReferenceDecoder:
         constant = torch.tensor(plan.fixed, device=self._model.device)
         steps = decode.decode(
             [self._expert(row, request) for row in plan.experts],
-            self._pcm(plan.pcm, plan.poles, request) if plan.pcm else lambda _: constant,
+            self._pcm(plan, request) if plan.pcm else lambda _: constant,
             lambda merged, said: int(choose(merged[None], [sampling], [said], [draw(generator)])),
             end=self._prompts.end_of_turn,
             max_new_tokens=sampling.max_new_tokens,
@@ -107,7 +108,9 @@ class ReferenceDecoder:
             lambda ids: _run(model, row.adapters, ids).logits[0, -1, : self._vocabulary], prompt
         )
 
-    def _pcm(self, row: Row, poles: tuple[int, ...], request: GenerationRequest) -> Reads:
+    def _pcm(self, plan: Plan, request: GenerationRequest) -> Reads:
+        row = plan.pcm
+        assert row is not None
         prompt = self._prompts.render(request.messages, row.instructions)
         last = text_config(self._backbone).vocab_size - 1
 
@@ -116,7 +119,8 @@ class ReferenceDecoder:
             hidden: Tensor = found.hidden_states[-1][0, -1]
             return hidden
 
-        return decode.pcm(state, self._head, prompt, poles)
+        weigh = decode.pcm(state, self._head, prompt, plan.poles)
+        return (lambda reply: top_one(weigh(reply))) if plan.top else weigh
 
 
 def _as_batch(step: Step, request: GenerationRequest) -> tuple[Distribution, Tensor]:
