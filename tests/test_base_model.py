@@ -12,9 +12,9 @@ import pytest
 
 from mpd_core.bench.soak import make_requests
 from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.packs import load_pack
 from mpd_core.request import Message
-from tests.reference import ReferenceDecoder
 from tests.test_crowd import assert_equal
 from tests.test_engine import ask, assert_same
 

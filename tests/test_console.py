@@ -120,4 +120,4 @@ def test_the_help_names_every_method() -> None:
     named = METHODS.removesuffix(".").replace(" or ", ", ").split(", ")
     pack = load_pack("smollm2-135m")
     known = {name if ":" not in name else "expert:NAME" for name in method_names(pack)}
-    assert set(named) == known | {"static", "static:0.5,0.3,0.2"}
+    assert set(named) == known | {"top-1", "static", "static:0.5,0.3,0.2"}

@@ -18,13 +18,13 @@ from mpd_core.engine import Engine
 from mpd_core.engine.build import build
 from mpd_core.engine.memory import held_bytes
 from mpd_core.engine.processor import RequestProcessor
+from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models.cache import RowCache
 from mpd_core.packs import Pack, Precision
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import StepRecord, Trace
 from tests import tiny
-from tests.reference import ReferenceDecoder
 
 PROMPTS = ("Why is the sky blue?", "explain 你好 😀\nto a cat")
 

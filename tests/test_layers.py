@@ -12,7 +12,7 @@ LAYERS = """
     request trace
     method
     packs
-    prompts sampling charts console
+    prompts sampling charts console options
     models
     remote
     engine.plan

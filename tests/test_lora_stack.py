@@ -12,13 +12,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import Pack, file_sha256, load_pack
 from tests import adapter_oracle as oracle
 from tests import tiny
-from tests.reference import ReferenceDecoder
 from tests.test_engine import ask, assert_same
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
 from mpd_core.method.weight_head import WeightHead
 from mpd_core.models.adapters import load_adapter
@@ -21,7 +22,6 @@ from mpd_core.models.linear import PACKED, can_pack, fuse
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from tests import tiny
-from tests.reference import ReferenceDecoder
 from tests.test_engine import ask, assert_same
 
 LENGTHS = (9, 4, 1, 6)

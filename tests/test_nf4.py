@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mpd_core.engine import Engine
+from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.models.base import nf4_config, weight_format
 from mpd_core.packs import Pack
-from tests.reference import ReferenceDecoder
 from tests.test_engine import ask, assert_same
 
 

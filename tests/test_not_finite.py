@@ -13,12 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.engine.records import NOT_FINITE
+from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import EngineError
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import Pack, file_sha256, load_pack
 from mpd_core.request import GenerationRequest
 from tests import tiny
-from tests.reference import ReferenceDecoder
 from tests.test_engine import ask, assert_same
 
 LONG, SHORT = "explain 你好 😀 " * 12, "Hi"

@@ -15,7 +15,8 @@ from mpd_core.cli.train import train
 from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
-from mpd_core.packs import Pack, Quantize, load_pack
+from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
+from mpd_core.packs import Pack, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
 from mpd_core.trace import Trace
 
@@ -29,18 +30,11 @@ app = typer.Typer(
     help="MPD Studio: experts weighed anew at every token.",
 )
 
-_QuantizeChoice = Enum("_QuantizeChoice", {q: q for q in get_args(Quantize)}, type=str)  # type: ignore[misc]
 _SpaceChoice = Enum("_SpaceChoice", {s: s for s in get_args(Space)}, type=str)  # type: ignore[misc]
 
-METHODS = "mpd, uniform, soup, prompting, vanilla, static, static:0.5,0.3,0.2 or expert:NAME."
-
-PackOption = Annotated[
-    str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
-]
-QuantizeOption = Annotated[
-    _QuantizeChoice | None, typer.Option("--quantize", help="Override the pack's precision.")
-]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+METHODS = (
+    "mpd, uniform, top-1, soup, prompting, vanilla, static, static:0.5,0.3,0.2 or expert:NAME."
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -186,7 +180,7 @@ def soak(
 def _run(
     pack: Pack,
     request: GenerationRequest,
-    quantize: _QuantizeChoice | None,
+    quantize: QuantizeChoice | None,
     device: str | None,
     *,
     show: bool,
@@ -202,11 +196,10 @@ def _run(
         engine.close()
 
 
-def _open(pack: Pack, quantize: _QuantizeChoice | None, device: str | None) -> Engine:
+def _open(pack: Pack, quantize: QuantizeChoice | None, device: str | None) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    chosen: Quantize | None = quantize.value if quantize else None
-    return Engine.open(pack, quantize=chosen, device=device, progress=_tell)
+    return Engine.open(pack, quantize=quantize_of(quantize), device=device, progress=_tell)
 
 
 def _tell(sentence: str) -> None:

@@ -13,6 +13,7 @@ import typer
 
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.method.preferences import Pole
+from mpd_core.options import JsonOption, OutOption, PackOption, listed
 from mpd_core.packs import load_pack
 
 if TYPE_CHECKING:
@@ -25,10 +26,7 @@ train = typer.Typer(
     help="Train a pack's experts, reward models and PCM; install what they need with make train.",
 )
 
-PackOption = Annotated[
-    str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
-]
-OutOption = Annotated[Path | None, typer.Option("--out", help="Results; default: runs/NAME.")]
+PoleOption = Annotated[list[str] | None, typer.Option("--pole", help="Only these; repeatable.")]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on where a run was cut off.")]
 DryOption = Annotated[
     bool, typer.Option("--dry-run", help="Only say steps, tokens and estimated time.")
@@ -38,7 +36,7 @@ DryOption = Annotated[
 @train.command()
 def experts(
     pack: PackOption = None,
-    pole: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    pole: PoleOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
     dry_run: DryOption = False,
@@ -149,7 +147,7 @@ def report(
     external: Annotated[
         Path | None, typer.Option(help="Folder of third-party pairs, for the reward models.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Held-out figures of the pack: those stored with it, or computed anew."""
     from mpd_core.evaluation.held_out.figures import read, text
@@ -158,8 +156,7 @@ def report(
     if recompute:
         from mpd_core.evaluation.held_out.publish import assess
 
-        chosen = tuple(name.strip() for name in only.split(",")) if only else ()
-        assess(_open(pack, out), chosen, external, _tell)
+        assess(_open(pack, out), listed(only), external, _tell)
     figures = read(loaded)
     print(json_.dumps(figures, indent=1) if json else text(figures))
 

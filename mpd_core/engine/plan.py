@@ -14,7 +14,7 @@ from mpd_core.method.static import STATIC, uniform, weights_in
 from mpd_core.packs import Pack, is_simplex
 from mpd_core.request import Space
 
-ONE_EXPERT = "expert:"
+ONE_EXPERT, TOP = "expert:", "top-1"
 BASE, PCM, TRUNK = "base", "pcm", "trunk"
 PLAIN, ANCHOR = "plain", "anchor"
 
@@ -47,6 +47,8 @@ class ExpertPlan:
     """Weights of the experts where there is no PCM; () is uniform."""
     anchors: tuple[ExpertCall, ...] = ()
     """In the space ``strength``: what they move, and, where it is another, what from."""
+    top: bool = False
+    """Only the expert with the largest weight counts at each token; the first of them on a draw."""
 
     @property
     def fixed(self) -> tuple[float, ...]:
@@ -57,12 +59,14 @@ class ExpertPlan:
 def method_names(pack: Pack) -> tuple[str, ...]:
     """Every named method that a pack can run; ``expert:NAME`` is one expert on its own.
 
-    Beside these, ``static:0.5,0.3,0.2`` merges with any constant weights.
+    Beside these, ``static:0.5,0.3,0.2`` merges with any constant weights. ``top-1`` needs a trained
+    PCM: an untrained one weighs all alike, and none of them is the first.
     """
     singles = (f"{ONE_EXPERT}{pole.name}" for pole in pack.space.poles)
     static = (STATIC,) if pack.spec.static else ()
-    soup = ("soup",) if _has_soup(pack) else ()
-    return ("mpd", "uniform", *static, *soup, "prompting", "vanilla", *singles)
+    soup = ("soup",) if has_soup(pack) else ()
+    top = (TOP,) if pack.trained else ()
+    return ("mpd", "uniform", *top, *static, *soup, "prompting", "vanilla", *singles)
 
 
 def plan_request(
@@ -104,7 +108,7 @@ def _plan(pack: Pack, preference: Preference, method: str) -> ExpertPlan:
     if method == STATIC or written:
         return ExpertPlan(experts, constant=_constant(pack, preference, method))
     indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
-    return ExpertPlan(experts, _pcm(pack, instructions), indices)
+    return ExpertPlan(experts, _pcm(pack, instructions), indices, top=method == TOP)
 
 
 def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, ...]:
@@ -142,7 +146,7 @@ def _anchors(pack: Pack, method: str) -> tuple[ExpertCall, ...]:
     )
 
 
-def _has_soup(pack: Pack) -> bool:
+def has_soup(pack: Pack) -> bool:
     """A soup merges parameters: every expert must be an adapter of the base."""
     return all(pole.name in pack.spec.experts.adapters for pole in pack.space.poles)
 

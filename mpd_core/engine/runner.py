@@ -13,7 +13,7 @@ from mpd_core.engine.plan import TRUNK
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.method.merging import merge
-from mpd_core.method.weight_head import WeightHead
+from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.rows import RowModel
 from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import Space
@@ -246,7 +246,8 @@ class Runner:
         if not states:
             return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
         poles = torch.tensor([s.plan.poles for s in sequences], device=states[0].device)
-        return self.head.expert_weights(torch.stack(states), poles).to(self._device)
+        alpha = self.head.expert_weights(torch.stack(states), poles).to(self._device)
+        return top_one(alpha) if sequences[0].plan.top else alpha
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
@@ -255,7 +256,8 @@ def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Seque
     for sequence in sequences:
         asked = sequence.request
         how = (asked.space, asked.strength, asked.plausibility)
-        key = (len(sequence.experts), sequence.pcm is None, len(sequence.anchors), *how)
+        weighed = (sequence.pcm is None, sequence.plan.top)
+        key = (len(sequence.experts), *weighed, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)
     pieces: list[tuple[Sequence, ...]] = []
     for group in groups.values():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from mpd_core.evaluation.judging import Judged, meetings
+from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import (
     Scorer,
     Shares,
@@ -15,6 +15,7 @@ from mpd_core.evaluation.measures import (
     empty,
     identification,
 )
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
     Tally,
     bradley_terry,

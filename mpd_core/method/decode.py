@@ -1,7 +1,7 @@
 """MPD in one loop: no cache, no batch, one expert after the other.
 
 What the engine does fast. It must give the same tokens and probabilities, and tests hold it to
-that: ``tests/reference.py`` runs this loop over transformers and PEFT.
+that: ``engine/reference.py`` runs this loop over transformers and PEFT.
 """
 
 from __future__ import annotations

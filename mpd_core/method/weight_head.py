@@ -24,6 +24,11 @@ def softmax_over(scores: Tensor, chosen: Tensor) -> Tensor:
     return torch.softmax(scores.masked_fill(~chosen, -torch.inf), dim=-1)
 
 
+def top_one(weights: Tensor) -> Tensor:
+    """All weight on the expert that has most of it, the first of several; [..., E] to [..., E]."""
+    return torch.zeros_like(weights).scatter(-1, weights.argmax(dim=-1, keepdim=True), 1.0)
+
+
 class WeightHead(nn.Module):
     """Linear layer plus masked softmax: hidden states to weights on the simplex.
 

@@ -15,11 +15,8 @@ from mpd_core.method import soup
 from mpd_core.models.adapter_config import CONFIG_FILE, MERGE, LoraSettings, read_settings
 from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
 from mpd_core.models.adapter_weights import Copies, Factors, read_weights
+from mpd_core.models.numbers import is_held
 from mpd_core.models.targets import linear_shape
-
-LOST = 1e-2
-"""Most that factors may change, relatively, in the type that they are held in: rounding changes
-them by at most 0.2%, what is lost beyond that was too large or too small for the type."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +79,14 @@ class LoraAdapter:
         """
         for module, pair in self.factors.items():
             for side, tensor in zip("AB", pair, strict=True):
-                if factors not in (torch.float32, tensor.dtype):
-                    self._check_close(f"lora_{side} of '{module}'", tensor, factors)
+                self._check_close(f"lora_{side} of '{module}'", tensor, factors)
         self._check_close("its scaling", torch.tensor(self.scaling, dtype=torch.float64), gates)
 
     def _check_close(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
-        exact = tensor.double()
-        lost = (tensor.to(dtype).double() - exact).norm()
-        if not lost <= LOST * exact.norm():
+        if not is_held(tensor, dtype):
             raise PackError(
                 f"adapter '{self.name}': {str(dtype)[6:]} cannot hold {what} (largest number "
-                f'{float(exact.abs().max()):.3g}): set precision = "fp32" under [base] in '
+                f'{float(tensor.abs().max()):.3g}): set precision = "fp32" under [base] in '
                 'the pack, or "bf16" on a GPU.'
             )
 

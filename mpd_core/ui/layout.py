@@ -10,7 +10,7 @@ import gradio as gr
 
 from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import assets, palette, settings, zerogpu
+from mpd_core.ui import assets, palette, people, settings, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
@@ -45,6 +45,7 @@ def build(engine: Engine) -> gr.Blocks:
             api_name="generate",
             concurrency_limit=CONCURRENT_RUNS,
         )
+    people.add(page, engine.pack)
     return page
 
 

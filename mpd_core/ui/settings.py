@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 METHODS = {
     "mpd": "MPD: weights anew at every token",
     "uniform": "MPD uniform: equal weights",
+    "top-1": "MPD top-1: only the expert with the largest weight",
     "static": "MPD static: the pack's best constant weights",
     "soup": "Personalized soup: adapters averaged",
     "prompting": "Preference prompting: the base, all instructions",

@@ -14,11 +14,13 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from mpd_core.engine.plan import ANCHOR, ExpertCall, plan_request
+from mpd_core.engine.plan import ANCHOR, ExpertCall, ExpertPlan, plan_request
 from mpd_core.engine.records import finish_reason, make_step, step_stats
 from mpd_core.engine.runner import Distribution
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
+from mpd_core.method.weight_head import top_one
+from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.pcm import load_head
@@ -63,9 +65,9 @@ class ReferenceDecoder:
             for name, source in spec.experts.checkpoints.items()
         }
         models = (self._model, *self._others.values())
-        self._vocabulary = min(model.config.vocab_size for model in models)
+        self._vocabulary = min(text_config(model).vocab_size for model in models)
         file = pack.path(spec.pcm.head.file) if spec.pcm.head else None
-        width = self._backbone.config.hidden_size
+        width = self._backbone.get_output_embeddings().in_features
         self._head = load_head(width, len(pack.space.poles), file).to(device)
         self._pack, self._tokenizer = pack, base.tokenizer
         self._name = name_tokens(self._tokenizer)
@@ -82,7 +84,7 @@ class ReferenceDecoder:
         constant = torch.tensor(plan.fixed, device=self._model.device)
         steps = decode.decode(
             [self._expert(call, request) for call in plan.experts],
-            self._pcm(plan.pcm, plan.poles, request) if plan.pcm else lambda _: constant,
+            self._pcm(plan, request) if plan.pcm else lambda _: constant,
             lambda merged, said: int(choose(merged[None], [sampling], [said], [draw(generator)])),
             end=self._prompts.end_of_turn,
             max_new_tokens=sampling.max_new_tokens,
@@ -106,16 +108,19 @@ class ReferenceDecoder:
             lambda ids: _run(model, call.adapters, ids).logits[0, -1, : self._vocabulary], prompt
         )
 
-    def _pcm(self, call: ExpertCall, poles: tuple[int, ...], request: GenerationRequest) -> Reads:
+    def _pcm(self, plan: ExpertPlan, request: GenerationRequest) -> Reads:
+        call = plan.pcm
+        assert call is not None
         prompt = self._prompts.render(request.messages, call.instructions)
-        last = self._backbone.config.vocab_size - 1
+        last = text_config(self._backbone).vocab_size - 1
 
         def state(ids: list[int]) -> Tensor:
             found = _run(self._backbone, call.adapters, [min(i, last) for i in ids])
             hidden: Tensor = found.hidden_states[-1][0, -1]
             return hidden
 
-        return decode.pcm(state, self._head, prompt, poles)
+        weigh = decode.pcm(state, self._head, prompt, plan.poles)
+        return (lambda reply: top_one(weigh(reply))) if plan.top else weigh
 
 
 def _as_batch(step: Step, request: GenerationRequest) -> tuple[Distribution, Tensor]:
