@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import Enum
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -133,9 +134,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; default 7860.")] = None,
 ) -> None:
     """Open the app in a browser-friendly server."""
+    from mpd_core.ui.opening import Opening
     from mpd_core.ui.server import serve as serve_page
 
-    serve_page(_open(load_pack(pack), quantize, device), host=host, port=port)
+    loaded, chosen = load_pack(pack), _quantized(quantize)
+    opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
+    serve_page(opening, host=host, port=port)
 
 
 @app.command()
@@ -203,10 +207,19 @@ def _run(
 
 
 def _open(pack: Pack, quantize: _QuantizeChoice | None, device: str | None) -> Engine:
+    return _engine(pack, _quantized(quantize), device, _tell)
+
+
+def _quantized(choice: _QuantizeChoice | None) -> Quantize | None:
+    return choice.value if choice else None
+
+
+def _engine(
+    pack: Pack, quantize: Quantize | None, device: str | None, tell: Callable[[str], None]
+) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    chosen: Quantize | None = quantize.value if quantize else None
-    return Engine.open(pack, quantize=chosen, device=device, progress=_tell)
+    return Engine.open(pack, quantize=quantize, device=device, progress=tell)
 
 
 def _tell(sentence: str) -> None:

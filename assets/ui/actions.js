@@ -7,6 +7,7 @@ const actions = {
     actions.page(turn, turn.versions.indexOf(version));
   },
   page(turn, index) { turn.show(index); activate(turn.version); saveAndPaint(); },
+  travel(turn, way) { turn.travel(way); activate(turn.version); saveAndPaint(); },
   arrange(turn, grid) { turn.grid = grid; turn.arrange(); turn.stale = true; activate(turn.version); saveAndPaint(); },
   async copy(version) { said(await copyText(version.text), 'The reply is copied.'); },
   async link(version) {

@@ -89,7 +89,9 @@ async function restoreTurns() {
   for (const saved of await store.load()) {
     const turn = addTurn();
     for (const record of saved.versions) turn.add(Version.restored(pack, form, record, actions));
-    Object.assign(turn, {grid: saved.grid});
+    const byId = id => turn.versions.find(v => v.id === id);
+    Object.assign(turn, {grid: saved.grid, trail: (saved.trail ?? []).map(byId).filter(Boolean)});
+    turn.spot = Math.min(saved.spot ?? -1, turn.trail.length - 1);
     turn.show(saved.active);
   }
   awaitEnds(open());

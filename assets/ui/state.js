@@ -15,6 +15,7 @@ const state = {
   fetch: new Set(),                // versions whose chunks are missing
   follow: true,                    // whether the end of the reply is kept in sight
   editing: null,                   // the turn whose instruction is being changed
+  engine: props.engine,            // what is known of it; offline: a page without one
   ready: false,                    // whether what the browser had kept is back
   stopping: [],                    // versions that ended here, of which the server must hear
   last: {prompt: null, at: 0},

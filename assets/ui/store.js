@@ -26,8 +26,11 @@ class Store {
 
   database() {
     this.opened ??= new Promise((done, failed) => {
-      const asked = indexedDB.open('mpd-studio', 1);
-      asked.onupgradeneeded = () => { for (const name of ['tabs', 'versions']) asked.result.createObjectStore(name); };
+      const asked = indexedDB.open('mpd-studio', 2);
+      asked.onupgradeneeded = () => {  // what an older page kept is in another form
+        for (const name of [...asked.result.objectStoreNames]) asked.result.deleteObjectStore(name);
+        for (const name of ['tabs', 'versions']) asked.result.createObjectStore(name);
+      };
       asked.onsuccess = () => done(asked.result);
       asked.onerror = () => failed(asked.error);
     });
@@ -69,7 +72,8 @@ class Store {
   async now(turns) {
     clearTimeout(this.saving);
     this.saving = null;
-    const shape = turns.map(turn => ({active: turn.active, grid: turn.grid, versions: turn.versions.map(v => v.id)}));
+    const shape = turns.map(turn => ({active: turn.active, grid: turn.grid, versions: turn.versions.map(v => v.id),
+      trail: turn.trail.map(v => v.id), spot: turn.spot}));
     const fresh = turns.flatMap(turn => turn.versions).filter(version => version.unsaved);
     for (const version of fresh) version.unsaved = false;
     try {

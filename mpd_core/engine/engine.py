@@ -108,6 +108,7 @@ class Engine:
             tuple(row.name for row in sequence.plan.experts),
             cancel=lambda: self._cancel(sequence),
             assemble=lambda *parts: self._intake.trace(sequence, *parts),
+            ahead=lambda: self._ahead(sequence),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
         decoder = StreamDecoder(self._tokenizer, self._intake.end_of_turn)
@@ -251,6 +252,10 @@ class Engine:
 
     def _cancel(self, sequence: Sequence) -> None:
         sequence.cancelled = True  # the worker ends it before its next step
+
+    def _ahead(self, sequence: Sequence) -> int:
+        with self._wake:
+            return self._scheduler.ahead(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in self._scheduler.everyone():

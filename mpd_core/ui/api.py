@@ -21,8 +21,8 @@ from mpd_core.ui.ask import branch, whole
 from mpd_core.ui.handlers import FRAME_SECONDS
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
     from mpd_core.packs import Pack
+    from mpd_core.ui.opening import Host
 
 Reply = dict[str, Any]
 METHOD = "mpd"
@@ -50,7 +50,7 @@ class Page(gr.Blocks):  # type: ignore[misc]
         return await super().preprocess_data(block_fn, inputs, *rest, **more)
 
 
-def generate_function(engine: Engine, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
+def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
     """The endpoint's function; its parameters follow the pack's dimensions."""
     pack = engine.pack
     poles = dict(zip(_parameter_names(pack), pack.space.dimensions, strict=True))
@@ -109,7 +109,7 @@ def _parameters(pack: Pack, poles: Mapping[str, Dimension]) -> list[inspect.Para
     ]
 
 
-def _describe(engine: Engine, poles: Mapping[str, Dimension]) -> str:
+def _describe(engine: Host, poles: Mapping[str, Dimension]) -> str:
     choices = "; ".join(
         f"{name}: {', '.join(pole.name for pole in dimension.poles)}"
         for name, dimension in poles.items()

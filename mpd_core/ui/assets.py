@@ -16,6 +16,7 @@ _SCRIPTS = (
     "map.js",
     "explore.js",
     "markdown.js",
+    "branch.js",
     "whatif.js",
     "inspect.js",
     "store.js",

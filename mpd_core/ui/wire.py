@@ -88,5 +88,6 @@ def _run(run: Run, whole: bool) -> Frame:
         "experts": list(run.experts),
         "head": json.dumps(run.head, ensure_ascii=False) if run.head is not None else "",
         "count": len(parts),
+        "ahead": run.ahead,
         "parts": {str(i): parts[i] for i in range(first, len(parts))},
     }

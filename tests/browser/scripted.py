@@ -96,6 +96,11 @@ class ScriptedStream:
     def __exit__(self, *_: object) -> None:
         self.cancel()
 
+    def ahead(self) -> int:
+        """As prompts say: "never behind 3"."""
+        found = re.match(r"never behind (\d+)", self.request.messages[-1].content)
+        return int(found[1]) if found else 0
+
     def cancel(self) -> None:
         if not self.ended.is_set():
             self.reason = "cancelled"
