@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from mpd_core import console
+from mpd_core.analysis.command import trace
 from mpd_core.bench.command import bench
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
@@ -164,6 +165,7 @@ def status(
 
 
 app.command()(bench)
+app.command()(trace)
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
 

@@ -76,6 +76,9 @@ window.mpdStudio = {
     if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
     return form.write(link.form);
   },
+  /** The finished replies of this conversation, as [name, JSON]. */
+  traces: () => versions().filter(v => v.closed && v.data.text.length > 0)
+    .map((v, k) => [`reply ${k + 1}`, JSON.stringify(toTrace(v.heading(), v.data))]),
   mount: mountControls,
 };
 

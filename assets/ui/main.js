@@ -1,6 +1,14 @@
 // The start: notes, look, and the first painting. Attributes for tests are data-run, data-count,
 // data-done and data-status on the component.
 
+/** A page that was saved as a file: its one reply, and nothing that needs a server. */
+function openKept() {
+  root.classList.add('offline');
+  state.ready = true;
+  try { replay(readTrace(document.querySelector('#mpd-trace').textContent, pack)); } catch (error) { notice(error.message); }
+  document.title = `MPD Studio: ${shorten(state.version?.prompt ?? 'a reply', 80)}`;
+}
+
 knowEngine(props.engine);
 legend($('.mpd-all'), pack.dimensions.flatMap(dimension => dimension.poles));
 try { Object.assign(state.look, JSON.parse(recall('localStorage', 'mpd-look') ?? '{}')); } catch { /* not ours */ }
@@ -9,4 +17,5 @@ showLook();
 
 window.addEventListener('pagehide', () => store.now(state.turns));
 watch('value', () => take(props.value));
+if (props.engine.offline) openKept();
 repaint();

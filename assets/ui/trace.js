@@ -70,6 +70,11 @@ function rankOf(data, i, k) {
 
 // ---- files
 
+/** JSON that is safe within a script element, whatever its text says. */
+function inert(json) {
+  return json.replace(/[<>&\u2028\u2029]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 function toTrace(head, data) {
   const named = values => Object.fromEntries(data.experts.map((e, k) => [e.name, values[k]]));
   const voices = [...data.experts.map(e => e.name), ...ANCHORS.slice(0, data.anchors)];

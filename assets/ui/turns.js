@@ -1,6 +1,13 @@
 // A conversation: turns, and the versions of each turn's reply. Versions that were asked for
 // together stand side by side; one of them, the active one, is what the next turn reads.
 
+/** What a reply can be saved as: label, action, words, class. */
+const KEEP = [
+  ['JSON', 'json', 'The whole trace; “Open a trace” shows it again', ''],
+  ['CSV', 'csv', 'One row a token, for spreadsheets', ''],
+  ['NPZ', 'npz', 'Arrays for numpy.load, candidates too', ''],
+  ['HTML', 'html', 'A page of its own that opens without a network', 'live'],
+];
 const CUT = 'The connection was lost: this is what had arrived.';
 
 class Version {
@@ -56,12 +63,18 @@ class Version {
     const button = (label, act, className = '') => this.buttons.append(makeButton(label, className, () => this.actions[act](this)));
     button('Open', 'open', 'only-grid');
     button('Copy', 'copy');
-    button('Ask again', 'again', 'only-last');
-    button('Another seed', 'reseed', 'only-last');
-    button('Edit', 'edit', 'only-last');
-    button('Link', 'link', 'not-grid');
-    button('JSON', 'json', 'only-done');
-    button('CSV', 'csv', 'only-done');
+    button('Ask again', 'again', 'only-last live');
+    button('Another seed', 'reseed', 'only-last live');
+    button('Edit', 'edit', 'only-last live');
+    button('Link', 'link', 'not-grid live');
+    const keep = make('details', 'mpd-keep only-done'), kinds = make('div', 'mpd-presets');
+    keep.append(make('summary', '', 'Save as'), kinds);
+    for (const [label, act, words, className] of KEEP) {
+      const made = makeButton(label, className, () => this.actions[act](this));
+      made.title = words;
+      kinds.append(made);
+    }
+    this.buttons.append(keep);
     this.node.append(made, this.means, strip, this.read, this.end, this.buttons);
   }
 

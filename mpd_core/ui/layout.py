@@ -10,10 +10,11 @@ import gradio as gr
 
 from mpd_core.preferences import Dimension, PreferenceSpace
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import assets, opening, palette, settings, zerogpu
+from mpd_core.ui import analyse, assets, opening, palette, settings, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
+from mpd_core.ui.standalone import MARK, viewer_page
 
 if TYPE_CHECKING:
     from mpd_core.ui.opening import Host
@@ -34,19 +35,28 @@ def build(engine: Host) -> gr.Blocks:
     handlers = Handlers(engine, produce)
     with Page(title="MPD Studio", analytics_enabled=False, fill_width=True) as page:
         _header(engine)
-        with gr.Row(elem_id="studio"):
-            with gr.Column(elem_id="controls", scale=2, min_width=260):
-                prompt, poles, buttons, controls = _controls(engine)
-            with gr.Column(elem_id="reply", scale=5, min_width=260):
-                asked = gr.Textbox(visible=False)
-                picture = _picture(engine, controls)
-        _wire(handlers, page, [prompt, *poles, *controls.values()], asked, picture, buttons)
+        with gr.Tabs(elem_id="tabs"):
+            # Chat stays on the page behind the others, with what is being written.
+            with gr.Tab("Chat", id="chat", render_children=True):
+                _chat(engine, handlers, page)
+            with gr.Tab("Analyse", id="analyse-tab"):
+                analyse.build()
         gr.api(
             generate_function(engine, produce),
             api_name="generate",
             concurrency_limit=CONCURRENT_RUNS,
         )
     return page
+
+
+def _chat(engine: Host, handlers: Handlers, page: Page) -> None:
+    with gr.Row(elem_id="studio"):
+        with gr.Column(elem_id="controls", scale=2, min_width=260):
+            prompt, poles, buttons, controls = _controls(engine)
+        with gr.Column(elem_id="reply", scale=5, min_width=260):
+            asked = gr.Textbox(visible=False)
+            picture = _picture(engine, controls)
+    _wire(handlers, page, [prompt, *poles, *controls.values()], asked, picture, buttons)
 
 
 def _header(engine: Host) -> None:
@@ -98,6 +108,13 @@ def _dimension(index: int, dimension: Dimension) -> gr.Radio:
 
 def _picture(engine: Host, controls: dict[str, Any]) -> gr.HTML:
     """The conversation, map and inspector: one component that owns its DOM."""
+    pack = _pack_facts(engine, controls)
+    css = palette.css(engine.pack.space) + assets.text("studio.css")
+
+    def standalone(_: Any) -> str:
+        """The page of one reply, for the browser to put a trace into."""
+        return viewer_page(css, pack)
+
     return gr.HTML(
         value={"runs": {}},
         html_template=assets.text("view.html"),
@@ -105,7 +122,9 @@ def _picture(engine: Host, controls: dict[str, Any]) -> gr.HTML:
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
         trained=engine.pack.trained,
         engine=opening.describe(engine),
-        pack=_pack_facts(engine, controls),
+        pack=pack,
+        mark=MARK,
+        server_functions=[standalone],
         apply_default_css=False,
         elem_id="view",
     )
