@@ -12,7 +12,7 @@ LAYERS = """
     request trace
     method
     packs
-    prompts sampling charts console
+    prompts sampling charts console options
     models
     remote
     engine.plan
@@ -28,6 +28,7 @@ LAYERS = """
     training.estimate
     training.stages
     evaluation bench
+    analysis
     ui
     cli
     __main__

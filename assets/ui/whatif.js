@@ -86,6 +86,7 @@ class WhatIf {
     buttons.append(makeButton('as it was', '', () => set(was)), makeButton('uniform', '', () => set(was.map(() => 1 / was.length))),
       ...data.experts.map((e, n) => makeButton(`only ${e.name}`, '', () => set(was.map((_, m) => (m === n ? 1 : 0))))));
     body.append(term('whatif', 'How this is computed'), buttons, ...sliders.map(s => s.node), answer);
+    if (canBranch(version)) body.append(term('branch', 'Go on with these weights'), branchButtons(version, i, () => this.forced));
     node.append(body);
     set(this.forced ?? was);
     return node;

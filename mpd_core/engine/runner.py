@@ -191,6 +191,9 @@ class Runner:
         rows = [log_probs[track] for sequence in sequences for track in sequence.experts]
         said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
         weights = self._weights(sequences, hidden)
+        for row, sequence in enumerate(sequences):
+            if sequence.forced_weights is not None:
+                weights[row] = weights.new_tensor(sequence.forced_weights)
         like = sequences[0].request
         plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
         anchors = torch.stack(plain) if plain else None

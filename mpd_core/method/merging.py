@@ -160,6 +160,23 @@ def disagreement(
     Returns:
         Nats, [...]; between 0 (all experts agree) and the entropy of alpha.
     """
-    if mixture_entropy is None:
-        mixture_entropy = entropy(merge_probabilities(log_probs, weights))
-    return (mixture_entropy - (weights * entropy(log_probs)).sum(dim=-1)).clamp_min(0.0)
+    return disagreements(log_probs, weights, mixture_entropy)[0]
+
+
+def disagreements(
+    log_probs: Tensor, weights: Tensor, mixture_entropy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``disagreement`` under these weights, and under equal ones.
+
+    The first is near 0 where one expert has nearly all the weight, however far the others are from
+    it; the second says how far all of them lie apart. Arguments as there.
+    """
+    equal = torch.full_like(weights, 1.0 / weights.shape[-1])
+    own = entropy(log_probs)
+
+    def apart(shares: Tensor, known: Tensor | None) -> Tensor:
+        mixed = entropy(merge_probabilities(log_probs, shares)) if known is None else known
+        return (mixed - (shares * own).sum(dim=-1)).clamp_min(0.0)
+
+    weighted = apart(weights, mixture_entropy)
+    return weighted, weighted if torch.equal(weights, equal) else apart(equal, None)

@@ -17,12 +17,12 @@ from mpd_core.method.preferences import Dimension
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
-from mpd_core.ui.ask import whole
+from mpd_core.ui.ask import branch, whole
 from mpd_core.ui.handlers import FRAME_SECONDS
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
     from mpd_core.packs import Pack
+    from mpd_core.ui.opening import Host
 
 Reply = dict[str, Any]
 METHOD = "mpd"
@@ -50,7 +50,7 @@ class Page(gr.Blocks):  # type: ignore[misc]
         return await super().preprocess_data(block_fn, inputs, *rest, **more)
 
 
-def generate_function(engine: Engine, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
+def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
     """The endpoint's function; its parameters follow the pack's dimensions."""
     pack = engine.pack
     poles = dict(zip(_parameter_names(pack), pack.space.dimensions, strict=True))
@@ -80,7 +80,7 @@ def _settings(pack: Pack) -> dict[str, tuple[type, Any]]:
     }
     first = {name: sampling.pop(name) for name in FIRST}
     merging = {name: (kind, None) for name, kind in MERGING.items()}
-    return {"method": (str, METHOD), **first, **sampling, **merging}
+    return {"method": (str, METHOD), **first, **sampling, **merging, "branch": (dict, None)}
 
 
 def _parameter_names(pack: Pack) -> list[str]:
@@ -109,7 +109,7 @@ def _parameters(pack: Pack, poles: Mapping[str, Dimension]) -> list[inspect.Para
     ]
 
 
-def _describe(engine: Engine, poles: Mapping[str, Dimension]) -> str:
+def _describe(engine: Host, poles: Mapping[str, Dimension]) -> str:
     choices = "; ".join(
         f"{name}: {', '.join(pole.name for pole in dimension.poles)}"
         for name, dimension in poles.items()
@@ -118,6 +118,8 @@ def _describe(engine: Engine, poles: Mapping[str, Dimension]) -> str:
         "Stream one reply. Each value but the last is {text, steps, done: false}; the last is the "
         f"whole trace. Poles by dimension, empty to leave one out: {choices}. "
         f"Methods: {', '.join(engine.methods)}. Spaces: {', '.join(get_args(Space))}. "
+        "branch goes on from another reply's first tokens: {prefix: [ids], token: id or null, "
+        "weights: [one an expert] or null, lasting: bool}; steps then begin after the prefix. "
         "A setting that is null is the pack's."
     )
 
@@ -146,6 +148,7 @@ def _request(
                 for name, value in sampling.items()
             }
         ),
+        branch=branch(given["branch"]),
     )
 
 

@@ -12,7 +12,7 @@ import gradio as gr
 from mpd_core.request import MAX_SEED, Space
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
+    from mpd_core.ui.opening import Host
 
 METHODS = {
     "mpd": "MPD: weights anew at every token",
@@ -34,7 +34,7 @@ def method_label(name: str) -> str:
     return METHODS.get(name, name)
 
 
-def build(engine: Engine) -> dict[str, Any]:
+def build(engine: Host) -> dict[str, Any]:
     """The controls by setting, in the order of the page."""
     d = engine.pack.spec.decode
     slider = _slider
