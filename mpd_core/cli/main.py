@@ -80,6 +80,12 @@ def generate(
     strength: Annotated[
         float | None, typer.Option(help="How far experts move the text, in the space strength.")
     ] = None,
+    settled: Annotated[
+        float | None, typer.Option(help="Share of the strength that is left in the long run.")
+    ] = None,
+    fade: Annotated[
+        float | None, typer.Option(help="Tokens over which the strength fades to that share.")
+    ] = None,
     plausibility: Annotated[
         float | None,
         typer.Option(help="Floor of the space strength: share of an expert's likeliest token."),
@@ -104,7 +110,14 @@ def generate(
         messages=(Message("user", console.typed(prompt)),),
         preference=chosen.code,
         method=method,
-        **loaded.merging(chosen, space.value if space else None, strength, plausibility),
+        **loaded.merging(
+            chosen,
+            space.value if space else None,
+            strength=strength,
+            settled=settled,
+            fade=fade,
+            plausibility=plausibility,
+        ),
         sampling=loaded.spec.decode.sampling(
             max_new_tokens=max_new_tokens,
             temperature=temperature,

@@ -14,6 +14,7 @@ from mpd_core.packs import Pack
 from mpd_core.request import (
     MAX_CHARACTERS,
     MAX_MESSAGES,
+    SHIFTING,
     Branch,
     GenerationRequest,
     Message,
@@ -127,7 +128,7 @@ def branch(given: object) -> Branch | None:
 
 def _merging(settings: dict[str, Any], preference: Preference, pack: Pack) -> dict[str, Any]:
     """A strength that was left at the pack's own follows the number of chosen poles."""
-    given = {name: settings.get(name) for name in ("space", "strength", "plausibility")}
+    given = {name: settings.get(name) for name in ("space", *SHIFTING)}
     if given["strength"] == pack.spec.decode.strength:
         given["strength"] = None
     return pack.merging(preference, **given)
