@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mpd_core.errors import MPDError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 """Characters that end a line to some readers (JavaScript, ``splitlines``) and not to JSON."""
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -49,6 +49,8 @@ class StepRecord:
     """Of the merged distribution, in nats."""
     disagreement: float
     """Jensen-Shannon divergence of the experts under these weights, in nats: 0 where they agree."""
+    divergence: float
+    """The same with equal weights: how far the experts lie apart, whoever is listened to."""
     top_k: tuple[Candidate, ...] = ()
     """Union of the top k of the mixture and of each expert, likeliest in the mixture first."""
     missing: Mapping[str, float] = field(default_factory=dict)
@@ -92,6 +94,9 @@ class Trace:
     timing: Timing
     steps: tuple[StepRecord, ...] = field(repr=False)
     schema_version: int = SCHEMA_VERSION
+    branch: Mapping[str, Any] | None = None
+    """Of a reply that left another one: ``request.Branch`` as an object. ``steps`` and ``text``
+    may begin after its prefix; a step's index says where."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -28,6 +28,7 @@ LAYERS = """
     training.estimate
     training.stages
     evaluation bench
+    analysis
     ui
     cli
     __main__

@@ -13,6 +13,7 @@ from torch import Tensor
 from mpd_core.method.merging import (
     disagreement,
     entropy,
+    fading_strength,
     merge,
     merge_probabilities,
 )
@@ -58,6 +59,22 @@ def test_strength_by_hand() -> None:
     """
     merged = merge("strength", P.log(), torch.tensor([0.5, 0.5]), BASE.log(), 2.0).exp()
     torch.testing.assert_close(merged, torch.tensor([0.25, 0.5, 0.0625]) / 0.8125)
+
+
+def test_strength_fades_to_what_is_settled() -> None:
+    """6 (0.4 + 0.6 e^(-t/25)): 6 at the first token, 2.4 + 3.6/e after 25, 2.4 in the long run."""
+    found = fading_strength(6.0, 0.4, 25.0, torch.tensor([0, 25, 5000]))
+    torch.testing.assert_close(found, torch.tensor([6.0, 2.4 + 3.6 / math.e, 2.4]))
+    assert fading_strength(6.0, 1.0, 25.0, torch.tensor([0, 25])).tolist() == [6.0, 6.0]
+
+
+def test_each_distribution_may_have_its_own_strength() -> None:
+    log_probs, weights = random_experts(3, 7)
+    base = random_experts(1, 8)[0]
+    rows = (log_probs.expand(2, -1, -1), weights.expand(2, -1), base.expand(2, 1, -1))
+    merged = merge("strength", *rows, torch.tensor([0.5, 4.0]), 0.01)
+    for row, strength in enumerate((0.5, 4.0)):
+        assert torch.equal(merged[row], merge("strength", log_probs, weights, base, strength, 0.01))
 
 
 def test_shifts_are_measured_from_the_anchor() -> None:

@@ -216,7 +216,8 @@ def test_an_update_in_strength_sees_what_the_engine_said(
 ) -> None:
     """With a floor that leaves few tokens, all of which are recorded, its normaliser is exact."""
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
-    decode = 'space = "strength"\nstrength = 1.8\nplausibility = 0.1\ntop_k_recorded = 50'
+    decode = 'space = "strength"\nstrength = 1.8\nsettled = 0.3\nfade = 2.0\nplausibility = 0.1'
+    decode += "\ntop_k_recorded = 50"
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode=decode)
     setup = Setup.open(pack, tmp_path / "out")
     policy = Policy(setup)

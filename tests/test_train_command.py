@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.evaluation.held_out.significance import correlation, sign_flip, wins

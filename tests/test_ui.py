@@ -31,7 +31,7 @@ def request(prompt: str = "Hi", *before: Message) -> GenerationRequest:
 
 def step(index: int, text: str, logprob: float = -1.0) -> StepRecord:
     weights = {"elementary": 0.5, "concise": 0.25, "friendly": 0.25}
-    return StepRecord(index, 7, text, weights, 0.4, dict.fromkeys(weights, logprob), 1.0, 0.1)
+    return StepRecord(index, 7, text, weights, 0.4, dict.fromkeys(weights, logprob), 1.0, 0.1, 0.2)
 
 
 def space(dimensions: int, poles: int) -> PreferenceSpace:

@@ -7,6 +7,7 @@ const actions = {
     actions.page(turn, turn.versions.indexOf(version));
   },
   page(turn, index) { turn.show(index); activate(turn.version); saveAndPaint(); },
+  travel(turn, way) { turn.travel(way); activate(turn.version); saveAndPaint(); },
   arrange(turn, grid) { turn.grid = grid; turn.arrange(); turn.stale = true; activate(turn.version); saveAndPaint(); },
   async copy(version) { said(await copyText(version.text), 'The reply is copied.'); },
   async link(version) {
@@ -30,8 +31,21 @@ const actions = {
     document.querySelector('#prompt textarea').focus();
   },
   json(version) { saveFile(fileName(version, '.json'), 'application/json', JSON.stringify(toTrace(version.heading(), version.data))); },
+  npz(version) { saveFile(fileName(version, '.npz'), 'application/zip', toNpz(version.heading(), version.data)); },
+  html: version => saveHtml(version),
   csv(version) { saveFile(fileName(version, '.csv'), 'text/csv', toCsv(version.data)); },
 };
+
+async function saveHtml(version) {
+  try {
+    const page = await server.standalone('');
+    const data = JSON.stringify(toTrace(version.heading(), version.data));
+    saveFile(fileName(version, '.html'), 'text/html', page.split(props.mark).join(inert(data)));
+  } catch (error) {
+    console.warn(error);
+    notice('The page could not be made: the server does not answer. JSON can be saved without it.');
+  }
+}
 
 const fileName = ({plan}, ending) => `mpd-${plan.preference}-${plan.settings.method}-seed${plan.settings.seed}`.replace(/[^\w-]+/g, '-') + ending;
 

@@ -76,6 +76,9 @@ window.mpdStudio = {
     if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
     return form.write(link.form);
   },
+  /** The finished replies of this conversation, as [name, JSON]. */
+  traces: () => versions().filter(v => v.closed && v.data.text.length > 0)
+    .map((v, k) => [`reply ${k + 1}`, JSON.stringify(toTrace(v.heading(), v.data))]),
   mount: mountControls,
 };
 
@@ -89,7 +92,9 @@ async function restoreTurns() {
   for (const saved of await store.load()) {
     const turn = addTurn();
     for (const record of saved.versions) turn.add(Version.restored(pack, form, record, actions));
-    Object.assign(turn, {grid: saved.grid});
+    const byId = id => turn.versions.find(v => v.id === id);
+    Object.assign(turn, {grid: saved.grid, trail: (saved.trail ?? []).map(byId).filter(Boolean)});
+    turn.spot = Math.min(saved.spot ?? -1, turn.trail.length - 1);
     turn.show(saved.active);
   }
   awaitEnds(open());

@@ -8,11 +8,12 @@ function announce() {
   if (writing.length) {
     const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
     const started = writing.some(v => v.status === 'streaming');
-    status(!started ? 'The experts are reading your instruction…'
+    status(!started ? awaited(writing)
       : `Writing${writing.length > 1 ? ` ${writing.length} replies` : ''}… ${tokens} tokens${rate ? `, ${rate.toFixed(1)} tokens/s` : ''}`);
   } else {
     const version = state.version;
-    status(version?.status === 'done' ? `Reply ${FINISH[version.finish] ?? 'done'}, ${version.data.text.length} tokens.` : '');
+    status(!state.engine.ready && !state.engine.offline ? `The model is loading. ${state.engine.stage}`
+      : version?.status === 'done' ? `Reply ${FINISH[version.finish] ?? 'done'}, ${version.data.text.length} tokens.` : '');
   }
 }
 

@@ -76,7 +76,7 @@ class WhatIf {
       const all = sum(raw), weights = all > 0 ? raw.map(v => v / all) : raw.map(() => 1 / raw.length);
       this.forced = weights;
       sliders.forEach((s, n) => { s.value.textContent = percent(weights[n]); });
-      showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strength}, k));
+      showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strengthAt(i)}, k));
     };
     const set = values => {  // exactly these, where a slider would round
       values.forEach((v, n) => { sliders[n].input.value = v * 100; });
@@ -86,6 +86,7 @@ class WhatIf {
     buttons.append(makeButton('as it was', '', () => set(was)), makeButton('uniform', '', () => set(was.map(() => 1 / was.length))),
       ...data.experts.map((e, n) => makeButton(`only ${e.name}`, '', () => set(was.map((_, m) => (m === n ? 1 : 0))))));
     body.append(term('whatif', 'How this is computed'), buttons, ...sliders.map(s => s.node), answer);
+    if (canBranch(version)) body.append(term('branch', 'Go on with these weights'), branchButtons(version, i, () => this.forced));
     node.append(body);
     set(this.forced ?? was);
     return node;

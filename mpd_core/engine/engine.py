@@ -108,9 +108,13 @@ class Engine:
             tuple(call.name for call in sequence.plan.experts),
             cancel=lambda: self._cancel(sequence),
             assemble=lambda *parts: self._processor.trace(sequence, *parts),
+            ahead=lambda: self._ahead(sequence),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
         decoder = StreamDecoder(self._tokenizer, self._processor.end_of_turn)
+        for token in sequence.prefix:  # as if they had been drawn here
+            draw(generator)
+            decoder.push(token)
         job = _Job(sequence, stream, decoder, generator)
         with self._wake:
             if self._closed:
@@ -206,9 +210,12 @@ class Engine:
         tokens = choose(
             output.distribution.merged,
             [sequence.request.sampling for sequence in sequences],
-            [sequence.tokens for sequence in sequences],
+            [sequence.reply for sequence in sequences],
             [draw(self._jobs[sequence].generator) for sequence in sequences],
         )
+        for place, sequence in enumerate(sequences):
+            if sequence.forced_token is not None:
+                tokens[place] = sequence.forced_token
         every = step_stats(output.distribution, tokens, self.pack.spec.decode.top_k_recorded)
         for sequence, stats, missing in zip(sequences, every, output.missing, strict=True):
             with self._alone(sequence):
@@ -222,7 +229,7 @@ class Engine:
         sequence.tokens.append(stats.token)
         finish = self._processor.finish(sequence)
         text = job.decoder.push(stats.token, last=finish is not None)
-        index, experts = len(sequence.tokens) - 1, job.stream.experts
+        index, experts = len(sequence.reply) - 1, job.stream.experts
         job.stream.put(make_step(index, text, experts, stats, missing, self._name))
         return finish
 
@@ -245,6 +252,10 @@ class Engine:
 
     def _cancel(self, sequence: Sequence) -> None:
         sequence.cancelled = True  # the worker ends it before its next step
+
+    def _ahead(self, sequence: Sequence) -> int:
+        with self._wake:
+            return self._scheduler.ahead(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in self._scheduler.everyone():

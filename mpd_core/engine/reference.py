@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mpd_core.engine.plan import ANCHOR, ExpertCall, ExpertPlan, plan_request
 from mpd_core.engine.records import finish_reason, make_step, step_stats
-from mpd_core.engine.runner import Distribution
+from mpd_core.engine.runner import Distribution, strength_of
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
 from mpd_core.method.weight_head import top_one
@@ -90,7 +90,7 @@ class ReferenceDecoder:
             max_new_tokens=sampling.max_new_tokens,
             space=request.space,
             anchors=[self._expert(call, request) for call in plan.anchors],
-            strength=request.strength,
+            strength=lambda index: strength_of(request, torch.tensor(index)),
             plausibility=request.plausibility,
         )
         tokens = list[int]()

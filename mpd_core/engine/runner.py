@@ -12,11 +12,11 @@ from mpd_core.engine.chunk import Chunk, up_to_last
 from mpd_core.engine.plan import TRUNK
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import CacheRow, Sequence
-from mpd_core.method.merging import merge
+from mpd_core.method.merging import fading_strength, merge
 from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.rows import RowModel
 from mpd_core.remote.expert import RemoteAnswer
-from mpd_core.request import Space
+from mpd_core.request import GenerationRequest, Space
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048
 """Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
@@ -194,10 +194,15 @@ class Runner:
         each = [log_probs[row] for sequence in sequences for row in sequence.experts]
         said = torch.stack(each).view(len(sequences), -1, each[0].shape[-1])
         weights = self._weights(sequences, hidden)
+        for row, sequence in enumerate(sequences):
+            if sequence.forced_weights is not None:
+                weights[row] = weights.new_tensor(sequence.forced_weights)
         like = sequences[0].request
         plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
         anchors = torch.stack(plain) if plain else None
-        merged = merge(like.space, said, weights, anchors, like.strength, like.plausibility)
+        indices = [len(s.prefix) + len(s.tokens) for s in sequences]
+        strength = strength_of(like, torch.tensor(indices, device=said.device))
+        merged = merge(like.space, said, weights, anchors, strength, like.plausibility)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
@@ -250,12 +255,17 @@ class Runner:
         return top_one(alpha) if sequences[0].plan.top else alpha
 
 
+def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:
+    """B of the space ``strength`` at tokens of its reply, 0 for the first; [...] to [...]."""
+    return fading_strength(request.strength, request.settled, request.fade, indices)
+
+
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
     """At most so many that can be merged in one go: alike in all but their experts and tokens."""
     groups: dict[tuple[object, ...], list[Sequence]] = {}
     for sequence in sequences:
         asked = sequence.request
-        how = (asked.space, asked.strength, asked.plausibility)
+        how = (asked.space, asked.strength, asked.settled, asked.fade, asked.plausibility)
         weighed = (sequence.pcm is None, sequence.plan.top)
         key = (len(sequence.experts), *weighed, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)

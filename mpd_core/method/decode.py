@@ -59,7 +59,7 @@ def decode(
     max_new_tokens: int,
     space: Space = "probability",
     anchors: Sequence[Reads] = (),
-    strength: float = 1.0,
+    strength: Callable[[int], float | Tensor] = lambda _: 1.0,
     plausibility: float = 0.0,
 ) -> Iterator[Step]:
     """A reply, token by token.
@@ -72,7 +72,7 @@ def decode(
         max_new_tokens: it ends after so many, too.
         space: of the merge.
         anchors: in the space ``strength``, what is moved and, where it is another, what from.
-        strength: see ``merging.shift_logits``.
+        strength: B at the reply's first, second, ... token; see ``merging.fading_strength``.
         plausibility: see ``merging.implausible``.
     """
     reply: list[int] = []
@@ -80,6 +80,8 @@ def decode(
         log_probs = torch.stack([read(reply) for read in experts])
         weights = weigh(reply)
         prior = torch.stack([read(reply) for read in anchors]) if anchors else None
-        merged = merge(space, log_probs, weights, prior, strength, plausibility)  # Eq. 1
+        merged = merge(  # Eq. 1
+            space, log_probs, weights, prior, strength(len(reply)), plausibility
+        )
         reply.append(choose(merged, reply))
         yield Step(reply[-1], weights, log_probs, merged, prior)

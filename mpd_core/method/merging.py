@@ -35,7 +35,27 @@ def sum_logits(log_probs: Tensor, weights: Tensor) -> Tensor:
     return (weights.unsqueeze(-1) * log_probs).sum(dim=-2)
 
 
-def shift_logits(log_probs: Tensor, weights: Tensor, anchors: Tensor, strength: float) -> Tensor:
+def fading_strength(strength: float, settled: float, fade: float, index: Tensor) -> Tensor:
+    """B at a token of the reply: B (s + (1 - s) exp(-t / fade)). Ours.
+
+    The first words decide on a style, and what follows takes it over from them. A shift as strong
+    as the first word needs drives a long reply away from sense; see ``training/README.md``.
+
+    Args:
+        strength: B at the first token.
+        settled: s, the share of it that is left in the long run; 1: it does not fade.
+        fade: in tokens, above 0.
+        index: t, 0 for the first token, [...].
+
+    Returns:
+        fp32, [...].
+    """
+    return strength * (settled + (1.0 - settled) * torch.exp(-index.float() / fade))
+
+
+def shift_logits(
+    log_probs: Tensor, weights: Tensor, anchors: Tensor, strength: float | Tensor
+) -> Tensor:
     """Strength in logit space, before its softmax: z_0 + B sum_i alpha_i (z_i - z_a).
 
     Ours, not the paper's. z_0 is what the bare base says, z_a what shifts are measured from: the
@@ -49,13 +69,14 @@ def shift_logits(log_probs: Tensor, weights: Tensor, anchors: Tensor, strength: 
         log_probs: ln p_i of the experts, [..., E, V].
         weights: alpha on the simplex, [..., E].
         anchors: ln p_0, then, where it is another, ln p_a, [..., 1 or 2, V].
-        strength: B, not negative.
+        strength: B, not negative; a number, or one for each distribution, [...].
 
     Returns:
         [..., V].
     """
     shift = sum_logits(log_probs, weights) - anchors[..., -1, :]
-    return torch.add(anchors[..., 0, :], shift, alpha=strength)
+    each = torch.as_tensor(strength, dtype=shift.dtype, device=shift.device)
+    return anchors[..., 0, :] + each[..., None] * shift
 
 
 def scores(
@@ -63,7 +84,7 @@ def scores(
     log_probs: Tensor,
     weights: Tensor,
     anchors: Tensor | None = None,
-    strength: float = 1.0,
+    strength: float | Tensor = 1.0,
 ) -> Tensor:
     """The mixture in the space that a request names, up to a constant for each distribution.
 
@@ -95,7 +116,7 @@ def merge(
     log_probs: Tensor,
     weights: Tensor,
     anchors: Tensor | None = None,
-    strength: float = 1.0,
+    strength: float | Tensor = 1.0,
     plausibility: float = 0.0,
 ) -> Tensor:
     """The next token's distribution in the space that a request names.
@@ -105,7 +126,7 @@ def merge(
         log_probs: ln p_i of the experts, normalised, [..., E, V].
         weights: alpha on the simplex, [..., E].
         anchors: in the space ``strength``, see ``shift_logits``, [..., 1 or 2, V].
-        strength: B of that space.
+        strength: B of that space, as there.
         plausibility: share of ``implausible``, whose tokens are taken out in that space; 0 keeps
             all.
 
@@ -160,6 +181,23 @@ def disagreement(
     Returns:
         Nats, [...]; between 0 (all experts agree) and the entropy of alpha.
     """
-    if mixture_entropy is None:
-        mixture_entropy = entropy(merge_probabilities(log_probs, weights))
-    return (mixture_entropy - (weights * entropy(log_probs)).sum(dim=-1)).clamp_min(0.0)
+    return disagreements(log_probs, weights, mixture_entropy)[0]
+
+
+def disagreements(
+    log_probs: Tensor, weights: Tensor, mixture_entropy: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``disagreement`` under these weights, and under equal ones.
+
+    The first is near 0 where one expert has nearly all the weight, however far the others are from
+    it; the second says how far all of them lie apart. Arguments as there.
+    """
+    equal = torch.full_like(weights, 1.0 / weights.shape[-1])
+    own = entropy(log_probs)
+
+    def apart(shares: Tensor, known: Tensor | None) -> Tensor:
+        mixed = entropy(merge_probabilities(log_probs, shares)) if known is None else known
+        return (mixed - (shares * own).sum(dim=-1)).clamp_min(0.0)
+
+    weighted = apart(weights, mixture_entropy)
+    return weighted, weighted if torch.equal(weights, equal) else apart(equal, None)

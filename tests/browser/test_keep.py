@@ -47,11 +47,11 @@ def a_trace(steps: int = 3, **changes: Any) -> dict[str, Any]:
     one = {"probability": 0.1, "logprobs": logprobs}
     step = {
         "token_id": 7, "weights": weights, "probability": 0.2, "logprobs": logprobs, "entropy": 1.0,
-        "disagreement": 0.1, "missing": {},
+        "disagreement": 0.1, "divergence": 0.2, "missing": {},
         "top_k": [one | {"token_id": k, "text": f"w{k}"} for k in range(9)],
     }  # fmt: skip
     trace = {
-        "schema_version": 1, "pack": "scripted", "hashes": {}, "trained": True, "prompt": "Count.",
+        "schema_version": 2, "pack": "scripted", "hashes": {}, "trained": True, "prompt": "Count.",
         "messages": [{"role": "user", "content": "Count."}], "preference": "AAA",
         "poles": list(weights), "method": "mpd", "space": "probability", "settings": {}, "seed": 5,
         "device": "cpu", "precision": "fp16", "text": "".join(texts), "finish_reason": "stop",
@@ -148,7 +148,7 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (json.dumps(a_trace())[:-40], "cut short"),
         ("[1, 2]", "no schema_version"),
         ("null", "no schema_version"),
-        (json.dumps(a_trace(schema_version=0)), "has schema 0; this page reads 1"),
+        (json.dumps(a_trace(schema_version=0)), "has schema 0; this page reads 2"),
         (json.dumps(a_trace() | {"steps": 7}), "it has no steps"),
         (json.dumps(a_trace(text="other")), "do not join to its text"),
         (json.dumps(a_trace(prompt=7)), "“prompt” is missing or no text"),

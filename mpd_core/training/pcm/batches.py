@@ -24,6 +24,8 @@ class Merging:
 
     space: Space
     strength: float
+    settled: float
+    fade: float
     plausibility: float
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
-from mpd_core.method.merging import implausible, scores, tempered_log_prob
+from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_prob
 from mpd_core.method.weight_head import PAIRS, WeightHead
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training import checkpoint
@@ -114,7 +114,9 @@ def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor
     told = torch.cat([batch.log_probs[:, :, None], batch.others], dim=2).transpose(2, 3)
     prior, log_probs = told[:, :, :anchors], told[:, :, anchors:]
     alpha = weights.clamp_min(1e-30)
-    found = scores(merging.space, log_probs, alpha, prior if anchors else None, merging.strength)
+    indices = torch.arange(told.shape[1], device=told.device)
+    strength = fading_strength(merging.strength, merging.settled, merging.fade, indices)
+    found = scores(merging.space, log_probs, alpha, prior if anchors else None, strength)
     chosen, others = found[..., 0], found[..., 1:]
     if anchors and merging.plausibility > 0:
         nobody = implausible(log_probs, prior, merging.plausibility)

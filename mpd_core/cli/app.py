@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import Enum
 from json import dumps
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -11,12 +12,13 @@ import typer
 
 from mpd_core import console
 from mpd_core.bench.command import bench
+from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
 from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
 from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
-from mpd_core.packs import Pack, load_pack
+from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Message, Space
 from mpd_core.trace import Trace
 
@@ -78,6 +80,12 @@ def generate(
     strength: Annotated[
         float | None, typer.Option(help="How far experts move the text, in the space strength.")
     ] = None,
+    settled: Annotated[
+        float | None, typer.Option(help="Share of the strength that is left in the long run.")
+    ] = None,
+    fade: Annotated[
+        float | None, typer.Option(help="Tokens over which the strength fades to that share.")
+    ] = None,
     plausibility: Annotated[
         float | None,
         typer.Option(help="Floor of the space strength: share of an expert's likeliest token."),
@@ -102,7 +110,14 @@ def generate(
         messages=(Message("user", console.typed(prompt)),),
         preference=chosen.code,
         method=method,
-        **loaded.merging(chosen, space.value if space else None, strength, plausibility),
+        **loaded.merging(
+            chosen,
+            space.value if space else None,
+            strength=strength,
+            settled=settled,
+            fade=fade,
+            plausibility=plausibility,
+        ),
         sampling=loaded.spec.decode.sampling(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -127,9 +142,12 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; default 7860.")] = None,
 ) -> None:
     """Open the app in a browser-friendly server."""
+    from mpd_core.ui.opening import Opening
     from mpd_core.ui.server import serve as serve_page
 
-    serve_page(_open(load_pack(pack), quantize, device), host=host, port=port)
+    loaded, chosen = load_pack(pack), quantize_of(quantize)
+    opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
+    serve_page(opening, host=host, port=port)
 
 
 @app.command()
@@ -154,6 +172,7 @@ def status(
 
 
 app.command()(bench)
+app.command()(trace)
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
 
@@ -197,9 +216,15 @@ def _run(
 
 
 def _open(pack: Pack, quantize: QuantizeChoice | None, device: str | None) -> Engine:
+    return _engine(pack, quantize_of(quantize), device, _tell)
+
+
+def _engine(
+    pack: Pack, quantize: Quantize | None, device: str | None, tell: Callable[[str], None]
+) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    return Engine.open(pack, quantize=quantize_of(quantize), device=device, progress=_tell)
+    return Engine.open(pack, quantize=quantize, device=device, progress=tell)
 
 
 def _tell(sentence: str) -> None:
