@@ -13,13 +13,13 @@ import pytest
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.agreement import alpha
+from mpd_core.evaluation.people import ALL, agreement, meetings_of
 from mpd_core.evaluation.statistics import Tally
+from mpd_core.evaluation.votes import Votes
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.people.ballots import Ballots, swapped
 from mpd_core.ui.people.place import Place
-from mpd_core.ui.people.results import ALL, agreement, meetings_of
 from mpd_core.ui.people.results_page import _shown
-from mpd_core.ui.people.votes import Votes
 from mpd_core.ui.people.voting import ANEW, THANKS, TWICE, Shown, Voting, rater_of
 from tests.vote_fixtures import killed, many, vote, write_run
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from mpd_core.evaluation.votes import Votes
 from mpd_core.packs import load_pack
 from mpd_core.ui.people.place import VOTES
-from mpd_core.ui.people.votes import Votes
 from mpd_core.ui.server import launch
 from tests.browser.conftest import MARKS, Visitor, free_port
 from tests.browser.scripted import ScriptedEngine

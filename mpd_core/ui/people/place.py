@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.record import FILE, load_run
+from mpd_core.evaluation.votes import Votes
 from mpd_core.packs import Pack
 from mpd_core.ui.people.ballots import Ballots
-from mpd_core.ui.people.votes import Votes
 
 DATA = "MPD_DATA"
 """Environment variable that names the folder of votes."""
