@@ -14,6 +14,7 @@ from mpd_core.cli import main
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import full as whole
 from mpd_core.evaluation import paper
+from mpd_core.evaluation.efficiency import efficiency
 from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
 from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars
@@ -272,3 +273,52 @@ def test_votes_stand_in_the_report_of_the_replies_that_they_are_on(
     assert "2 votes by 2 raters" in (folder / "report.md").read_text()
     assert "2 votes by 2 raters" in (folder / "report.html").read_text()
     assert keep(pack, folder).name == "test.json"
+
+
+def bench_file(folder: Path, **data: Any) -> Path:
+    file = folder / "bench.txt"
+    found = {"bench": "mpd", "machine": {"cpu": "<x>", "cores": 2, "gpu": None}, "data": data}
+    file.write_text("figure  value\n----\n" + json.dumps(found) + "\n")
+    return file
+
+
+def spread(median: float) -> dict[str, float]:
+    return {"median": median, "min": median, "max": median}
+
+
+def test_the_papers_32_requests_and_its_model_stand_beside_what_was_measured(
+    pack: Pack, tmp_path: Path
+) -> None:
+    """6 s against 15 and 3: 40% and 200%; steps of 10, 12 and 60 ms: 1, 1.2 and 6 times one."""
+    points = [
+        {"x": n, "requests": n, "experts": 3, "ms_per_step": ms, "tokens_per_s": 1.0}
+        for n, ms in ((1, 10.0), (2, 12.0), (16, 60.0))
+    ]
+    seconds = {"mpd": spread(6.0), "a": spread(15.0), "c": spread(3.0)}
+    crowd = {"requests": 32, "preferences": 8, "seconds": seconds}
+    file = bench_file(tmp_path, serve32=crowd, growth={"lines": {"requests": points}})
+    out = tmp_path / "runs" / "efficiency"
+    assert main(["evaluate", "efficiency", str(file), "--out", str(out)]) == 0
+    text = (out / "efficiency.md").read_text()
+    assert "| soups one by one, transformers, as in the paper | 0.469 | 0.188 | 40.0 |" in text
+    assert "| soups as stacked adapters, one batch, this engine | 0.094 | 0.188 | 200.0 |" in text
+    assert "| 16 | 6.00 | 1.00 | 0.375 | 0.062 |" in text
+    page = (out / "efficiency.html").read_text()
+    assert page.count('fill="none"') == 3
+    assert "<x>" not in page
+    full(pack, settings(limit=1), tmp_path / "runs", ())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}{END}")
+    asked = ["--pack", str(pack.folder), "--out", str(tmp_path / "runs"), "--file", str(readme)]
+    assert main(["evaluate", "readme", *asked]) == 0
+    assert "| 13.25 | 10.48 | 79.1 |" in readme.read_text()
+
+
+def test_what_is_no_result_of_the_bench_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "x"
+    for content in ("", "no line", '{"a": 1}', '{"machine": {}, "data": []}'):
+        broken.write_text(content)
+        with pytest.raises(MPDError, match=r"x: holds no result of the bench"):
+            efficiency(broken)
+    with pytest.raises(MPDError, match="neither serve32 nor growth"):
+        efficiency(bench_file(tmp_path))

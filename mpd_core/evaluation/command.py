@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from mpd_core.evaluation.command_report import calibrate, full, readme, report, validate
+from mpd_core.evaluation.command_report import (
+    calibrate,
+    efficiency,
+    full,
+    readme,
+    report,
+    validate,
+)
 from mpd_core.evaluation.command_run import judge, run
 
 evaluate = typer.Typer(
@@ -13,5 +20,5 @@ evaluate = typer.Typer(
     no_args_is_help=True,
     help="Replies by every method, judged; install what it needs with make train.",
 )
-for _command in (run, judge, report, full, readme, validate, calibrate):
+for _command in (run, judge, report, full, readme, efficiency, validate, calibrate):
     evaluate.command()(_command)

@@ -139,12 +139,25 @@ def readme(
     """Rebuild README's results from stored runs; what there are on this machine is stored first."""
     loaded = load_pack(pack)
     needs()
-    from mpd_core.evaluation.readme import keep, rewrite, runs_of, stored
+    from mpd_core.evaluation.readme import keep, measured, rewrite, runs_of, stored
     from mpd_core.evaluation.report import report as reported
 
     answers = held_out(loaded)
     for folder in runs_of(out or root_of(loaded)):
         reported(loaded, folder, answers, votes_of(loaded))
         tell(f"Stored: {keep(loaded, folder)}")
-    rewrite(file, stored(loaded))
+    rewrite(file, stored(loaded), measured(loaded, out or root_of(loaded)))
     print(f"Written: {file}")
+
+
+def efficiency(
+    bench: Annotated[Path, typer.Argument(help="What python -m mpd_core bench has printed.")],
+    out: OutOption = None,
+    pack: PackOption = None,
+) -> None:
+    """The paper's 32 requests and its cost model beside what the bench has measured."""
+    loaded = load_pack(pack)
+    from mpd_core.evaluation.efficiency import efficiency as figures
+    from mpd_core.evaluation.efficiency import save
+
+    print(f"Written: {save(figures(bench), out or root_of(loaded) / 'efficiency')}")

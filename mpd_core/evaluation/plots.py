@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -79,3 +80,51 @@ def _figure(height: int, content: str, said: str) -> str:
         f'width="{WIDTH}" height="{height}" role="img" font-size="13" '
         f'aria-label="{escape(said)}">{content}</svg></figure>'
     )
+
+
+def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str:
+    """Curves over one pair of logarithmic axes, base 2, with a legend.
+
+    Args:
+        curves: points of each, all above 0.
+        said: the picture in words, and its heading.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    height, left, bottom = 360, 60, 50
+    spans = [_span([point[axis] for point in points]) for axis in (0, 1)]
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across, up = (
+            (math.log2(value) - low) / (high - low)
+            for value, (low, high) in zip((x, y), spans, strict=True)
+        )
+        return left + across * (WIDTH - left - 20), height - bottom - up * (height - bottom - 40)
+
+    parts = [f'<text x="{left}" y="18" font-weight="600">{escape(said)}</text>']
+    for x in sorted({point[0] for point in points}):
+        at = place(x, 2 ** spans[1][0])[0]
+        parts.append(
+            f'<text x="{at:.1f}" y="{height - bottom + 20}" text-anchor="middle">{x:g}</text>'
+        )
+    for power in range(math.floor(spans[1][0]), math.ceil(spans[1][1]) + 1):
+        y = place(2 ** spans[0][0], 2.0**power)[1]
+        parts.append(f'<path d="M{left} {y:.1f}H{WIDTH - 20}" stroke="#ddd"/>')
+        parts.append(
+            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{2.0**power:g}</text>'
+        )
+    for k, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[k % len(COLOURS)]
+        path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in curve))
+        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        at = left + k * 220
+        parts.append(
+            f'<rect x="{at}" y="{height - 20}" width="12" height="12" fill="{colour}"/>'
+            f'<text x="{at + 18}" y="{height - 9}">{escape(name)}</text>'
+        )
+    return _figure(height, "".join(parts), said)
+
+
+def _span(values: Sequence[float]) -> tuple[float, float]:
+    """Lowest and highest power of 2, at least one apart."""
+    low, high = math.log2(min(values)), math.log2(max(values))
+    return (low, high) if high > low else (low, low + 1)

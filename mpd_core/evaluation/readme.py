@@ -10,6 +10,8 @@ from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.cells import line, percent, table
+from mpd_core.evaluation.efficiency import JSON as EFFICIENCY
+from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.full import PREFIX
 from mpd_core.evaluation.jobs import content_of
 from mpd_core.evaluation.meetings import MAIN
@@ -26,6 +28,17 @@ STORED = "evaluation"
 def runs_of(root: Path) -> list[Path]:
     """Folders of full runs."""
     return sorted(file.parent for file in root.glob(f"{PREFIX}*/{FILE}"))
+
+
+def measured(pack: Pack, root: Path) -> dict[str, Any] | None:
+    """Figures of efficiency: the newest of this machine, which are stored, or those stored."""
+    target, found = pack.folder / f"{STORED}-{EFFICIENCY}", root / "efficiency" / EFFICIENCY
+    if found.is_file():
+        target.write_bytes(found.read_bytes())
+    if not target.is_file():
+        return None
+    read: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    return read
 
 
 def keep(pack: Pack, folder: Path) -> Path:
@@ -65,8 +78,15 @@ def stored(pack: Pack) -> dict[str, Any]:
     return found
 
 
-def rewrite(readme: Path, reports: Mapping[str, Any]) -> None:
+def rewrite(
+    readme: Path, reports: Mapping[str, Any], measured: Mapping[str, Any] | None = None
+) -> None:
     """Replace what lies between the two marks.
+
+    Args:
+        readme: the file.
+        reports: by set of prompts.
+        measured: figures of efficiency, where the bench has been run.
 
     Raises:
         MPDError: the marks are not there, once each and in order.
@@ -76,7 +96,10 @@ def rewrite(readme: Path, reports: Mapping[str, Any]) -> None:
         raise MPDError(f"{readme}: needs the lines '{BEGIN}' and '{END}', once each, in order.")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    inside = "\n".join(block(reports)).rstrip("\n")
+    text_of_all = [*block(reports)]
+    if measured:
+        text_of_all += ["### Efficiency", "", *efficiency_text(measured)]
+    inside = "\n".join(text_of_all).rstrip("\n")
     readme.write_text(f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}", encoding="utf-8")
 
 
