@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page
 
-from mpd_core.analysis import analyse
-from mpd_core.trace import Trace
+from mpd_core.analysis import analyse, trace_from_dict
 from mpd_core.ui.standalone import report_page
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import HOSTILE, ScriptedEngine
@@ -108,7 +107,7 @@ def test_a_reply_as_a_page_opens_offline_and_hostile_text_stays_text(
     with page.expect_download() as kept:
         page.get_by_role("button", name="JSON", exact=True).click()
     again = json.loads(Path(kept.value.path()).read_text("utf-8"))
-    assert Trace.from_dict(again).text == text
+    assert trace_from_dict(again).text == text
     assert [stray for stray in strays if not stray.startswith(("file:", "blob:"))] == []
     page.context.close()
 
@@ -119,7 +118,7 @@ def test_an_analysis_as_a_page_opens_offline(
     data = a_trace(9, preference="<img src=x onerror=window.pwned=1>")
     for step in data["steps"]:
         step["text"] = HOSTILE
-    trace = Trace.from_dict({**data, "text": HOSTILE * 9})
+    trace = trace_from_dict({**data, "text": HOSTILE * 9})
     file = tmp_path / "report.html"
     file.write_text(report_page(analyse({"<b>a</b>": trace})), encoding="utf-8")
     page, strays = offline(file)
