@@ -14,7 +14,11 @@ MAX_MESSAGES = 64
 MAX_CHARACTERS = 100_000
 MAX_NEW_TOKENS = 4096
 MAX_SEED = 2**32 - 1
+SHIFTING = ("strength", "settled", "fade", "plausibility")
+"""Fields of a request that only the space ``strength`` reads."""
+
 MAX_STRENGTH = 10.0
+MAX_FADE = 1000.0
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
@@ -117,7 +121,11 @@ class GenerationRequest:
     space: Space = "probability"
     sampling: Sampling = Sampling()
     strength: float = 1.0
-    """B of the space ``strength``: how far experts move the base's text; see ``merging.py``."""
+    """B of the space ``strength``: how far experts move the base's text; see ``method.merging``."""
+    settled: float = 1.0
+    """In that space: the share of the strength that is left in the long run; 1 keeps all of it."""
+    fade: float = 25.0
+    """In that space: tokens after which 1 - 1/e of what is to go has gone."""
     plausibility: float = 0.0
     """In that space: a token stays possible if some expert, or the base, gives it at least this
     share of the probability of its own likeliest token; 0 keeps every token."""
@@ -137,6 +145,8 @@ class GenerationRequest:
             known = ", ".join(get_args(Space))
             raise RequestError(f"Unknown space '{self.space}': use one of {known}.")
         _check_float("strength", self.strength, 0.0, MAX_STRENGTH)
+        _check_float("settled", self.settled, 0.0, 1.0)
+        _check_float("fade", self.fade, 0.0, MAX_FADE, low_open=True)
         _check_float("plausibility", self.plausibility, 0.0, 1.0)
         if self.branch and len(self.branch.prefix) >= self.sampling.max_new_tokens:
             raise RequestError(

@@ -13,7 +13,7 @@ import torch
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
-from mpd_core.merging import disagreement, disagreements, merge_probabilities
+from mpd_core.method.merging import disagreement, disagreements, merge_probabilities
 from mpd_core.packs import Pack
 from mpd_core.request import Branch, GenerationRequest
 from mpd_core.trace import Trace

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpd_core.analysis import trace_from_dict
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,7 +42,7 @@ def test_methods_and_spaces_differ(tiny_pack_dir: Path, capsys: Capture) -> None
         "--method prompting",
         "--method expert:up0",
         "--space logit",
-        "--space strength --strength 1.5 --plausibility 0.1",
+        "--space strength --strength 1.5 --settled 0.5 --fade 3 --plausibility 0.1",
     ):
         assert main(["generate", "hi", "--pack", str(tiny_pack_dir), *extra.split()]) == 0
         texts.add(capsys.readouterr().out)

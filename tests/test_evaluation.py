@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
@@ -25,14 +25,15 @@ from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
 from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.prompts import Prompt, prompts_of
 from mpd_core.evaluation.record import Run, load_run, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.weights import kinds, positions, weights_by
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack, load_pack
-from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe
@@ -240,7 +241,7 @@ def test_prompts_are_read_from_files_and_splits(pack: Pack, tmp_path: Path) -> N
         (["--preferences", "AZ"], "'Z' is no pole"),
         (["--preferences", ","], "--preferences: give one code"),
         (["--limit", "0"], "--limit"),
-        (["--quantize", "int3"], "--quantize int3: use"),
+        (["--quantize", "int3"], "'--quantize': Value error, 'int3' is not one of"),
         (["--max-new-tokens", "100000"], "max_new_tokens"),
         (["--prompts", "nowhere.jsonl"], "no such file"),
     ],
@@ -437,9 +438,10 @@ class FirstComeJudge:
     def knows(self, dimension: str) -> bool:
         return dimension != "length"
 
-    def ask(self, question: Question) -> Answer:
-        self.asked += 1
-        return Answer(1, f"the first about {question.pole}")
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        for question in questions:
+            self.asked += 1
+            yield question, Answer(1, f"the first about {question.pole}")
 
 
 def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -> None:
@@ -516,12 +518,12 @@ def test_length_is_never_controlled_for_itself() -> None:
 
 def test_single_experts_meet_only_mpd() -> None:
     methods = ["vanilla", "mpd", "expert:a", "expert:b"]
-    assert judging.meetings(methods) == [
+    assert meetings(methods) == [
         ("mpd", "vanilla"),
         ("mpd", "expert:a"),
         ("mpd", "expert:b"),
     ]
-    assert judging.meetings(["soup", "uniform"]) == [("soup", "uniform")]
+    assert meetings(["soup", "uniform"]) == [("soup", "uniform")]
 
 
 def test_weights_are_averaged_by_position_and_kind_of_word() -> None:

@@ -10,8 +10,8 @@ import gradio as gr
 import pytest
 
 from mpd_core.errors import MPDError, RequestError
+from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
 from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu
@@ -223,7 +223,8 @@ def test_stop_and_fetch_answer_nonsense_in_a_sentence() -> None:
     events = handlers(ScriptedEngine(PACK))
     for answer in (events.stop("x"), events.fetch("[7]")):
         assert "reload it" in answer["refused"]
-    assert events.fetch(json.dumps([NAME])) == {"runs": {}, "lost": [NAME]}
+    answer = events.fetch(json.dumps([NAME]))
+    assert (answer["runs"], answer["lost"], answer["engine"]["ready"]) == ({}, [NAME], True)
 
 
 def test_methods_that_do_not_look_at_the_toggles() -> None:

@@ -41,7 +41,11 @@ class Version {
   get space() { return this.head?.space ?? this.plan.settings.space; }
   /** How many likeliest tokens of each expert are recorded; a file does not say, but bounds it. */
   get listed() { return this.plan.origin ? this.data.listed : this.pack.topK; }
-  get strength() { return this.head?.settings.strength ?? this.plan.settings.strength; }
+  /** B of the space “strength” at token i. Files from before it faded say nothing of that. */
+  strengthAt(i) {
+    const {strength, settled = 1, fade = 1} = this.head?.settings ?? this.plan.settings;
+    return strength * (settled + (1 - settled) * Math.exp(-i / fade));
+  }
 
   build(form) {
     const {method, seed} = this.plan.settings, uses = method !== 'vanilla' && !method.startsWith('expert:');

@@ -77,7 +77,7 @@ class WhatIf {
       const all = sum(raw), weights = all > 0 ? raw.map(v => v / all) : raw.map(() => 1 / raw.length);
       this.forced = weights;
       sliders.forEach((s, n) => { s.value.textContent = percent(weights[n]); });
-      if (known) showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strength}, k));
+      if (known) showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strengthAt(i)}, k));
     };
     const set = values => {  // exactly these, where a slider would round
       values.forEach((v, n) => { sliders[n].input.value = v * 100; });

@@ -15,6 +15,7 @@ import torch
 
 from mpd_core.engine.build import Parts, build
 from mpd_core.engine.intake import Intake
+from mpd_core.engine.plan import method_names
 from mpd_core.engine.records import Note, make_step, take_notes
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import KEPT_ROWS, Said
@@ -23,11 +24,10 @@ from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
-from mpd_core.experts import method_names
-from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder, name_tokens
+from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
+from mpd_core.engine.plan import BASE, PCM, TRUNK, Plan, Row, make_plan
 from mpd_core.engine.records import finish_reason
 from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
-from mpd_core.experts import BASE, PCM, TRUNK, Plan, Row, make_plan
-from mpd_core.experts.vocabulary import check_embedded
+from mpd_core.models.vocabulary import check_embedded
 from mpd_core.packs import Pack, is_simplex
 from mpd_core.prompts import PromptRenderer
-from mpd_core.request import Branch, GenerationRequest
+from mpd_core.request import SHIFTING, Branch, GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 
 
@@ -93,7 +93,7 @@ class Intake:
         settings = asdict(request.sampling)
         seed = settings.pop("seed")
         if request.space == "strength":
-            settings |= {"strength": request.strength, "plausibility": request.plausibility}
+            settings |= {name: getattr(request, name) for name in SHIFTING}
         preference = self._pack.space.parse(request.preference)
         return Trace(
             pack=self._pack.spec.name,

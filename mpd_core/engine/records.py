@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.engine.runner import Distribution
 from mpd_core.errors import EngineError
-from mpd_core.experts import ANCHOR, PLAIN
-from mpd_core.merging import disagreements, entropy
+from mpd_core.method.merging import disagreements, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
 

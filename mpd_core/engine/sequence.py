@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mpd_core.experts import TRUNK, Plan, Row
+from mpd_core.engine.plan import TRUNK, Plan, Row
 from mpd_core.request import GenerationRequest
 
 

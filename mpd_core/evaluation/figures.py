@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from mpd_core.evaluation.judging import Judged, meetings
+from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import (
     Scorer,
     Shares,
@@ -15,6 +15,7 @@ from mpd_core.evaluation.measures import (
     empty,
     identification,
 )
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
     Tally,
     bradley_terry,
@@ -26,7 +27,7 @@ from mpd_core.evaluation.statistics import (
 )
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.measures import length, loops
 
 Figures = dict[str, Any]

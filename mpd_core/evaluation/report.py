@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.html import html
-from mpd_core.evaluation.judging import MeasuresJudge, PairJudge, judged, pairs_of
+from mpd_core.evaluation.judges import MEASURES, kind_of
+from mpd_core.evaluation.judging import (
+    MeasuresJudge,
+    Named,
+    judged,
+    pairs_of,
+    signatures,
+    unread,
+)
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.evaluation.record import load_run, replies_of
 from mpd_core.evaluation.store import Row
-from mpd_core.evaluation.tables import KIND, validation
+from mpd_core.evaluation.tables import validation
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.weights import weights_by
 from mpd_core.packs import Pack
@@ -42,6 +50,8 @@ def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any
     table = compute.identify(
         pack.space, replies, {"measure": measures, "measure_forced": measures.forced}
     )
+    checked = validation(measures, pack.space, answers)
+    said = agreement(checked)
     found = {
         "run": {
             "pack": run.pack,
@@ -54,10 +64,10 @@ def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any
         },
         "identification": table,
         "worst": compute.worst(compute.shares_of(table, "measure")),
-        "validation": validation(measures, pack.space, answers),
+        "validation": checked,
         "quality": compute.quality(replies, Topic.installed()),
         "weights": weights_by(replies),
-        "judges": _judges(pack, folder, measures, (replies, run.methods), answers),
+        "judges": _judges(pack, folder, measures, (replies, run.methods), answers, said),
     }
     text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     for name, content in ((JSON, text), (MARKDOWN, markdown(found)), (HTML, html(found))):
@@ -65,15 +75,22 @@ def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any
     return found
 
 
-def judge_named(name: str, pack: Pack) -> PairJudge:
-    """A judge by its name.
+def agreement(validation: Mapping[str, Any]) -> str:
+    """How often the text measures are right about the written answers, for every table of theirs.
 
-    Raises:
-        MPDError: there is none of that name.
+    Empty where the pack has no written answers that could tell.
     """
-    if name == MeasuresJudge.name:
-        return MeasuresJudge(TextJudge.of(pack))
-    raise MPDError(f"Unknown judge '{name[:60]}': use {MeasuresJudge.name}.")
+    shares = [share for row in validation["shares"].values() for share in row.values()]
+    pairs = validation["minimal_pairs"].values()
+    if not shares or not pairs:
+        return ""
+    count = sum(row["pairs"] for row in pairs)
+    right = sum(row["pairs"] * row["accuracy"] for row in pairs) / count
+    return (
+        f"On held-out written answers it names the pole right in {fmean(shares):.2f} (neither "
+        f"counts half), and of two that differ in one letter prefers the right one in {right:.2f} "
+        f"of {count}."
+    )
 
 
 def _judges(
@@ -82,16 +99,28 @@ def _judges(
     measures: TextJudge,
     run: tuple[Sequence[Row], Sequence[str]],
     answers: Sequence[Styled],
+    said: str,
 ) -> dict[str, Any]:
     """By judge that has stored verdicts on these replies; with its card where it has one."""
-    judge, (replies, methods) = MeasuresJudge(measures), run
+    replies, methods = run
     pairs = list(pairs_of(pack.space, replies, methods))
     known = known_pairs(pack.space, answers)
-    found = judged(judge, [*pairs, *known], folder)
-    met = [row for row in found if row.pair.first != RIGHT]
-    if not met:
-        return {}
     length = compute.length_dimension(measures)
-    table = compute.matrix(met, methods, length)
-    table["card"] = card([row for row in found if row.pair.first == RIGHT], length)
-    return {judge.name: {"version": judge.version, "kind": KIND, **table}}
+    table = {}
+    for stored in signatures(folder):
+        # Of measures that have changed since, verdicts would be another judge's.
+        judge: Named = MeasuresJudge(measures) if stored.name == MEASURES else stored
+        found = judged(judge, [*pairs, *known], folder)
+        met = [row for row in found if row.pair.first != RIGHT]
+        if not met:
+            continue
+        table[judge.name] = {
+            "version": judge.version,
+            "kind": " ".join(
+                [kind_of(judge), said] if judge.name == MEASURES else [kind_of(judge)]
+            ),
+            "unread": unread(judge, folder),
+            **compute.matrix(met, methods, length),
+            "card": card([row for row in found if row.pair.first == RIGHT], length),
+        }
+    return table

@@ -64,6 +64,27 @@ def take_sample(model: Any, length: int) -> Sample:
     return Sample(texts, states)
 
 
+def cached_bytes(model: Any) -> int:
+    """Bytes that a model caches of one token in all layers: measured, for no two kinds of
+    configuration say alike how many heads there are, how wide, and in which layers.
+
+    Raises:
+        PackError: the model fails, or keeps no keys and values.
+    """
+    token = torch.ones(1, 1, dtype=torch.long, device=model.device)
+    with _as_pack_errors(model), torch.inference_mode():
+        cache: Any = getattr(body_of(model)(input_ids=token, use_cache=True), "past_key_values", ())
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+    kept = (getattr(layer, side, None) for layer in layers for side in ("keys", "values"))
+    size = sum(int(tensor.nbytes) for tensor in kept if tensor is not None)
+    if not size:
+        raise PackError(
+            f"base: {type(model).__name__} keeps no keys and values of what it has read; "
+            "use a base of another architecture."
+        )
+    return size
+
+
 def check_output_layer(model: Any) -> None:
     """Refuse a model whose logits are not its output layer's, finished as ``finish`` does.
 

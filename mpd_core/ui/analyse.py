@@ -9,7 +9,7 @@ import gradio as gr
 
 from mpd_core.analysis import analyse, trace_from_json
 from mpd_core.errors import MPDError
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.ui import assets, palette
 
 MAX_FILES = 200

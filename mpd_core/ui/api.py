@@ -13,8 +13,8 @@ import gradio as gr
 from gradio.components.api_component import Api
 
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.preferences import Dimension
-from mpd_core.request import GenerationRequest, Message, Sampling, Space
+from mpd_core.method.preferences import Dimension
+from mpd_core.request import SHIFTING, GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
 from mpd_core.ui.ask import branch, whole
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Reply = dict[str, Any]
 METHOD = "mpd"
-MERGING = {"space": str, "strength": float, "plausibility": float}
+MERGING = {"space": str, **dict.fromkeys(SHIFTING, float)}
 """How experts are merged; nothing given is the pack's own way."""
 FIRST = ("max_new_tokens", "temperature", "top_p", "seed")
 """Settings that programs may give by position; those that came later stand behind them."""
@@ -141,7 +141,7 @@ def _request(
         messages=(Message("user", given["instruction"]),),
         preference=preference.code,
         method=_word("method", given["method"], METHOD),
-        **pack.merging(preference, space, given["strength"], given["plausibility"]),
+        **pack.merging(preference, space, **{name: given[name] for name in SHIFTING}),
         sampling=pack.spec.decode.sampling(
             **{
                 name: whole(name, value) if types[name] is int and _is_given(value) else value

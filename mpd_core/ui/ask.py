@@ -7,13 +7,14 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
-from mpd_core.experts.plan import ONE_EXPERT
+from mpd_core.method.preferences import Preference
 from mpd_core.packs import Pack
-from mpd_core.preferences import Preference
 from mpd_core.request import (
     MAX_CHARACTERS,
     MAX_MESSAGES,
+    SHIFTING,
     Branch,
     GenerationRequest,
     Message,
@@ -127,7 +128,7 @@ def branch(given: object) -> Branch | None:
 
 def _merging(settings: dict[str, Any], preference: Preference, pack: Pack) -> dict[str, Any]:
     """A strength that was left at the pack's own follows the number of chosen poles."""
-    given = {name: settings.get(name) for name in ("space", "strength", "plausibility")}
+    given = {name: settings.get(name) for name in ("space", *SHIFTING)}
     if given["strength"] == pack.spec.decode.strength:
         given["strength"] = None
     return pack.merging(preference, **given)

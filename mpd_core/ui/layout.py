@@ -10,9 +10,9 @@ from urllib.parse import quote
 import gradio as gr
 
 from mpd_core.analysis import read_trace
-from mpd_core.preferences import Dimension, PreferenceSpace
+from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import analyse, assets, opening, palette, settings, wire, zerogpu
+from mpd_core.ui import analyse, assets, opening, palette, people, settings, wire, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
@@ -51,6 +51,7 @@ def build(engine: Host) -> gr.Blocks:
             api_name="generate",
             concurrency_limit=CONCURRENT_RUNS,
         )
+    people.add(page, engine.pack)
     return page
 
 

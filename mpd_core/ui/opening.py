@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mpd_core.engine.plan import method_names
 from mpd_core.errors import EngineError, MPDError
-from mpd_core.experts import method_names
 
 if TYPE_CHECKING:
     from mpd_core.engine import Engine

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mpd_core.experts import ANCHOR, PLAIN
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.trace import Candidate, StepRecord, Trace
 
 if TYPE_CHECKING:

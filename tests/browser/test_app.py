@@ -147,7 +147,7 @@ def test_generate_is_the_only_public_endpoint(client: Client) -> None:
     names = [p["parameter_name"] for p in endpoints["/generate"]["parameters"]]
     assert names[:4] == ["instruction", "dim0", "dim1", "dim2"]
     assert names[4:9] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
-    merging = {"space", "strength", "plausibility"}
+    merging = {"space", "strength", "settled", "fade", "plausibility"}
     assert {field.name for field in fields(Sampling)} | merging <= set(names)
 
 
