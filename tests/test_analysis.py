@@ -16,7 +16,7 @@ from mpd_core.analysis import Analysis, analyse, read_trace
 from mpd_core.analysis.files import TraceError, trace_from_json
 from mpd_core.analysis.measure import switches
 from mpd_core.analysis.words import kinds
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.engine import Engine
 from mpd_core.request import Branch
 from mpd_core.trace import Candidate, StepRecord, Timing, Trace
@@ -268,6 +268,7 @@ def test_a_trace_comes_back_as_it_was_with_null_for_impossible(tiny_engine: Engi
     data["steps"][0]["top_k"][0]["logprobs"]["up0"] = None
     read = trace_from_json(json.dumps(data), "x")
     assert read.steps[0].top_k[0].logprobs["up0"] == -math.inf
+    assert json.loads(read.to_json()) == data
 
 
 def test_the_page_may_send_anything() -> None:
