@@ -268,6 +268,7 @@ def test_a_trace_comes_back_as_it_was_with_null_for_impossible(tiny_engine: Engi
     data["steps"][0]["top_k"][0]["logprobs"]["up0"] = None
     read = trace_from_json(json.dumps(data), "x")
     assert read.steps[0].top_k[0].logprobs["up0"] == -math.inf
+    assert json.loads(read.to_json()) == data
 
 
 def test_the_page_may_send_anything() -> None:

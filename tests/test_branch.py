@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
 from mpd_core.method.merging import disagreement, disagreements, merge_probabilities
@@ -112,7 +113,7 @@ def test_another_token_is_recorded_with_its_own_numbers(engine: Engine) -> None:
     assert dict(first.logprobs) == dict(other.logprobs)
     assert trace.branch is not None
     assert trace.branch["token"] == other.token_id
-    assert Trace.from_dict(trace.to_dict()) == trace
+    assert trace_from_dict(trace.to_dict()) == trace
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.engine.build import build
 from mpd_core.engine.memory import held_bytes
@@ -23,7 +24,7 @@ from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models.cache import RowCache
 from mpd_core.packs import Pack, Precision
 from mpd_core.request import GenerationRequest, Message, Sampling
-from mpd_core.trace import StepRecord, Trace
+from mpd_core.trace import StepRecord
 from tests import tiny
 
 PROMPTS = ("Why is the sky blue?", "explain 你好 😀\nto a cat")
@@ -329,7 +330,7 @@ def test_trace_joins_and_round_trips(tiny_engine: Engine) -> None:
     for seed in range(8):
         trace = tiny_engine.generate(ask(temperature=1.5, seed=seed, max_new_tokens=60))
         assert "".join(step.text for step in trace.steps) == trace.text
-        assert Trace.from_dict(trace.to_dict()) == trace
+        assert trace_from_dict(trace.to_dict()) == trace
         for step in trace.steps:
             assert sum(step.weights.values()) == pytest.approx(1.0, abs=1e-6)
             mixture = sum(

@@ -223,7 +223,8 @@ def test_stop_and_fetch_answer_nonsense_in_a_sentence() -> None:
     events = handlers(ScriptedEngine(PACK))
     for answer in (events.stop("x"), events.fetch("[7]")):
         assert "reload it" in answer["refused"]
-    assert events.fetch(json.dumps([NAME])) == {"runs": {}, "lost": [NAME]}
+    answer = events.fetch(json.dumps([NAME]))
+    assert (answer["runs"], answer["lost"], answer["engine"]["ready"]) == ({}, [NAME], True)
 
 
 def test_methods_that_do_not_look_at_the_toggles() -> None:

@@ -58,6 +58,40 @@ function saveAndPaint() {
   repaint();
 }
 
+// ---- the stored example: what a new visitor sees first, also while the model loads
+
+async function showExample() {
+  let text = '';
+  try { text = await server.example(''); } catch { /* the page goes on without */ }
+  if (!text || state.turns.length) return;
+  const {head, experts, rows} = JSON.parse(text), version = recorded(head, experts, rows, 'stored'), turn = addTurn();
+  turn.stored = true;
+  turn.add(version);
+  activate(version);
+  repaint();
+  if (!window.matchMedia('(prefers-reduced-motion: reduce)').matches) requestAnimationFrame(() => requestAnimationFrame(() => play(version)));
+}
+
+/** Show the tokens one after the other; each has its place from the start, so that nothing moves. */
+function play(version) {
+  const {tokens} = version.strip;
+  for (const token of tokens) token.classList.add('unsaid');
+  let next = 0;
+  const timer = setInterval(() => {
+    tokens[next++]?.classList.remove('unsaid');
+    if (next >= tokens.length) clearInterval(timer);
+  }, 60);
+}
+
+/** The example gives way to whatever the visitor does. */
+function dropExample() {
+  const turn = state.turns.find(one => one.stored);
+  if (!turn) return;
+  turn.node.remove();
+  state.turns = state.turns.filter(one => one !== turn);
+  if (turnOf(state.version ?? {}) === undefined) activate(null);
+}
+
 // ---- a file without a model
 
 async function openFile(file) {
@@ -70,14 +104,19 @@ async function openFile(file) {
   }
 }
 
-function replay({head, names, rows}) {
+/** A reply that was written before. */
+function recorded(head, names, rows, origin) {
   const {settings, method, space, seed, preference} = head;
   const messages = head.messages.length ? head.messages : [{role: 'user', content: head.prompt}];
-  const version = new Version(pack, form, {id: randomId(), messages, preference, origin: 'file',
-    settings: {...settings, method, space, seed}}, actions);
+  const version = new Version(pack, form, {id: randomId(), messages, preference, origin, settings: {...settings, method, space, seed}}, actions);
   version.data = emptyData(pack, names);
-  version.add(JSON.stringify(rows));
-  Object.assign(version, {head, status: 'done', finish: head.finish_reason, arrived: []});
+  version.add(rows);
+  return Object.assign(version, {head, status: 'done', finish: head.finish_reason, arrived: []});
+}
+
+function replay({head, names, rows}) {
+  const version = recorded(head, names, JSON.stringify(rows), 'file');
+  dropExample();
   addTurn().add(version);
   notice('');
   activate(version);

@@ -16,7 +16,7 @@ async function analyseAll(traces) {
   say(answer.refused);
   table = answer.csv;
   at('.mpd-analyse-csv').hidden = table === '';
-  if (answer.found) await showAnalysis(at('.mpd-analysis'), answer.found, () => loadPlotly(props.plotly));
+  if (answer.found) await showAnalysis(at('.mpd-analysis'), answer.found, () => loadPlotly(props.plotly), props.slots);
 }
 
 async function analyseFiles(files) {

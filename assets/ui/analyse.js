@@ -1,35 +1,36 @@
 // An analysis of many traces as plots and tables. All text is from files: it only reaches textContent,
 // and Plotly as plain text.
 
-const SLOTS = 8, DASHES = ['solid', 'dash', 'dot', 'dashdot'];
+const SPREAD = [0, 2, 4, 6, 1, 3, 5, 7], DASHES = ['solid', 'dash', 'dot', 'dashdot'];
 
 /** Draw `found`, as `Analysis.to_dict` in Python; `load` brings Plotly. */
-async function showAnalysis(node, found, load) {
+async function showAnalysis(node, found, load, slots = {}) {
   const summary = make('p', 'mpd-analysis-sum', `${found.traces} ${found.traces === 1 ? 'reply' : 'replies'}, ${found.tokens} tokens, `
     + `${found.switches_per_100.toFixed(1)} switches of the leading expert per 100 tokens.`);
   const plots = make('div', 'mpd-plots');
   node.replaceChildren(summary, plots, apartTable(found.apart), ...[
-    ['By position in the reply', found.positions], ['By kind of token', found.kinds], ['By preference', found.preferences],
+    ['By preference', found.preferences], ['By kind of token', found.kinds], ['By position in the reply', found.positions],
   ].map(([title, rows]) => rowTable(title, rows, found.experts)));
   if (!found.tokens) return;
   try { await load(); } catch (error) { plots.replaceChildren(make('p', 'mpd-hint', error.message)); return; }
-  await plot(plots, 'Mean weight by position', found.positions, found.experts, 'lines+markers');
-  await plot(plots, 'Mean weight by kind of token', found.kinds, found.experts, 'bar');
-  await plot(plots, 'Mean weight by preference', found.preferences, found.experts, 'bar');
-  await plot(plots, 'How far experts lie apart, in nats', found.kinds, null, 'bar');
+  await plot(plots, 'Mean weight by position', found.positions, found.experts, 'lines+markers', slots);
+  await plot(plots, 'Mean weight by kind of token', found.kinds, found.experts, 'bar', slots);
+  await plot(plots, 'Mean weight by preference', found.preferences, found.experts, 'bar', slots);
+  await plot(plots, 'How far experts lie apart, in nats', found.kinds, null, 'bar', {});
   node.dataset.ready = 'true';
 }
 
 /** One figure: a line or a group of bars an expert; without experts the rows' divergence. */
-async function plot(plots, title, rows, experts, kind) {
+async function plot(plots, title, rows, experts, kind, slots) {
   const figure = make('figure', 'mpd-plot-one'), box = make('div');
   figure.append(make('figcaption', '', title), box);
   plots.append(figure);
   const look = plotLook(figure, title.replace(/\W+/g, '-').toLowerCase()), names = rows.map(row => plain(row.name));
+  const colour = (expert, k) => look.colour(`--mpd-e${slots[expert] ?? SPREAD[k % SPREAD.length]}`);
   const series = (experts ?? ['divergence']).map((expert, k) => ({
     x: names, y: rows.map(row => (experts ? row.weights[expert] ?? null : row.divergence)), name: plain(shorten(expert, 24)),
     type: kind === 'bar' ? 'bar' : 'scatter', mode: kind === 'bar' ? undefined : kind, connectgaps: false,
-    marker: {color: look.colour(`--mpd-e${k % SLOTS}`)}, line: {dash: DASHES[Math.floor(k / SLOTS) % DASHES.length], color: look.colour(`--mpd-e${k % SLOTS}`)},
+    marker: {color: colour(expert, k)}, line: {dash: DASHES[Math.floor(k / SPREAD.length) % DASHES.length], color: colour(expert, k)},
   }));
   const grid = look.colour('--mpd-line');
   await window.Plotly.newPlot(box, series, {
@@ -53,7 +54,12 @@ function tableOf(title, heads, rows) {
   scroll.setAttribute('role', 'region');
   scroll.setAttribute('aria-label', title);
   scroll.append(table);
-  box.append(make('h3', '', title), scroll);
+  if (rows.length <= 20) box.append(make('h3', '', title), scroll);
+  else {
+    const more = make('details');
+    more.append(make('summary', '', title), scroll);
+    box.append(more);
+  }
   return box;
 }
 
@@ -67,6 +73,6 @@ function rowTable(title, rows, experts) {
 
 function apartTable(places) {
   return tableOf('Where experts lie furthest apart', ['nats', 'token', 'after', 'each alone would have said', 'reply'],
-    places.map(place => [place.divergence.toFixed(3), tokenTick(place.text, 24), `…${place.before}`,
+    places.map(place => [place.divergence.toFixed(3), tokenTick(place.text, 24), `…${place.before.replace(/\n+/g, ' ↵ ')}`,
       Object.entries(place.favourites).map(([expert, text]) => `${expert}: ${tokenTick(text, 16)}`).join(', '), `${place.trace}, token ${place.index + 1}`]));
 }

@@ -109,6 +109,7 @@ function ask(...values) {
   if (empty) { notice('The prompt is empty: type an instruction.'); return ''; }
   state.last = {prompt, at: performance.now()};
   stopAll();
+  dropExample();
   const at = intent.turn ?? state.editing;
   state.editing = null;
   const turn = at && state.turns.includes(at) ? at : addTurn();

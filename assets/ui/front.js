@@ -66,6 +66,7 @@ window.mpdStudio = {
     const fresh = link && recall('sessionStorage', 'mpd-link') !== location.search;
     if (link) keep('sessionStorage', 'mpd-link', location.search);
     await restoreTurns();
+    if (!(fresh && link.run)) showExample();
     setTimeout(() => { state.ready = true; repaint(); }, 50);  // Gradio takes the values first
     const typed = document.querySelector('#prompt textarea')?.value ?? '';  // by someone who did not wait
     if (!fresh) {

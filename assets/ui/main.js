@@ -6,6 +6,7 @@ function openKept() {
   root.classList.add('offline');
   state.ready = true;
   try { replay(readTrace(document.querySelector('#mpd-trace').textContent, pack)); } catch (error) { notice(error.message); }
+  if (state.version?.head.trained === false) relook({mode: 'keenest'});
   document.title = `MPD Studio: ${shorten(state.version?.prompt ?? 'a reply', 80)}`;
 }
 

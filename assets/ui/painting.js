@@ -42,11 +42,11 @@ function paint() {
     if (turn.behind) turn.paint(state.look);
   }
   const {version} = state;
-  $('.mpd-empty').hidden = state.turns.length > 0;
+  $('.mpd-empty').hidden = state.turns.some(turn => !turn.stored);
   root.classList.toggle('reading', state.look.view === 'read');
   paintDetail();
   map.show(version?.data ?? null);
-  $('.mpd-explore').hidden = !version?.closed;
+  $('.mpd-explore').hidden = !version?.closed || !props.plotly;
   paintScale();
   announce();
   if (state.follow) followEnd();
@@ -56,7 +56,7 @@ function paint() {
 /** Attributes that tests wait for; all of them change together, with what is painted. */
 function mark() {
   if (!state.ready) return;
-  const {version} = state, writing = open().length > 0;
+  const writing = open().length > 0, version = turnOf(state.version ?? {})?.stored ? null : state.version;
   Object.assign(element.dataset, {
     run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing,
   });

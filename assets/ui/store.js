@@ -76,6 +76,7 @@ class Store {
     clearTimeout(this.saving);
     this.saving = null;
     if (this.off) return;
+    turns = turns.filter(turn => !turn.stored);
     const shape = turns.map(turn => ({active: turn.active, grid: turn.grid, versions: turn.versions.map(v => v.id),
       trail: turn.trail.map(v => v.id), spot: turn.spot}));
     const fresh = turns.flatMap(turn => turn.versions).filter(version => version.unsaved);

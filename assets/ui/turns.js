@@ -8,6 +8,7 @@ const KEEP = [
   ['NPZ', 'npz', 'Arrays for numpy.load, candidates too', ''],
   ['HTML', 'html', 'A page of its own that opens without a network', 'live'],
 ];
+const ORIGINS = {file: 'from a file', stored: 'a stored example, written earlier'};
 const CUT = 'The connection was lost: this is what had arrived.';
 
 class Version {
@@ -39,7 +40,7 @@ class Version {
   get closed() { return !['waiting', 'streaming'].includes(this.status); }
   get space() { return this.head?.space ?? this.plan.settings.space; }
   /** How many likeliest tokens of each expert are recorded; a file does not say, but bounds it. */
-  get listed() { return this.plan.origin === 'file' ? this.data.listed : this.pack.topK; }
+  get listed() { return this.plan.origin ? this.data.listed : this.pack.topK; }
   /** B of the space “strength” at token i. Files from before it faded say nothing of that. */
   strengthAt(i) {
     const {strength, settled = 1, fade = 1} = this.head?.settings ?? this.plan.settings;
@@ -52,7 +53,7 @@ class Version {
     const made = make('div', 'mpd-made'), tags = make('ul', 'mpd-legend mpd-tags');
     if (uses) legend(tags, form.chosen(this.plan.preference));
     made.append(tags, make('span', 'mpd-method', Object.hasOwn(this.pack.methods, method) ? this.pack.methods[method].split(':')[0] : method), make('span', 'mpd-seed', `seed ${seed}`),
-      ...(this.plan.origin === 'file' ? [make('span', 'mpd-origin', 'from a file')] : []),
+      ...(ORIGINS[this.plan.origin] ? [make('span', 'mpd-origin', ORIGINS[this.plan.origin])] : []),
       ...(this.plan.branch ? [make('span', 'mpd-origin', branchName(this.plan))] : []));
     this.means = make('div', 'mpd-mix');
     this.means.setAttribute('role', 'img');

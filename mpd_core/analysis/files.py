@@ -60,6 +60,15 @@ def trace_from_json(text: str, name: str) -> Trace:
         data = json.loads(text, parse_constant=lambda word: wrong(f"{word} is no JSON."))
     except (ValueError, RecursionError):
         wrong("is no JSON, or was cut short: export the reply again.")
+    return trace_from_dict(data, name)
+
+
+def trace_from_dict(data: Any, name: str = "The trace") -> Trace:
+    """The inverse of ``Trace.to_dict``; errors as ``trace_from_json``."""
+
+    def wrong(what: str) -> NoReturn:
+        raise TraceError(f"{name}: {what}")
+
     if not isinstance(data, dict) or "schema_version" not in data:
         wrong("is no trace: it has no schema_version.")
     version = data["schema_version"]

@@ -6,8 +6,12 @@ that stacked LoRA is checked against it too.
 
 from __future__ import annotations
 
+import shutil
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -20,6 +24,8 @@ from mpd_core.engine.runner import Distribution, strength_of
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
 from mpd_core.method.weight_head import top_one
+from mpd_core.models.adapter_config import CONFIG_FILE
+from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
 from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.linear import round_to
@@ -140,13 +146,28 @@ def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:
 def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
     model = loaded.model
     for name, folder in folders.items():
-        if isinstance(model, PeftModel):
-            model.load_adapter(folder, adapter_name=name)
-        else:
-            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+        load_adapter(name, folder)  # refuses what the engine refuses, in the same words
+        with _plain(folder) as files:
+            if isinstance(model, PeftModel):
+                model.load_adapter(files, adapter_name=name)
+            else:
+                model = PeftModel.from_pretrained(model, files, adapter_name=name)
     if loaded.format.packed:
         round_to(model, loaded.format.packed)
     return model.eval()
+
+
+@contextmanager
+def _plain(folder: Path) -> Iterator[Path]:
+    """An adapter's folder as PEFT can read it: without a mark before its configuration."""
+    config = (folder / CONFIG_FILE).read_bytes()
+    if not config.startswith(BOM_UTF8):
+        yield folder
+        return
+    with TemporaryDirectory() as copied:
+        (Path(copied) / CONFIG_FILE).write_bytes(config.removeprefix(BOM_UTF8))
+        shutil.copy(folder / WEIGHTS_FILE, copied)
+        yield Path(copied)
 
 
 def _run(model: Any, mix: tuple[tuple[str, float], ...], ids: list[int]) -> Any:

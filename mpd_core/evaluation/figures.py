@@ -138,7 +138,7 @@ def _meeting(
     return {
         "first": first,
         "second": second,
-        **_counts(tally),
+        **counts(tally),
         "paper_interval": _over_prompts(found, whole, lambda v: (v == 1, v != 0)),
         "half_interval": _over_prompts(found, whole, lambda v: ((v + 1) / 2, 1)),
         "detectable": detectable(tally.decided),
@@ -147,7 +147,7 @@ def _meeting(
             name: _dimension(found, name, name != not_controlled) for name in dimensions
         },
         "by_code": {
-            code: _counts(
+            code: counts(
                 Tally.of(v for v, j in zip(whole, found, strict=True) if j.pair.code == code)
             )
             for code in codes
@@ -158,14 +158,15 @@ def _meeting(
 def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
     rows = [judged for judged in found if name in judged.verdicts]
     verdicts = [judged.verdicts[name] for judged in rows]
-    figures = _counts(Tally.of(verdicts))
+    figures = counts(Tally.of(verdicts))
     if controlled:
         longer = [judged.pair.longer_by for judged in rows]
         figures["length_controlled"] = length_controlled(verdicts, longer)
     return figures
 
 
-def _counts(tally: Tally) -> Figures:
+def counts(tally: Tally) -> Figures:
+    """A tally in numbers, with its rates by both rules."""
     return {
         "wins": tally.wins,
         "ties": tally.ties,

@@ -22,6 +22,7 @@ def is_finite(tensor: Tensor) -> bool:
     """Whether no number is infinite or NaN; without a copy, for tensors may be large."""
     if not tensor.numel():
         return True
+    tensor = tensor.float() if tensor.itemsize == 1 else tensor  # fp8 cannot be compared
     ends = torch.stack(torch.aminmax(tensor))  # NaN if any number is
     return bool(ends.isfinite().all())
 

@@ -9,18 +9,20 @@ import gradio as gr
 
 from mpd_core.analysis import analyse, trace_from_json
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.ui import assets, palette
 
 MAX_FILES = 200
 MAX_CHARACTERS = 64 * 2**20
 
 
-def build() -> None:
-    """The tab's contents."""
+def build(space: PreferenceSpace) -> None:
+    """The tab's contents, in the colours of a pack's experts."""
     gr.HTML(
         html_template=assets.text("analyse.html"),
         js_on_load=assets.analysis_script() + assets.text("analyse-tab.js"),
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
+        slots={pole.name: palette.look(space, pole.name).slot for pole in space.poles},
         server_functions=[analyse_traces],
         apply_default_css=False,
         elem_id="analyse",

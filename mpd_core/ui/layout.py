@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import gradio as gr
 
+from mpd_core.analysis import read_trace
 from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import analyse, assets, opening, palette, people, settings, zerogpu
+from mpd_core.ui import analyse, assets, opening, palette, people, settings, wire, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
 from mpd_core.ui.standalone import MARK, viewer_page
 
 if TYPE_CHECKING:
+    from mpd_core.packs import Pack
     from mpd_core.ui.opening import Host
 
 CONCURRENT_RUNS = 64
 """As many as the engine lets wait: its own queue can say who is before whom."""
+EXAMPLE = "example.json"
+"""In a pack's folder: a trace that a new visitor sees before anything has been asked."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # A page's own functions, which assets/ui/main.js defines; Gradio may call before it has loaded.
 _CALL = """async (...values) => {
@@ -40,7 +45,7 @@ def build(engine: Host) -> gr.Blocks:
             with gr.Tab("Chat", id="chat", render_children=True):
                 _chat(engine, handlers, page)
             with gr.Tab("Analyse", id="analyse-tab"):
-                analyse.build()
+                analyse.build(engine.pack.space)
         gr.api(
             generate_function(engine, produce),
             api_name="generate",
@@ -116,6 +121,12 @@ def _picture(engine: Host, controls: dict[str, Any]) -> gr.HTML:
         """The page of one reply, for the browser to put a trace into."""
         return viewer_page(css, pack)
 
+    stored = _stored_example(engine.pack)
+
+    def example(_: Any) -> str:
+        """A reply to show before anybody has asked."""
+        return stored
+
     return gr.HTML(
         value={"runs": {}},
         html_template=assets.text("view.html"),
@@ -125,10 +136,25 @@ def _picture(engine: Host, controls: dict[str, Any]) -> gr.HTML:
         engine=opening.describe(engine),
         pack=pack,
         mark=MARK,
-        server_functions=[standalone],
+        server_functions=[standalone, example],
         apply_default_css=False,
         elem_id="view",
     )
+
+
+def _stored_example(pack: Pack) -> str:
+    """The pack's example as the page reads replies; "" where it has none.
+
+    Raises:
+        TraceError: it has one that cannot be read.
+    """
+    file = pack.folder / EXAMPLE
+    if not file.is_file():
+        return ""
+    trace = read_trace(file)
+    names = list(trace.steps[0].weights) if trace.steps else list(trace.poles)
+    rows = wire.encode(names, trace.steps)
+    return json.dumps({"head": wire.head(trace), "experts": names, "rows": rows})
 
 
 def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:

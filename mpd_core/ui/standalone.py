@@ -26,6 +26,7 @@ _BASE_CSS = """
 body { margin: 0 auto; max-width: 1800px; padding: clamp(12px, 2.2vw, 32px); box-sizing: border-box;
   font-family: system-ui, sans-serif; background: var(--mpd-paper); color: var(--mpd-text); }
 button, select, input { font: inherit; }
+h1 { font-size: 22px; font-weight: 600; }
 .mpd-log { max-height: none; min-height: 0; }
 """
 _THEME = """
@@ -56,7 +57,8 @@ def viewer_page(css: str, pack: dict[str, Any]) -> str:
 const element = document.querySelector('#view > div'), props = {inert(props)};
 const watch = () => {{}}, trigger = () => {{}}, server = {{}};
 {assets.view_script()}"""
-    body = f"""<main id="view"><div>{assets.text("view.html")}</div></main>
+    body = f"""<h1>MPD Studio</h1>
+<main id="view"><div>{assets.text("view.html")}</div></main>
 <script type="application/json" id="mpd-trace">{MARK}</script>"""
     return _page("MPD Studio: a reply", css + _BASE_CSS, body, script)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Locator
 
+from mpd_core.analysis import trace_from_dict
 from mpd_core.request import Branch
-from mpd_core.trace import Trace
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
 from tests.browser.test_inspect import force
@@ -128,7 +128,7 @@ def test_a_branch_is_exported_as_a_whole_and_comes_back(visitor: Visitor) -> Non
     pinned(visitor, "hostile reply")
     made = press(visitor, "… and all that follow")
     text = download(visitor, "JSON")
-    trace = Trace.from_dict(json.loads(text))
+    trace = trace_from_dict(json.loads(text))
     assert HOSTILE in trace.text
     assert [s.index for s in trace.steps] == list(range(len(trace.steps)))
     assert trace.branch is not None

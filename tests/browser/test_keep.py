@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from mpd_core.trace import Trace
+from mpd_core.analysis import trace_from_dict
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
 
@@ -65,7 +65,7 @@ def test_json_is_a_whole_trace_that_the_program_reads(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:
     visitor.run("Explain photosynthesis.")
-    trace = Trace.from_dict(json.loads(download(visitor, "JSON")))
+    trace = trace_from_dict(json.loads(download(visitor, "JSON")))
     made = engine.streams[-1].trace()
     assert (trace.text, trace.method, trace.preference) == (SPEECH, made.method, made.preference)
     assert trace.settings == made.settings

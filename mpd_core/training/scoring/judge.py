@@ -55,21 +55,25 @@ class References:
         self._method = method
         self.sampling = sampling
         known = rollouts.load(file) if file.is_file() else []
-        self._replies = {(reply.prompt, reply.preference): reply for reply in known}
+        self._replies = {self._key(reply.prompt, reply.preference): reply for reply in known}
 
     def ensure(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Generate what is missing for these."""
         asks = rollouts.every(prompts, codes, 1, 0, self._method)
-        missing = [ask for ask in asks if (ask.prompt, ask.preference) not in self._replies]
+        missing = {self._key(ask.prompt, ask.preference): replace(ask, seed=0) for ask in asks}
+        missing = {key: ask for key, ask in missing.items() if key not in self._replies}
         if not missing:
             return
-        seedless = [replace(ask, seed=0) for ask in missing]
-        for reply in rollouts.run(engine, seedless, self.sampling):
-            self._replies[reply.prompt, reply.preference] = reply
+        found = rollouts.run(engine, list(missing.values()), self.sampling)
+        self._replies.update(zip(missing, found, strict=True))
         rollouts.save(self._file, list(self._replies.values()))
 
     def text(self, prompt: str, code: str) -> str:
-        return self._replies[prompt, code].text
+        return self._replies[self._key(prompt, code)].text
+
+    def _key(self, prompt: str, code: str) -> tuple[str, str]:
+        """The bare base does not know of preferences: one reply to a prompt serves all of them."""
+        return prompt, "" if self._method == "vanilla" else code
 
 
 class Judge(Protocol):
