@@ -19,7 +19,7 @@ from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
 from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
 from mpd_core.packs import Pack, Quantize, load_pack
-from mpd_core.request import GenerationRequest, Message, Space
+from mpd_core.request import GenerationRequest, Space
 from mpd_core.trace import Trace
 
 if TYPE_CHECKING:
@@ -106,26 +106,21 @@ def generate(
     """Answer one prompt on stdout, streamed."""
     loaded = load_pack(pack)
     chosen = loaded.space.parse(preference or "A" * len(loaded.space.dimensions))
-    request = GenerationRequest(
-        messages=(Message("user", console.typed(prompt)),),
-        preference=chosen.code,
-        method=method,
-        **loaded.merging(
-            chosen,
-            space.value if space else None,
-            strength=strength,
-            settled=settled,
-            fade=fade,
-            plausibility=plausibility,
-        ),
-        sampling=loaded.spec.decode.sampling(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            dry_multiplier=dry_multiplier,
-            seed=seed,
-        ),
+    request = loaded.request(
+        console.typed(prompt),
+        chosen.code,
+        method,
+        space=space.value if space else None,
+        strength=strength,
+        settled=settled,
+        fade=fade,
+        plausibility=plausibility,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        dry_multiplier=dry_multiplier,
+        seed=seed,
     )
     # What can be refused without a model should not wait for one to load.
     plan_request(loaded, chosen, method, request.space)

@@ -169,7 +169,7 @@ def _open(pack: str | None, out: Path | None) -> Setup:
     except ImportError as error:
         raise MPDError(
             f"Training needs the package '{error.name}': run make train, or "
-            "pip install -r mpd_core/training/requirements.txt."
+            "pip install -e '.[training]'."
         ) from error
     return Setup.open(loaded, out, _tell)
 

@@ -146,6 +146,12 @@ class Engine:
         self._remotes.close()
         atexit.unregister(self.close)
 
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def _start_worker(self) -> None:
         # Per process: a fork (ZeroGPU runs each call in one) has the engine, but no threads.
         if self._worker_pid != os.getpid():
