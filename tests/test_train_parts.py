@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM
 
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.errors import PackError
 from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE

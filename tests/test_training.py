@@ -17,7 +17,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.errors import PackError
 from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
@@ -212,7 +212,7 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 sys.exit(main(["train", "experts", "--pack", sys.argv[1], "--pole", "up0", "--out", sys.argv[2],
                "--resume"]))
 """

@@ -6,7 +6,6 @@ same loop then times it, or feeds it the engine's tokens to hear whether it says
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from mpd_core.bench.values import Ask, Heard, Run, Spec
 from mpd_core.method.merging import entropy
@@ -72,12 +70,6 @@ class Voice:
     instructions: tuple[str, ...] = ()
     pole: int = -1
     """Of an expert: its output of the PCM's head."""
-
-
-def cached(model: Any, cache: DynamicCache | None) -> dict[str, Any]:
-    """The arguments that make a model of transformers use a cache; their name has changed."""
-    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    return {"use_cache": False} if cache is None else {"use_cache": True, named: cache}
 
 
 class Loader:

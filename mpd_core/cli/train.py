@@ -36,7 +36,7 @@ DryOption = Annotated[
 @train.command()
 def experts(
     pack: PackOption = None,
-    pole: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    pole: PoleOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
     dry_run: DryOption = False,

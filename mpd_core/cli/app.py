@@ -14,7 +14,7 @@ from mpd_core import console
 from mpd_core.bench.command import bench
 from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
-from mpd_core.engine.plan import make_plan
+from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
 from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
@@ -128,7 +128,7 @@ def generate(
         ),
     )
     # What can be refused without a model should not wait for one to load.
-    make_plan(loaded, chosen, method, request.space)
+    plan_request(loaded, chosen, method, request.space)
     trace = _run(loaded, request, quantize, device, show=not json)
     print(console.writable(trace) if json else "")
 
