@@ -2,7 +2,7 @@
 
 import sys
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -44,6 +44,8 @@ FALCON |= {"initializer_range": 0.3}
 MLA = {"kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
 MLA |= {"v_head_dim": 16, "head_dim": 8, "first_k_dense_replace": 1}
 MIXED = ["sliding_attention", "full_attention"] * 2
+PER_LAYER = {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+PER_LAYER |= {"num_kv_shared_layers": 2}
 
 
 def rope(kind: str, **options: Any) -> dict[str, Any]:
@@ -107,6 +109,15 @@ RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "Gemma": ("gemma", HEADS),
     "Gemma 2 (windows, capped logits)": ("gemma2", {**LOCAL, "layer_types": MIXED}),
     "Gemma 3 (windows)": ("gemma3_text", {**LOCAL, "layer_types": MIXED}),
+    "Gemma 3n (layers that share keys)": (
+        "gemma3n_text",
+        {**LOCAL, **PER_LAYER, "layer_types": MIXED, "laurel_rank": 8, "altup_num_inputs": 2}
+        | {"activation_sparsity_pattern": [0.0] * 4},
+    ),
+    "Gemma 4 (heads of two widths)": (
+        "gemma4_text",
+        {**LOCAL, **PER_LAYER, "layer_types": MIXED, "global_head_dim": 32},
+    ),
     "gpt-oss (windows, sinks)": ("gpt_oss", {**LOCAL, **EXPERTS, "layer_types": MIXED}),
     "Cohere (scaled logits)": ("cohere", {**LLAMA, "logit_scale": 0.5}),
     "Cohere 2 (windows)": ("cohere2", {**LOCAL, "logit_scale": 0.5, "layer_types": MIXED}),
@@ -123,6 +134,7 @@ RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
     "StableLM": ("stablelm", LLAMA),
     "StarCoder2, window": ("starcoder2", LOCAL),
     "DeepSeek-V2 (latent attention)": ("deepseek_v2", {**LLAMA, **EXPERTS, **MLA}),
+    "DeepSeek-V3": ("deepseek_v3", {**LLAMA, **EXPERTS, **MLA}),
     "GPT-2": ("gpt2", GPT),
     "GPT-BigCode (one key head)": ("gpt_bigcode", GPT),
     "GPT-J": ("gptj", {**GPT, "rotary_dim": 8}),
@@ -159,6 +171,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "Mamba (no attention)": (
         "mamba",
         {**COMMON, "hidden_size": 64, "num_hidden_layers": 2, "initializer_range": 0.3},
+        "cannot be run here",
+    ),
+    "Mamba 2": (
+        "mamba2",
+        {**COMMON, "hidden_size": 64, "num_hidden_layers": 2, "num_heads": 8, "head_dim": 16}
+        | {"expand": 2, "state_size": 16, "n_groups": 1},
         "cannot be run here",
     ),
     "Qwen3-Next (linear attention)": ("qwen3_next", {**HEADS, **EXPERTS}, "cannot be run here"),

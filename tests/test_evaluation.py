@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
@@ -33,8 +33,8 @@ from mpd_core.evaluation.report import report
 from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.weights import kinds, positions, weights_by
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack, load_pack
-from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe

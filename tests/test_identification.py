@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mpd_core.training import identification, reading
+from mpd_core.evaluation.held_out import identification
+from mpd_core.training import teacher_forcing as reading
+from mpd_core.training.context import Setup
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.setup import Setup
 from tests.training_fixtures import write_training_pack
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mpd_core.errors import ModelSourceError, PackError
+from mpd_core.engine import Engine
+from mpd_core.errors import ModelSourceError, MPDError, PackError
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.files import checked_folder
+from mpd_core.models.linear import can_pack
+from mpd_core.packs import load_pack
+from tests import tiny
 from tests.architectures import GPT, make_model
 
 Tensors = dict[str, Tensor]
@@ -78,6 +84,54 @@ def test_a_base_holds_exactly_its_tensors(
         with pytest.raises(PackError, match=sentence) as caught:
             load(base)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(torch.int8, "I8"), (torch.int64, "I64"), (torch.bool, "BOOL")],
+)
+def test_numbers_that_stand_for_others_are_no_weights(
+    base: Path, dtype: torch.dtype, name: str
+) -> None:
+    """transformers would cast them; quantised files that lost their configuration look so."""
+    change_tensors(base, lambda t: t.update({QUERY: (10 * t[QUERY]).to(dtype)}))
+    change_config(base, quantization_config={"quant_method": "unheard of"})
+    with pytest.raises(PackError, match=f"'{QUERY}' in .* is of type {name}"):
+        load(base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float8_e4m3fn])
+def test_floats_of_any_width_are_weights(base: Path, dtype: torch.dtype) -> None:
+    change_tensors(base, lambda t: t.update({QUERY: t[QUERY].to(dtype)}))
+    held = load_file(base / "model.safetensors")[QUERY].float()
+    assert torch.equal(load(base).get_parameter(QUERY), held)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", [QUERY, "model.norm.weight"])
+def test_a_base_that_is_not_finite_is_named(base: Path, key: str, value: float) -> None:
+    change_tensors(base, lambda t: t[key].view(-1)[3:4].fill_(value))
+    with pytest.raises(PackError, match=f"'{key}' in .* not finite as float32: obtain it again"):
+        load(base)
+
+
+@pytest.mark.parametrize("key", [QUERY, "model.embed_tokens.weight"])
+@pytest.mark.parametrize("scale", [1e6, 1e-8])
+def test_packing_does_not_change_a_base(base: Path, key: str, scale: float) -> None:
+    """What overflows would be infinite, and what underflows zero, which nobody would notice."""
+    if not can_pack():
+        pytest.skip("this machine has no such kernels")
+    change_tensors(base, lambda t: t[key].mul_(scale))
+    with pytest.raises(PackError, match=f"float16 cannot hold '{key}' in .*precision = \"fp32\""):
+        load_model(base, weight_format("cpu", precision="fp16"))
+    assert load(base).get_parameter(key).isfinite().all()
+
+
+def test_how_a_configuration_wants_results_returned_changes_nothing(base: Path) -> None:
+    tokens = torch.tensor([[5, 6, 7]])
+    plain = load(base)(tokens).logits
+    change_config(base, return_dict=False, output_hidden_states=True)
+    assert torch.equal(load(base)(tokens).logits, plain)
 
 
 def test_tied_weights_may_be_missing_and_causal_masks_left_over(base: Path) -> None:
@@ -189,9 +243,74 @@ def test_weights_that_were_cut_are_seen(
     assert "\n" not in str(caught.value)
 
 
+DEEP = "[" * 100_000
+"""Python's reader of JSON gives up on it with an error of another kind."""
+
+
+NOT_MISSED = [("tokenizer_config.json", b"{}"), ("special_tokens_map.json", b"{}")]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"null", b"3", b"\0\0", DEEP.encode()])
+@pytest.mark.parametrize(
+    "file", ["tokenizer.json", "tokenizer_config.json", "config.json", "special_tokens_map.json"]
+)
+def test_files_that_hold_something_else_are_one_line(base: Path, file: str, content: bytes) -> None:
+    """Two of them may be empty: then nothing is lost with them."""
+    (base / file).write_bytes(content)
+    pack = tiny.write_pack(base.parent, base, dimensions=1)
+    if (file, content) in NOT_MISSED:
+        Engine.open(load_pack(pack), device="cpu").close()
+        return
+    with pytest.raises(MPDError, match=re.escape(str(base))) as caught:
+        Engine.open(load_pack(pack), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rms_norm_eps": "1e-5"},
+        {"num_attention_heads": 3},
+        {"vocab_size": None},
+        {"eos_token_id": "x"},
+    ],
+)
+def test_settings_of_another_kind_are_one_line(base: Path, settings: dict[str, Any]) -> None:
+    change_config(base, **settings)
+    with pytest.raises(PackError, match="cannot be loaded") as caught:
+        Engine.open(load_pack(tiny.write_pack(base.parent, base, dimensions=1)), device="cpu")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_adapter_beside_a_base_is_not_added_to_it(base: Path) -> None:
+    """As transformers does, with whatever base the adapter itself names."""
+    tiny.save_adapter(base, base, rank=2, seed=1)
+    with pytest.raises(ModelSourceError, match=r"holds an adapter, too \(adapter_config\.json\)"):
+        checked(base)
+
+
+@pytest.mark.parametrize("content", [DEEP, '{"a": {"data_offsets": [0, NaN]}}', '{"a": 3}'])
+def test_a_header_that_is_none_is_named(base: Path, content: str) -> None:
+    raw = content.encode()
+    (base / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw)
+    with pytest.raises(ModelSourceError, match="is no safetensors file"):
+        checked(base)
+
+
+@pytest.mark.parametrize(
+    "content", [DEEP, "[]", '{"weight_map": null}', '{"weight_map": {"a": 1}}']
+)
+def test_an_index_that_is_none_is_named(base: Path, content: str) -> None:
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelSourceError, match=r"index\.json cannot be read"):
+        checked(base)
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
+        (DEEP, "cannot be read"),
         ("{", "cannot be read"),
         ("[]", "must hold a table"),
         ('{"transformers_weights": "other.safetensors"}', "sets transformers_weights"),

@@ -13,15 +13,15 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.errors import MPDError, PackError
 from mpd_core.evaluation import measures, scales, tables
 from mpd_core.evaluation.calibration import calibrate
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
 from mpd_core.evaluation.measures import TextJudge, TextReply, identification
 from mpd_core.evaluation.topic import Topic
+from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe
 from tests.fresh_python import in_python

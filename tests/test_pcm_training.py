@@ -21,27 +21,25 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
-from mpd_core.training import checkpoint, gating, pcm, reading, rollouts
-from mpd_core.training.answers import WRITTEN, written
-from mpd_core.training.assemble import working_pack
-from mpd_core.training.batches import Collator
-from mpd_core.training.experts import expert_folder
-from mpd_core.training.gating import learn_from_answers
-from mpd_core.training.imitation import explored, imitate
-from mpd_core.training.judge import Judged
-from mpd_core.training.losses import (
-    advantages,
-    aggregate,
-    bradley_terry,
-    mixture_log_prob,
-    ppo_policy_loss,
-    rebel_loss,
-    tempered_log_prob,
-)
-from mpd_core.training.policy import Policy
+from mpd_core.method.merging import merge_probabilities, tempered_log_prob
+from mpd_core.method.ppo import advantages, ppo_loss, ppo_policy_loss
+from mpd_core.method.rebel import rebel_loss
+from mpd_core.method.reward import aggregate, bradley_terry
+from mpd_core.training import checkpoint, rollouts
+from mpd_core.training import teacher_forcing as reading
+from mpd_core.training.adapters.experts import expert_folder
+from mpd_core.training.context import Setup
+from mpd_core.training.export import working_pack
+from mpd_core.training.pcm import loop as pcm
+from mpd_core.training.pcm import supervised_gate as gating
+from mpd_core.training.pcm.answers import WRITTEN, written
+from mpd_core.training.pcm.batches import Collator
+from mpd_core.training.pcm.mean_weights import explored, imitate
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.pcm.supervised_gate import learn_from_answers
+from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import METRICS
+from mpd_core.training.scoring.judge import Judged
 from mpd_core.training.trunk import Trunk
 from tests.training_fixtures import write_training_pack
 
@@ -78,12 +76,6 @@ def test_aggregates_by_hand() -> None:
     assert aggregate(rewards, "geometric").tolist() == pytest.approx([0.081 ** (1 / 3), 0.6])
     soft = -math.log((2 * math.exp(-7.2) + math.exp(-0.8)) / 3) / 8
     assert aggregate(rewards, "soft_min").tolist() == pytest.approx([soft, 0.6], abs=1e-6)
-
-
-def test_mixture_log_prob() -> None:
-    weights = torch.tensor([[0.25, 0.75]])
-    log_probs = torch.tensor([[0.1, 0.2]]).log()
-    assert mixture_log_prob(weights, log_probs).item() == pytest.approx(math.log(0.175))
 
 
 def test_tempered_log_prob() -> None:
@@ -156,6 +148,27 @@ def test_a_planted_reward_rises(
     assert last > first + 0.05
 
 
+def test_ppo_in_one_step_by_hand() -> None:
+    """One token, nothing moved yet: reward 1 less 0.1 times ln 2 for leaving the reference; the
+    whitened advantage of a lone token is 0, so what is left is the critic's half square."""
+    one = torch.zeros(1, 1)
+    loss = ppo_loss(
+        one,
+        one,
+        old_log_probs=one,
+        old_values=one,
+        reference_log_probs=one - math.log(2),
+        rewards=torch.ones(1),
+        mask=torch.ones(1, 1, dtype=torch.bool),
+        clip=0.2,
+        value_weight=0.5,
+        gamma=1.0,
+        lam=0.95,
+        kl=0.1,
+    )
+    assert loss.item() == pytest.approx(0.5 * 0.5 * (1 - 0.1 * math.log(2)) ** 2)
+
+
 def first_tokens(reply: Reply, count: int) -> Reply:
     """A reply cut short, so that replies differ in length."""
     parts = ("tokens", "log_probs", "weights", "disagreement")
@@ -193,7 +206,8 @@ def test_an_update_sees_what_the_engine_said(
             weights[row, :length], torch.tensor(reply.weights), atol=1e-5, rtol=1e-4
         )
         torch.testing.assert_close(log_probs[row, :length], alone[row][0][0], atol=1e-5, rtol=1e-4)
-        full = mixture_log_prob(torch.tensor(reply.weights), torch.tensor(reply.log_probs))
+        recorded = torch.tensor(reply.log_probs)[..., None]
+        full = merge_probabilities(recorded, torch.tensor(reply.weights))[..., 0]
         torch.testing.assert_close(log_probs[row, :length], full, atol=1e-5, rtol=1e-4)
 
 
@@ -202,7 +216,8 @@ def test_an_update_in_strength_sees_what_the_engine_said(
 ) -> None:
     """With a floor that leaves few tokens, all of which are recorded, its normaliser is exact."""
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
-    decode = 'space = "strength"\nstrength = 1.8\nplausibility = 0.1\ntop_k_recorded = 50'
+    decode = 'space = "strength"\nstrength = 1.8\nsettled = 0.3\nfade = 2.0\nplausibility = 0.1'
+    decode += "\ntop_k_recorded = 50"
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode=decode)
     setup = Setup.open(pack, tmp_path / "out")
     policy = Policy(setup)

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import Plan, Row
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.errors import EngineError
-from mpd_core.experts import Plan, Row
-from mpd_core.experts.remote import RemoteAnswer, RemoteError
 from mpd_core.packs import Pack, file_sha256, load_pack
+from mpd_core.remote.expert import RemoteAnswer, RemoteError
 from tests import tiny
 from tests.remote_process import RemoteServer
 from tests.test_engine import ask, assert_same

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpd_core.engine.plan import BASE, PCM, Plan, Row
 from mpd_core.engine.scheduler import Move, RowTable, Scheduler
 from mpd_core.engine.sequence import Sequence, Track, borrow_prefixes
 from mpd_core.errors import BusyError
-from mpd_core.experts import Plan, Row
-from mpd_core.experts.plan import BASE, PCM
 from mpd_core.request import GenerationRequest, Message
 
 LENGTH = 10

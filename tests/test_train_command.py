@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
+from mpd_core.engine.plan import make_plan
 from mpd_core.errors import EngineError, RequestError
-from mpd_core.experts import make_plan
+from mpd_core.evaluation.held_out.significance import correlation, sign_flip, wins
+from mpd_core.method.static import grid
 from mpd_core.packs import Pack, load_pack
-from mpd_core.training.policy import Policy
-from mpd_core.training.remote_reward import RemoteReward
-from mpd_core.training.setup import Setup
-from mpd_core.training.significance import correlation, sign_flip, wins
-from mpd_core.training.static import grid
+from mpd_core.training.context import Setup
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.scoring.remote_reward import RemoteReward
 from tests.training_fixtures import add_dimension, write_training_pack
 
 

@@ -9,15 +9,15 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.errors import PackError
+from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import load_pack
-from mpd_core.training.assemble import check_experts, check_rewards, working_pack
+from mpd_core.training.context import Setup
+from mpd_core.training.export import check_experts, check_rewards, working_pack
 from mpd_core.training.recipe import load_recipe
-from mpd_core.training.setup import Setup
-from mpd_core.training.stages import install
-from mpd_core.training.trainer import ADAPTER, HEAD
+from mpd_core.training.results import ADAPTER, HEAD
 from tests import tiny
 from tests.training_fixtures import write_training_pack
 

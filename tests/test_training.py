@@ -17,17 +17,17 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 from mpd_core.errors import PackError
+from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training import data, measures
-from mpd_core.training.experts import answer_loss, expert_folder, train_experts
-from mpd_core.training.rewards import reward_folder, train_rewards
-from mpd_core.training.scoring import RewardModels, Rewards
-from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.stages import install
-from mpd_core.training.trainer import CHECKPOINTS, METRICS
+from mpd_core.training.adapters.experts import answer_loss, expert_folder, train_experts
+from mpd_core.training.adapters.rewards import reward_folder, train_rewards
+from mpd_core.training.context import RECORD, Setup
+from mpd_core.training.results import CHECKPOINTS, METRICS
+from mpd_core.training.scoring.reward_models import RewardModels, Rewards
 from tests.training_fixtures import write_training_pack
 
 
@@ -212,7 +212,7 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from mpd_core.cli import main
+from mpd_core.cli.main import main
 sys.exit(main(["train", "experts", "--pack", sys.argv[1], "--pole", "up0", "--out", sys.argv[2],
                "--resume"]))
 """

@@ -11,6 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import make_plan
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.jobs import Job, jobs_of, methods_of
@@ -18,7 +19,6 @@ from mpd_core.evaluation.prompts import Prompt
 from mpd_core.evaluation.runs import generate, store
 from mpd_core.evaluation.store import read_rows
 from mpd_core.evaluation.weight_space import WeightSpace
-from mpd_core.experts import make_plan
 from mpd_core.models.linear import round_to
 from mpd_core.packs import Pack
 from mpd_core.request import GenerationRequest, Message, Sampling

@@ -66,6 +66,7 @@ window.mpdStudio = {
     const fresh = link && recall('sessionStorage', 'mpd-link') !== location.search;
     if (link) keep('sessionStorage', 'mpd-link', location.search);
     await restoreTurns();
+    if (!(fresh && link.run)) showExample();
     setTimeout(() => { state.ready = true; repaint(); }, 50);  // Gradio takes the values first
     const typed = document.querySelector('#prompt textarea')?.value ?? '';  // by someone who did not wait
     if (!fresh) {
@@ -76,6 +77,9 @@ window.mpdStudio = {
     if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
     return form.write(link.form);
   },
+  /** The finished replies of this conversation, as [name, JSON]. */
+  traces: () => versions().filter(v => v.closed && v.data.text.length > 0)
+    .map((v, k) => [`reply ${k + 1}`, JSON.stringify(toTrace(v.heading(), v.data))]),
   mount: mountControls,
 };
 
@@ -89,7 +93,9 @@ async function restoreTurns() {
   for (const saved of await store.load()) {
     const turn = addTurn();
     for (const record of saved.versions) turn.add(Version.restored(pack, form, record, actions));
-    Object.assign(turn, {grid: saved.grid});
+    const byId = id => turn.versions.find(v => v.id === id);
+    Object.assign(turn, {grid: saved.grid, trail: (saved.trail ?? []).map(byId).filter(Boolean)});
+    turn.spot = Math.min(saved.spot ?? -1, turn.trail.length - 1);
     turn.show(saved.active);
   }
   awaitEnds(open());

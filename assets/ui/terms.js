@@ -8,10 +8,11 @@ const TERMS = {
   probability: 'How likely the merged distribution finds the chosen token, before temperature, top-p and penalties.',
   rank: 'Place of the chosen token among all tokens, by merged probability. 1 is the likeliest.',
   entropy: 'How undecided the merged distribution is, in nats: 0 when one token is certain, about 11 when all tokens are alike.',
-  divergence: 'Jensen-Shannon divergence: how far the experts’ proposals lie apart, each expert counted alike. 0 nats: they agree; 0.69: two experts share nothing. Computed from the recorded candidates and one rest, so the true value may be slightly larger.',
+  divergence: 'Jensen-Shannon divergence: how far the experts’ proposals lie apart, each expert counted alike. 0 nats: they agree; 0.69: two experts share nothing. Exact: over the whole vocabulary.',
   disagreement: 'The same divergence, each expert counted by its weight: near 0 where one expert has nearly all the weight, however far the others lie apart.',
   others: 'What is left for all tokens that are not listed.',
-  whatif: 'The merged distribution under other weights, from the probabilities that were recorded. It shows this one step; a reply that went on from another token would differ from there.',
+  whatif: 'The merged distribution under other weights, from the probabilities that were recorded. It shows this one step; a reply that went on from another token would differ from there. To see that, regenerate.',
+  branch: 'Writes the reply anew from this token on, under the same seed. The first tokens stay; the new reply becomes a version beside this one.',
   switches: 'How often the expert with the largest weight changes, per 100 tokens.',
   bytes: 'The token’s text in UTF-8, as hexadecimal bytes. A token that ends inside a character has no text of its own.',
 };

@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from mpd_core.bench.schemes import Loader, Voice, cached, hear, merge_adapter, run_greedily
 from mpd_core.bench.values import Ask, Heard, Run, Spec
 from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.method.merging import merge_probabilities
 from mpd_core.models.pcm import load_head
 
 
@@ -45,9 +46,8 @@ class _Peer:
 
     def _merged(self, voices: list[Voice], log_probs: Tensor, hidden: Tensor) -> Tensor:
         """Eq. 1 from the experts' log-probabilities [E, V] and the PCM's last state [D]."""
-        scores = self._head.linear(hidden.float())[[voice.pole for voice in voices[:-1]]]
-        alpha = torch.log_softmax(scores, dim=-1)
-        return torch.logsumexp(alpha[:, None] + log_probs, dim=0)
+        poles = torch.tensor([[voice.pole for voice in voices[:-1]]], device=hidden.device)
+        return merge_probabilities(log_probs, self._head.expert_weights(hidden[None], poles)[0])
 
     def _one(self, token: int) -> Tensor:
         return torch.tensor([[token]], device=self.device)

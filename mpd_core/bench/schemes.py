@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mpd_core.bench.values import Ask, Heard, Run, Spec
-from mpd_core.merging import entropy
+from mpd_core.method.merging import entropy
+from mpd_core.method.soup import mean_of_changes
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.linear import PACKED, round_to
@@ -140,8 +141,7 @@ def mean_change(loader: Loader, names: tuple[str, ...]) -> Iterator[tuple[str, T
     adapters = [load_adapter(name, loader.adapter_folder(name)) for name in names]
     for module in adapters[0].factors:  # the bench's adapters all target all linears
         factors = [(adapter.scaling, *adapter.factors[module]) for adapter in adapters]
-        changes = [scaling * (b @ a) for scaling, a, b in factors]
-        yield module, torch.stack(changes).mean(dim=0)
+        yield module, mean_of_changes(factors)
 
 
 @torch.no_grad()

@@ -11,23 +11,24 @@ import torch
 from transformers import AutoTokenizer
 
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
+from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
-from mpd_core.experts import ANCHOR, BASE, TRUNK
-from mpd_core.experts.remote import RemoteExpert, RemoteSpec
-from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
-from mpd_core.models.architecture import WINDOW_STEP, row_length, token_bytes
+from mpd_core.models.architecture import WINDOW_STEP, row_length
 from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
 from mpd_core.models.graphs import MOST_GRAPHS
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
+from mpd_core.models.probe import cached_bytes
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
+from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 from mpd_core.prompts import PromptRenderer
+from mpd_core.remote.expert import RemoteExpert, RemoteSpec
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def _check_prompts(pack: Pack, folder: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError):
-        return  # ``load_model`` says what is wrong with it
+    except Exception:  # of any kind: ``load_model`` says what is wrong with it
+        return
     PromptRenderer(tokenizer, pack.spec.template)
 
 
@@ -229,7 +230,7 @@ def _need(lane: _Lane, context: int) -> Need:
         between = 8 * config.hidden_size + 3 * config.intermediate_size
         scores = 4 * config.num_attention_heads * length
         step = (between + MOST_GRAPHS * config.hidden_size) * size + scores
-    return Need(lane.rows, length, token_bytes(config, model.dtype) * share // count, step)
+    return Need(lane.rows, length, cached_bytes(model) * share // count, step)
 
 
 def _notes(format_: WeightFormat) -> tuple[str, ...]:

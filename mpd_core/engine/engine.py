@@ -15,6 +15,7 @@ import torch
 
 from mpd_core.engine.build import Parts, build
 from mpd_core.engine.intake import Intake
+from mpd_core.engine.plan import method_names
 from mpd_core.engine.records import Note, make_step, take_notes
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import KEPT_ROWS, Said
@@ -23,11 +24,10 @@ from mpd_core.engine.sequence import Sequence, Track
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
-from mpd_core.experts import method_names
-from mpd_core.experts.remote import RemoteAnswer
 from mpd_core.models.threads import passing
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder, name_tokens
+from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace
@@ -108,9 +108,13 @@ class Engine:
             tuple(row.name for row in sequence.plan.experts),
             cancel=lambda: self._cancel(sequence),
             assemble=lambda *parts: self._intake.trace(sequence, *parts),
+            ahead=lambda: self._ahead(sequence),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
         decoder = StreamDecoder(self._tokenizer, self._intake.end_of_turn)
+        for token in sequence.prefix:  # as if they had been drawn here
+            draw(generator)
+            decoder.push(token)
         job = _Job(sequence, stream, decoder, generator)
         with self._wake:
             if self._closed:
@@ -206,9 +210,12 @@ class Engine:
         tokens = choose(
             said.distribution.merged,
             [sequence.request.sampling for sequence in sequences],
-            [sequence.tokens for sequence in sequences],
+            [sequence.reply for sequence in sequences],
             [draw(self._jobs[sequence].generator) for sequence in sequences],
         )
+        for row, sequence in enumerate(sequences):
+            if sequence.forced_token is not None:
+                tokens[row] = sequence.forced_token
         notes = take_notes(said.distribution, tokens, self.pack.spec.decode.top_k_recorded)
         for sequence, note, missing in zip(sequences, notes, said.missing, strict=True):
             with self._alone(sequence):
@@ -222,7 +229,7 @@ class Engine:
         sequence.tokens.append(note.token)
         finish = self._intake.finish(sequence)
         text = job.decoder.push(note.token, last=finish is not None)
-        index, experts = len(sequence.tokens) - 1, job.stream.experts
+        index, experts = len(sequence.reply) - 1, job.stream.experts
         job.stream.put(make_step(index, text, experts, note, missing, self._name))
         return finish
 
@@ -245,6 +252,10 @@ class Engine:
 
     def _cancel(self, sequence: Sequence) -> None:
         sequence.cancelled = True  # the worker ends it before its next step
+
+    def _ahead(self, sequence: Sequence) -> int:
+        with self._wake:
+            return self._scheduler.ahead(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in self._scheduler.everyone():

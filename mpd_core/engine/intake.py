@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
+from mpd_core.engine.plan import BASE, PCM, TRUNK, Plan, Row, make_plan
 from mpd_core.engine.records import finish_reason
 from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
-from mpd_core.experts import BASE, PCM, TRUNK, Row, make_plan
-from mpd_core.experts.vocabulary import check_embedded
-from mpd_core.packs import Pack
+from mpd_core.models.vocabulary import check_embedded
+from mpd_core.packs import Pack, is_simplex
 from mpd_core.prompts import PromptRenderer
-from mpd_core.request import GenerationRequest
+from mpd_core.request import SHIFTING, Branch, GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 
 
@@ -44,6 +44,7 @@ class Intake:
         """
         preference = self._pack.space.parse(request.preference)
         plan = make_plan(self._pack, preference, request.method, request.space)
+        self._check_branch(plan, request.branch)
         experts = tuple(self._track(row, request) for row in plan.experts)
         pcm = self._track(plan.pcm, request) if plan.pcm else None
         anchors = tuple(self._track(row, request) for row in plan.anchors)
@@ -72,7 +73,7 @@ class Intake:
             EngineError: it goes on, and the PCM's own backbone has no embedding for the token.
         """
         sampling, token_id = sequence.request.sampling, sequence.tokens[-1]
-        reason = finish_reason(sequence.tokens, sampling, self.end_of_turn)
+        reason = finish_reason(sequence.reply, sampling, self.end_of_turn)
         if reason is None and sequence.pcm and token_id >= self._sizes.get(PCM, token_id + 1):
             raise EngineError(
                 f"The reply came to {self._name(token_id)}, a token that the PCM's backbone has no "
@@ -92,7 +93,7 @@ class Intake:
         settings = asdict(request.sampling)
         seed = settings.pop("seed")
         if request.space == "strength":
-            settings |= {"strength": request.strength, "plausibility": request.plausibility}
+            settings |= {name: getattr(request, name) for name in SHIFTING}
         preference = self._pack.space.parse(request.preference)
         return Trace(
             pack=self._pack.spec.name,
@@ -113,6 +114,7 @@ class Intake:
             prompt_tokens=_longest_prompt(sequence),
             timing=timing,
             steps=steps,
+            branch=asdict(request.branch) if request.branch else None,
         )
 
     def _track(self, row: Row, request: GenerationRequest) -> Track:
@@ -122,7 +124,28 @@ class Intake:
                 f"The text holds {self._name(max(prompt))}, a token that '{row.name}' has no "
                 "embedding for: leave it out."
             )
-        return Track(row, prompt, len(prompt) + request.sampling.max_new_tokens)
+        prefix = request.branch.prefix if request.branch else ()
+        return Track(row, (*prompt, *prefix), len(prompt) + request.sampling.max_new_tokens)
+
+    def _check_branch(self, plan: Plan, branch: Branch | None) -> None:
+        """Raises RequestError: tokens or weights that a reply by this method cannot have."""
+        if branch is None:
+            return
+        known = self._tokenizer.convert_ids_to_tokens
+        forced = (*branch.prefix, *(() if branch.token is None else (branch.token,)))
+        for token in forced:
+            if token >= self._sizes[BASE] or known(token) is None:
+                raise RequestError(f"branch: {token} is no token of this pack's vocabulary.")
+        if self.end_of_turn.intersection(branch.prefix):
+            raise RequestError("branch.prefix holds the end of a reply: branch before it.")
+        count = len(plan.experts)
+        if branch.weights is not None and count == 1:
+            raise RequestError("branch.weights: this method has one expert, nothing to weigh.")
+        if branch.weights is not None and not is_simplex(branch.weights, count):
+            raise RequestError(
+                f"branch.weights: give {count} weights from 0 to 1, one for each expert of the "
+                "method, that add up to 1."
+            )
 
     def _check_embedded(self) -> None:
         prompts, tokenizer = self._prompts, self._tokenizer
@@ -137,4 +160,5 @@ class Intake:
 
 
 def _longest_prompt(sequence: Sequence) -> int:
-    return max(len(track.prompt) for track in (*sequence.tracks, *sequence.remote))
+    rows = (*sequence.tracks, *sequence.remote)
+    return max(len(track.prompt) for track in rows) - len(sequence.prefix)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.engine.runner import Distribution
 from mpd_core.errors import EngineError
-from mpd_core.experts import ANCHOR, PLAIN
-from mpd_core.merging import disagreement, entropy
+from mpd_core.method.merging import disagreements, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
 
@@ -23,7 +23,7 @@ NOT_FINITE = (
 
 
 def finish_reason(
-    tokens: list[int], sampling: Sampling, end_of_turn: frozenset[int]
+    tokens: Sequence[int], sampling: Sampling, end_of_turn: frozenset[int]
 ) -> FinishReason | None:
     """Why a reply with these tokens is over, or None while it is not."""
     if tokens[-1] in end_of_turn:
@@ -44,6 +44,7 @@ class Note:
     weights: list[float]
     entropy: float
     disagreement: float
+    divergence: float
 
     @property
     def is_finite(self) -> bool:
@@ -67,12 +68,14 @@ def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
     table = both.gather(2, ids[:, None].expand(-1, both.shape[1], -1))  # [R, 1 + E, 1 + n]
     spread = entropy(said.merged)
     known = spread if said.space == "probability" else None
+    weighted, alike = disagreements(said.log_probs, said.weights, known)
     columns = (
         ids,
         table.transpose(1, 2).flatten(1),
         said.weights,
         spread[:, None],
-        disagreement(said.log_probs, said.weights, known)[:, None],
+        weighted[:, None],
+        alike[:, None],
     )
     rows = torch.cat([column.double() for column in columns], dim=1).cpu().tolist()
     return [_note(row, ids.shape[1], both.shape[1]) for row in rows]
@@ -82,8 +85,9 @@ def _note(row: list[float], count: int, width: int) -> Note:
     ids, rest = [int(number) for number in row[:count]], row[count:]
     table = [rest[k * width : (k + 1) * width] for k in range(count)]
     unique = dict(zip(ids[1:], table[1:], strict=True))
-    *weights, spread, apart = rest[count * width :]
-    return Note(ids[0], tuple(unique), [table[0], *unique.values()], weights, spread, apart)
+    *weights, spread, weighted, alike = rest[count * width :]
+    log_probs = [table[0], *unique.values()]
+    return Note(ids[0], tuple(unique), log_probs, weights, spread, weighted, alike)
 
 
 def make_step(
@@ -124,6 +128,7 @@ def make_step(
         logprobs=_named(rows, chosen[1:]),
         entropy=note.entropy,
         disagreement=note.disagreement,
+        divergence=note.divergence,
         top_k=tuple(sorted(candidates, key=lambda candidate: -candidate.probability)),
         missing={experts[k]: mass for k, mass in missing.items()},
     )

@@ -7,7 +7,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from mpd_core.engine.sequence import Sequence, Track
-from mpd_core.experts.remote import RemoteAnswer, RemoteExpert
+from mpd_core.remote.expert import RemoteAnswer, RemoteExpert
 
 CALLS_AT_ONCE = 8  # an expert: sequences that are out of step with each other need their own
 

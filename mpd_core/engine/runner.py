@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mpd_core.engine.chunk import Chunk, up_to_last
+from mpd_core.engine.plan import TRUNK
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import Sequence, Track
-from mpd_core.experts import TRUNK
-from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.merging import merge, top_one
-from mpd_core.models.pcm import WeightHead
+from mpd_core.method.merging import fading_strength, merge
+from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.rows import RowModel
-from mpd_core.request import Space
+from mpd_core.remote.expert import RemoteAnswer
+from mpd_core.request import GenerationRequest, Space
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048
 """Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
@@ -191,10 +191,15 @@ class Runner:
         rows = [log_probs[track] for sequence in sequences for track in sequence.experts]
         said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
         weights = self._weights(sequences, hidden)
+        for row, sequence in enumerate(sequences):
+            if sequence.forced_weights is not None:
+                weights[row] = weights.new_tensor(sequence.forced_weights)
         like = sequences[0].request
         plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
         anchors = torch.stack(plain) if plain else None
-        merged = merge(like.space, said, weights, anchors, like.strength, like.plausibility)
+        indices = [len(s.prefix) + len(s.tokens) for s in sequences]
+        strength = strength_of(like, torch.tensor(indices, device=said.device))
+        merged = merge(like.space, said, weights, anchors, strength, like.plausibility)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
@@ -238,12 +243,14 @@ class Runner:
         states = [hidden[sequence.pcm] for sequence in sequences if sequence.pcm]
         if not states:
             return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
-        weight: Tensor = self.head.linear.weight
-        poles = torch.tensor([s.plan.poles for s in sequences], device=weight.device)
-        chosen = torch.zeros(len(poles), len(weight), dtype=torch.bool, device=weight.device)
-        alpha: Tensor = self.head(torch.stack(states), chosen.scatter(1, poles, value=True))
-        alpha = alpha.gather(1, poles).to(self._device)
+        poles = torch.tensor([s.plan.poles for s in sequences], device=states[0].device)
+        alpha = self.head.expert_weights(torch.stack(states), poles).to(self._device)
         return top_one(alpha) if sequences[0].plan.top else alpha
+
+
+def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:
+    """B of the space ``strength`` at tokens of its reply, 0 for the first; [...] to [...]."""
+    return fading_strength(request.strength, request.settled, request.fade, indices)
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
@@ -251,7 +258,7 @@ def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Seque
     groups: dict[tuple[object, ...], list[Sequence]] = {}
     for sequence in sequences:
         asked = sequence.request
-        how = (asked.space, asked.strength, asked.plausibility)
+        how = (asked.space, asked.strength, asked.settled, asked.fade, asked.plausibility)
         weighed = (sequence.pcm is None, sequence.plan.top)
         key = (len(sequence.experts), *weighed, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)

@@ -189,6 +189,12 @@ class Scheduler:
             self.running.remove(sequence)
         return moves
 
+    def ahead(self, sequence: Sequence) -> int:
+        """How many requests are to be read before this one can be."""
+        if sequence not in self.waiting:
+            return 0
+        return self.waiting.index(sequence) + (self.entering is not None)
+
     def everyone(self) -> list[Sequence]:
         """All sequences that have not ended."""
         entering = [self.entering] if self.entering else []

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mpd_core.experts import TRUNK, Plan, Row
+from mpd_core.engine.plan import TRUNK, Plan, Row
 from mpd_core.request import GenerationRequest
 
 
@@ -16,6 +16,7 @@ class Track:
 
     row: Row
     prompt: tuple[int, ...]
+    """What it reads before it speaks: the rendered prompt, and the prefix of a branch."""
     length: int
     """Tokens that prompt and reply may grow to: what is reserved in the cache."""
     filled: int = 0
@@ -103,7 +104,30 @@ class Sequence:
     trunk: tuple[Track, ...] = ()
     """Rows that experts and PCM read from where the base's lower layers are shared."""
     tokens: list[int] = field(default_factory=list)
+    """Drawn so far; of a branch, those after its prefix."""
     cancelled: bool = False
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        """What the reply begins with, which was not drawn here."""
+        return self.request.branch.prefix if self.request.branch else ()
+
+    @property
+    def reply(self) -> tuple[int, ...]:
+        """All tokens of the reply so far."""
+        return (*self.prefix, *self.tokens)
+
+    @property
+    def forced_token(self) -> int | None:
+        """What the next token is, whatever is drawn."""
+        branch = self.request.branch
+        return branch.token if branch and not self.tokens else None
+
+    @property
+    def forced_weights(self) -> tuple[float, ...] | None:
+        """The experts' weights for the next token, whatever the method says."""
+        branch = self.request.branch
+        return branch.weights if branch and (branch.lasting or not self.tokens) else None
 
     @property
     def tracks(self) -> tuple[Track, ...]:

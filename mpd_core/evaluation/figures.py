@@ -27,7 +27,7 @@ from mpd_core.evaluation.statistics import (
 )
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.measures import length, loops
 
 Figures = dict[str, Any]

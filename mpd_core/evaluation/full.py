@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.jobs import WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
@@ -22,7 +23,6 @@ from mpd_core.evaluation.runs import generate, store
 from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 from mpd_core.evaluation.store import Lines, missing
 from mpd_core.evaluation.weight_space import WeightSpace
-from mpd_core.experts.plan import ONE_EXPERT
 from mpd_core.packs import Pack, Quantize
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled

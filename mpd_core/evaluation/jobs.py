@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
+from mpd_core.engine.plan import has_soup, make_plan, method_names
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.experts import make_plan, method_names
-from mpd_core.experts.plan import has_soup
+from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack, Quantize
-from mpd_core.preferences import LEFT_OUT
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 
 WEIGHTS = "adapter_model.safetensors"

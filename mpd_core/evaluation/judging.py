@@ -20,7 +20,7 @@ from tqdm import tqdm
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import both_orders
 from mpd_core.evaluation.store import Lines, Row, read_rows
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 
 VERDICTS = "verdicts-{judge}.jsonl"
 SEED = 0

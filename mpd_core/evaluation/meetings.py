@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from mpd_core.experts.plan import ONE_EXPERT
+from mpd_core.engine.plan import ONE_EXPERT
 
 MAIN = "mpd"
 

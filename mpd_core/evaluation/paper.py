@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.evaluation.jobs import AT, WEIGHT_SPACE
 from mpd_core.evaluation.meetings import MAIN
-from mpd_core.experts.plan import ONE_EXPERT
 
 Figures = dict[str, Any]
 

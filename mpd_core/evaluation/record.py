@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.store import Row, read_rows
+from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack
-from mpd_core.preferences import LEFT_OUT
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job

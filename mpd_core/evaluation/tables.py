@@ -9,7 +9,7 @@ from typing import Any, get_args
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.judges import FITTED
 from mpd_core.evaluation.measures import TextJudge, identification, minimal_pairs, written
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Split, Styled
 
 Figures = dict[str, Any]

@@ -26,12 +26,12 @@ from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
+from mpd_core.method.preferences import Pole
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.linear import round_to
 from mpd_core.models.sources import obtain
 from mpd_core.models.store import one_line
 from mpd_core.packs import Pack, Quantize
-from mpd_core.preferences import Pole
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.sampling import choose, draw
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.adapter_config import LFS, MERGE, lfs_complaint
+from mpd_core.models.numbers import is_finite
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PREFIX = r"^base_model\.model\.(?P<module>.+)"
@@ -102,7 +103,7 @@ def _numbers(name: str, key: str, tensors: Any) -> Tensor:
             "again as fp32, fp16 or bf16."
         )
     tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
-    if not tensor.isfinite().all():
+    if not is_finite(tensor):
         raise PackError(
             f"adapter '{name}': '{key}' in {WEIGHTS_FILE} holds numbers that are not finite: use "
             "an earlier checkpoint of its training."

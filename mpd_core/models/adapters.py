@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.method import soup
 from mpd_core.models.adapter_config import CONFIG_FILE, MERGE, LoraSettings, read_settings
 from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
 from mpd_core.models.adapter_weights import Copies, Factors, read_weights
+from mpd_core.models.numbers import is_held
 from mpd_core.models.targets import linear_shape
-
-LOST = 1e-2
-"""Most that factors may change, relatively, in the type that they are held in: rounding changes
-them by at most 0.2%, what is lost beyond that was too large or too small for the type."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +79,14 @@ class LoraAdapter:
         """
         for module, pair in self.factors.items():
             for side, tensor in zip("AB", pair, strict=True):
-                if factors not in (torch.float32, tensor.dtype):
-                    self._check_close(f"lora_{side} of '{module}'", tensor, factors)
+                self._check_close(f"lora_{side} of '{module}'", tensor, factors)
         self._check_close("its scaling", torch.tensor(self.scaling, dtype=torch.float64), gates)
 
     def _check_close(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
-        exact = tensor.double()
-        lost = (tensor.to(dtype).double() - exact).norm()
-        if not lost <= LOST * exact.norm():
+        if not is_held(tensor, dtype):
             raise PackError(
                 f"adapter '{self.name}': {str(dtype)[6:]} cannot hold {what} (largest number "
-                f'{float(exact.abs().max()):.3g}): set precision = "fp32" under [base] in '
+                f'{float(tensor.abs().max()):.3g}): set precision = "fp32" under [base] in '
                 'the pack, or "bf16" on a GPU.'
             )
 
@@ -147,7 +142,7 @@ def _scaled(settings: LoraSettings, factors: Factors) -> tuple[float, Factors]:
 
 
 def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
-    """The soup of the published code: A and B averaged apart, (mean A)(mean B), unlike mean(B A).
+    """A soup of adapters as one adapter, see ``method.soup``.
 
     Raises:
         PackError: adapters of different ranks, targets or scalings, which have no such mean.
@@ -160,10 +155,7 @@ def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
     if any(s != shapes[0] for s in shapes) or any(x.scaling != first.scaling for x in rest):
         raise PackError("experts.soup: 'factors' needs adapters of equal rank, targets and alpha.")
 
-    def mean(module: str, side: int) -> Tensor:
-        return torch.stack([x.factors[module][side].float() for x in adapters]).mean(0)
-
-    factors = {module: (mean(module, 0), mean(module, 1)) for module in first.factors}
+    factors = {m: soup.mean_of_factors([x.factors[m] for x in adapters]) for m in first.factors}
     return replace(first, name="+".join(x.name for x in adapters), factors=factors)
 
 

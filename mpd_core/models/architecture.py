@@ -12,7 +12,6 @@ from mpd_core.errors import PackError
 
 WINDOW_STEP = 64
 """Rows see multiples of so many positions, so that shapes repeat from token to token."""
-_KV_HEADS = ("num_key_value_heads", "num_kv_heads", "num_attention_heads")
 _LOCAL = ("window", "chunk", "topk")
 """Parts of the names of settings that say how far back a token looks, or at how many others."""
 
@@ -30,9 +29,9 @@ def body_of(model: Any) -> Any:
 
 def finish(config: Any) -> Callable[[Tensor], Tensor]:
     """What some architectures do to their logits after the output layer: scale or cap them."""
-    scale = getattr(config, "logit_scale", None) or 1.0
-    scale /= getattr(config, "logits_scaling", None) or 1.0
-    cap = getattr(config, "final_logit_softcapping", None)
+    scale = _setting(config, "logit_scale") or 1.0
+    scale /= _setting(config, "logits_scaling") or 1.0
+    cap = _setting(config, "final_logit_softcapping")
 
     def apply(logits: Tensor) -> Tensor:
         logits = logits if scale == 1 else logits * scale
@@ -41,20 +40,13 @@ def finish(config: Any) -> Callable[[Tensor], Tensor]:
     return apply
 
 
-def token_bytes(config: Any, dtype: torch.dtype) -> int:
-    """Bytes that one token's keys and values take in all layers."""
-    heads = next(n for n in (getattr(config, name, None) for name in _KV_HEADS) if n)
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * dtype.itemsize)
-
-
 def row_length(config: Any, context: int) -> int:
     """Tokens that a row may hold: the pack's context, as far as the base has positions.
 
     Raises:
         PackError: a longer text's rotary embedding would change for the tokens already read.
     """
-    limit = getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+    limit = _setting(config, "max_position_embeddings") or _setting(config, "max_seq_len")
     for rope in _ropes(config):
         original = rope.get("original_max_position_embeddings")
         if rope["rope_type"] == "longrope" and original and original < context:
@@ -73,11 +65,19 @@ def row_length(config: Any, context: int) -> int:
 def local_sizes(config: Any) -> list[int]:
     """Settings that could make a token look at fewer than all tokens before it."""
     names = (name for name in config.to_dict() if any(part in name for part in _LOCAL))
-    return [size for size in (getattr(config, n, None) for n in names) if type(size) is int]
+    return [size for size in (_setting(config, n) for n in names) if type(size) is int]
+
+
+def _setting(config: Any, name: str) -> Any:
+    """What a configuration says for all layers; None where it says nothing, or not of all."""
+    try:
+        return getattr(config, name, None)
+    except RuntimeError:  # transformers', of what may differ from layer to layer
+        return None
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:
     """Settings of the rotary embedding, of each layer type where these differ."""
-    found = getattr(config, "rope_parameters", None) or {}
+    found = _setting(config, "rope_parameters") or {}
     tables = [found, *(table for table in found.values() if isinstance(table, dict))]
     return [table for table in tables if isinstance(table.get("rope_type"), str)]

@@ -16,8 +16,9 @@ from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.models.architecture import text_config
-from mpd_core.models.files import CONFIG, tensor_shapes
+from mpd_core.models.files import CONFIG, UNREADABLE, tensor_headers
 from mpd_core.models.linear import can_pack
+from mpd_core.models.numbers import check_numbers, check_types
 from mpd_core.models.store import one_line
 from mpd_core.models.threads import settle
 from mpd_core.packs import Precision, Quantize
@@ -142,6 +143,9 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
         )
     check_keys(folder, info, type(model).__name__)
     model.eval().requires_grad_(False)
+    check_types(folder, model)
+    check_numbers(folder, model, format_.packed)
+    model.config.return_dict = True  # what is computed does not depend on it, but how it is named
     return LoadedModel(model, tokenizer, format_)
 
 
@@ -159,7 +163,7 @@ def check_keys(folder: Path, info: Mapping[str, Any], architecture: str) -> None
     Raises:
         PackError: names the first tensor that is missing, left over, or of another shape.
     """
-    shapes = tensor_shapes(folder)
+    shapes = {key: tensor["shape"] for key, tensor in tensor_headers(folder).items()}
     left = [key for key in info["unexpected_keys"] if not _is_mask(key, shapes)]
     for key in sorted(info["missing_keys"]):
         raise PackError(
@@ -207,5 +211,5 @@ def _reading(folder: Path) -> Iterator[None]:
 def _has_code(folder: Path) -> bool:
     try:
         return "auto_map" in json.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
+    except UNREADABLE:
         return False

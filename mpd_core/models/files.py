@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mpd_core.errors import ModelSourceError
 
@@ -13,6 +14,9 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 READ = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Files beside the weights that a base may be read from."""
+ADAPTER = "adapter_config.json"
+UNREADABLE = (OSError, ValueError, OverflowError, RecursionError)
+"""What reading a file as JSON can raise; the last where brackets are nested without end."""
 _POINTER = b"version https://git-lfs"
 _MOST_HEADER = 100_000_000
 
@@ -26,7 +30,7 @@ def checked_folder(folder: Path, name: str, *, tokenizer: bool = False) -> Path:
         tokenizer: whether it must hold one.
 
     Raises:
-        ModelSourceError: names the file that is missing, cut, or a git-lfs pointer.
+        ModelSourceError: names the file that is missing, cut, a git-lfs pointer, or too many.
     """
     weights = weight_files(folder)
     missing = [file for file in (CONFIG, *weights) if not (folder / file).is_file()]
@@ -36,6 +40,11 @@ def checked_folder(folder: Path, name: str, *, tokenizer: bool = False) -> Path:
         raise ModelSourceError(
             f"{name}: {folder} has no {missing[0]}; a base is a folder as save_pretrained writes "
             "it: config.json, tokenizer files and safetensors."
+        )
+    if (folder / ADAPTER).is_file():
+        raise ModelSourceError(
+            f"{name}: {folder} holds an adapter, too ({ADAPTER}), which transformers would add to "
+            "the base; name it under experts.adapters, and a folder of the base alone here."
         )
     small = (path.name for path in folder.iterdir() if path.suffix in READ and path.is_file())
     for file in (*sorted(small), *weights):
@@ -58,7 +67,7 @@ def weight_files(folder: Path) -> list[str]:
     try:
         shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
         plain = all(PurePosixPath(shard).name == shard for shard in shards)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (*UNREADABLE, KeyError, AttributeError, TypeError) as error:
         _check_no_pointer(index, "base")
         raise ModelSourceError(f"{index} cannot be read: {_short(error)}") from error
     if not shards or not plain or not all(shard.endswith(".safetensors") for shard in shards):
@@ -66,11 +75,11 @@ def weight_files(folder: Path) -> list[str]:
     return shards
 
 
-def tensor_shapes(folder: Path) -> dict[str, list[int]]:
-    """Names and shapes of all tensors in a checked folder, as the files have them."""
+def tensor_headers(folder: Path) -> dict[str, dict[str, Any]]:
+    """By name, ``dtype`` and ``shape`` of all tensors in a checked folder, as the files have it."""
     headers = (_header(folder / file) for file in weight_files(folder))
     tensors = (item for header in headers for item in header.items())
-    return {key: tensor["shape"] for key, tensor in tensors if key != "__metadata__"}
+    return {key: tensor for key, tensor in tensors if key != "__metadata__"}
 
 
 def _check_no_pointer(file: Path, name: str) -> None:
@@ -87,9 +96,13 @@ def _check_whole(file: Path, name: str) -> None:
     """The header of a safetensors file says how long the file is."""
     try:
         header = _header(file)
-        ends = [t["data_offsets"][1] for key, t in header.items() if key != "__metadata__"]
-        size, wanted = file.stat().st_size, _header_size(file) + max(ends, default=0)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        tensors = [tensor for key, tensor in header.items() if key != "__metadata__"]
+        parts = [(t["dtype"], t["shape"], int(t["data_offsets"][1])) for t in tensors]
+        size, wanted = (
+            file.stat().st_size,
+            _header_size(file) + max((end for *_, end in parts), default=0),
+        )
+    except (*UNREADABLE, LookupError, TypeError, AttributeError, struct.error) as error:
         raise ModelSourceError(
             f"{name}: {file} is no safetensors file ({_short(error)}); download it again."
         ) from error
@@ -103,7 +116,7 @@ def _check_whole(file: Path, name: str) -> None:
 def _check_json(file: Path, name: str) -> None:
     try:
         config = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise ModelSourceError(f"{name}: {file} cannot be read: {_short(error)}") from error
     if not isinstance(config, dict):
         raise ModelSourceError(f"{name}: {file} must hold a table of settings.")
@@ -122,11 +135,11 @@ def _header_size(file: Path) -> int:
     return 8 + int(length)
 
 
-def _header(file: Path) -> dict[str, dict[str, list[int]]]:
+def _header(file: Path) -> dict[str, dict[str, Any]]:
     size = _header_size(file)
     with file.open("rb") as stream:
         stream.seek(8)
-        header: dict[str, dict[str, list[int]]] = json.loads(stream.read(size - 8))
+        header: dict[str, dict[str, Any]] = json.loads(stream.read(size - 8))
     return header
 
 

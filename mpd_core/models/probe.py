@@ -7,7 +7,7 @@ text that would be another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
+from mpd_core.models.lora import Mix
 from mpd_core.models.store import one_line
 
 SMALL = 300_000_000
@@ -62,6 +63,27 @@ def take_sample(model: Any, length: int) -> Sample:
     with _as_pack_errors(model), torch.inference_mode():
         states = [_states(model, text) for text in texts]
     return Sample(texts, states)
+
+
+def cached_bytes(model: Any) -> int:
+    """Bytes that a model caches of one token in all layers: measured, for no two kinds of
+    configuration say alike how many heads there are, how wide, and in which layers.
+
+    Raises:
+        PackError: the model fails, or keeps no keys and values.
+    """
+    token = torch.ones(1, 1, dtype=torch.long, device=model.device)
+    with _as_pack_errors(model), torch.inference_mode():
+        cache: Any = getattr(body_of(model)(input_ids=token, use_cache=True), "past_key_values", ())
+    layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
+    kept = (getattr(layer, side, None) for layer in layers for side in ("keys", "values"))
+    size = sum(int(tensor.nbytes) for tensor in kept if tensor is not None)
+    if not size:
+        raise PackError(
+            f"base: {type(model).__name__} keeps no keys and values of what it has read; "
+            "use a base of another architecture."
+        )
+    return size
 
 
 def check_output_layer(model: Any) -> None:
@@ -124,6 +146,30 @@ def check_rows(read: Read, sample: Sample, model: Any, *, tolerance: float) -> N
             f"base: {type(model).__name__} gives other states in rows of different texts than by "
             f"itself (by {float(worst):.1e}); use a base of another architecture."
         )
+
+
+def check_adapters(
+    read: Callable[[Tensor, Tensor, int, list[Mix]], Tensor],
+    sample: Sample,
+    model: Any,
+    names: Sequence[str],
+) -> None:
+    """Read with all adapters in one of two rows: whatever fails, fails when the base is loaded.
+
+    Args:
+        read: as ``RowModel.forward``, through a cache for two rows.
+        sample: for its texts.
+        model: for its name.
+        names: of the adapters.
+
+    Raises:
+        PackError: a linear is called in a way that adapters cannot follow, or the pass fails.
+    """
+    tokens = torch.nn.utils.rnn.pad_sequence(sample.texts, batch_first=True)
+    places = torch.arange(tokens.shape[1]).expand_as(tokens)
+    if names:
+        with _as_pack_errors(model):
+            read(tokens, places, 0, [tuple((name, 1.0) for name in names), ()])
 
 
 def _differences(read: Read, sample: Sample) -> Tensor:

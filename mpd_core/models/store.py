@@ -111,6 +111,8 @@ def need_space(folder: Path, size: int, variable: str = CACHE_ENV) -> None:
 def one_line(error: BaseException) -> str:
     """An exception's text in one line of bounded length."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, KeyError):
+        text = f"nothing is called {text}"
     return text if len(text) <= 200 else text[:199] + "…"
 
 

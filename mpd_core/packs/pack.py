@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from mpd_core.errors import PackError, RequestError
+from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
 from mpd_core.packs.schema import NAME, GGUFSource, PackSpec
-from mpd_core.preferences import Dimension, Pole, Preference, PreferenceSpace
-from mpd_core.request import Space
+from mpd_core.request import SHIFTING, Space
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -68,10 +68,11 @@ class Pack:
         self,
         preference: Preference,
         space: Space | None = None,
-        strength: float | None = None,
-        plausibility: float | None = None,
+        **given: float | None,
     ) -> dict[str, Any]:
         """How a request is merged, as arguments of ``GenerationRequest``; None: the pack's way.
+
+        ``given`` are fields of the space ``strength``, see ``request.SHIFTING``.
 
         The pack's strength is meant for a whole preference. One that leaves dimensions out has
         fewer experts to share it, so it gets its share, but no less than logit space.
@@ -79,11 +80,9 @@ class Pack:
         decode = self.spec.decode
         share = len(preference.poles) / len(self.space.dimensions)
         own = max(min(1.0, decode.strength), decode.strength * share)
-        return {
-            "space": space or decode.space,
-            "strength": own if strength is None else strength,
-            "plausibility": decode.plausibility if plausibility is None else plausibility,
-        }
+        packed = {name: getattr(decode, name) for name in SHIFTING} | {"strength": own}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return {"space": space or decode.space, **packed, **chosen}
 
     def verify_files(self) -> None:
         """Check that each weight file is there and is the one that the TOML pins.

@@ -54,7 +54,7 @@ def _configured(folder: Path) -> list[int]:
             found = config.get(KEY)
             if found is None:  # models of text and images keep it with the text's part
                 found = (config.get("text_config") or {}).get(KEY)
-        except (OSError, ValueError, AttributeError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
             raise PackError(f"base: {file} cannot be read: {error}") from error
         ids = found if isinstance(found, list) else [] if found is None else [found]
         if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 PROBE = "mpd7"
 """What the user says in the conversation that every template must take: no template's own text."""
 REASON_LENGTH = 200
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+"""What some editors put before a file's first line: no part of a prompt."""
 
 
 class PromptRenderer:
@@ -137,4 +139,4 @@ def _chosen(tokenizer: PreTrainedTokenizerBase, chat: str | None) -> str:
             f"template.chat: the tokenizer brings the templates {', '.join(sorted(named))} and no "
             "default: name one of them."
         )
-    return str(chosen)
+    return str(chosen).removeprefix(BOM)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpd_core.training.setup import Setup
+from mpd_core.training.context import Setup
 from mpd_core.training.trunk import PADDING, Layout, Trunk
 
 

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from mpd_core.engine import Engine
 from mpd_core.engine.flight import outcomes
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import MPDError
-from mpd_core.experts import ANCHOR, PLAIN
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import Candidate, StepRecord, Trace
 

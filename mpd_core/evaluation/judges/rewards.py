@@ -9,10 +9,10 @@ from mpd_core.errors import PackError
 from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.singles import Single
 from mpd_core.packs import Pack, file_sha256
-from mpd_core.training.rewards import reward_folder
-from mpd_core.training.scoring import RewardModels, Scorer
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import HEAD
+from mpd_core.training.adapters.rewards import reward_folder
+from mpd_core.training.context import Setup
+from mpd_core.training.results import HEAD
+from mpd_core.training.scoring.reward_models import RewardModels, Scorer
 
 NAME = "rewards"
 TIE = 0.2

@@ -9,11 +9,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.meetings import MAIN, meetings
 from mpd_core.evaluation.record import Run, load_run, replies_of
 from mpd_core.evaluation.store import Row
-from mpd_core.experts.plan import ONE_EXPERT
 from mpd_core.packs import Pack
 
 

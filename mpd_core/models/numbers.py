@@ -1,0 +1,93 @@
+"""Whether numbers are what they stand for, and are held by the type that they are computed in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.errors import PackError
+from mpd_core.models.files import tensor_headers
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+"""Types of a safetensors file whose numbers are what they stand for."""
+LOST = 1e-2
+"""Most that a tensor may change, relatively, in the type that it is held in: rounding changes it
+by at most 0.2%, what is lost beyond that was too large or too small for the type."""
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is infinite or NaN; without a copy, for tensors may be large."""
+    if not tensor.numel():
+        return True
+    tensor = tensor.float() if tensor.itemsize == 1 else tensor  # fp8 cannot be compared
+    ends = torch.stack(torch.aminmax(tensor))  # NaN if any number is
+    return bool(ends.isfinite().all())
+
+
+def is_held(tensor: Tensor, dtype: torch.dtype) -> bool:
+    """Whether a type holds finite numbers to 1%."""
+    if dtype in (torch.float32, torch.float64, tensor.dtype) and tensor.dtype != torch.float64:
+        return True
+    held = tensor.to(dtype)
+    lost = _size(held.to(tensor.dtype) - tensor)
+    return is_finite(held) and lost <= LOST * _size(tensor)
+
+
+def _size(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def check_types(folder: Path, model: Any) -> None:
+    """Refuse numbers that stand for others: transformers would take them as they are.
+
+    Masks, of four axes, are never read.
+
+    Args:
+        folder: that the model was read from.
+        model: of transformers, which may have been told how the numbers are quantised.
+
+    Raises:
+        PackError: names the first weight that is no floating-point tensor.
+    """
+    if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
+        return
+    for key, tensor in tensor_headers(folder).items():
+        kept = key.endswith(("weight", "bias")) and len(tensor["shape"]) < 4
+        if kept and tensor["dtype"] not in FLOATS:
+            raise PackError(
+                f"base: '{key}' in {folder} is of type {tensor['dtype']}, and its config.json does "
+                "not say what that stands for; use weights that are floating-point numbers."
+            )
+
+
+def check_numbers(folder: Path, model: nn.Module, packed: torch.dtype | None) -> None:
+    """Hold a model's numbers against the types that they are computed in.
+
+    Args:
+        folder: that the model was read from.
+        model: with its weights.
+        packed: type that linears and embeddings will be held in; None: as they are.
+
+    Raises:
+        PackError: names the first tensor that is not finite, or that packing would change.
+    """
+    for name, tensor in model.named_parameters():
+        if tensor.is_floating_point() and not is_finite(tensor):
+            cast = tensor.dtype is not torch.float32
+            raise PackError(
+                f"base: '{name}' in {folder} holds numbers that are not finite as "
+                f"{str(tensor.dtype)[6:]}: obtain it again"
+                + (', or set base.precision = "fp32" if they are in the file.' if cast else ".")
+            )
+    for prefix, module in model.named_modules() if packed else ():
+        if not isinstance(module, (nn.Linear, nn.Embedding)):
+            continue
+        for name, tensor in module.named_parameters(prefix, recurse=False):
+            if packed and not is_held(tensor, packed):
+                raise PackError(
+                    f"base: {str(packed)[6:]} cannot hold '{name}' in {folder} (largest number "
+                    f'{float(tensor.abs().max()):.3g}): set base.precision = "fp32".'
+                )
