@@ -17,7 +17,7 @@ from tqdm import tqdm
 from mpd_core.evaluation.judging import UNREAD, Answer, Named
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.store import Lines, Row, read_rows
-from mpd_core.preferences import Dimension, PreferenceSpace
+from mpd_core.method.preferences import Dimension, PreferenceSpace
 
 SINGLES = "singles-{judge}.jsonl"
 NEITHER = "neither"
