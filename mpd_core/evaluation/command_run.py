@@ -80,6 +80,9 @@ def judge(
     known: Annotated[
         int | None, typer.Option(min=0, help="Pairs of written answers for the judge's card.")
     ] = None,
+    single: Annotated[
+        bool, typer.Option(help="Ask as well which poles each reply shows on its own.")
+    ] = True,
     url: Annotated[
         str | None, typer.Option(help="Of an OpenAI-compatible server, e.g. http://host/v1.")
     ] = None,
@@ -103,6 +106,7 @@ def judge(
     from mpd_core.evaluation.judges import SERVER, judge_named
     from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
+    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 
     folder = folder_of(loaded, out)
     found = load_run(folder)
@@ -120,6 +124,9 @@ def judge(
     known_ones = known_pairs(loaded.space, held_out(loaded))
     chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, usual if known is None else known)]
     judge_pairs(asked, chosen, folder)
+    if single and isinstance(asked, SingleJudge):
+        replies = [row for row in replies_of(folder, found) if row["method"] in met]
+        judge_singles(asked, singles_of(loaded.space, replies), folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
 
 

@@ -51,6 +51,25 @@ def identify(
     return table
 
 
+def means(table: Mapping[str, Any]) -> Figures:
+    """{method: {scorer: {"mean", "worst": [code, dimension, share]}}} over all of its cells."""
+    found: Figures = {}
+    for method, rows in table.items():
+        cells: dict[str, list[tuple[float, str, str]]] = {}
+        for code, row in rows.items():
+            for name, by_scorer in row.items():
+                for scorer, share in by_scorer.items():
+                    cells.setdefault(scorer, []).append((share, code, name))
+        found[method] = {
+            scorer: {
+                "mean": fmean(share for share, _, _ in shares),
+                "worst": [*min(shares)[1:], min(shares)[0]],
+            }
+            for scorer, shares in cells.items()
+        }
+    return found
+
+
 def worst(shares: Shares) -> Figures:
     """{method: {code: [dimension, share]}}: what a preference shows least."""
 

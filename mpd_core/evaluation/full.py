@@ -20,6 +20,7 @@ from mpd_core.evaluation.judging import drawn, judge_pairs, pairs_of
 from mpd_core.evaluation.prompts import Prompt, prompts_of
 from mpd_core.evaluation.record import REPLIES, define, load_run, replies_of
 from mpd_core.evaluation.runs import generate, store
+from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 from mpd_core.evaluation.store import Lines, missing
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.packs import Pack, Quantize
@@ -139,9 +140,12 @@ def full(
     known = drawn(known_pairs(pack.space, answers), settings.known)
     for folder in folders:
         run = load_run(folder)
-        pairs = list(pairs_of(pack.space, replies_of(folder, run), run.methods))
+        replies = replies_of(folder, run)
+        pairs = list(pairs_of(pack.space, replies, run.methods))
         for judge in judges:
             judge_pairs(judge, [*pairs, *known], folder)
+            if isinstance(judge, SingleJudge):
+                judge_singles(judge, singles_of(pack.space, replies), folder)
             tell(f"Judged by {judge.name}: {folder}.")
     tell(f"{(time.monotonic() - start) / 60:.1f} minutes.")
     return folders

@@ -12,6 +12,7 @@ from typing import Any
 
 from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars, forest
+from mpd_core.evaluation.short_text import NAMES
 
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -44,13 +45,25 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
     yield "name the chosen pole; neither counts half. Framed: the worst cell of a method. "
     yield f"{escape(found['validation']['said'])} Cell by cell they reach there:</p>"
     yield _heat(found["validation"]["shares"])
-    for method, rows in found["identification"].items():
-        shares = {
-            code: {n: cell["measure"] for n, cell in row.items()} for code, row in rows.items()
-        }
-        cells = [share for row in shares.values() for share in row.values()]
-        if cells:
-            yield f"<h3>{escape(method)}: mean {fmean(cells):.2f}</h3>{_heat(shares)}"
+    shown = found["identification"]
+    scorers = dict.fromkeys(
+        name for rows in shown.values() for row in rows.values() for c in row.values() for name in c
+    )
+    for scorer in scorers:
+        if scorer != "measure":
+            yield f"<h2>By the judge {escape(NAMES.get(scorer, scorer))}</h2>"
+        for method, rows in shown.items():
+            yield from _shown(method, rows, scorer)
+
+
+def _shown(method: str, rows: Mapping[str, Any], scorer: str) -> Iterator[str]:
+    shares = {
+        code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}
+        for code, row in rows.items()
+    }
+    cells = [share for row in shares.values() for share in row.values()]
+    if cells:
+        yield f"<h3>{escape(method)}: mean {fmean(cells):.2f}</h3>{_heat(shares)}"
 
 
 def _heat(shares: Mapping[str, Mapping[str, float]]) -> str:

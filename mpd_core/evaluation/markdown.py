@@ -8,6 +8,7 @@ from typing import Any
 
 from mpd_core.evaluation.cells import NOTHING, line, number, table
 from mpd_core.evaluation.paper_text import paper_tables
+from mpd_core.evaluation.short_text import people, rate, summary
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -23,12 +24,12 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
         *paper_tables(found),
         *_identification(found),
-        *_worst(found),
+        *summary(found),
         *_validation(found["validation"]),
     ]
     for name, judge in found["judges"].items():
         lines += _matrix(name, judge)
-    lines += [*_people(found["people"]), *_quality(found["quality"]), *_weights(found["weights"])]
+    lines += [*people(found["people"]), *_quality(found["quality"]), *_weights(found["weights"])]
     return "\n".join(lines) + "\n"
 
 
@@ -71,44 +72,6 @@ def _cell(row: Mapping[str, Any], name: str, least: float) -> str:
         return NOTHING
     share = row[name]["measure"]
     return f"**{share:.2f}**" if share == least else f"{share:.2f}"
-
-
-def _worst(found: Mapping[str, Any]) -> Iterator[str]:
-    """Which dimension each preference shows least, by method."""
-    codes = list(dict.fromkeys(code for row in found["worst"].values() for code in row))
-    if not codes:
-        return
-    yield "The worst dimension of each preference:"
-    yield ""
-    yield from table(
-        ["method", *codes],
-        [
-            [method, *(f"{row[c][0]} {row[c][1]:.2f}" if c in row else NOTHING for c in codes)]
-            for method, row in found["worst"].items()
-        ],
-    )
-
-
-def _people(found: Mapping[str, Any]) -> Iterator[str]:
-    if not found["meetings"]:
-        return
-    yield "## Who wins, by people"
-    yield ""
-    agreed = [f"{k} {number(v)}" for k, v in found["agreement"].items() if v is not None]
-    said = f"Krippendorff's alpha: {', '.join(agreed)}." if agreed else "No pair has two raters."
-    yield f"{found['votes']} votes by {found['raters']} raters. {said}"
-    yield ""
-    yield from table(
-        ["first", "second", "dimension", "W/T/L", "win rate", "(W+T/2)/N", "p"],
-        [
-            [
-                *(row["first"], row["second"], row["dimension"]),
-                f"{row['wins']}/{row['ties']}/{row['losses']}",
-                *(_rate(row), number(row["half_rate"]), f"{row['p']:.2g}"),
-            ]
-            for row in found["meetings"]
-        ],
-    )
 
 
 def _validation(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -157,7 +120,7 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
             [
                 row["first"],
                 row["second"],
-                _rate(row),
+                rate(row),
                 f"{row['wins']}/{row['ties']}/{row['losses']}",
                 number(row["half_rate"]),
                 f"{row['p']:.2g}",
@@ -196,14 +159,6 @@ def _card(card: Mapping[str, Any]) -> list[str]:
     ]
     said = "Its card: written answers that differ in one letter (a tie counts half)."
     return [said, "", *table(head, rows)]
-
-
-def _rate(row: Mapping[str, Any]) -> str:
-    if row["paper_rate"] is None:
-        return NOTHING
-    reach = row["paper_interval"]
-    tail = f" ({reach[0]:.2f} to {reach[1]:.2f})" if reach else ""
-    return f"{row['paper_rate']:.2f}{tail}"
 
 
 def _parts(meetings: Sequence[Mapping[str, Any]], part: str, said: str) -> list[str]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mpd_core.errors import MPDError
@@ -18,6 +17,7 @@ from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import order_said, table_2, table_3, table_4
 from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
+from mpd_core.evaluation.short_text import identified
 from mpd_core.packs import Pack
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
@@ -146,16 +146,9 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
             [main, *rows],
             [[name, *(_shade(row[name]["measure"]) for row in rows.values())] for name in names],
         )
-    yield from table(["method", "mean", "worst cell"], list(_summary(found, shown)))
-
-
-def _summary(found: Mapping[str, Any], shown: Mapping[str, Any]) -> Iterator[Sequence[str]]:
-    for method, rows in shown.items():
-        cells = [(code, *found["worst"][method][code]) for code in found["worst"].get(method, {})]
-        shares = [cell["measure"] for row in rows.values() for cell in row.values()]
-        if cells and shares:
-            code, name, least = min(cells, key=lambda cell: float(cell[2]))
-            yield [method, percent(fmean(shares)), f"{percent(least)} ({name} of {code})"]
+    yield "Mean over cells, and the worst cell, by judge:"
+    yield ""
+    yield from identified(found["identified"])
 
 
 def _shade(share: float) -> str:

@@ -22,10 +22,11 @@ from mpd_core.evaluation.judging import (
     unread,
 )
 from mpd_core.evaluation.markdown import markdown
-from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.measures import Scorer, TextJudge
 from mpd_core.evaluation.people import ALL, meetings_of
 from mpd_core.evaluation.people import agreement as agreement_of
 from mpd_core.evaluation.record import REPLIES, Run, load_run, replies_of
+from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.tables import validation
 from mpd_core.evaluation.topic import Topic
@@ -56,15 +57,19 @@ def report(
     run = load_run(folder)
     replies = replies_of(folder, run)
     measures = TextJudge.of(pack)
-    shown = compute.identify(
-        pack.space, replies, {"measure": measures, "measure_forced": measures.forced}
-    )
+    scorers: dict[str, Scorer] = {"measure": measures, "measure_forced": measures.forced}
+    for judge in signatures(folder):
+        if judge.name == MEASURES:
+            continue  # which need no store
+        scorers[judge.name] = scorer_of(judge, pack.space, folder)
+    shown = compute.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
     checked["said"] = f"{FITTED} {agreement(checked)}".strip()
     judges = _judges(pack, folder, measures, (replies, run.methods), answers, checked["said"])
     found = {
         "run": _facts(run, folder, replies),
         "identification": shown,
+        "identified": compute.means(shown),
         "worst": compute.worst(compute.shares_of(shown, "measure")),
         "validation": checked,
         "quality": compute.quality(replies, Topic.installed()),
