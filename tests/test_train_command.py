@@ -18,7 +18,7 @@ from mpd_core.errors import EngineError, RequestError
 from mpd_core.evaluation.held_out.significance import correlation, sign_flip, wins
 from mpd_core.method.static import grid
 from mpd_core.packs import Pack, load_pack
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.scoring.remote_reward import RemoteReward
 from tests.training_fixtures import add_dimension, write_training_pack
@@ -88,7 +88,7 @@ def test_a_new_dimension_needs_no_code(trained: Path, tmp_path: Path) -> None:
     options = ["--pack", str(folder), "--out", str(tmp_path / "out")]
     assert train("experts", *options, "--pole", "up2", "--pole", "down2") == 0
     assert train("rewards", *options) == 0
-    setup = Setup.open(load_pack(folder), tmp_path / "out")
+    setup = TrainingContext.open(load_pack(folder), tmp_path / "out")
     policy = Policy(setup)
     head = load_file(old.path(Path("pcm/head.safetensors")))
     torch.testing.assert_close(policy.head.linear.weight[:4], head["weight"])

@@ -24,7 +24,7 @@ from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder, name_tokens
 from mpd_core.remote.expert import RemoteAnswer
@@ -93,7 +93,7 @@ class Engine:
         """
         options: dict[str, Any] = {"kept_rows": kept_rows, "progress": progress}
         options |= {"quantize": quantize, "precision": precision, "device": device}
-        return cls(pack, passing(build, pack, **options))
+        return cls(pack, run_in_fresh_thread(build, pack, **options))
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
