@@ -86,7 +86,7 @@ def check_numbers(folder: Path, model: nn.Module, packed: torch.dtype | None) ->
         if not isinstance(module, (nn.Linear, nn.Embedding)):
             continue
         for name, tensor in module.named_parameters(prefix, recurse=False):
-            if packed and not is_held(tensor, packed):
+            if packed and tensor.is_floating_point() and not is_held(tensor, packed):
                 raise PackError(
                     f"base: {str(packed)[6:]} cannot hold '{name}' in {folder} (largest number "
                     f'{float(tensor.abs().max()):.3g}): set base.precision = "fp32".'
