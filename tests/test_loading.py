@@ -346,3 +346,26 @@ def test_a_whole_folder_is_loaded_as_it_is(base: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(base).state_dict()
     for name, tensor in load(base).state_dict().items():
         assert torch.equal(tensor, plain[name])
+
+
+def expert_over(base: Path, tiny_base: Path) -> Path:
+    """A pack whose one expert is a model of its own, in a folder that may be damaged."""
+    table = f'[experts.checkpoints.up0]\nkind = "folder"\nfolder = "{base}"'
+    return tiny.write_pack(base.parent, tiny_base, dimensions=1, experts=table)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda b: (b / "model.safetensors").write_text(POINTER), r"\.folder: .* git-lfs pointer"),
+        (lambda b: change_tensors(b, lambda t: t.pop(QUERY)), f": .* lacks the tensor '{QUERY}'"),
+        (lambda b: change_config(b, is_causal=False), ": LlamaForCausalLM gives other states"),
+    ],
+    ids=["a file", "a tensor", "what it computes"],
+)
+def test_an_expert_of_its_own_is_named_by_its_own_key(
+    base: Path, tiny_base: Path, damage: Callable[[Path], object], sentence: str
+) -> None:
+    damage(base)
+    with pytest.raises(MPDError, match=rf"^experts\.checkpoints\.up0{sentence}"):
+        Engine.open(load_pack(expert_over(base, tiny_base)), device="cpu")
