@@ -178,9 +178,12 @@ def fuse(linears: Sequence[nn.Module], *, packed: torch.dtype | None) -> nn.Modu
 
 @torch.no_grad()
 def round_to(model: nn.Module, dtype: torch.dtype) -> None:
-    """Round linears and embeddings in place to what a type holds; they stay fp32 tensors."""
+    """Round linears and embeddings in place to what a type holds; they stay fp32 tensors.
+
+    What is quantised already stays as it is.
+    """
     for module in model.modules():
-        if isinstance(module, (nn.Linear, nn.Embedding)):
+        if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.is_floating_point():
             module.weight.copy_(module.weight.to(dtype))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.copy_(module.bias.to(dtype))
