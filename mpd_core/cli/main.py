@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from mpd_core import console
-from mpd_core.analysis.command import trace
 from mpd_core.bench.command import bench
+from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
 from mpd_core.engine.plan import make_plan
 from mpd_core.errors import EngineError, MPDError
