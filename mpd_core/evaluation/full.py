@@ -14,7 +14,7 @@ from mpd_core.engine import Engine
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.card import known_pairs
-from mpd_core.evaluation.jobs import ARROW, DARE, WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
+from mpd_core.evaluation.jobs import DARE, WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
 from mpd_core.evaluation.judges import judge_named
 from mpd_core.evaluation.judging import drawn, judge_pairs, pairs_of
 from mpd_core.evaluation.prompts import Prompt, prompts_of
@@ -40,7 +40,7 @@ class Settings:
 
     prompts: tuple[str, ...] = ("test",)
     methods: str | None = None
-    """None: all but single experts, DARE and Arrow."""
+    """None: all but single experts and DARE, which is near TIES."""
     limit: int = 50
     """Most prompts of each set."""
     minutes: float = 25.0
@@ -67,7 +67,7 @@ def set_name(source: str) -> str:
 def usual_methods(pack: Pack) -> list[str]:
     """What is compared unless somebody says otherwise."""
     found = methods_of(pack)
-    return [m for m in found if not m.startswith(ONE_EXPERT) and m not in (DARE, ARROW)]
+    return [m for m in found if not m.startswith(ONE_EXPERT) and m != DARE]
 
 
 class Generators:
