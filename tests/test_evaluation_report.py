@@ -256,7 +256,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
     with pytest.raises(RequestError, match="--minutes"):
         settings(minutes=float("nan"))
     assert set_name("../data/eval koala.jsonl") == "eval-koala"
-    assert not [m for m in usual_methods(pack) if m.startswith("expert:") or m == "arrow"]
+    assert not [m for m in usual_methods(pack) if m.startswith("expert:") or m == "dare"]
 
 
 def test_votes_stand_in_the_report_of_the_replies_that_they_are_on(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpd_core.errors import EngineError, MPDError, RequestError
-from mpd_core.evaluation import figures, judging
+from mpd_core.evaluation import identified, judging
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
 from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
@@ -363,11 +363,14 @@ def test_a_server_names_the_poles_of_single_replies(server: JudgeServer, tmp_pat
     assert scorer("Why?\n| Reply", "Ha, my friend!")["tone"] == "friendly"
     assert scorer("Why?\n| Reply", "Plants eat light.") == {"expertise": None}
     assert scorer("Why?", "Ha, my friend!") == {}
-    shares = figures.identify(DEFAULT.space, replies(), {judge.name: scorer})["mpd"]
+    shares = identified.identify(DEFAULT.space, replies(), {judge.name: scorer})["mpd"]
     assert shares["AAA"]["tone"] == shares["AAB"]["tone"] == {judge.name: 1.0}
     assert shares["A--"]["expertise"] == {judge.name: 0.5}
-    worst = figures.means({"mpd": shares})["mpd"][judge.name]
+    every = identified.whole(DEFAULT.space, replies(), {judge.name: scorer})
+    assert every == {"mpd": {judge.name: pytest.approx(1 / 3)}}  # "friend" is 1 everywhere
+    worst = identified.means({"mpd": shares}, every)["mpd"][judge.name]
     assert worst["worst"] == ["AAB", "expertise", 0.0]
+    assert worst["whole"] == pytest.approx(1 / 3)
 
 
 def test_reward_models_name_a_pole_only_where_it_stands_out() -> None:

@@ -20,7 +20,7 @@ from mpd_core.method.merging import entropy
 from mpd_core.method.soup import mean_of_changes
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.base import load_model, weight_format
-from mpd_core.models.linear import PACKED, round_to
+from mpd_core.models.linear import PACKED, dense_linears, round_to
 from mpd_core.packs import FolderSource, Pack, load_pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
@@ -117,14 +117,6 @@ class Loader:
         pcm = self.pack.spec.pcm.adapter
         spec = pcm if name == "pcm" and pcm else self.pack.spec.experts.adapters[name]
         return self.pack.path(spec.folder)
-
-
-def dense_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Parent, attribute and linear of every plain dense layer that is no adapter's."""
-    for path, module in model.named_modules():
-        for name, child in module.named_children():
-            if type(child) is nn.Linear and "lora_" not in f"{path}.{name}":
-                yield module, name, child
 
 
 @torch.no_grad()

@@ -92,7 +92,7 @@ def full(
         typer.Option(help="A file, or the split test or valid; repeatable; default: test."),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="With commas; default: all but single experts and arrow.")
+        str | None, typer.Option(help="With commas; default: all but single experts and dare.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most prompts of each set.")] = 50,
     minutes: Annotated[

@@ -1,19 +1,15 @@
-"""All figures of a run: who shows which pole, who beats whom, how sure that is, how replies are."""
+"""Figures of a run: who beats whom, how sure that is, and how replies are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import (
-    Scorer,
-    Shares,
     TextJudge,
-    TextReply,
     empty,
-    identification,
 )
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
@@ -27,71 +23,11 @@ from mpd_core.evaluation.statistics import (
 )
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
-from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.measures import length, loops
 
 Figures = dict[str, Any]
 LENGTH = "words"
 """The measure of the dimension whose rates are not length-controlled."""
-
-
-def identify(
-    space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, Scorer]
-) -> Figures:
-    """{method: {code: {dimension: {scorer: share}}}}."""
-    rows = [TextReply(row["prompt"], row["code"], row["method"], row["text"]) for row in replies]
-    found = {name: identification(space, rows, scorer) for name, scorer in scorers.items()}
-    table: Figures = {}
-    for name, shares in found.items():
-        for method, by_code in shares.items():
-            for code, by_dimension in by_code.items():
-                cells = table.setdefault(method, {}).setdefault(code, {})
-                for dimension, share in by_dimension.items():
-                    cells.setdefault(dimension, {})[name] = share
-    return table
-
-
-def means(table: Mapping[str, Any]) -> Figures:
-    """{method: {scorer: {"mean", "worst": [code, dimension, share]}}} over all of its cells."""
-    found: Figures = {}
-    for method, rows in table.items():
-        cells: dict[str, list[tuple[float, str, str]]] = {}
-        for code, row in rows.items():
-            for name, by_scorer in row.items():
-                for scorer, share in by_scorer.items():
-                    cells.setdefault(scorer, []).append((share, code, name))
-        found[method] = {
-            scorer: {
-                "mean": fmean(share for share, _, _ in shares),
-                "worst": [*min(shares)[1:], min(shares)[0]],
-            }
-            for scorer, shares in cells.items()
-        }
-    return found
-
-
-def worst(shares: Shares) -> Figures:
-    """{method: {code: [dimension, share]}}: what a preference shows least."""
-
-    def least(row: Mapping[str, float]) -> list[Any]:
-        name = min(row, key=lambda dimension: row[dimension])
-        return [name, row[name]]
-
-    return {
-        method: {code: least(row) for code, row in rows.items() if row}
-        for method, rows in shares.items()
-    }
-
-
-def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:
-    """One scorer's part of what ``identify`` gives."""
-    return {
-        method: {
-            code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}
-            for code, row in rows.items()
-        }
-        for method, rows in table.items()
-    }
 
 
 def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:

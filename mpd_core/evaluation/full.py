@@ -14,7 +14,7 @@ from mpd_core.engine import Engine
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.card import known_pairs
-from mpd_core.evaluation.jobs import WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
+from mpd_core.evaluation.jobs import DARE, WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
 from mpd_core.evaluation.judges import judge_named
 from mpd_core.evaluation.judging import drawn, judge_pairs, pairs_of
 from mpd_core.evaluation.prompts import Prompt, prompts_of
@@ -27,8 +27,8 @@ from mpd_core.packs import Pack, Quantize
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled
 
-TOGETHER = 2
-"""Prompts that are generated between two looks at the clock: enough to fill the engine's batch."""
+TOGETHER = 4
+"""Prompts that are generated between two looks at the clock: a batch of TIES has no others."""
 GENERATING = 0.8
 """Share of the time that replies may take; judges have the rest."""
 PREFIX = "evaluation-"
@@ -40,7 +40,7 @@ class Settings:
 
     prompts: tuple[str, ...] = ("test",)
     methods: str | None = None
-    """None: all but single experts and Arrow, which costs as much as all others."""
+    """None: all but single experts and DARE, which is near TIES."""
     limit: int = 50
     """Most prompts of each set."""
     minutes: float = 25.0
@@ -66,8 +66,8 @@ def set_name(source: str) -> str:
 
 def usual_methods(pack: Pack) -> list[str]:
     """What is compared unless somebody says otherwise."""
-    left_out = "arrow"
-    return [m for m in methods_of(pack) if not m.startswith(ONE_EXPERT) and m != left_out]
+    found = methods_of(pack)
+    return [m for m in found if not m.startswith(ONE_EXPERT) and m != DARE]
 
 
 class Generators:

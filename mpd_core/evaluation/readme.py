@@ -17,7 +17,7 @@ from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import order_said, table_2, table_3, table_4
 from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
-from mpd_core.evaluation.short_text import identified
+from mpd_core.evaluation.short_text import IDENTIFIED, identified
 from mpd_core.packs import Pack
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
@@ -146,7 +146,7 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
             [main, *rows],
             [[name, *(_shade(row[name]["measure"]) for row in rows.values())] for name in names],
         )
-    yield "Mean over cells, and the worst cell, by judge:"
+    yield IDENTIFIED
     yield ""
     yield from identified(found["identified"])
 

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import paper
+from mpd_core.evaluation import identified, paper
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import FITTED, MEASURES, kind_of
@@ -62,15 +62,15 @@ def report(
         if judge.name == MEASURES:
             continue  # which need no store
         scorers[judge.name] = scorer_of(judge, pack.space, folder)
-    shown = compute.identify(pack.space, replies, scorers)
+    shown = identified.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
     checked["said"] = f"{FITTED} {agreement(checked)}".strip()
     judges = _judges(pack, folder, measures, (replies, run.methods), answers, checked["said"])
     found = {
         "run": _facts(run, folder, replies),
         "identification": shown,
-        "identified": compute.means(shown),
-        "worst": compute.worst(compute.shares_of(shown, "measure")),
+        "identified": identified.means(shown, identified.whole(pack.space, replies, scorers)),
+        "worst": identified.worst(identified.shares_of(shown, "measure")),
         "validation": checked,
         "quality": compute.quality(replies, Topic.installed()),
         "weights": weights_by(replies),

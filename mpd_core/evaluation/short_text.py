@@ -7,12 +7,15 @@ from typing import Any
 
 from mpd_core.evaluation.cells import NOTHING, number, table
 
+IDENTIFIED = (
+    "Mean over cells; share of replies that show every chosen pole; and the worst cell, by judge:"
+)
 NAMES = {"measure": "measures", "measure_forced": "measures, forced to name one"}
 
 
 def summary(found: Mapping[str, Any]) -> Iterator[str]:
     """Mean and worst cell of every method by every judge, and what each preference shows least."""
-    yield "Mean over cells, and the worst cell, by judge:"
+    yield IDENTIFIED
     yield ""
     yield from identified(found["identified"])
     yield from worst(found)
@@ -29,7 +32,7 @@ def _both(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return NOTHING
     code, name, share = cell["worst"]
-    return f"{cell['mean']:.2f}, {share:.2f} ({name} of {code})"
+    return f"{cell['mean']:.2f}; {number(cell['whole'])}; {share:.2f} ({name} of {code})"
 
 
 def worst(found: Mapping[str, Any]) -> Iterator[str]:

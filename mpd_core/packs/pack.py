@@ -185,7 +185,7 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
     try:
         raw = path.read_bytes()
         data = tomllib.loads(raw.decode("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PackError(f"{path}: cannot be read: {error}") from error
     try:
         spec = PackSpec.model_validate(data)
