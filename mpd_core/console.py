@@ -40,7 +40,8 @@ def typed(prompt: str) -> str:
     try:
         if prompt == "-":
             prompt = sys.stdin.read() if sys.stdin else ""
-            prompt = prompt.removeprefix(BOM).removesuffix("\n")
+            # Outside of Windows, Python leaves its line ends as they are.
+            prompt = prompt.removeprefix(BOM).replace("\r\n", "\n").removesuffix("\n")
         # Where the locale knows ASCII alone, Python keeps other bytes as halves of pairs.
         return prompt.encode("utf-8", "surrogateescape").decode("utf-8").removeprefix(BOM)
     except UnicodeError as error:

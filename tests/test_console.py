@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mpd_core.cli.main import METHODS, main
+from mpd_core.cli import METHODS, main
 from mpd_core.console import CLOSED_PIPE, typed
 from mpd_core.engine import Engine
 from mpd_core.engine.plan import method_names
@@ -46,7 +46,9 @@ def run(
     """The command's exit code and what it wrote to a terminal of this encoding."""
     written = io.BytesIO()
     patch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, newline="\n"))
-    patch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8"))
+    # As Python opens it on anything but Windows: line ends as they are.
+    typed_in = io.TextIOWrapper(io.BytesIO(given), encoding="utf-8", newline="\n")
+    patch.setattr(sys, "stdin", typed_in)
     code = main(["generate", "--pack", str(pack), *OPTIONS, *arguments])
     return code, written.getvalue()
 

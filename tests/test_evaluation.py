@@ -16,14 +16,15 @@ from typing import Any
 
 import pytest
 
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.card import card, known_pairs
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
-from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
+from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.prompts import Prompt, prompts_of
@@ -345,6 +346,8 @@ def test_a_run_is_judged_and_reported(
     cells = [c["measure"] for row in found["identification"]["mpd"].values() for c in row.values()]
     assert sum(cells) / len(cells) > 0.9
     assert found["identification"]["soup"]["AAA"]["tone"]["measure"] == 0.5
+    assert found["identified"]["mpd"]["measure"]["whole"] > 0.7
+    assert found["identified"]["soup"]["measure"]["whole"] == 0
     assert found["worst"]["mpd"]["AAA"][1] == min(
         cell["measure"] for cell in found["identification"]["mpd"]["AAA"].values()
     )
@@ -407,8 +410,9 @@ class Tags(HTMLParser):
 def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
     rows = {"AA": {"x": {"measure": 0.25}}, "AB": {"x": {"measure": 1.0}}}
     run = {"pack": "p", "count": 1, "prompts": "test"}
-    validation = {"kind": "k", "shares": {}}
-    found = {"run": run, "identification": {"mpd": rows}, "validation": validation, "judges": {}}
+    validation = {"said": "k", "shares": {}}
+    found = {"run": run, "identification": {"mpd": rows}, "validation": validation}
+    found |= {"judges": {}, "people": {"meetings": []}, "weights": {}}
     page = html(found)
     assert '<td class="worst" style="background:hsl(5 60% 80%)">0.25</td>' in page
     assert '<td style="background:hsl(130 60% 62%)">1.00</td>' in page

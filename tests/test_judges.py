@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 
 from mpd_core.errors import EngineError, MPDError, RequestError
-from mpd_core.evaluation import judging
+from mpd_core.evaluation import identified, judging
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
 from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
 from mpd_core.evaluation.judges.server import ServerJudge, ServerOptions
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate
 from mpd_core.evaluation.judging import Pair, Question, judge_pairs, judged
+from mpd_core.evaluation.singles import Single, judge_singles, scorer_of, singles_of
 from mpd_core.evaluation.store import read_rows
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer
@@ -290,7 +291,7 @@ class CountedWords:
 
 def test_reward_models_score_each_text_once_and_tie_where_they_are_near(tmp_path: Path) -> None:
     models = CountedWords()
-    judge = RewardsJudge(models, "1", ["concise"])  # type: ignore[arg-type]
+    judge = RewardsJudge(models, "1")  # type: ignore[arg-type]
     near = Pair("n", "AAA", "mpd", "soup", {"length": question("a b c", "a b c d")}, -1)
     judge_pairs(judge, [*pairs(1), near], tmp_path)
     assert len(models.texts) == 4
@@ -311,3 +312,75 @@ def test_the_default_packs_reward_models_know_a_friendly_text() -> None:
     found = dict(judge.answers([asked, asked.swapped]))
     assert found[asked].verdict == 1
     assert found[asked.swapped].verdict == -1
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("Thought: jokes.\nVerdict: 2", 2),
+        ("**Verdict: neither**", 0),
+        ("Verdict: 3.", 3),
+        ("2", 2),
+        ("Verdict: 4", None),
+        ("Verdict: 1 or 2", None),
+        ("Verdict: 1.5", None),
+        ("<think>Verdict: 1</think> Verdict: 2", 2),
+        ("It is friendly.", None),
+        (None, None),
+    ],
+)
+def test_what_is_said_of_one_reply_is_read(answer: str | None, number: int | None) -> None:
+    assert asking.choice(answer, 3) == number
+
+
+def replies() -> list[dict[str, Any]]:
+    said = {"AAA": "Ha, my friend!", "AAB": "Go away.", "A--": "Plants eat light."}
+    return [
+        {"prompt": "Why?\n| Reply", "code": code, "method": "mpd", "text": text}
+        for code, text in said.items()
+    ]
+
+
+def test_a_server_names_the_poles_of_single_replies(server: JudgeServer, tmp_path: Path) -> None:
+    """One question a dimension that the preference has; stored, asked once, counted by cell."""
+
+    def tone(text: str) -> str:
+        return f"Verdict: {1 if 'friend' in text else 2 if 'away' in text else 'neither'}"
+
+    server.rule = tone
+    judge = asked_of(server)
+    wanted = singles_of(DEFAULT.space, replies())
+    assert len(wanted) == 3 + 3 + 1
+    judge_singles(judge, wanted, tmp_path)
+    assert len(server.asked) == 7
+    sent = server.asked[0]["messages"]
+    assert "1: Generate a response" in sent[0]["content"]
+    assert all(line.startswith(("| ", "Instruction:", "Reply:")) for line in
+               sent[1]["content"].splitlines() if line)  # fmt: skip
+    judge_singles(asked_of(server), wanted, tmp_path)
+    assert len(server.asked) == 7
+    scorer = scorer_of(judge, DEFAULT.space, tmp_path)
+    assert scorer("Why?\n| Reply", "Ha, my friend!")["tone"] == "friendly"
+    assert scorer("Why?\n| Reply", "Plants eat light.") == {"expertise": None}
+    assert scorer("Why?", "Ha, my friend!") == {}
+    shares = identified.identify(DEFAULT.space, replies(), {judge.name: scorer})["mpd"]
+    assert shares["AAA"]["tone"] == shares["AAB"]["tone"] == {judge.name: 1.0}
+    assert shares["A--"]["expertise"] == {judge.name: 0.5}
+    every = identified.whole(DEFAULT.space, replies(), {judge.name: scorer})
+    assert every == {"mpd": {judge.name: pytest.approx(1 / 3)}}  # "friend" is 1 everywhere
+    worst = identified.means({"mpd": shares}, every)["mpd"][judge.name]
+    assert worst["worst"] == ["AAB", "expertise", 0.0]
+    assert worst["whole"] == pytest.approx(1 / 3)
+
+
+def test_reward_models_name_a_pole_only_where_it_stands_out() -> None:
+    """Centred scores: 0.3 and 0.0 tell, 0.1 and 0.0 do not."""
+
+    class Fixed:
+        def score(self, prompts: object, texts: Sequence[str], poles: object) -> list[Any]:
+            del prompts, poles
+            return [{"a": float(text), "b": 0.0} for text in texts]
+
+    judge = RewardsJudge(Fixed(), "1")  # type: ignore[arg-type]
+    asked = [Single("?", text, "d", ("a", "b"), ("x", "y")) for text in ("0.3", "0.1", "-0.3")]
+    assert [answer.verdict for _, answer in judge.singles(asked)] == [1, 0, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
+from mpd_core.models.lora import Mix
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import Pack, file_sha256, load_pack
 from tests import adapter_oracle as oracle
 from tests import tiny
+from tests.architectures import RIGHT, VOCABULARY, make_model
 from tests.test_engine import ask, assert_same
 
 
@@ -100,3 +103,62 @@ def test_soups_of_factors_with_patterns(tmp_path: Path) -> None:
     rows = RowModel(oracle.base("llama"), mixed, capacity=1, length=16)
     with pytest.raises(PackError, match="equal rank, targets and alpha"):
         rows.forward(text, text, 0, [(("a+c", 1.0),)])
+
+
+ARCHITECTURES = (
+    "Qwen2-MoE",  # hands its shared expert all rows' tokens in one axis
+    "Gemma 4 (heads of two widths)",
+    "gpt-oss (windows, sinks)",
+    "Phi-3, window",
+    "Falcon, new decoder",
+    "MPT (ALiBi)",
+    "OPT, projected embedding",
+    "GPT-BigCode (one key head)",
+    "GPT-J",
+)
+
+
+def adapter_of(name: str, folder: Path, targets: str) -> tuple[Any, Any]:
+    """A random model of an architecture, and PEFT's of it with a random adapter, also in files."""
+    model = make_model(*RIGHT[name])
+    torch.manual_seed(1)
+    adapted = get_peft_model(copy.deepcopy(model), LoraConfig(r=4, target_modules=targets))
+    for parameter_name, parameter in adapted.named_parameters():
+        if "lora_" in parameter_name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    adapted.save_pretrained(folder)
+    return model, adapted.eval()
+
+
+@pytest.mark.parametrize("graphs", [False, True], ids=["apart", "together"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_adapters_of_any_architecture_are_what_peft_makes_of_them(
+    tmp_path: Path, name: str, graphs: bool
+) -> None:
+    """On all linears, in the middle one of three rows; the others are bare."""
+    model, adapted = adapter_of(name, tmp_path, "all-linear")
+    texts = torch.randint(3, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(texts).logits[:, -1].log_softmax(-1)
+        expected[1] = adapted(texts[1:2]).logits[0, -1].log_softmax(-1)
+    rows = RowModel(model, [load_adapter("mine", tmp_path)], capacity=3, length=64, graphs=graphs)
+    mixes: list[Mix] = [(), (("mine", 1.0),), ()]
+    rows.forward(texts[:, :-1], torch.arange(8).expand(3, -1), 0, mixes)
+    hidden = rows.forward(texts[:, -1:], torch.full((3, 1), 8), 0, mixes)
+    torch.testing.assert_close(rows.log_probs(hidden[:, 0], mixes), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_what_adapters_cannot_follow_is_refused_when_the_base_is_loaded(tmp_path: Path) -> None:
+    """Llama 4's router is a linear that returns two things; PEFT itself fails on it, but later."""
+    model, _ = adapter_of("Llama 4 (chunks)", tmp_path, ".*router")
+    with pytest.raises(PackError, match=r"calls 'model\.layers\.0\.feed_forward\.router' in a"):
+        RowModel(model, [load_adapter("mine", tmp_path)], capacity=2, length=64)
+
+
+def test_a_linear_that_gets_some_tokens_only_is_refused(tmp_path: Path) -> None:
+    """As experts of a mixture do where they are modules: whose tokens they are is not known."""
+    model, _ = adapter_of("Phi", tmp_path, ".*fc1")
+    mlp, own = model.model.layers[0].mlp, model.model.layers[0].mlp.forward
+    mlp.forward = lambda x: torch.cat([own(x[:, :1]), own(x[:, 1:])], dim=1)
+    with pytest.raises(PackError, match=r"the base calls 'model\.layers\.0\.mlp\.fc1' in a way"):
+        RowModel(model, [load_adapter("mine", tmp_path)], capacity=2, length=64)

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
+from transformers import AutoTokenizer
 
 from mpd_core.errors import ModelSourceError
 from mpd_core.models import hub, sources, store
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.sources import obtain
 from mpd_core.packs import FolderSource, GGUFSource, load_pack
+from mpd_core.prompts.ends import end_tokens
 from tests import tiny as tiny_models
 from tests.fake_hub import COMMIT
 from tests.fresh_python import in_python
@@ -188,6 +190,8 @@ def frequencies(factor):
         ({"settings": {"llama.attention.causal": False}}, "llama.attention.causal"),
         ({"settings": {"llama.expert_count": 8}}, "llama.expert_count"),
         ({"settings": {"llama.anything.new": 1}}, "llama.anything.new"),
+        ({"settings": {"tokenizer.ggml.pre": "command-r"}}, "tokenizer.ggml.pre = command-r"),
+        ({"settings": {"llama.feed_forward_length": 64}}, r"has '.*' in the shape \(.*, not \("),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -204,6 +208,22 @@ def test_settings_that_change_nothing_may_be_there(tmp_path):
     settings = {f"llama.{key}": value for key, value in harmless.items()}
     settings |= {"split.count": 1, "general.quantized_by": "me", "somebody.noted": 3}
     assert load_file(convert(tmp_path, settings=settings) / "model.safetensors")
+
+
+@pytest.mark.parametrize(("pre", "pieces"), [("gpt-2", 1), ("llama-bpe", 2), ("qwen2", 4)])
+def test_text_is_split_as_the_file_says(tmp_path, pre, pieces):
+    """Digits, for one: all of a number, three at a time, each by itself."""
+    folder = convert(tmp_path, settings={"tokenizer.ggml.pre": pre})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("2026")
+    assert len(split) == pieces
+
+
+def test_all_ends_of_a_reply_are_carried_over(tmp_path):
+    """Gemma's and Phi's files have another end for a turn than for a text."""
+    settings = {"tokenizer.ggml.eot_token_id": 5, "tokenizer.ggml.eom_token_id": 2}
+    tokenizer = AutoTokenizer.from_pretrained(convert(tmp_path, settings=settings))
+    assert end_tokens(tokenizer, ()) == {2, 5}
 
 
 def test_linear_scaling_is_carried_over(tmp_path):

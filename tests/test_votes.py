@@ -13,13 +13,13 @@ import pytest
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.agreement import alpha
+from mpd_core.evaluation.people import ALL, agreement, meetings_of
 from mpd_core.evaluation.statistics import Tally
+from mpd_core.evaluation.votes import Votes, folder
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.people.ballots import Ballots, swapped
 from mpd_core.ui.people.place import Place
-from mpd_core.ui.people.results import ALL, agreement, meetings_of
 from mpd_core.ui.people.results_page import _shown
-from mpd_core.ui.people.votes import Votes
 from mpd_core.ui.people.voting import ANEW, THANKS, TWICE, Shown, Voting, rater_of
 from tests.vote_fixtures import killed, many, vote, write_run
 
@@ -114,7 +114,7 @@ def test_pairs_are_mpd_with_others_that_say_something_else(place: Place, pack: P
     assert {swapped(seed) for seed in range(20)} == {True, False}
     assert abs(sum(swapped(seed) for seed in range(1000)) - 500) < 80
     assert place.ballots() is ballots
-    write_run(place.folder / pack.spec.name / "newer", pack, mark="!")
+    write_run(folder() / pack.spec.name / "newer", pack, mark="!")
     assert place.ballots() is not ballots
 
 
@@ -172,7 +172,7 @@ def test_a_vote_that_cannot_count_is_told(place: Place, pack: Pack) -> None:
     assert [dict(vote.verdicts) for vote in place.votes().all()] == [
         {"expertise": 0, "length": 0, "tone": 0}
     ]
-    write_run(place.folder / pack.spec.name / "evaluation", pack, mark="!")
+    write_run(folder() / pack.spec.name / "evaluation", pack, mark="!")
     changed = voting.cast(BOB, shown.state, ties)
     assert isinstance(changed, Shown)
     assert changed.note == ANEW
@@ -187,7 +187,7 @@ def test_a_host_without_a_lasting_disk_says_so(pack: Pack, monkeypatch: pytest.M
     assert "Votes are lost when this Space restarts" in Place(pack).warning
     monkeypatch.setenv("MPD_DATA", "/data")
     assert Place(pack).warning == ""
-    assert Place(pack).folder == Path("/data")
+    assert folder() == Path("/data")
 
 
 def test_results_count_by_the_papers_rule_and_by_dimension() -> None:
@@ -239,7 +239,7 @@ def test_results_are_of_the_replies_that_are_voted_on(place: Place, pack: Pack) 
     said, rows = _shown(place)
     assert said.startswith("2 votes by 2 raters.")
     assert {row[0] for row in rows} == {"mpd"}
-    write_run(place.folder / pack.spec.name / "newer", pack, mark="!")
+    write_run(folder() / pack.spec.name / "newer", pack, mark="!")
     said, rows = _shown(place)
     assert "0 votes by 0 raters. 2 more" in said
     assert rows == []
@@ -248,4 +248,4 @@ def test_results_are_of_the_replies_that_are_voted_on(place: Place, pack: Pack) 
 
 def test_ballots_of_another_pack_are_refused(place: Place, tiny_pack_dir: Path) -> None:
     with pytest.raises(MPDError, match="a run of the pack 'smollm2-135m', not of this one"):
-        Ballots.read(place.folder / place.pack.spec.name / "evaluation", load_pack(tiny_pack_dir))
+        Ballots.read(folder() / place.pack.spec.name / "evaluation", load_pack(tiny_pack_dir))

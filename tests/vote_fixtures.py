@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from mpd_core.evaluation.record import Run
+from mpd_core.evaluation.votes import Vote, Votes
 from mpd_core.packs import Pack
-from mpd_core.ui.people.votes import Vote, Votes
 
 METHODS = ("mpd", "uniform", "soup")
 SAMPLING = {"temperature": 0.0, "max_new_tokens": 9}

@@ -18,17 +18,18 @@ from typing import Any
 
 import torch
 from peft import ArrowConfig, LoraConfig, PeftModel
+from torch import nn
 from transformers import DynamicCache
 
-from mpd_core.bench.schemes import cached
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import Pole
+from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
-from mpd_core.models.linear import round_to
+from mpd_core.models.linear import PACKED, dense_linears, round_to
 from mpd_core.models.sources import obtain
 from mpd_core.models.store import one_line
 from mpd_core.packs import Pack, Quantize
@@ -54,8 +55,9 @@ class WeightSpace:
         loaded = load_model(obtain(pack, spec.source), self._format)
         self._base, self._tokenizer, self._pack = loaded.model, loaded.tokenizer, pack
         self._prompts = PromptRenderer(loaded.tokenizer, pack.spec.template)
+        self._products: dict[nn.Linear, nn.Module] = {}
         if self._format.packed:
-            round_to(self._base, self._format.packed)  # the engine's weights, in fp32 arithmetic
+            round_to(self._base, self._format.packed)
 
     @torch.inference_mode()
     def outcomes(self, jobs: Sequence[Job]) -> Outcomes:
@@ -85,17 +87,38 @@ class WeightSpace:
             for name, folder in zip(names[1:], folders[1:], strict=True):
                 model.load_adapter(folder, adapter_name=name)
         try:
-            _merge(model, method, names)
-            if self._format.packed:
-                round_to(model, self._format.packed)
-            yield model.eval()
-        except (ValueError, TypeError, KeyError) as error:
-            raise RequestError(
-                f"Method '{method}': PEFT cannot join the experts {', '.join(names)} "
-                f"({one_line(error)}): give them equal rank and targets, or leave it out."
-            ) from error
+            try:
+                _merge(model, method, names)
+            except (ValueError, TypeError, KeyError) as error:
+                raise RequestError(
+                    f"Method '{method}': PEFT cannot join the experts {', '.join(names)} "
+                    f"({one_line(error)}): give them equal rank and targets, or leave it out."
+                ) from error
+            with self._as_served(model):
+                yield model.eval()
         finally:
             model.unload()
+
+    @contextmanager
+    def _as_served(self, model: Any) -> Iterator[None]:
+        """Weights rounded as the engine's, and its products under the adapters, while it lasts."""
+        kind = self._format.packed
+        if kind is None:
+            yield
+            return
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(parameter.to(kind))
+        plain = list(dense_linears(model))
+        for parent, name, linear in plain:
+            if linear not in self._products:  # made once, for whatever adapters come on top
+                self._products[linear] = PACKED[kind](linear.weight, linear.bias)
+            setattr(parent, name, self._products[linear])
+        try:
+            yield
+        finally:
+            for parent, name, linear in plain:
+                setattr(parent, name, linear)
 
     def _replies(self, model: Any, jobs: Sequence[Job]) -> Outcomes:
         fitting = []
@@ -132,7 +155,7 @@ class WeightSpace:
         ids = torch.tensor([[p[0]] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         replies: list[list[int]] = [[] for _ in jobs]
-        memory = cached(self._base, DynamicCache())
+        memory = cache_arguments(self._base, DynamicCache())
         running = set(range(len(jobs)))
         while running:
             places = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]

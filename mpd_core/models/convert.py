@@ -9,10 +9,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import ModelSourceError
 from mpd_core.models.store import need_space, one_line
+
+if TYPE_CHECKING:
+    from mpd_core.models.gguf_file import GGUFContents
+
+SAMPLE = " The  cat's 2026 naïve\n\n\t日本 😀 <x>, isn't it? "
+"""Text of many kinds, to tell tokenizers apart by."""
 
 
 def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
@@ -27,29 +33,12 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
         ModelSourceError: transformers cannot read the file, or would lose some of it, or there is
             no room for the result.
     """
-    import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from mpd_core.models.gguf_file import GGUFContents
+    from transformers import GenerationConfig
 
     with _quiet():
-        try:
-            contents = GGUFContents(gguf)
-            where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            where |= {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-            tokenizer = AutoTokenizer.from_pretrained(**where)
-            model, info = AutoModelForCausalLM.from_pretrained(
-                **where, dtype=torch.float32, output_loading_info=True
-            )
-        except ModelSourceError:
-            raise
-        except Exception as error:  # of the many kinds that a file it does not know can cause
-            raise ModelSourceError(
-                f"{gguf.name} could not be converted ({one_line(error)}): "
-                "use a GGUF whose architecture transformers supports, or a safetensors source."
-            ) from error
-        contents.check(model, info["missing_keys"])
+        contents, tokenizer, model, info = _read(gguf)
+        contents.check(model, tokenizer, info)
         config = model.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are plain fp32 from here on
@@ -57,9 +46,49 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
         tensors = _untied(model)
         need_space(target, sum(t.numel() * t.element_size() for t in tensors.values()))
         config.save_pretrained(target)
+        if len(contents.ends) > 1:
+            GenerationConfig(eos_token_id=contents.ends).save_pretrained(target)
         _say_outright(tokenizer, config)
         tokenizer.save_pretrained(target)
+        _check_kept(tokenizer, target, gguf.name)
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def _read(gguf: Path) -> tuple[GGUFContents, Any, Any, dict[str, Any]]:
+    """What is in the file, and the tokenizer and the model that transformers makes of it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from mpd_core.models.gguf_file import GGUFContents
+
+    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    where |= {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # told in ``info``, and refused in fewer words
+    try:
+        contents = GGUFContents(gguf)
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        model, info = AutoModelForCausalLM.from_pretrained(**where, **options)
+    except ModelSourceError:
+        raise
+    except Exception as error:  # of the many kinds that a file it does not know can cause
+        raise ModelSourceError(
+            f"{gguf.name} could not be converted ({one_line(error)}): "
+            "use a GGUF whose architecture transformers supports, or a safetensors source."
+        ) from error
+    return contents, tokenizer, model, info
+
+
+def _check_kept(tokenizer: Any, target: Path, name: str) -> None:
+    """A tokenizer of a class that its architecture does not usually have may be read as another."""
+    from transformers import AutoTokenizer
+
+    kept = AutoTokenizer.from_pretrained(target, local_files_only=True, trust_remote_code=False)
+    if kept(SAMPLE)["input_ids"] != tokenizer(SAMPLE)["input_ids"]:
+        raise ModelSourceError(
+            f"{name} has a tokenizer that transformers reads otherwise once it is saved; "
+            "use the model's safetensors as the source."
+        )
 
 
 def _untied(model: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ line in a log that nobody sees: scaled rotary embeddings, biases, the other file
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mpd_core.errors import ModelSourceError
+from mpd_core.models.gguf_words import end_tokens, lost_words
 
 FREQUENCIES = "rope_freqs.weight"
 SYNONYMS = {
@@ -84,18 +85,28 @@ class GGUFContents:
                 "(split.count); join them with 'llama-gguf-split --merge', or name another source."
             )
 
-    def check(self, model: Any, missing: set[str]) -> None:
-        """Hold the model that transformers made against the file; may complete its configuration.
+    @property
+    def ends(self) -> list[int]:
+        """Ids of all tokens that end a reply."""
+        return end_tokens(self._fields)
+
+    def check(self, model: Any, tokenizer: Any, info: Mapping[str, Any]) -> None:
+        """Hold what transformers made against the file; may complete the model's configuration.
 
         Args:
             model: whose configuration gets the rotary scaling that the file has.
-            missing: its tensors that were not in the file.
+            tokenizer: of the same file.
+            info: transformers' loading info.
 
         Raises:
             ModelSourceError: names the first setting or tensor that was lost, or was never there.
         """
-        for key in sorted(missing):
+        for key in sorted(info["missing_keys"]):
             raise self._refusal(f"lacks the tensor '{key}' of {type(model).__name__}")
+        for key, found, wanted in sorted(info["mismatched_keys"]):
+            raise self._refusal(f"has '{key}' in the shape {tuple(found)}, not {tuple(wanted)}")
+        for key in lost_words(self._fields, tokenizer):
+            raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")
         self._carry_rope(model)
         for key in self._lost_settings(model.config):
             raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")

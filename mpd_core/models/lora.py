@@ -68,6 +68,8 @@ class LoraStack:
         self._covered: set[str] = set()
         self.present: Tensor | None = None
         """Each row's weight of each adapter in the present pass, scaled, [rows, adapters]."""
+        self.size = (0, 0)
+        """Rows, and tokens of each, in the present pass."""
         self._masks: dict[tuple[int, ...], Tensor] = {}
         self.in_use: tuple[int, ...] = ()
         """Adapters that are laid out; a pass may use fewer."""
@@ -87,10 +89,11 @@ class LoraStack:
         self.active = bool(used)
         return gates.to(self.like)
 
-    def route(self, gates: Tensor) -> None:
-        """Give the rows of the next pass their adapters."""
+    def route(self, gates: Tensor, tokens: int) -> None:
+        """Give the rows of the next pass, with so many tokens each, their adapters."""
         self._masks.clear()
         self.present = gates
+        self.size = (len(gates), tokens)
 
     def keep(self, rows: Sequence[Mix]) -> None:
         """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""
@@ -192,8 +195,22 @@ class StackedLora(nn.Module):
             start += width
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [rows, T, in] to [rows, T, out]."""
+        """x [rows, T, in] to [rows, T, out]; some architectures have [rows x T, in], or more axes.
+
+        Raises:
+            PackError: it is called for other tokens than all, so that whose they are is not known.
+        """
         y: Tensor = self.base.forward(x)
         if not self._stack.active:
             return y
-        return self._layout.add(x, y, self._blocks, self._stack)
+        if x.shape[:-1] == self._stack.size:
+            return self._layout.add(x, y, self._blocks, self._stack)
+        rows, tokens = self._stack.size
+        known = x.shape[:2] == (rows, tokens) or x.shape[:-1] == (rows * tokens,)
+        if not (known and isinstance(y, Tensor)):
+            raise PackError(
+                f"adapters: the base calls '{self._parts[0][0]}' in a way that LoRA for rows of "
+                f"different adapters cannot follow: {MERGE}."
+            )
+        x, flat = x.reshape(rows, -1, x.shape[-1]), y.reshape(rows, -1, y.shape[-1])
+        return self._layout.add(x, flat, self._blocks, self._stack).view(y.shape)

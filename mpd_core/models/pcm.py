@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 
 from mpd_core.errors import PackError
 from mpd_core.method.weight_head import PAIRS, WeightHead
+from mpd_core.models.numbers import is_finite
+from mpd_core.models.store import one_line
 
 
 def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
@@ -18,7 +20,8 @@ def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
     [poles, poles].
 
     Raises:
-        PackError: unreadable file, missing or extra tensors, or wrong shapes.
+        PackError: unreadable file, missing or extra tensors, wrong shapes, or numbers that are not
+            finite.
     """
     head = WeightHead(hidden_size, poles).eval().requires_grad_(False)
     if file is None:
@@ -26,11 +29,16 @@ def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
     try:
         tensors = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise PackError(f"pcm.head: {file} cannot be read: {error}") from error
+        raise PackError(f"pcm.head: {file} cannot be read: {one_line(error)}") from error
     expected = {name: tuple(p.shape) for name, p in head.tensors().items()}
     found = {PAIRS: (poles, poles), **{name: tuple(t.shape) for name, t in tensors.items()}}
     if found != expected:
         raise PackError(f"pcm.head: {file} holds {found}, but the pack needs {expected}.")
     for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() and is_finite(tensor)):
+            raise PackError(
+                f"pcm.head: '{name}' in {file} holds numbers that are no finite floating-point "
+                "ones: train it again, or take the key out to weigh uniformly."
+            )
         head.tensors()[name].copy_(tensor)
     return head

@@ -7,7 +7,7 @@ text that would be another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
+from mpd_core.models.lora import Mix
 from mpd_core.models.store import one_line
 
 SMALL = 300_000_000
@@ -145,6 +146,30 @@ def check_rows(read: Read, sample: Sample, model: Any, *, tolerance: float) -> N
             f"base: {type(model).__name__} gives other states in rows of different texts than by "
             f"itself (by {float(worst):.1e}); use a base of another architecture."
         )
+
+
+def check_adapters(
+    read: Callable[[Tensor, Tensor, int, list[Mix]], Tensor],
+    sample: Sample,
+    model: Any,
+    names: Sequence[str],
+) -> None:
+    """Read with all adapters in one of two rows: whatever fails, fails when the base is loaded.
+
+    Args:
+        read: as ``RowModel.forward``, through a cache for two rows.
+        sample: for its texts.
+        model: for its name.
+        names: of the adapters.
+
+    Raises:
+        PackError: a linear is called in a way that adapters cannot follow, or the pass fails.
+    """
+    tokens = torch.nn.utils.rnn.pad_sequence(sample.texts, batch_first=True)
+    places = torch.arange(tokens.shape[1]).expand_as(tokens)
+    if names:
+        with _as_pack_errors(model):
+            read(tokens, places, 0, [tuple((name, 1.0) for name in names), ()])
 
 
 def _differences(read: Read, sample: Sample) -> Tensor:

@@ -16,7 +16,7 @@ from mpd_core.models.graphs import StepGraphs
 from mpd_core.models.linear import round_to
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix, StackedLora
-from mpd_core.models.probe import check_output_layer, check_rows, take_sample
+from mpd_core.models.probe import check_adapters, check_output_layer, check_rows, take_sample
 
 EXACT, ROUNDED = 1e-3, 0.1
 """Largest differences of states, relative: in fp32, and where products round what they get."""
@@ -60,38 +60,54 @@ class RowModel:
             PackError: an adapter that does not fit, or a model that cannot be computed in rows as
                 transformers computes it.
         """
-        embeddings: Tensor = model.get_input_embeddings().weight
-        config = text_config(model)
-        self.device = embeddings.device
-        self.vocab_size = config.vocab_size
         check_output_layer(model)
-        self._finish = finish(config)
+        config, lean = text_config(model), lean and is_llama(model)
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.vocab_size = config.vocab_size
         self.hidden_size = model.get_output_embeddings().in_features
+        self._finish = finish(config)
+        self._lean = lean
         length = row_length(config, length)
-        body = LlamaBody if lean and is_llama(model) else GeneralBody
         if graphs is None:
-            graphs = self.device.type == "cuda" and body is LlamaBody
+            graphs = self.device.type == "cuda" and lean
         loops = self.device.type == "cpu" and not graphs
-        self.exact = loops and body is LlamaBody and packed is not None
+        self.exact = loops and lean and packed is not None
         """Whether tokens read together and one by one leave the same bits in the cache."""
         self.alike = False
         """Whether a row was seen to be, to the bit, what it is alone."""
-        self._reads_own = loops and body is LlamaBody  # loops end where a row does
-        if packed and body is GeneralBody:
-            round_to(model, packed)  # embeddings too: the same weights whatever the body
-        sample = take_sample(model, length) if body is GeneralBody else None
-        self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
-        self._body = body(model, self._stack, packed=packed, layers=layers)
-        self._stack.check_wrapped()
-        count = len(layers) if layers else config.num_hidden_layers
+        self._reads_own = loops and lean  # loops end where a row does
         self._graphs: StepGraphs | None = None
-        if sample:
-            self.cache = RowCache(count, 2, sample.length, 1, spare=WINDOW_STEP)
-            check_rows(self._read, sample, model, tolerance=self._tolerance(packed, embeddings))
+        count = len(layers) if layers else config.num_hidden_layers
+        self._take_over(model, adapters, length, count, packed=packed, loops=loops, layers=layers)
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
         self.cache = RowCache(count, capacity, length, budget or capacity * length, spare=spare)
         if graphs:
             self._graphs = StepGraphs(self._step, capacity=capacity, length=length, idle=length)
+
+    def _take_over(
+        self,
+        model: Any,
+        adapters: Sequence[LoraAdapter],
+        length: int,
+        count: int,
+        *,
+        packed: torch.dtype | None,
+        loops: bool,
+        layers: range | None,
+    ) -> None:
+        """Make the body and its adapters; what is not written out is held against the model."""
+        embeddings: Tensor = model.get_input_embeddings().weight
+        if packed and not self._lean:
+            round_to(model, packed)  # embeddings too: the same weights whatever the body
+        sample = None if self._lean else take_sample(model, length)
+        self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
+        body = LlamaBody if self._lean else GeneralBody
+        self._body = body(model, self._stack, packed=packed, layers=layers)
+        self._stack.check_wrapped()
+        if sample:
+            self.cache = RowCache(count, 2, sample.length, 1, spare=WINDOW_STEP)
+            check_rows(self._read, sample, model, tolerance=self._tolerance(packed, embeddings))
+            check_adapters(self.forward, sample, model, [adapter.name for adapter in adapters])
 
     def _tolerance(self, packed: torch.dtype | None, embeddings: Tensor) -> float:
         # Of 4-bit kernels some multiply in bf16, and which one runs depends on the number of rows.
@@ -135,7 +151,7 @@ class RowModel:
         self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, first: int
     ) -> Tensor:
         self.cache.window = Window(slice(first, first + len(inputs)), positions, window)
-        self._stack.route(gates)
+        self._stack.route(gates, inputs.shape[1])
         seen = torch.arange(window, device=self.device)
         return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
 
@@ -187,9 +203,10 @@ class RowModel:
             In fp32, [rows, ..., V].
         """
         lm_head = self._body.lm_head
+        states = hidden.reshape(len(adapters), -1, hidden.shape[-1])
         if isinstance(lm_head, StackedLora):
-            self._stack.route(self._stack.gates(adapters))
-        logits = lm_head(hidden.reshape(len(adapters), -1, hidden.shape[-1]))
+            self._stack.route(self._stack.gates(adapters), states.shape[1])
+        logits = lm_head(states)
         logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
         return torch.log_softmax(self._finish(logits).float(), dim=-1)
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from mpd_core.evaluation.votes import FILE, Votes
 from mpd_core.packs import load_pack
-from mpd_core.ui.people.place import VOTES
-from mpd_core.ui.people.votes import Votes
 from mpd_core.ui.server import launch
 from tests.browser.conftest import MARKS, Visitor, free_port
 from tests.browser.scripted import ScriptedEngine
@@ -33,7 +32,7 @@ def booth(
     pack = load_pack("smollm2-135m")
     write_run(tmp_path / pack.spec.name / "run", pack, ("\n".join(HOSTILE),), "# <b>x</b>")
     page, url = launch(engine, host="127.0.0.1", port=free_port())
-    yield url, tmp_path / VOTES
+    yield url, tmp_path / FILE
     page.close(verbose=False)
 
 

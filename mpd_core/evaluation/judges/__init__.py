@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation.judging import MeasuresJudge, Named, PairJudge
+from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.judging import Named, PairJudge
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.packs import Pack
 

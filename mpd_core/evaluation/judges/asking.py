@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import re
 
-from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, FORM, RULES, Example
+from mpd_core.evaluation.judges.criteria import (
+    CRITERIA,
+    EXAMPLES,
+    FORM,
+    RULES,
+    SINGLE_RULES,
+    Example,
+)
 from mpd_core.evaluation.judging import Question
+from mpd_core.evaluation.singles import Single
 
 Messages = list[dict[str, str]]
 
@@ -26,6 +34,13 @@ _VERDICT = re.compile(
     rf"(?:{_NOUN}\b[\s#]*)?(?P<said>{_PLAIN}|{_ORDINAL})(?!{_OTHER})",
     re.IGNORECASE | re.MULTILINE,
 )
+_NUMBER = r"(?P<said>neither|[1-9]\d?\b(?![.,]\d))"
+_CHOICE = re.compile(
+    rf"verdict\b{_OPEN}(?:is\b)?\s*[:=\-]?{_OPEN}{_NUMBER}"
+    rf"(?!{_CLOSE}\s*(?:[,/|]|or\b|and\b)\s*(?:or\s+)?{_OPEN}(?:\d|neither))",
+    re.IGNORECASE,
+)
+_CHOSEN_ALONE = re.compile(rf"{_OPEN}{_NUMBER}{_CLOSE}\.?", re.IGNORECASE)
 _ALONE = re.compile(rf"{_OPEN}(?P<said>1|2|tie){_CLOSE}\.?", re.IGNORECASE)
 
 
@@ -37,6 +52,32 @@ def messages(question: Question) -> Messages:
     for example in EXAMPLES.get(question.pole, FORM):
         turns += _shown(example)
     return [*turns, _user(question.prompt, question.first, question.second)]
+
+
+def single_messages(single: Single) -> Messages:
+    """What a judge is sent about one reply: rules, the poles in words, and the reply."""
+    told = [
+        f"{number}: {instruction} {CRITERIA.get(pole, '')}".strip()
+        for number, (pole, instruction) in enumerate(
+            zip(single.poles, single.instructions, strict=True), 1
+        )
+    ]
+    rules = f"{SINGLE_RULES}\n\n" + "\n".join(told)
+    parts = [("Instruction", single.prompt), ("Reply", single.text)]
+    text = "\n\n".join(f"{name}:\n{quoted(content)}" for name, content in parts)
+    return [{"role": "system", "content": rules}, {"role": "user", "content": text}]
+
+
+def choice(answer: str | None, count: int) -> int | None:
+    """The number that an answer about one reply names, 0 for neither; None if none can be read."""
+    text = _said_aloud(answer)
+    found = [m["said"] for m in _CHOICE.finditer(text)]
+    if not found and (alone := _CHOSEN_ALONE.fullmatch(text)):
+        found = [alone["said"]]
+    if not found:
+        return None
+    number = int(found[-1]) if found[-1].isdigit() else 0
+    return number if number <= count else None
 
 
 def _shown(example: Example) -> Messages:
@@ -65,7 +106,11 @@ def verdict(answer: str | None) -> int | None:
     counts. An answer of nothing but a verdict needs no word before it. What could mean several
     things ("Verdict: 1 or 2") means none.
     """
-    text = _UNENDED.sub("", _THINKING.sub("", answer or "")).strip()
+    text = _said_aloud(answer)
     stated = list(_VERDICT.finditer(text))
     found = stated[-1] if stated else _ALONE.fullmatch(text)
     return _SAID.get(found["said"].lower(), 0) if found else None
+
+
+def _said_aloud(answer: str | None) -> str:
+    return _UNENDED.sub("", _THINKING.sub("", answer or "")).strip()

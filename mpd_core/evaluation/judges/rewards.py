@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mpd_core.errors import PackError
 from mpd_core.evaluation.judging import Answer, Question
+from mpd_core.evaluation.singles import Single
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.adapters.rewards import reward_folder
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.results import HEAD
 from mpd_core.training.scoring.reward_models import RewardModels, Scorer
 
@@ -23,9 +24,9 @@ class RewardsJudge:
 
     name = NAME
 
-    def __init__(self, models: Scorer, version: str, poles: Sequence[str]) -> None:
+    def __init__(self, models: Scorer, version: str) -> None:
         self.version = version
-        self._models, self._poles = models, frozenset(poles)
+        self._models = models
 
     @classmethod
     def of(cls, pack: Pack) -> RewardsJudge:
@@ -34,12 +35,12 @@ class RewardsJudge:
         Raises:
             PackError: it has none, or they cannot be read.
         """
-        setup = Setup.open(pack)
+        setup = TrainingContext.open(pack)
         folder = reward_folder(setup)
         if not (folder / HEAD).is_file():
             raise PackError(f"The pack '{pack.spec.name}' has no reward models: run train rewards.")
         version = f"{_version(folder)} tie {TIE}"
-        return cls(RewardModels(setup, folder), version, [pole.name for pole in pack.space.poles])
+        return cls(RewardModels(setup, folder), version)
 
     def knows(self, dimension: str) -> bool:
         """Every pole of the pack has a score."""
@@ -48,17 +49,11 @@ class RewardsJudge:
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Each text is scored once, for every pole that is asked of it."""
-        wanted: dict[tuple[str, str], set[str]] = {}
-        for question in questions:
-            for reply in (question.first, question.second):
-                wanted.setdefault((question.prompt, reply), set()).add(question.pole)
-        texts = list(wanted)
-        found = self._models.score(
-            [prompt for prompt, _ in texts],
-            [reply for _, reply in texts],
-            [sorted(wanted[text]) for text in texts],
+        scores = self._scores(
+            ((question.prompt, reply), question.pole)
+            for question in questions
+            for reply in (question.first, question.second)
         )
-        scores = dict(zip(texts, found, strict=True))
         for question in questions:
             first, second = (
                 scores[question.prompt, reply][question.pole]
@@ -67,6 +62,32 @@ class RewardsJudge:
             gap = first - second
             verdict = 0 if abs(gap) < TIE else 1 if gap > 0 else -1
             yield question, Answer(verdict, f"{first:.3f} : {second:.3f}")
+
+    def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
+        """The pole that scores highest; neither where another comes near. Scores are centred."""
+        scores = self._scores(
+            ((single.prompt, single.text), pole) for single in asked for pole in single.poles
+        )
+        for single in asked:
+            found = [scores[single.prompt, single.text][pole] for pole in single.poles]
+            best, next_best = sorted(found, reverse=True)[:2]
+            verdict = found.index(best) + 1 if best - next_best >= TIE else 0
+            yield single, Answer(verdict, " : ".join(f"{score:.3f}" for score in found))
+
+    def _scores(
+        self, wanted: Iterable[tuple[tuple[str, str], str]]
+    ) -> dict[tuple[str, str], dict[str, float]]:
+        """By prompt and reply, scores of the poles that are wanted of it."""
+        poles: dict[tuple[str, str], set[str]] = {}
+        for text, pole in wanted:
+            poles.setdefault(text, set()).add(pole)
+        texts = list(poles)
+        found = self._models.score(
+            [prompt for prompt, _ in texts],
+            [reply for _, reply in texts],
+            [sorted(poles[text]) for text in texts],
+        )
+        return dict(zip(texts, found, strict=True))
 
 
 def _version(folder: Path) -> str:

@@ -9,13 +9,24 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from mpd_core.errors import EngineError, MPDError, RequestError
-from mpd_core.evaluation.judges.asking import Messages, messages, verdict
-from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES
+from mpd_core.evaluation.judges.asking import (
+    Messages,
+    choice,
+    messages,
+    single_messages,
+    verdict,
+)
+from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGLE_RULES
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate, tokens_of
 from mpd_core.evaluation.judging import Answer, Question
+from mpd_core.evaluation.singles import Single
+
+Asked = TypeVar("Asked")
+Read = Callable[[str], int | None]
+"""From an answer to its verdict."""
 
 PREFIX = "server-"
 READINGS = 3
@@ -66,7 +77,14 @@ class ServerJudge:
         self._client = _client(options)
         self._options, self._tell = options, tell
         self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
-        asked = [options.model, options.max_tokens, RULES, dict(CRITERIA), repr(dict(EXAMPLES))]
+        asked = [
+            options.model,
+            options.max_tokens,
+            RULES,
+            SINGLE_RULES,
+            dict(CRITERIA),
+            repr(dict(EXAMPLES)),
+        ]
         self.version = f"{options.model[:80]} {_sha256(asked)[:12]}"
         self.spending = Spending(options.limits)
 
@@ -83,25 +101,34 @@ class ServerJudge:
             MPDError: the cap is reached; what was asked until then has been given.
             EngineError: the server fails, and goes on failing.
         """
-        told = [messages(question) for question in questions]
-        each = [(_tokens(turns), self._options.max_tokens) for turns in told]
+        return self._all([(question, messages(question), verdict) for question in questions])
+
+    def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
+        """The same about single replies; errors as ``answers``."""
+
+        def reading(single: Single) -> Read:
+            return lambda said: choice(said, len(single.poles))
+
+        return self._all([(single, single_messages(single), reading(single)) for single in asked])
+
+    def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
+        each = [(_tokens(turns), self._options.max_tokens) for _, turns, _ in asked]
         self._tell(estimate(each, self._options.limits))
         with ThreadPoolExecutor(self._options.parallel) as pool:
-            pairs = zip(questions, told, strict=True)
-            waiting = {pool.submit(self._ask, turns): question for question, turns in pairs}
+            waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
             try:
                 yield from _done(waiting)
             finally:
                 for future in waiting:
                     future.cancel()
 
-    def _ask(self, turns: Messages) -> Answer:
+    def _ask(self, turns: Messages, read: Read) -> Answer:
         """Until the answer can be read; then it stays unread, with what was said."""
         said, used = "", (0, 0)
         for attempt in range(READINGS):
             said, more = self._say(turns, attempt)
             used = (used[0] + more[0], used[1] + more[1])
-            if (found := verdict(said)) is not None:
+            if (found := read(said)) is not None:
                 return Answer(found, said, _facts(turns, used))
         return Answer(None, said, _facts(turns, used))
 
@@ -136,8 +163,7 @@ def _client(options: ServerOptions) -> Any:
         import openai
     except ImportError as error:
         raise MPDError(
-            "Judging by a server needs the package 'openai': "
-            "pip install -r mpd_core/evaluation/requirements.txt."
+            "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
         ) from error
     return openai.OpenAI(
         base_url=options.url,
@@ -147,7 +173,7 @@ def _client(options: ServerOptions) -> Any:
     )
 
 
-def _done(waiting: dict[Future[Answer], Question]) -> Iterator[tuple[Question, Answer]]:
+def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]]:
     """What has been answered is given, and stored, before a failure is raised."""
     failure: MPDError | None = None
     for future in as_completed(waiting):

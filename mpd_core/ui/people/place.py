@@ -8,13 +8,12 @@ from pathlib import Path
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.record import FILE, load_run
+from mpd_core.evaluation.votes import DATA, Votes, folder
+from mpd_core.evaluation.votes import FILE as VOTES
 from mpd_core.packs import Pack
 from mpd_core.ui.people.ballots import Ballots
-from mpd_core.ui.people.votes import Votes
 
-DATA = "MPD_DATA"
-"""Environment variable that names the folder of votes."""
-RUNS, VOTES = Path("runs"), "votes.sqlite3"
+RUNS = Path("runs")
 NO_RUN = (
     "There are no stored replies to vote on yet: make some with "
     "python -m mpd_core evaluate run, then reload this page."
@@ -28,11 +27,6 @@ class Place:
         self.pack = pack
         self._lock = threading.Lock()
         self._ballots: tuple[tuple[Path, int], Ballots] | None = None
-
-    @property
-    def folder(self) -> Path:
-        """What ``MPD_DATA`` names, or ``runs``."""
-        return Path(os.environ.get(DATA) or RUNS).expanduser()
 
     @property
     def warning(self) -> str:
@@ -53,7 +47,7 @@ class Place:
         Raises:
             MPDError: the folder cannot be written, or the file is no database of votes.
         """
-        return Votes(self.folder / VOTES)
+        return Votes(folder() / VOTES)
 
     def ballots(self) -> Ballots:
         """Of the newest run of this pack; read again when there is a newer one.
@@ -71,7 +65,7 @@ class Place:
     def _newest(self) -> Path:
         """Runs lie under ``runs``, under the votes' folder, or with the pack."""
         own = self.pack.folder / "evaluation"
-        places = (RUNS / self.pack.spec.name, self.folder / self.pack.spec.name, own)
+        places = (RUNS / self.pack.spec.name, folder() / self.pack.spec.name, own)
         files = [file for place in places for file in place.glob(f"*/{FILE}")]
         files += [place / FILE for place in places if (place / FILE).is_file()]
         files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)

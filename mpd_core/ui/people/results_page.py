@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from mpd_core.errors import MPDError
+from mpd_core.evaluation.people import Meeting, agreement, meetings_of
 from mpd_core.ui.people.navigation import navigation
 from mpd_core.ui.people.place import Place
-from mpd_core.ui.people.results import Meeting, agreement, meetings_of
 from mpd_core.ui.people.vote_page import PRIVATE
 
 HEAD = [

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpd_core.errors import MPDError
+from mpd_core.evaluation.votes import Vote
 from mpd_core.ui.people.ballots import Ballot, swapped
 from mpd_core.ui.people.place import Place
-from mpd_core.ui.people.votes import Vote
 
 COOKIE = re.compile(r"[0-9a-f]{32}")
 MOST_SEED = 2**31

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from mpd_core.errors import MPDError
 
+FILE, DATA = "votes.sqlite3", "MPD_DATA"
+"""Name of the file, and the environment variable that names its folder."""
 WAIT_SECONDS = 20.0
 """For another process or thread that is writing."""
 TABLE = """
@@ -24,6 +27,11 @@ CREATE TABLE IF NOT EXISTS votes (
   UNIQUE (rater, pair)
 )
 """
+
+
+def folder() -> Path:
+    """Where votes are kept: what ``MPD_DATA`` names, or ``runs``."""
+    return Path(os.environ.get(DATA) or "runs").expanduser()
 
 
 @dataclass(frozen=True)

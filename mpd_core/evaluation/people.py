@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mpd_core.evaluation.agreement import alpha
 from mpd_core.evaluation.statistics import Tally, interval, overall
-from mpd_core.ui.people.votes import Vote
+from mpd_core.evaluation.votes import Vote
 
 ALL = "all"
 
