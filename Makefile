@@ -64,12 +64,13 @@ $(VENV)/.app: requirements.txt $(VENV)/.made
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.training: mpd_core/training/requirements.txt $(VENV)/.app
-	@$(PIP) -r requirements.txt -r mpd_core/training/requirements.txt
+# What training and tests need beside the app's own requirements is named in pyproject.toml.
+$(VENV)/.training: pyproject.toml $(VENV)/.app
+	@$(PIP) -r requirements.txt -e '.[training]'
 	@touch $@
 
-$(VENV)/.tests: tests/requirements.txt mpd_core/training/requirements.txt $(VENV)/.app
-	@$(PIP) -r requirements.txt -r tests/requirements.txt
+$(VENV)/.tests: pyproject.toml $(VENV)/.app
+	@$(PIP) -r requirements.txt -e '.[test]'
 	@touch $@
 
 # Debian's package brings the libraries that a browser needs; Playwright's own download does not.

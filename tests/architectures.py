@@ -83,6 +83,11 @@ RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
         "llama4_text",
         {**HEADS, **EXPERTS, "attention_chunk_size": WINDOW, "intermediate_size_mlp": 96},
     ),
+    "Llama 4, scaled beyond the context": (
+        "llama4_text",
+        {**HEADS, **EXPERTS, "attention_chunk_size": WINDOW, "intermediate_size_mlp": 96}
+        | {"no_rope_layers": [1, 0, 1, 0], "floor_scale": CONTEXT + 1},
+    ),
     "Mistral": ("mistral", {**HEADS, "sliding_window": None}),
     "Mistral, window": ("mistral", LOCAL),
     "Ministral, window": ("ministral", LOCAL),
@@ -189,6 +194,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         "phi3",
         {**HEADS, **rope("longrope", **LONG_FACTORS), "original_max_position_embeddings": 64},
         "set it to at most 64",
+    ),
+    "Llama 4, attention scaled by position": (
+        "llama4_text",
+        {**HEADS, **EXPERTS, "attention_chunk_size": WINDOW, "intermediate_size_mlp": 96}
+        | {"no_rope_layers": [1, 0, 1, 0], "floor_scale": 64},
+        "set it to at most 63",
     ),
     "LLaMA, looking ahead": ("llama", {**LLAMA, "is_causal": False}, "gives other states"),
     "BERT as a decoder": (

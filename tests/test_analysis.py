@@ -16,7 +16,7 @@ from mpd_core.analysis import Analysis, analyse, read_trace
 from mpd_core.analysis.files import TraceError, trace_from_json
 from mpd_core.analysis.measure import switches
 from mpd_core.analysis.words import kinds
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.engine import Engine
 from mpd_core.request import Branch
 from mpd_core.trace import Candidate, StepRecord, Timing, Trace

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mpd_core.analysis import trace_from_dict
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 
 Capture = pytest.CaptureFixture[str]
 

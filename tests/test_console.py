@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mpd_core.cli.main import METHODS, main
+from mpd_core.cli import METHODS, main
 from mpd_core.console import CLOSED_PIPE, typed
 from mpd_core.engine import Engine
 from mpd_core.engine.plan import method_names

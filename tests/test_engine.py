@@ -17,8 +17,8 @@ import torch
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.engine.build import build
-from mpd_core.engine.intake import Intake
 from mpd_core.engine.memory import held_bytes
+from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models.cache import RowCache
@@ -190,7 +190,7 @@ def test_a_trunk_has_one_row_per_prompt(
     """Experts that read the same text share a row of the lower layers; the PCM has its own."""
     pack = make_pack(prompt=prompt, adapters=True, pcm_trained=True, first_layer=1)
     parts = build(pack)
-    sequence = Intake(pack, parts).sequence(ask(preference="AAA"))
+    sequence = RequestProcessor(pack, parts).sequence(ask(preference="AAA"))
     assert [len(sequence.on(lane)) for lane in parts.runner.lanes] == [rows, 4]
     assert [len(lane.cache.layers) for lane in parts.runner.lanes.values()] == [1, 1]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging

@@ -22,6 +22,7 @@ from mpd_core.errors import ModelSourceError, MPDError, PackError
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.files import checked_folder
 from mpd_core.models.linear import can_pack
+from mpd_core.models.numbers import LOST, is_held
 from mpd_core.packs import load_pack
 from tests import tiny
 from tests.architectures import GPT, make_model
@@ -125,6 +126,24 @@ def test_packing_does_not_change_a_base(base: Path, key: str, scale: float) -> N
     with pytest.raises(PackError, match=f"float16 cannot hold '{key}' in .*precision = \"fp32\""):
         load_model(base, weight_format("cpu", precision="fp16"))
     assert load(base).get_parameter(key).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("outlier", [1.0, 1e6])
+def test_whether_a_type_holds_numbers_is_told_without_trying_it(
+    dtype: torch.dtype, outlier: float
+) -> None:
+    """By their usual size where that suffices; to the same answer as by all of them."""
+    numbers = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    numbers[0] *= outlier
+    answers = set()
+    for exponent in range(-44, 32):
+        scaled = numbers * 10.0**exponent
+        lost = (scaled.to(dtype).double() - scaled.double()).norm()
+        exactly = bool(lost <= LOST * scaled.double().norm())
+        assert is_held(scaled, dtype) == exactly
+        answers.add(exactly)
+    assert dtype is torch.bfloat16 or answers == {True, False}
 
 
 def test_how_a_configuration_wants_results_returned_changes_nothing(base: Path) -> None:
@@ -327,3 +346,26 @@ def test_a_whole_folder_is_loaded_as_it_is(base: Path) -> None:
     plain = AutoModelForCausalLM.from_pretrained(base).state_dict()
     for name, tensor in load(base).state_dict().items():
         assert torch.equal(tensor, plain[name])
+
+
+def expert_over(base: Path, tiny_base: Path) -> Path:
+    """A pack whose one expert is a model of its own, in a folder that may be damaged."""
+    table = f'[experts.checkpoints.up0]\nkind = "folder"\nfolder = "{base}"'
+    return tiny.write_pack(base.parent, tiny_base, dimensions=1, experts=table)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda b: (b / "model.safetensors").write_text(POINTER), r"\.folder: .* git-lfs pointer"),
+        (lambda b: change_tensors(b, lambda t: t.pop(QUERY)), f": .* lacks the tensor '{QUERY}'"),
+        (lambda b: change_config(b, is_causal=False), ": LlamaForCausalLM gives other states"),
+    ],
+    ids=["a file", "a tensor", "what it computes"],
+)
+def test_an_expert_of_its_own_is_named_by_its_own_key(
+    base: Path, tiny_base: Path, damage: Callable[[Path], object], sentence: str
+) -> None:
+    damage(base)
+    with pytest.raises(MPDError, match=rf"^experts\.checkpoints\.up0{sentence}"):
+        Engine.open(load_pack(expert_over(base, tiny_base)), device="cpu")

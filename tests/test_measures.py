@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
-from mpd_core.cli.main import main
+from mpd_core.cli import main
 from mpd_core.errors import MPDError, PackError
 from mpd_core.evaluation import measures, scales, tables
 from mpd_core.evaluation.calibration import calibrate

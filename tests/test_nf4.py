@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import bitsandbytes as bnb
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.models.base import nf4_config, weight_format
-from mpd_core.packs import Pack
+from mpd_core.packs import Pack, Precision, load_pack
+from tests import tiny
 from tests.test_engine import ask, assert_same
 
 
@@ -62,3 +65,26 @@ def test_four_bits_are_not_full_precision(make_pack: Callable[..., Pack]) -> Non
         said.append(engine.generate(requests).steps[0].logprobs["base"])
         engine.close()
     assert said[0] != pytest.approx(said[1], abs=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32"])
+def test_a_base_that_is_saved_in_four_bits_stays_so(
+    tmp_path: Path, tiny_base: Path, precision: Precision
+) -> None:
+    """Its whole numbers are what its configuration says; only what is dense is packed."""
+    model = AutoModelForCausalLM.from_pretrained(
+        tiny_base, quantization_config=nf4_config(torch.float32)
+    )
+    model.save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(tiny_base).save_pretrained(tmp_path / "base")
+    pack = load_pack(tiny.write_pack(tmp_path, tmp_path / "base", dimensions=1))
+    engine = Engine.open(pack, device="cpu", precision=precision)
+    steps = engine.generate(ask(preference="A", method="vanilla")).steps
+    status = engine.status()
+    engine.close()
+    assert (
+        status["models"]["base"]["products"]["Linear4bit"] == 4
+    )  # one output and one down a layer
+    oracle = ReferenceDecoder(pack, precision=precision)
+    expected = tuple(oracle.decode(ask(preference="A", method="vanilla")))
+    assert_same(steps, expected, tolerance=0.03)

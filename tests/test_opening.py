@@ -84,13 +84,13 @@ def test_the_program_ends_in_one_line_where_the_page_is_up_and_the_model_is_not(
 
 def test_a_request_knows_how_many_are_before_it(tiny_engine: Engine) -> None:
     scheduler = Scheduler({}, 8)
-    crowd = [tiny_engine._intake.sequence(ask(seed=k)) for k in range(4)]
+    crowd = [tiny_engine._processor.sequence(ask(seed=k)) for k in range(4)]
     for sequence in crowd:
         scheduler.add(sequence)
     assert ahead(scheduler, crowd) == [0, 1, 2, 3]
     scheduler.schedule()  # the first is being read now
     assert ahead(scheduler, crowd) == [0, 1, 2, 3]
-    scheduler.settle()
+    scheduler.finish_prefill()
     assert ahead(scheduler, crowd) == [0, 0, 1, 2]
 
 

@@ -79,6 +79,17 @@ def test_mistakes_are_named(
         load_pack(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"a = " + b"[" * 100_000, b"a = " + b"1" * 5000, b"a = 1\na = 2", b"\xff"]
+)
+def test_what_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
+    """Brackets without end, numbers without end, a key twice, other bytes."""
+    (tmp_path / "pack.toml").write_bytes(content)
+    with pytest.raises(PackError, match=r"pack\.toml: cannot be read: ") as caught:
+        load_pack(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "~nobody-of-that-name/x", "a\0b"])
 def test_unknown_pack_lists_the_known(name: str) -> None:
     with pytest.raises(PackError, match="smollm2-135m, tulu-2-7b"):

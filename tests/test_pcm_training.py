@@ -28,18 +28,18 @@ from mpd_core.method.reward import aggregate, bradley_terry
 from mpd_core.training import checkpoint, rollouts
 from mpd_core.training import teacher_forcing as reading
 from mpd_core.training.adapters.experts import expert_folder
-from mpd_core.training.context import Setup
-from mpd_core.training.export import working_pack
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.export import build_pack
 from mpd_core.training.pcm import loop as pcm
 from mpd_core.training.pcm import supervised_gate as gating
 from mpd_core.training.pcm.answers import WRITTEN, written
 from mpd_core.training.pcm.batches import Collator
-from mpd_core.training.pcm.mean_weights import explored, imitate
+from mpd_core.training.pcm.mean_weights import fit_mean_weights, smoothed
 from mpd_core.training.pcm.policy import Policy
-from mpd_core.training.pcm.supervised_gate import learn_from_answers
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring.judge import Judged
+from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Trunk
 from tests.training_fixtures import write_training_pack
 
@@ -56,9 +56,9 @@ class Planted:
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Nothing is needed."""
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         return [
-            Judged(reply, {"up": score}, {"up": score})
+            ScoredReply(reply, {"up": score}, {"up": score})
             for reply in replies
             for score in [fmean(float(row[-2] > row[-1]) for row in reply.log_probs)]
         ]
@@ -138,9 +138,9 @@ def test_a_planted_reward_rises(
     """From exactly uniform; the weights end where the reward is."""
     settings = {"algorithm": algorithm, "iterations": 5, "passes": 4, "temperature": temperature}
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     said: list[str] = []
-    pcm.train_pcm(setup, resume=False, tell=said.append, judge=Planted())
+    pcm.train_pcm(setup, resume=False, tell=said.append, reward=Planted())
     rows = history(pcm.pcm_folder(setup))
     assert len(said) == len(rows) == 5
     assert rows[0]["entropy_before"] == pytest.approx(1.0)
@@ -182,14 +182,14 @@ def test_an_update_sees_what_the_engine_said(
     packed behind one prompt what each is by itself. In fp32, so that nothing hides in rounding."""
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     policy, collate = Policy(setup), Collator(setup)
     torch.manual_seed(0)
     for parameter in checkpoint.trained(policy).values():
         parameter.copy_(torch.randn_like(parameter).mul(0.15).half())  # as it will be saved
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
-    pack = working_pack(setup, tmp_path / "working", tmp_path / "pcm")
+    pack = build_pack(setup, tmp_path / "working", tmp_path / "pcm")
     engine = Engine.open(pack, precision="fp32")
     asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "AB"], 3, 0)
     said = rollouts.run(engine, asks, rollouts.learning(9))
@@ -219,7 +219,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     decode = 'space = "strength"\nstrength = 1.8\nsettled = 0.3\nfade = 2.0\nplausibility = 0.1'
     decode += "\ntop_k_recorded = 50"
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode=decode)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     policy = Policy(setup)
     torch.manual_seed(0)
     for parameter in checkpoint.trained(policy).values():
@@ -227,7 +227,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
     engine = Engine.open(
-        working_pack(setup, tmp_path / "working", tmp_path / "pcm"), precision="fp32"
+        build_pack(setup, tmp_path / "working", tmp_path / "pcm"), precision="fp32"
     )
     asks = [Ask("Why is it so?", code, seed=3) for code in ("AA", "BA")]
     sampling = rollouts.learning(9)
@@ -252,11 +252,11 @@ class CutOff(Planted):
     def __init__(self, iterations: int) -> None:
         self._left = iterations
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         self._left -= 1
         if self._left < 0:
             raise KeyboardInterrupt
-        return super().judge(replies)
+        return super().score(replies)
 
 
 @pytest.mark.parametrize(
@@ -276,11 +276,11 @@ def test_a_resumed_training_is_the_unbroken_one(
     settings = {"algorithm": algorithm, "iterations": 3}
     settings |= {"answers": answers, "decode": f'space = "{space}"'}
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)  # type: ignore[arg-type]
-    whole, cut = (Setup.open(pack, tmp_path / name) for name in ("whole", "cut"))
-    pcm.train_pcm(whole, resume=False, judge=Planted())
+    whole, cut = (TrainingContext.open(pack, tmp_path / name) for name in ("whole", "cut"))
+    pcm.train_pcm(whole, resume=False, reward=Planted())
     with pytest.raises(KeyboardInterrupt):
-        pcm.train_pcm(cut, resume=False, judge=CutOff(done))
-    pcm.train_pcm(cut, resume=True, judge=Planted())
+        pcm.train_pcm(cut, resume=False, reward=CutOff(done))
+    pcm.train_pcm(cut, resume=True, reward=Planted())
     expected, found = (load_file(pcm.pcm_folder(setup) / pcm.STATE) for setup in (whole, cut))
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():  # recorded numbers may differ in their last digits
@@ -291,12 +291,12 @@ def test_a_resumed_training_is_the_unbroken_one(
 
 def test_a_state_of_other_experts_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, iterations=1)
-    setup = Setup.open(pack, tmp_path / "out")
-    pcm.train_pcm(setup, resume=False, judge=Planted())
+    setup = TrainingContext.open(pack, tmp_path / "out")
+    pcm.train_pcm(setup, resume=False, reward=Planted())
     expert = setup.out / "experts" / "up0" / "adapter"
     shutil.copytree(setup.pack.path(setup.pack.spec.experts.adapters["up1"].folder), expert)
     with pytest.raises(PackError, match=r"other experts.*without --resume"):
-        pcm.train_pcm(setup, resume=True, judge=Planted())
+        pcm.train_pcm(setup, resume=True, reward=Planted())
 
 
 def test_written_answers_as_peft_reads_them(
@@ -305,7 +305,7 @@ def test_written_answers_as_peft_reads_them(
     """ln p_i of every token of an answer, its end of turn included, and one file for all runs."""
     monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     replies = written(setup, "train")
     assert {reply.preference for reply in replies} == {"AA", "BB", "AB", "BA"}
     assert len(replies) == 4 * len(setup.styles.split("train"))
@@ -344,37 +344,37 @@ def test_a_gate_learns_whom_to_listen_to(
 ) -> None:
     """Far below what any constant weights reach; then the means are put where they should be."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, answers=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     held = planted_answers(16, seed=1)
     answers = {"train": planted_answers(96, seed=0), "valid": held}
     monkeypatch.setattr(gating, "written", lambda _, split, __: answers[split])
     torch.manual_seed(0)
     policy = Policy(setup)
     spec = setup.recipe.pcm.answers.model_copy(update={"epochs": 4.0, "head_lr": 2e-2})
-    figures, spoken = learn_from_answers(setup, policy, spec, tmp_path / "log")
+    figures, token_scores = fit_gate_to_answers(setup, policy, spec, tmp_path / "log")
     assert figures["held_loss_constant"] == pytest.approx(0.75, abs=0.1)
     assert figures["held_loss"] < 0.5
     assert figures["weights_std"] > 0.2
     targets = {"AA": (0.7, 0.3), "AB": (0.5, 0.5), "BA": (0.5, 0.5), "BB": (0.3, 0.7)}
-    assert imitate(policy.head, pack.space, targets, spoken) < 0.02
+    assert fit_mean_weights(policy.head, pack.space, targets, token_scores) < 0.02
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(held))
     for code, wanted in targets.items():
         rows = [k for k, reply in enumerate(held) if reply.preference == code]
         mean = weights[rows].mean(dim=(0, 1))
-        torch.testing.assert_close(mean, explored(wanted), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(mean, smoothed(wanted), atol=0.03, rtol=0.0)
 
 
 def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     """What the first iteration begins with where the recipe says so, whatever the text."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     policy = Policy(setup)
     targets = {"AA": (1.0, 0.0), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
-    assert imitate(policy.head, pack.space, targets) < 0.02
+    assert fit_mean_weights(policy.head, pack.space, targets) < 0.02
     row = ((-1.0, -1.0),)
     replies = [Reply("Hi", code, "mpd", "", False, (1,), row, row, (0.0,)) for code in targets]
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(replies))
     for found, wanted in zip(weights[:, 0], targets.values(), strict=True):
-        torch.testing.assert_close(found, explored(wanted), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(found, smoothed(wanted), atol=0.03, rtol=0.0)

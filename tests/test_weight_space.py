@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
-from mpd_core.engine.plan import make_plan
+from mpd_core.engine.plan import plan_request
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.jobs import Job, jobs_of, methods_of
@@ -169,4 +169,4 @@ def test_an_untrained_pcm_has_no_first_expert(make_pack: Callable[..., Pack]) ->
     untrained = make_pack(dimensions=2)
     assert "top-1" not in methods_of(untrained)
     with pytest.raises(RequestError, match="Unknown method 'top-1'"):
-        make_plan(untrained, untrained.space.parse("AA"), "top-1")
+        plan_request(untrained, untrained.space.parse("AA"), "top-1")

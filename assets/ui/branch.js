@@ -4,7 +4,7 @@
 function canBranch(version) {
   const {head, plan} = version;
   return state.engine.ready && !state.engine.offline && version.closed && version.status !== 'refused'
-    && (!plan.origin || head?.pack === pack.name) && Object.hasOwn(pack.methods, plan.settings.method);
+    && (!plan.origin || head?.pack === pack.name) && (Object.hasOwn(pack.methods, plan.settings.method) || plan.settings.method?.startsWith('static:'));
 }
 
 /** How a branch is told from the reply that it left. */

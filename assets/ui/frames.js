@@ -102,7 +102,8 @@ function history(turns) {
 /** Gradio calls this at Run: note what is asked, show it, and return it for the server. */
 function ask(...values) {
   const plainRun = state.intent === null, now = form.read(values);
-  const intent = state.intent ?? {}, prompt = intent.prompt ?? now.prompt;
+  const intent = state.intent ?? {}, shown = now.prompt.trim() === '' ? intent.instead : null;
+  const prompt = shown?.prompt ?? intent.prompt ?? now.prompt;
   state.intent = null;
   const empty = prompt.trim() === '', soon = performance.now() - state.last.at < 800;
   if (plainRun && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
@@ -110,7 +111,7 @@ function ask(...values) {
   state.last = {prompt, at: performance.now()};
   stopAll();
   dropExample();
-  const at = intent.turn ?? state.editing;
+  const at = intent.turn ?? (shown ? turnOf(shown) : state.editing);
   state.editing = null;
   const turn = at && state.turns.includes(at) ? at : addTurn();
   const replies = intent.replies ?? [{}];
@@ -142,7 +143,10 @@ function stopAll() {
   for (const version of busy) version.cut();
 }
 
-/** Press Run for something other than what the controls say. */
+/**
+ * Press Run for something other than what the controls say. `instead`: the reply whose instruction is
+ * meant where none is typed.
+ */
 function askFor(intent) {
   state.intent = intent;
   document.querySelector('#run').click();

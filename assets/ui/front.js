@@ -111,13 +111,16 @@ function awaitEnds(orphans) {
   setTimeout(() => awaitEnds(left), 2500);
 }
 
+/** The reply that a visitor looks at, if it is of the last turn. */
+const newest = () => state.turns.at(-1)?.version ?? null;
+
 function mountControls(node) {
   const pick = selector => node.querySelector(selector), columns = new Columns(pick('.mpd-columns'), form, pack);
   const every = pick('.mpd-every'), file = pick('input[type=file]'), panel = pick('.mpd-compare'), opener = pick('.mpd-compare-open');
   every.hidden = pack.every < 2;
   every.textContent = `All ${pack.every === 8 ? 'eight' : pack.every}`;
   every.title = `The same instruction under all ${pack.every} preferences, side by side`;
-  every.addEventListener('click', () => askFor({replies: form.every().map(preference => ({preference}))}));
+  every.addEventListener('click', () => askFor({instead: newest(), replies: form.every().map(preference => ({preference}))}));
   opener.addEventListener('click', () => {
     panel.hidden = !panel.hidden;
     opener.setAttribute('aria-expanded', String(!panel.hidden));
@@ -126,7 +129,7 @@ function mountControls(node) {
   });
   pick('.mpd-column-add').addEventListener('click', () => columns.add());
   pick('.mpd-compare-run').addEventListener('click', () => {
-    askFor({replies: columns.chosen().map(({method, preference}) => ({preference, settings: {method}}))});
+    askFor({instead: newest(), replies: columns.chosen().map(({method, preference}) => ({preference, settings: {method}}))});
   });
   pick('.mpd-open').addEventListener('click', () => file.click());
   file.addEventListener('change', () => { if (file.files[0]) openFile(file.files[0]); file.value = ''; });

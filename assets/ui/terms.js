@@ -1,6 +1,14 @@
 // The page's terms in plain words, shown where they stand.
 
 const TERMS = {
+  'method-mpd': 'Merged Preference Dimensions: one expert for each chosen toggle proposes the next token, and a small model, the PCM, says at every token how much each one counts.',
+  'method-uniform': 'The chosen experts count alike at every token.',
+  'method-static': 'The chosen experts count by constant weights: the same at every token.',
+  'method-soup': 'Personalized soup: one model whose adapter is the mean of the chosen experts’ adapters. Parameters are merged, not proposals.',
+  'method-prompting': 'The base model alone, with all chosen styles written into its prompt.',
+  'method-vanilla': 'The base model alone, with your instruction and nothing else.',
+  'method-expert': 'One expert alone writes the whole reply.',
+  seed: 'The number that random draws start from. The same seed, settings and instruction give the same reply. At temperature 0 nothing is drawn.',
   weight: 'How much the Preference Control Model (PCM) listens to this expert for this token. The weights of all experts add up to 100%.',
   responsibility: 'How much of the chosen token’s probability this expert brought: weight × its probability for the token, as a share of the sum over experts. An expert with a large weight may still not be the one behind a token.',
   chance: 'How likely this expert alone finds the token that was chosen.',

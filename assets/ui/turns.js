@@ -11,6 +11,20 @@ const KEEP = [
 const ORIGINS = {file: 'from a file', stored: 'a stored example, written earlier'};
 const CUT = 'The connection was lost: this is what had arrived.';
 
+/** How a reply was made, as terms that explain themselves. */
+function methodName(pack, method) {
+  const label = Object.hasOwn(pack.methods, method) ? pack.methods[method].split(':')[0] : method, kind = `method-${method.split(':')[0]}`;
+  const node = make('span', 'mpd-method');
+  node.append(Object.hasOwn(TERMS, kind) ? term(kind, label) : label);
+  return node;
+}
+
+function seedName(seed) {
+  const node = make('span', 'mpd-seed');
+  node.append(term('seed', `seed ${seed}`));
+  return node;
+}
+
 class Version {
   /**
    * plan: {id, messages, preference, settings, origin, branch, names}; its last message is the prompt.
@@ -52,7 +66,7 @@ class Version {
     this.node = make('article', 'mpd-version');
     const made = make('div', 'mpd-made'), tags = make('ul', 'mpd-legend mpd-tags');
     if (uses) legend(tags, form.chosen(this.plan.preference));
-    made.append(tags, make('span', 'mpd-method', Object.hasOwn(this.pack.methods, method) ? this.pack.methods[method].split(':')[0] : method), make('span', 'mpd-seed', `seed ${seed}`),
+    made.append(tags, methodName(this.pack, method), seedName(seed),
       ...(ORIGINS[this.plan.origin] ? [make('span', 'mpd-origin', ORIGINS[this.plan.origin])] : []),
       ...(this.plan.branch ? [make('span', 'mpd-origin', branchName(this.plan))] : []));
     this.means = make('div', 'mpd-mix');

@@ -90,7 +90,7 @@ def trace_from_dict(data: Any, name: str = "The trace") -> Trace:
 
 def _check_size(data: Mapping[str, Any], wrong: Callable[[str], NoReturn]) -> None:
     steps = data.get("steps")
-    if not isinstance(steps, list):
+    if not isinstance(steps, (list, tuple)):
         wrong("has no steps.")
     if len(steps) > MAX_NEW_TOKENS:
         wrong(f"has {len(steps)} steps; at most {MAX_NEW_TOKENS} are read.")

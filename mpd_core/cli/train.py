@@ -17,7 +17,7 @@ from mpd_core.options import JsonOption, OutOption, PackOption, listed
 from mpd_core.packs import load_pack
 
 if TYPE_CHECKING:
-    from mpd_core.training.context import Setup
+    from mpd_core.training.context import TrainingContext
 
 train = typer.Typer(
     add_completion=False,
@@ -36,7 +36,7 @@ DryOption = Annotated[
 @train.command()
 def experts(
     pack: PackOption = None,
-    pole: Annotated[list[str] | None, typer.Option(help="Only these; repeatable.")] = None,
+    pole: PoleOption = None,
     out: OutOption = None,
     resume: ResumeOption = False,
     dry_run: DryOption = False,
@@ -161,17 +161,17 @@ def report(
     print(json_.dumps(figures, indent=1) if json else text(figures))
 
 
-def _open(pack: str | None, out: Path | None) -> Setup:
+def _open(pack: str | None, out: Path | None) -> TrainingContext:
     _check_alone()
     loaded = load_pack(pack)
     try:
-        from mpd_core.training.context import Setup
+        from mpd_core.training.context import TrainingContext
     except ImportError as error:
         raise MPDError(
             f"Training needs the package '{error.name}': run make train, or "
-            "pip install -r mpd_core/training/requirements.txt."
+            "pip install -e '.[training]'."
         ) from error
-    return Setup.open(loaded, out, _tell)
+    return TrainingContext.open(loaded, out, _tell)
 
 
 def _check_alone() -> None:
@@ -184,7 +184,7 @@ def _check_alone() -> None:
         )
 
 
-def _poles(setup: Setup, names: list[str] | None) -> list[Pole]:
+def _poles(setup: TrainingContext, names: list[str] | None) -> list[Pole]:
     poles = {pole.name: pole for pole in setup.pack.space.poles}
     for name in names or ():
         if name not in poles:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
-from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
+from mpd_core.engine.plan import ANCHOR, BASE, PCM, TRUNK
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
@@ -134,7 +136,7 @@ def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> di
     else:
         made |= _base_lanes(base, adapters, experts_at_once)
         made["pcm"] = _Lane(_backbone(pack, pcm.backbone, base, progress), own, rows=1)
-    lanes = _row_models(made, pack.spec.decode.context)
+    lanes = _row_models(pack, made)
     for name, lane in lanes.items():
         if name != "pcm" or pcm.backbone == "base":
             lane.vocab_size = min(sizes)  # some models pad theirs; what pads is never a token
@@ -162,7 +164,9 @@ def _other(
     pack: Pack, name: str, source: Source, base: LoadedModel, progress: Callable[[str], None]
 ) -> LoadedModel:
     progress(f"Loading the expert '{name}'.")
-    other = load_model(obtain(pack, source, progress=progress), base.format)
+    folder = obtain(pack, source, progress=progress)
+    with _told_of(_key(pack, name)):
+        other = load_model(folder, base.format)
     check_same_vocabulary(base.tokenizer, other.tokenizer, name)
     return other
 
@@ -172,7 +176,8 @@ def _backbone(
 ) -> LoadedModel:
     progress("Loading the Preference Control Model's backbone.")
     folder = obtain(pack, source, progress=progress)
-    backbone = load_model(folder, weight_format(base.format.device))
+    with _told_of(_key(pack, PCM)):
+        backbone = load_model(folder, weight_format(base.format.device))
     missing = len(base.tokenizer) - backbone.config.vocab_size
     if missing > len(base.tokenizer.added_tokens_decoder):
         raise PackError(
@@ -198,14 +203,37 @@ def _remotes(pack: Pack, vocab_size: int, *, keep: bool = True) -> dict[str, Rem
     return made
 
 
-def _row_models(made: Mapping[str, _Lane], context: int) -> dict[str, RowModel]:
-    needs = {name: _need(lane, context) for name, lane in made.items()}
+def _key(pack: Pack, lane: str) -> str:
+    """Where a pack names the model of a lane."""
+    if lane in pack.spec.experts.checkpoints:
+        return f"experts.checkpoints.{lane}"
+    return "pcm.backbone" if lane == PCM else "base"
+
+
+@contextmanager
+def _told_of(key: str) -> Iterator[None]:
+    """Errors under the key of the model at hand; who loads and checks one calls it the base."""
+    try:
+        yield
+    except PackError as error:
+        raise PackError(re.sub("^base: ", f"{key}: ", str(error))) from error
+
+
+def _row_models(pack: Pack, made: Mapping[str, _Lane]) -> dict[str, RowModel]:
+    context, needs = pack.spec.decode.context, {}
+    for name, lane in made.items():
+        with _told_of(_key(pack, name)):
+            needs[name] = _need(lane, context)
     device = next(iter(made.values())).loaded.model.device
     if device.type == "cuda":
         shares = share_gpu(torch.cuda.mem_get_info(device)[0], needs)
     else:
         shares = share_cpu(needs)
-    return {name: _row_model(lane, context, shares[name]) for name, lane in made.items()}
+    models = {}
+    for name, lane in made.items():
+        with _told_of(_key(pack, name)):
+            models[name] = _row_model(lane, context, shares[name])
+    return models
 
 
 def _row_model(lane: _Lane, context: int, share: Share) -> RowModel:

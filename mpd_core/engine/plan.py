@@ -1,7 +1,7 @@
-"""A method and a preference, as rows to run: MPD and its baselines differ in nothing else.
+"""A method and a preference, as expert calls: MPD and its baselines differ in nothing else.
 
-A row is one expert: the frozen base, perhaps with an adapter, reading the conversation, perhaps
-with preference sentences. All methods run in the same engine under the same decode setting.
+A call is one row: the frozen base, perhaps with an adapter, reading the conversation, perhaps with
+preference sentences. All methods run in the same engine under the same decode setting.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLAIN, ANCHOR = "plain", "anchor"
 
 
 @dataclass(frozen=True)
-class Row:
+class ExpertCall:
     """One next-token distribution: who gives it and what it reads."""
 
     name: str
@@ -36,16 +36,16 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The rows of a request, and the row of the PCM that weighs them (None: constant weights)."""
+class ExpertPlan:
+    """The experts of a request, and the PCM that weighs them (None: constant weights)."""
 
-    experts: tuple[Row, ...]
-    pcm: Row | None = None
+    experts: tuple[ExpertCall, ...]
+    pcm: ExpertCall | None = None
     poles: tuple[int, ...] = ()
     """Index of each expert's pole in the PCM's head."""
     constant: tuple[float, ...] = ()
     """Weights of the experts where there is no PCM; () is uniform."""
-    anchors: tuple[Row, ...] = ()
+    anchors: tuple[ExpertCall, ...] = ()
     """In the space ``strength``: what they move, and, where it is another, what from."""
     top: bool = False
     """Only the expert with the largest weight counts at each token; the first of them on a draw."""
@@ -69,9 +69,9 @@ def method_names(pack: Pack) -> tuple[str, ...]:
     return ("mpd", "uniform", *top, *static, *soup, "prompting", "vanilla", *singles)
 
 
-def make_plan(
+def plan_request(
     pack: Pack, preference: Preference, method: str, space: Space = "probability"
-) -> Plan:
+) -> ExpertPlan:
     """Who runs for this method and preference, merged in this space.
 
     Raises:
@@ -83,30 +83,32 @@ def make_plan(
     return replace(plan, anchors=_anchors(pack, method))
 
 
-def _plan(pack: Pack, preference: Preference, method: str) -> Plan:
+def _plan(pack: Pack, preference: Preference, method: str) -> ExpertPlan:
     written = weights_in(method) is not None
     if not written and method not in method_names(pack):
         known = ", ".join(method_names(pack))
         raise RequestError(f"Unknown method '{method[:60]}': use one of {known}.")
     if method == "vanilla":
-        return Plan((Row(BASE),))
+        return ExpertPlan((ExpertCall(BASE),))
     if method.startswith(ONE_EXPERT):
         name = method.removeprefix(ONE_EXPERT)
-        return Plan(tuple(_expert(pack, p) for p in pack.space.poles if p.name == name))
+        return ExpertPlan(tuple(_expert(pack, p) for p in pack.space.poles if p.name == name))
     if not preference.poles:
         raise RequestError(f"Method '{method}' needs at least one dimension: choose a pole.")
     instructions = tuple(pole.instruction for pole in preference.poles)
     if method == "prompting":
-        return Plan((Row(BASE, instructions=instructions),))
+        return ExpertPlan((ExpertCall(BASE, instructions=instructions),))
     if method == "soup":
-        return Plan((Row("soup", adapters=_soup(pack, preference), instructions=instructions),))
+        return ExpertPlan(
+            (ExpertCall("soup", adapters=_soup(pack, preference), instructions=instructions),)
+        )
     experts = tuple(_expert(pack, pole) for pole in preference.poles)
     if method == "uniform":
-        return Plan(experts)
+        return ExpertPlan(experts)
     if method == STATIC or written:
-        return Plan(experts, constant=_constant(pack, preference, method))
+        return ExpertPlan(experts, constant=_constant(pack, preference, method))
     indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
-    return Plan(experts, _pcm(pack, instructions), indices, top=method == TOP)
+    return ExpertPlan(experts, _pcm(pack, instructions), indices, top=method == TOP)
 
 
 def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, ...]:
@@ -124,20 +126,24 @@ def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, .
     return weights
 
 
-def _pcm(pack: Pack, instructions: tuple[str, ...]) -> Row:
+def _pcm(pack: Pack, instructions: tuple[str, ...]) -> ExpertCall:
     spec = pack.spec.pcm
     adapters = ((PCM, 1.0),) if spec.adapter else ()
     model = BASE if spec.backbone == "base" else PCM
-    return Row(PCM, model, adapters=adapters, instructions=instructions)
+    return ExpertCall(PCM, model, adapters=adapters, instructions=instructions)
 
 
-def _anchors(pack: Pack, method: str) -> tuple[Row, ...]:
+def _anchors(pack: Pack, method: str) -> tuple[ExpertCall, ...]:
     """The bare base, which reads what the user wrote, and the pack's anchor.
 
     Prompting is a shift of the base itself.
     """
     trained = pack.spec.experts.anchor is not None and method != "prompting"
-    return (Row(PLAIN), Row(ANCHOR, adapters=((ANCHOR, 1.0),))) if trained else (Row(PLAIN),)
+    return (
+        (ExpertCall(PLAIN), ExpertCall(ANCHOR, adapters=((ANCHOR, 1.0),)))
+        if trained
+        else (ExpertCall(PLAIN),)
+    )
 
 
 def has_soup(pack: Pack) -> bool:
@@ -152,11 +158,11 @@ def _soup(pack: Pack, preference: Preference) -> tuple[tuple[str, float], ...]:
     return tuple(zip(names, uniform(len(names)), strict=True))
 
 
-def _expert(pack: Pack, pole: Pole) -> Row:
+def _expert(pack: Pack, pole: Pole) -> ExpertCall:
     spec = pack.spec.experts
     instructions = (pole.instruction,) if spec.prompt == "own" else ()
     if pole.name in spec.remotes:
-        return Row(pole.name, remote=True, instructions=instructions)
+        return ExpertCall(pole.name, remote=True, instructions=instructions)
     model = pole.name if pole.name in spec.checkpoints else BASE
     adapters = ((pole.name, 1.0),) if pole.name in spec.adapters else ()
-    return Row(pole.name, model, adapters=adapters, instructions=instructions)
+    return ExpertCall(pole.name, model, adapters=adapters, instructions=instructions)

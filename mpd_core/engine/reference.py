@@ -18,8 +18,8 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from mpd_core.engine.plan import ANCHOR, Plan, Row, make_plan
-from mpd_core.engine.records import finish_reason, make_step, take_notes
+from mpd_core.engine.plan import ANCHOR, ExpertCall, ExpertPlan, plan_request
+from mpd_core.engine.records import finish_reason, make_step, step_stats
 from mpd_core.engine.runner import Distribution, strength_of
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
@@ -81,21 +81,21 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def decode(self, request: GenerationRequest) -> Iterator[StepRecord]:
-        """The steps of a reply; errors as ``make_plan``."""
+        """The steps of a reply; errors as ``plan_request``."""
         preference = self._pack.space.parse(request.preference)
-        plan = make_plan(self._pack, preference, request.method, request.space)
-        names, sampling = tuple(row.name for row in plan.experts), request.sampling
+        plan = plan_request(self._pack, preference, request.method, request.space)
+        names, sampling = tuple(call.name for call in plan.experts), request.sampling
         text = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
         generator = torch.Generator().manual_seed(sampling.seed)
         constant = torch.tensor(plan.fixed, device=self._model.device)
         steps = decode.decode(
-            [self._expert(row, request) for row in plan.experts],
+            [self._expert(call, request) for call in plan.experts],
             self._pcm(plan, request) if plan.pcm else lambda _: constant,
             lambda merged, said: int(choose(merged[None], [sampling], [said], [draw(generator)])),
             end=self._prompts.end_of_turn,
             max_new_tokens=sampling.max_new_tokens,
             space=request.space,
-            anchors=[self._expert(row, request) for row in plan.anchors],
+            anchors=[self._expert(call, request) for call in plan.anchors],
             strength=lambda index: strength_of(request, torch.tensor(index)),
             plausibility=request.plausibility,
         )
@@ -103,25 +103,25 @@ class ReferenceDecoder:
         for index, step in enumerate(steps):
             tokens.append(step.token)
             last = finish_reason(tokens, sampling, self._prompts.end_of_turn) is not None
-            (note,) = take_notes(*_as_batch(step, request), self._pack.spec.decode.top_k_recorded)
+            (stats,) = step_stats(*_as_batch(step, request), self._pack.spec.decode.top_k_recorded)
             added = text.push(step.token, last=last)
-            yield make_step(index, added, names, note, {}, self._name)
+            yield make_step(index, added, names, stats, {}, self._name)
 
-    def _expert(self, row: Row, request: GenerationRequest) -> Reads:
-        prompt = self._prompts.render(request.messages, row.instructions)
-        model = self._others.get(row.model, self._model)
+    def _expert(self, call: ExpertCall, request: GenerationRequest) -> Reads:
+        prompt = self._prompts.render(request.messages, call.instructions)
+        model = self._others.get(call.model, self._model)
         return decode.expert(
-            lambda ids: _run(model, row.adapters, ids).logits[0, -1, : self._vocabulary], prompt
+            lambda ids: _run(model, call.adapters, ids).logits[0, -1, : self._vocabulary], prompt
         )
 
-    def _pcm(self, plan: Plan, request: GenerationRequest) -> Reads:
-        row = plan.pcm
-        assert row is not None
-        prompt = self._prompts.render(request.messages, row.instructions)
+    def _pcm(self, plan: ExpertPlan, request: GenerationRequest) -> Reads:
+        call = plan.pcm
+        assert call is not None
+        prompt = self._prompts.render(request.messages, call.instructions)
         last = text_config(self._backbone).vocab_size - 1
 
         def state(ids: list[int]) -> Tensor:
-            found = _run(self._backbone, row.adapters, [min(i, last) for i in ids])
+            found = _run(self._backbone, call.adapters, [min(i, last) for i in ids])
             hidden: Tensor = found.hidden_states[-1][0, -1]
             return hidden
 

@@ -47,7 +47,7 @@ def needs() -> None:
     except ImportError as error:
         raise MPDError(
             f"Evaluation needs the package '{error.name}': run make train, or "
-            "pip install -r mpd_core/training/requirements.txt."
+            "pip install -e '.[training]'."
         ) from error
 
 

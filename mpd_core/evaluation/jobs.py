@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from mpd_core.engine.plan import has_soup, make_plan, method_names
+from mpd_core.engine.plan import has_soup, method_names, plan_request
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
 from mpd_core.method.preferences import LEFT_OUT
@@ -134,7 +134,7 @@ def _split(pack: Pack, method: str) -> tuple[str, Space]:
                 "needs a pack all of whose experts are adapters: leave it out."
             )
         return name, own
-    make_plan(pack, next(iter(pack.space)), name)
+    plan_request(pack, next(iter(pack.space)), name)
     if not at:
         return name, own
     for known in get_args(Space):
@@ -162,10 +162,10 @@ def _codes(pack: Pack, method: str, codes: Sequence[str]) -> list[str]:
     name, _ = _split(pack, method)
     name = "soup" if name in WEIGHT_SPACE else name  # which serves the same preferences
     try:
-        make_plan(pack, pack.space.parse(nothing), name)
+        plan_request(pack, pack.space.parse(nothing), name)
     except RequestError:
         preferences = [pack.space.parse(code) for code in codes]
         for preference in preferences:
-            make_plan(pack, preference, name)  # refused now, and not after an hour
+            plan_request(pack, preference, name)  # refused now, and not after an hour
         return [preference.code for preference in preferences]
     return [nothing]

@@ -21,15 +21,15 @@ from peft import ArrowConfig, LoraConfig, PeftModel
 from torch import nn
 from transformers import DynamicCache
 
-from mpd_core.bench.schemes import cached, dense_linears
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import Pole
+from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
-from mpd_core.models.linear import PACKED, round_to
+from mpd_core.models.linear import PACKED, dense_linears, round_to
 from mpd_core.models.sources import obtain
 from mpd_core.models.store import one_line
 from mpd_core.packs import Pack, Quantize
@@ -155,7 +155,7 @@ class WeightSpace:
         ids = torch.tensor([[p[0]] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         replies: list[list[int]] = [[] for _ in jobs]
-        memory = cached(self._base, DynamicCache())
+        memory = cache_arguments(self._base, DynamicCache())
         running = set(range(len(jobs)))
         while running:
             places = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +45,10 @@ def row_length(config: Any, context: int) -> int:
     """Tokens that a row may hold: the pack's context, as far as the base has positions.
 
     Raises:
-        PackError: a longer text's rotary embedding would change for the tokens already read.
+        PackError: a longer text's rotary embedding would change for the tokens already read, or the
+            base scales attention by positions that it counts itself.
     """
+    _check_scale(config, context)
     limit = _setting(config, "max_position_embeddings") or _setting(config, "max_seq_len")
     for rope in _ropes(config):
         original = rope.get("original_max_position_embeddings")
@@ -60,6 +63,18 @@ def row_length(config: Any, context: int) -> int:
     if limit and config.model_type == "mpt":
         limit -= limit % WINDOW_STEP  # its bias covers so many positions and no more
     return min(context, limit) if limit else context
+
+
+def _check_scale(config: Any, context: int) -> None:
+    """Llama 4 scales queries by their positions, which it takes from the cache's length: ours has
+    rows of many. Up to the first step of that scale all are one."""
+    first = _setting(config, "floor_scale") if _setting(config, "attn_temperature_tuning") else None
+    if first and context >= first:
+        raise PackError(
+            f"decode.context: {context} tokens, but from {first} on the base scales its attention "
+            f"by positions of its own (attn_temperature_tuning in config.json): set it to at most "
+            f"{first - 1}."
+        )
 
 
 def local_sizes(config: Any) -> list[int]:
@@ -81,3 +96,9 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     found = _setting(config, "rope_parameters") or {}
     tables = [found, *(table for table in found.values() if isinstance(table, dict))]
     return [table for table in tables if isinstance(table.get("rope_type"), str)]
+
+
+def cache_arguments(model: Any, cache: Any | None) -> dict[str, Any]:
+    """The arguments that make a model of transformers use a cache; their name has changed."""
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {"use_cache": False} if cache is None else {"use_cache": True, named: cache}

@@ -212,5 +212,5 @@ class StackedLora(nn.Module):
                 f"adapters: the base calls '{self._parts[0][0]}' in a way that LoRA for rows of "
                 f"different adapters cannot follow: {MERGE}."
             )
-        x_by_row, y_by_row = (part.reshape(rows, -1, part.shape[-1]) for part in (x, y))
-        return self._layout.add(x_by_row, y_by_row, self._blocks, self._stack).view(y.shape)
+        x, flat = x.reshape(rows, -1, x.shape[-1]), y.reshape(rows, -1, y.shape[-1])
+        return self._layout.add(x, flat, self._blocks, self._stack).view(y.shape)

@@ -160,10 +160,18 @@ def _from_hub_file(source: GGUFSource, scratch: Path, progress: Progress) -> Pat
 
 
 def _from_folder(pack: Pack, source: FolderSource) -> Path:
-    folder = pack.path(source.folder.expanduser())
+    folder, key = pack.path(source.folder.expanduser()), f"{_key(pack, source)}.folder"
     if not folder.is_dir():
-        raise ModelSourceError(f"base.source.folder: {folder} is no folder; correct the pack.")
-    return checked_folder(folder, "base.source.folder", tokenizer=source == pack.spec.base.source)
+        raise ModelSourceError(f"{key}: {folder} is no folder; correct the pack.")
+    return checked_folder(folder, key, tokenizer=source == pack.spec.base.source)
+
+
+def _key(pack: Pack, source: Source) -> str:
+    """Where a pack names a source."""
+    checkpoints = pack.spec.experts.checkpoints.items()
+    keys = [f"experts.checkpoints.{name}" for name, other in checkpoints if other == source]
+    keys += ["pcm.backbone"] if source == pack.spec.pcm.backbone else []
+    return "base.source" if source == pack.spec.base.source or not keys else keys[0]
 
 
 def _name(source: GGUFSource) -> str:

@@ -33,7 +33,7 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 
 
 @dataclass
-class Setup:
+class TrainingContext:
     """A pack that is being trained; models are made from it as often as needed."""
 
     pack: Pack
@@ -48,7 +48,7 @@ class Setup:
     @classmethod
     def open(
         cls, pack: Pack, out: Path | None = None, progress: Callable[[str], None] = lambda _: None
-    ) -> Setup:
+    ) -> TrainingContext:
         """Read the pack's recipe and data, and obtain its base.
 
         Args:

@@ -16,14 +16,14 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack
 from mpd_core.training.adapters.experts import anchor_folder, expert_folder
 from mpd_core.training.adapters.rewards import reward_folder
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.results import ADAPTER, HEAD
 
 PACK = "pack.toml"
 
 
-def working_pack(
-    setup: Setup, folder: Path, pcm: Path | None = None, *, rewards: bool = False
+def build_pack(
+    setup: TrainingContext, folder: Path, pcm: Path | None = None, *, rewards: bool = False
 ) -> Pack:
     """A pack of trained experts, and a PCM if there is one, for the engine to open.
 
@@ -63,7 +63,7 @@ def working_pack(
     return load_pack(folder)
 
 
-def check_experts(setup: Setup) -> None:
+def check_experts(setup: TrainingContext) -> None:
     """Before hours of work: no expert's training was cut off, and written answers have readers.
 
     Raises:
@@ -75,7 +75,7 @@ def check_experts(setup: Setup) -> None:
         raise PackError(_untrained(missing))
 
 
-def check_rewards(setup: Setup) -> None:
+def check_rewards(setup: TrainingContext) -> None:
     """Before hours of work: there are reward models, or another scorer of every pole.
 
     Raises:
@@ -87,12 +87,12 @@ def check_rewards(setup: Setup) -> None:
         raise PackError(f"rewards of {', '.join(missing)} are missing: run train rewards first.")
 
 
-def any_trained(setup: Setup) -> bool:
+def any_trained(setup: TrainingContext) -> bool:
     """Whether there are experts or reward models at all, here or in the pack."""
     return bool(_experts(setup)[0] or _rewards(setup))
 
 
-def _experts(setup: Setup) -> tuple[dict[str, Path], bool]:
+def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
     """Folders of the adapters that there are, by pole; and whether any was trained here.
 
     Where any was, all must be there: an expert without one would be the bare base. Where none was,
@@ -113,7 +113,7 @@ def _experts(setup: Setup) -> tuple[dict[str, Path], bool]:
     return there, begun
 
 
-def _rewards(setup: Setup) -> Path | None:
+def _rewards(setup: TrainingContext) -> Path | None:
     """The folder of the reward models, if there are any."""
     folder = reward_folder(setup)
     return folder if _holds(folder, WEIGHTS_FILE, HEAD) else None
@@ -165,7 +165,7 @@ def _put(document: Any, keys: Sequence[str], value: Mapping[str, str]) -> None:
     document[last] = table
 
 
-def _make_absolute(setup: Setup, table: Any) -> None:
+def _make_absolute(setup: TrainingContext, table: Any) -> None:
     """Files and folders are named relative to their pack, and this one lies elsewhere."""
     for key, value in table.items():
         if isinstance(value, dict):

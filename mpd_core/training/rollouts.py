@@ -14,7 +14,7 @@ from mpd_core.engine import Engine
 from mpd_core.engine.flight import outcomes
 from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import MPDError
-from mpd_core.request import GenerationRequest, Message, Sampling, Space
+from mpd_core.request import GenerationRequest, Sampling, Space
 from mpd_core.trace import Candidate, StepRecord, Trace
 
 DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
@@ -103,13 +103,8 @@ def every(
 
 
 def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
-    return GenerationRequest(
-        (Message("user", ask.prompt),),
-        ask.preference,
-        ask.method,
-        sampling=replace(sampling, seed=ask.seed),
-        **engine.pack.merging(engine.pack.space.parse(ask.preference), ask.space),
-    )
+    settings = asdict(replace(sampling, seed=ask.seed))
+    return engine.pack.request(ask.prompt, ask.preference, ask.method, space=ask.space, **settings)
 
 
 def _reply(ask: Ask, trace: Trace) -> Reply:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from mpd_core.engine import Engine
 from mpd_core.method.preferences import Pole
 from mpd_core.models.base import fastest_precision
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import estimate
 from mpd_core.training.adapters.experts import train_experts
 from mpd_core.training.adapters.rewards import train_rewards
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.estimate import Work
-from mpd_core.training.export import check_experts, check_rewards, working_pack
+from mpd_core.training.export import build_pack, check_experts, check_rewards
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import prompts_of, train_pcm
-from mpd_core.training.scoring.judge import references_of, reward_judge
+from mpd_core.training.scoring.reward_function import references_of, reward_function
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Options:
     """Is told of progress."""
 
 
-def experts(setup: Setup, options: Options) -> None:
+def experts(setup: TrainingContext, options: Options) -> None:
     """LoRA experts of some poles."""
     train_experts(setup, options.poles, resume=options.resume)
 
 
-def rewards(setup: Setup, options: Options) -> None:
+def rewards(setup: TrainingContext, options: Options) -> None:
     """Reward models of all poles."""
     train_rewards(setup, resume=options.resume)
 
 
-def references(setup: Setup, options: Options) -> None:
+def references(setup: TrainingContext, options: Options) -> None:
     """The baseline's replies for every prompt that PCM training will use; known ones stay."""
     used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
     codes = [preference.code for preference in setup.pack.space]
-    pack = passing(working_pack, setup, setup.out / "references" / "pack")
+    pack = run_in_fresh_thread(build_pack, setup, setup.out / "references" / "pack")
     engine = Engine.open(pack, precision=fastest_precision())
     size = setup.recipe.pcm.rollouts.prompts
     try:
@@ -59,17 +59,17 @@ def references(setup: Setup, options: Options) -> None:
         engine.close()
 
 
-def static(setup: Setup, options: Options) -> None:
+def static(setup: TrainingContext, options: Options) -> None:
     """The grid of constant weights on the first validation prompts."""
     if options.resume and static_search.result(setup).is_file():
         return
     check_rewards(setup)
     rows = setup.styles.split("valid")[: setup.recipe.static.prompts]
-    judge = passing(reward_judge, setup)
-    static_search.search(setup, judge, [row.prompt for row in rows], options.tell)
+    reward = run_in_fresh_thread(reward_function, setup)
+    static_search.search(setup, reward, [row.prompt for row in rows], options.tell)
 
 
-def pcm(setup: Setup, options: Options) -> None:
+def pcm(setup: TrainingContext, options: Options) -> None:
     """The Preference Control Model."""
     check_experts(setup)
     check_rewards(setup)
@@ -80,8 +80,8 @@ def pcm(setup: Setup, options: Options) -> None:
 class Stage:
     """What a stage does, and how much that is."""
 
-    run: Callable[[Setup, Options], None]
-    work: Callable[[Setup], Iterator[Work]]
+    run: Callable[[TrainingContext, Options], None]
+    work: Callable[[TrainingContext], Iterator[Work]]
 
 
 STAGES: Mapping[str, Stage] = {
@@ -94,7 +94,7 @@ STAGES: Mapping[str, Stage] = {
 """By name, in the order in which one needs the other."""
 
 
-def announce(setup: Setup, names: Sequence[str], *, measure: bool) -> str:
+def announce(setup: TrainingContext, names: Sequence[str], *, measure: bool) -> str:
     """What some stages will do, one line each; with ``measure`` also how long it takes here."""
     works = [work for name in names for work in STAGES[name].work(setup)]
     return estimate.lines(setup, works, measure=measure)

@@ -12,16 +12,16 @@ from mpd_core.models.adapters import LoraAdapter, lowest_layer
 from mpd_core.models.base import fastest_precision, load_model, weight_format
 from mpd_core.models.llama import is_llama
 from mpd_core.models.rows import RowModel
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 
 Ids = Sequence[int]
 
 
-class Reader:
+class TeacherForcing:
     """The base with some adapters; layers below all of them run once a text."""
 
     def __init__(
-        self, setup: Setup, adapters: Sequence[LoraAdapter], *, texts: int, length: int
+        self, setup: TrainingContext, adapters: Sequence[LoraAdapter], *, texts: int, length: int
     ) -> None:
         """Load the base.
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import plotly
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "assets" / "ui"
+from mpd_core.resources import ASSETS
+
+FOLDER = ASSETS / "ui"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 _SCRIPTS = (
     "text.js",

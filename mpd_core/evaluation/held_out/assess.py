@@ -12,17 +12,17 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.engine import Engine
-from mpd_core.evaluation.held_out.behaviour import Figures, form, weights_move
+from mpd_core.evaluation.held_out.behaviour import Figures, reply_stats, weight_movement
 from mpd_core.evaluation.held_out.identification import identify, likelihood
 from mpd_core.evaluation.held_out.significance import sign_flip, wins
 from mpd_core.method.preferences import Pole
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.request import Space
 from mpd_core.training import measures, rollouts
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Comparison, Styled, comparisons
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.scoring.judge import Judged, references_of, reward_judge
+from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_function
 from mpd_core.training.scoring.reward_models import Rewards
 
 EXPERT_TOKENS = 256
@@ -34,7 +34,7 @@ EXTERNAL: Mapping[str, tuple[str, str, str]] = {
 """Third-party pairs by file: the pole that the first of two fields should please more."""
 
 
-def rewards(setup: Setup, models: Rewards, external: Path | None = None) -> Figures:
+def rewards(setup: TrainingContext, models: Rewards, external: Path | None = None) -> Figures:
     """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
     scored = _scores_of(setup, models, test)
@@ -63,13 +63,13 @@ def rewards(setup: Setup, models: Rewards, external: Path | None = None) -> Figu
 Pairs = Sequence[tuple[Styled, Comparison]]
 
 
-def _pairs(setup: Setup, rows: Sequence[Styled], pole: Pole) -> Pairs:
+def _pairs(setup: TrainingContext, rows: Sequence[Styled], pole: Pole) -> Pairs:
     space = setup.pack.space
     return [(r, p) for r in rows for p in comparisons(space, r.answers) if p.pole == pole]
 
 
 def _scores_of(
-    setup: Setup, models: Rewards, rows: Sequence[Styled]
+    setup: TrainingContext, models: Rewards, rows: Sequence[Styled]
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Every pole's score of every answer, by the row's id and the answer's name."""
     named = [(row, name) for row in rows for name in row.answers]
@@ -116,7 +116,7 @@ def _external(models: Rewards, folder: Path) -> Figures:
     return figures
 
 
-def experts(setup: Setup, engine: Engine, models: Rewards, out: Path) -> Figures:
+def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) -> Figures:
     """Each expert alone against the base on the test prompts, greedy, 256 tokens."""
     sampling = setup.pack.spec.decode.sampling(max_new_tokens=EXPERT_TOKENS)
     prompts = [row.prompt for row in setup.styles.split("test")]
@@ -127,12 +127,12 @@ def experts(setup: Setup, engine: Engine, models: Rewards, out: Path) -> Figures
     replies = rollouts.run(engine, asks, sampling)
     rollouts.save(out / "experts.jsonl", replies)
     said = {m: [r for r in replies if r.method == m] for m in methods}
-    figures: Figures = {"vanilla": form(said["vanilla"])}
+    figures: Figures = {"vanilla": reply_stats(said["vanilla"])}
     for pole in poles:
         own, base = said[f"expert:{pole.name}"], said["vanilla"]
-        score = passing(models.reward, pole.name)
+        score = run_in_fresh_thread(models.reward, pole.name)
         figures[pole.name] = {
-            **form(own),
+            **reply_stats(own),
             "reward_wins": wins(_scored(score, own), _scored(score, base)),
             **_measured(setup, pole, own, base),
         }
@@ -140,11 +140,15 @@ def experts(setup: Setup, engine: Engine, models: Rewards, out: Path) -> Figures
 
 
 def _scored(score: Any, replies: Sequence[Reply]) -> list[float]:
-    found: list[float] = passing(score, [r.prompt for r in replies], [r.text for r in replies])
+    found: list[float] = run_in_fresh_thread(
+        score, [r.prompt for r in replies], [r.text for r in replies]
+    )
     return found
 
 
-def _measured(setup: Setup, pole: Pole, own: Sequence[Reply], base: Sequence[Reply]) -> Figures:
+def _measured(
+    setup: TrainingContext, pole: Pole, own: Sequence[Reply], base: Sequence[Reply]
+) -> Figures:
     if pole.name not in setup.recipe.measures:
         return {}
     name = setup.recipe.measures[pole.name]
@@ -172,9 +176,9 @@ def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
     return found
 
 
-def mixtures(setup: Setup, engine: Engine, out: Path) -> Figures:
+def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     """MPD against its baselines on the test prompts, every preference, greedy, in every space."""
-    judge = passing(reward_judge, setup)
+    reward = run_in_fresh_thread(reward_function, setup)
     prompts = [row.prompt for row in setup.styles.split("test")][: setup.recipe.report.prompts]
     codes = [preference.code for preference in setup.pack.space]
     compared = schemes(engine)
@@ -187,23 +191,23 @@ def mixtures(setup: Setup, engine: Engine, out: Path) -> Figures:
     sampling = references_of(setup).sampling
     replies = rollouts.run(engine, [*flat, *singles], sampling)
     rollouts.save(out / "mixtures.jsonl", replies)
-    judge.prepare(engine, prompts, codes)
-    judged = iter(passing(judge.judge, replies[: len(flat)]))
-    by_name = {name: list(itertools.islice(judged, len(some))) for name, some in asks.items()}
+    reward.prepare(engine, prompts, codes)
+    scored = iter(run_in_fresh_thread(reward.score, replies[: len(flat)]))
+    by_name = {name: list(itertools.islice(scored, len(some))) for name, some in asks.items()}
     figures: Figures = {name: _reward_figures(codes, rows) for name, rows in by_name.items()}
     for other in compared:
         if other != "mpd":
             figures[f"mpd_vs_{other}"] = _paired(codes, by_name["mpd"], by_name[other])
     figures["schemes"] = list(compared)
-    figures["weights"] = weights_move([j.reply for j in by_name["mpd"]])
+    figures["weights"] = weight_movement([j.reply for j in by_name["mpd"]])
     texts = {name: [j.reply for j in rows] for name, rows in by_name.items()}
     texts |= _by_preference(setup, replies[len(flat) :])
-    figures["identification"] = passing(identify, setup, judge.models, texts)
-    figures["likelihood"] = passing(likelihood, setup, texts)
+    figures["identification"] = run_in_fresh_thread(identify, setup, reward.models, texts)
+    figures["likelihood"] = run_in_fresh_thread(likelihood, setup, texts)
     return figures
 
 
-def _single_experts(setup: Setup, prompts: Sequence[str]) -> list[Ask]:
+def _single_experts(setup: TrainingContext, prompts: Sequence[str]) -> list[Ask]:
     """Each expert alone; what it says does not depend on the other letters."""
     first = {pole: p.code for p in setup.pack.space for pole in p.poles}
     return [
@@ -213,7 +217,7 @@ def _single_experts(setup: Setup, prompts: Sequence[str]) -> list[Ask]:
     ]
 
 
-def _by_preference(setup: Setup, replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+def _by_preference(setup: TrainingContext, replies: Sequence[Reply]) -> dict[str, list[Reply]]:
     """Replies of single experts, once for every preference that has their pole."""
     return {
         method: [
@@ -227,13 +231,15 @@ def _by_preference(setup: Setup, replies: Sequence[Reply]) -> dict[str, list[Rep
     }
 
 
-def _reward_figures(codes: Sequence[str], rows: Sequence[Judged]) -> Figures:
+def _reward_figures(codes: Sequence[str], rows: Sequence[ScoredReply]) -> Figures:
     by_code = {c: fmean(j.reward for j in rows if j.reply.preference == c) for c in codes}
-    manner = form([j.reply for j in rows])
+    manner = reply_stats([j.reply for j in rows])
     return {"reward": fmean(j.reward for j in rows), "by_preference": by_code, **manner}
 
 
-def _paired(codes: Sequence[str], first: Sequence[Judged], second: Sequence[Judged]) -> Figures:
+def _paired(
+    codes: Sequence[str], first: Sequence[ScoredReply], second: Sequence[ScoredReply]
+) -> Figures:
     """Differences of rewards, paired by prompt and preference; p over prompts."""
     gaps = [
         (a.reply.prompt, a.reply.preference, a.reward - b.reward)

@@ -14,7 +14,7 @@ from mpd_core.training.rollouts import Reply
 Figures = dict[str, Any]
 
 
-def form(replies: Sequence[Reply]) -> Figures:
+def reply_stats(replies: Sequence[Reply]) -> Figures:
     """How replies end, repeat and read."""
     return {
         "finished": fmean(reply.finished for reply in replies),
@@ -23,7 +23,7 @@ def form(replies: Sequence[Reply]) -> Figures:
     }
 
 
-def weights_move(replies: Sequence[Reply]) -> Figures:
+def weight_movement(replies: Sequence[Reply]) -> Figures:
     """How weights vary over tokens and preferences, and whether they do so where experts differ."""
     spreads, distances, disagreements, entropies = [], [], [], []
     means: dict[str, list[list[float]]] = {}

@@ -101,16 +101,16 @@ def _mixtures(figures: Figures) -> Iterator[str]:
     head = ("replies", "reward", "MPD gains", "p", "MPD wins", "words", "ended", "loops", "ln p")
     rows = [(*head, *codes)]
     for name in names:
-        entry, versus = figures[name], figures.get(f"mpd_vs_{name}")
+        entry, bt_scores = figures[name], figures.get(f"mpd_vs_{name}")
         gains = (
-            (f"{versus['gain']:+.4f}", f"{versus['p']:.4f}", _share(versus["wins"]))
-            if versus
+            (f"{bt_scores['gain']:+.4f}", f"{bt_scores['p']:.4f}", _share(bt_scores["wins"]))
+            if bt_scores
             else ("", "", "")
         )
-        form = (f"{entry['words']:.0f}", _share(entry["finished"]), _share(entry["loops"]))
+        reply_stats = (f"{entry['words']:.0f}", _share(entry["finished"]), _share(entry["loops"]))
         sense = f"{figures['likelihood'][name]:.2f}"
         by_code = (f"{entry['by_preference'][code]:.3f}" for code in codes)
-        rows.append((name, f"{entry['reward']:.4f}", *gains, *form, sense, *by_code))
+        rows.append((name, f"{entry['reward']:.4f}", *gains, *reply_stats, sense, *by_code))
     yield (
         "Rewards against the references, MPD's lead (p over prompts), form, and the bare base's "
         "log-likelihood a token\n" + aligned(rows)

@@ -16,10 +16,10 @@ from mpd_core.engine.plan import BASE
 from mpd_core.evaluation.held_out.behaviour import Figures
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.method.preferences import Dimension, PreferenceSpace
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.scoring.reward_models import Scorer
-from mpd_core.training.teacher_forcing import Reader
+from mpd_core.training.teacher_forcing import TeacherForcing
 
 Replies = Mapping[str, Sequence[Reply]]
 """By method."""
@@ -28,7 +28,7 @@ Shown = Sequence[Mapping[str, str | None]]
 TEXTS = 8
 
 
-def identify(setup: Setup, models: Scorer, replies: Replies) -> Figures:
+def identify(setup: TrainingContext, models: Scorer, replies: Replies) -> Figures:
     """By method, preference and dimension: ``reward`` and, where there is one, ``measure``."""
     space, judge = setup.pack.space, TextJudge.of(setup.pack)
     table: Figures = {}
@@ -83,10 +83,10 @@ def _most(scores: Mapping[str, float], dimension: Dimension) -> str:
 
 
 @torch.inference_mode()
-def likelihood(setup: Setup, replies: Replies) -> dict[str, float]:
+def likelihood(setup: TrainingContext, replies: Replies) -> dict[str, float]:
     """Mean ln p a token that the bare base gives the replies: how much sense they make to it."""
     length = setup.recipe.data.max_tokens
-    reader = Reader(setup, (), texts=TEXTS, length=length)
+    reader = TeacherForcing(setup, (), texts=TEXTS, length=length)
     found: dict[str, float] = {}
     for method, some in replies.items():
         asked = [setup.ids(setup.prompt(reply.prompt)) for reply in some]

@@ -14,10 +14,10 @@ from mpd_core.evaluation.held_out import assess as assessing
 from mpd_core.evaluation.held_out import card
 from mpd_core.evaluation.held_out.figures import FILE, PARTS, read, weights
 from mpd_core.models.adapters import WEIGHTS_FILE
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import load_pack
-from mpd_core.training.context import Setup, write_json
-from mpd_core.training.export import any_trained, working_pack, write_static
+from mpd_core.training.context import TrainingContext, write_json
+from mpd_core.training.export import any_trained, build_pack, write_static
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import pcm_folder
 from mpd_core.training.recipe import FILE as RECIPE
@@ -27,7 +27,7 @@ from mpd_core.training.scoring.reward_models import rewards_of
 Tell = Callable[[str], None]
 
 
-def install(setup: Setup, folder: Path) -> Path:
+def install(setup: TrainingContext, folder: Path) -> Path:
     """Write what has been trained so far into a pack's folder.
 
     Raises:
@@ -39,7 +39,7 @@ def install(setup: Setup, folder: Path) -> Path:
         raise PackError(f"pcm: {trained} was cut off: run train pcm --resume first.")
     if not (any(parts) or any_trained(setup)):
         raise PackError(f"Nothing has been trained in {setup.out}: run train experts first.")
-    working_pack(setup, folder, trained if all(parts) else None, rewards=True)
+    build_pack(setup, folder, trained if all(parts) else None, rewards=True)
     best = static_search.result(setup)
     if best.is_file():
         write_static(folder, static_search.best_weights(best))
@@ -50,7 +50,7 @@ def install(setup: Setup, folder: Path) -> Path:
     return folder
 
 
-def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell) -> None:
+def assess(setup: TrainingContext, only: Sequence[str], external: Path | None, tell: Tell) -> None:
     """Compute held-out figures and store them beside the pack.
 
     Raises:
@@ -76,14 +76,14 @@ def assess(setup: Setup, only: Sequence[str], external: Path | None, tell: Tell)
     card.write(setup.pack, figures)
 
 
-def _figures(setup: Setup, name: str, out: Path, external: Path | None) -> dict[str, Any]:
+def _figures(setup: TrainingContext, name: str, out: Path, external: Path | None) -> dict[str, Any]:
     if name == "rewards":
-        models = passing(rewards_of, setup)
-        return passing(assessing.rewards, setup, models, external)
+        models = run_in_fresh_thread(rewards_of, setup)
+        return run_in_fresh_thread(assessing.rewards, setup, models, external)
     engine = Engine.open(setup.pack)  # in the precision that visitors get
     try:
         if name == "experts":
-            models = passing(rewards_of, setup)
+            models = run_in_fresh_thread(rewards_of, setup)
             return assessing.experts(setup, engine, models, out)
         return assessing.mixtures(setup, engine, out)
     finally:

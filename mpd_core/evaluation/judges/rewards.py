@@ -10,7 +10,7 @@ from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.singles import Single
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.adapters.rewards import reward_folder
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.results import HEAD
 from mpd_core.training.scoring.reward_models import RewardModels, Scorer
 
@@ -44,7 +44,7 @@ class RewardsJudge:
         Raises:
             PackError: it has none, or they cannot be read.
         """
-        setup = Setup.open(pack)
+        setup = TrainingContext.open(pack)
         folder = reward_folder(setup)
         if not (folder / HEAD).is_file():
             raise PackError(f"The pack '{pack.spec.name}' has no reward models: run train rewards.")

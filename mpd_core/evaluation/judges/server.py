@@ -163,8 +163,7 @@ def _client(options: ServerOptions) -> Any:
         import openai
     except ImportError as error:
         raise MPDError(
-            "Judging by a server needs the package 'openai': "
-            "pip install -r mpd_core/evaluation/requirements.txt."
+            "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
         ) from error
     return openai.OpenAI(
         base_url=options.url,

@@ -18,28 +18,28 @@ from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
 from mpd_core.training.adapters.fitting import fit
-from mpd_core.training.context import RECORD, Setup
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
 from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.recipe import StageSpec
 from mpd_core.training.results import ADAPTER, save_adapter
 
 
-def expert_folder(setup: Setup, pole: Pole) -> Path:
+def expert_folder(setup: TrainingContext, pole: Pole) -> Path:
     """A folder with the adapter of a pole: trained here, or the pack's."""
     here = setup.out / "experts" / pole.name / ADAPTER
     packed = setup.pack.spec.experts.adapters.get(pole.name)
     return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
 
 
-def anchor_folder(setup: Setup) -> Path:
+def anchor_folder(setup: TrainingContext) -> Path:
     """A folder with the adapter that all experts went on from; see ``expert_folder``."""
     here = setup.out / "experts" / ANCHOR / ADAPTER
     packed = setup.pack.spec.experts.anchor
     return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
 
 
-def experts_key(setup: Setup) -> str:
+def experts_key(setup: TrainingContext) -> str:
     """A short name for the experts as they are now: what is made with others must not be mixed."""
     known = {name: sha for name, sha in setup.pack.hashes.items() if name == "base"}
     folders = {pole.name: expert_folder(setup, pole) for pole in setup.pack.space.poles}
@@ -49,7 +49,7 @@ def experts_key(setup: Setup) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
+def train_experts(setup: TrainingContext, poles: Sequence[Pole], *, resume: bool) -> None:
     """Train the adapters of these poles; a finished one is left alone when resuming.
 
     With a table ``[anchor]`` in the recipe, one adapter is first trained on the answers to all
@@ -70,7 +70,7 @@ def train_experts(setup: Setup, poles: Sequence[Pole], *, resume: bool) -> None:
 
 
 def _train(
-    setup: Setup,
+    setup: TrainingContext,
     name: str,
     answers: Sequence[str],
     stage: StageSpec,
@@ -100,7 +100,7 @@ def _train(
     setup.record(folder, "expert", name=name, answers=list(answers), weights_sha256=weights)
 
 
-def _rows(setup: Setup, split: Split, answers: Iterable[str]) -> list[Styled]:
+def _rows(setup: TrainingContext, split: Split, answers: Iterable[str]) -> list[Styled]:
     rows = [row for row in setup.styles.split(split) if row.texts(answers)]
     if not rows and split == "train":
         raise PackError(f"data.file: no row has an answer named {' or '.join(answers)}.")
@@ -108,7 +108,7 @@ def _rows(setup: Setup, split: Split, answers: Iterable[str]) -> list[Styled]:
 
 
 def answer_loss(
-    setup: Setup, model: Any, rows: Sequence[Styled], answers: Sequence[str]
+    setup: TrainingContext, model: Any, rows: Sequence[Styled], answers: Sequence[str]
 ) -> tuple[Tensor, int]:
     """-ln p of the answers' tokens, end of turn included, their sum and how many they are."""
     batch = pack_answers(setup, [(row.prompt, row.texts(answers)) for row in rows])

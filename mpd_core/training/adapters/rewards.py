@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
 from mpd_core.training.adapters.fitting import fit
-from mpd_core.training.context import RECORD, Setup
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.data import Styled, comparisons
 from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 
-def reward_folder(setup: Setup) -> Path:
+def reward_folder(setup: TrainingContext) -> Path:
     """A folder with the reward models, adapter and head: trained here, or the pack's."""
     here = setup.out / "rewards" / ADAPTER
     packed = setup.pack.spec.rewards
@@ -30,7 +30,7 @@ def reward_folder(setup: Setup) -> Path:
 class RewardModel(nn.Module):
     """The frozen base with an adapter, and a score for every pole at the end of an answer."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: TrainingContext) -> None:
         """A fresh one, whose scores are zero."""
         super().__init__()
         self._setup = setup
@@ -48,7 +48,7 @@ class RewardModel(nn.Module):
         return scores
 
 
-def train_rewards(setup: Setup, *, resume: bool) -> None:
+def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
     """Train the reward models of all poles at once; a finished one is left alone when resuming."""
     folder = setup.out / "rewards"
     if resume and (folder / RECORD).is_file():
@@ -76,7 +76,9 @@ def train_rewards(setup: Setup, *, resume: bool) -> None:
     setup.record(folder, "rewards", weights_sha256=weights)
 
 
-def comparison_loss(setup: Setup, model: Any, rows: Sequence[Styled]) -> tuple[Tensor, int]:
+def comparison_loss(
+    setup: TrainingContext, model: Any, rows: Sequence[Styled]
+) -> tuple[Tensor, int]:
     """-ln sigmoid(r_chosen - r_rejected): its sum over some rows' comparisons, and their number."""
     space, spec = setup.pack.space, setup.recipe.reward
     scores = model([(row.prompt, list(row.answers.values())) for row in rows])
@@ -94,7 +96,7 @@ def comparison_loss(setup: Setup, model: Any, rows: Sequence[Styled]) -> tuple[T
 
 
 @torch.no_grad()
-def _centre(setup: Setup, model: RewardModel, rows: Sequence[Styled]) -> None:
+def _centre(setup: TrainingContext, model: RewardModel, rows: Sequence[Styled]) -> None:
     """Scores whose mean over the answers to all preferences is 0.
 
     Half of them show a pole of two and half do not, so that 0 lies between, and scores of different

@@ -15,13 +15,13 @@ from mpd_core.errors import PackError
 from mpd_core.method.preferences import Preference
 from mpd_core.method.static import uniform
 from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import anchor_folder, expert_folder, experts_key
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled
 from mpd_core.training.rollouts import DIGITS, Reply
-from mpd_core.training.teacher_forcing import Reader
+from mpd_core.training.teacher_forcing import TeacherForcing
 
 WRITTEN = "written"
 """What stands for the method of a reply that a person wrote."""
@@ -30,7 +30,7 @@ OTHERS = 24
 """Tokens beside a written one that are noted; together they have nearly all of the mass."""
 
 
-def written(setup: Setup, split: Split, prompts: int | None = None) -> list[Reply]:
+def written(setup: TrainingContext, split: Split, prompts: int | None = None) -> list[Reply]:
     """The split's answers to whole preferences as if the engine had sampled them.
 
     They are kept in a file by the experts' hashes: reading them takes minutes.
@@ -47,11 +47,11 @@ def written(setup: Setup, split: Split, prompts: int | None = None) -> list[Repl
     space = setup.pack.spec.decode.space
     file = setup.out / "answers" / f"{experts_key(setup)}-{space}-{split}-{len(rows)}.jsonl"
     if not file.is_file():
-        rollouts.save(file, passing(_read, setup, split, rows))
+        rollouts.save(file, run_in_fresh_thread(_read, setup, split, rows))
     return rollouts.load(file)
 
 
-def _read(setup: Setup, split: Split, rows: Sequence[Styled]) -> list[Reply]:
+def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[Reply]:
     texts = list(_texts(setup, rows))
     if not texts:
         raise PackError(
@@ -60,7 +60,9 @@ def _read(setup: Setup, split: Split, rows: Sequence[Styled]) -> list[Reply]:
         )
     space = setup.pack.spec.decode.space
     first = anchor_names(setup) if space == "strength" else ()
-    reader = Reader(setup, _adapters(setup), texts=TEXTS, length=setup.recipe.data.max_tokens)
+    reader = TeacherForcing(
+        setup, _adapters(setup), texts=TEXTS, length=setup.recipe.data.max_tokens
+    )
     replies: dict[int, Reply] = {}
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
         names = [[*first, *(p.name for p in texts[k].preference.poles)] for k in batch]
@@ -75,13 +77,13 @@ def _read(setup: Setup, split: Split, rows: Sequence[Styled]) -> list[Reply]:
     return [replies[k] for k in range(len(texts))]
 
 
-def anchor_names(setup: Setup) -> tuple[str, ...]:
+def anchor_names(setup: TrainingContext) -> tuple[str, ...]:
     """Rows of the space ``strength`` that are no experts."""
     trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
     return (PLAIN, ANCHOR) if trained else (PLAIN,)
 
 
-def _adapters(setup: Setup) -> list[LoraAdapter]:
+def _adapters(setup: TrainingContext) -> list[LoraAdapter]:
     poles = setup.pack.space.poles
     adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in poles]
     anchor = anchor_folder(setup)
@@ -105,7 +107,7 @@ class _Text:
         return self.prompt_ids + self.answer_ids
 
 
-def _texts(setup: Setup, rows: Sequence[Styled]) -> Iterator[_Text]:
+def _texts(setup: TrainingContext, rows: Sequence[Styled]) -> Iterator[_Text]:
     for row in rows:
         for preference in setup.pack.space:
             if answer := row.answers.get(preference.code):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.request import Space
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.trunk import PADDING, Layout
 
@@ -53,14 +53,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         here = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: value.to(device) for name, value in here.items() if name != "merging"}
-        return Batch(**moved, merging=self.merging)
+        update_stats = {name: value.to(device) for name, value in here.items() if name != "merging"}
+        return Batch(**update_stats, merging=self.merging)
 
 
 class Collator:
     """Turns replies into batches for a policy."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: TrainingContext) -> None:
         self._space = setup.pack.space
         self._renderer = setup.renderer
         self._pad = setup.tokenizer.pad_token_id

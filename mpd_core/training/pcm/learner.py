@@ -14,18 +14,18 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from mpd_core.training import checkpoint
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.updates import (
     PPO,
     REBEL,
     Algorithm,
-    Memory,
-    moved,
-    remember,
+    RolloutBuffer,
+    minibatch,
+    rollout_buffer,
     split,
-    take,
+    update_stats,
 )
 from mpd_core.training.rollouts import Reply
 
@@ -41,7 +41,7 @@ class Learner:
 
     def __init__(
         self,
-        setup: Setup,
+        setup: TrainingContext,
         policy: Policy,
         optimiser: torch.optim.Optimizer,
         accelerator: Accelerator,
@@ -67,22 +67,24 @@ class Learner:
             Loss before and after, divergence from the sampling policy, and how weights move.
         """
         group = self._spec.rollouts.samples
-        memory = remember(self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE)
+        buffer = rollout_buffer(
+            self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE
+        )
         order = random.Random(self._seed * 1000 + iteration)
-        before = self._measure(memory, now=False)
+        before = self._measure(buffer, now=False)
         limit = self._spec.guard * max(before["loss"], 1e-6)
         undone = 0.0
         for _ in range(self._spec.passes):
             kept = self._kept()
-            if not self._pass(memory, order) < limit:
+            if not self._pass(buffer, order) < limit:
                 undone = 1.0
                 self._restore(kept)
                 break
-        found = self._measure(memory, now=True)
+        found = self._measure(buffer, now=True)
         if not undone and not found["loss"] < limit:
             undone = 1.0
             self._restore(kept)
-            found = self._measure(memory, now=True)
+            found = self._measure(buffer, now=True)
         start = {f"{name}_before": before[name] for name in ("loss", "entropy", "weights_std")}
         return {**found, **start, "undone": undone}
 
@@ -97,21 +99,21 @@ class Learner:
         checkpoint.restore(self._policy, weights)
         self._optimiser.load_state_dict(moments)
 
-    def _pass(self, memory: Memory, order: random.Random) -> float:
+    def _pass(self, buffer: RolloutBuffer, order: random.Random) -> float:
         """One update a batch of groups; their mean loss."""
-        groups = list(range(len(memory.replies) // memory.group))
+        groups = list(range(len(buffer.replies) // buffer.group))
         order.shuffle(groups)
         starts = range(0, len(groups), self._spec.batch)
         bar = tqdm(starts, desc="updates", leave=False)
-        return fmean(self._update(memory, groups[k : k + self._spec.batch]) for k in bar)
+        return fmean(self._update(buffer, groups[k : k + self._spec.batch]) for k in bar)
 
-    def _update(self, memory: Memory, groups: Sequence[int]) -> float:
+    def _update(self, buffer: RolloutBuffer, groups: Sequence[int]) -> float:
         self._begin()
         total = 0.0
-        for some in self._split(memory, groups):
-            piece = take(memory, self._collate, some, self._policy.device)
-            log_probs, _, values = self._policy.log_probs(piece.batch)
-            loss = self._algorithm(piece, log_probs, values) * len(some) / len(groups)
+        for some in self._split(buffer, groups):
+            data = minibatch(buffer, self._collate, some, self._policy.device)
+            log_probs, _, values = self._policy.log_probs(data.batch)
+            loss = self._algorithm(data, log_probs, values) * len(some) / len(groups)
             self._accelerator.backward(loss)
             total += float(loss.detach())
         self._finish()
@@ -130,17 +132,17 @@ class Learner:
         self._optimiser.step()
 
     @torch.no_grad()
-    def _measure(self, memory: Memory, *, now: bool) -> Entry:
+    def _measure(self, buffer: RolloutBuffer, *, now: bool) -> Entry:
         """Of the present policy, or of the one that the replies are remembered by."""
-        groups = list(range(len(memory.replies) // memory.group))
+        groups = list(range(len(buffer.replies) // buffer.group))
         found: list[Entry] = []
-        for some in self._split(memory, groups):
-            piece = take(memory, self._collate, some, self._policy.device)
-            said = (piece.old, piece.weights, piece.values)
-            log_probs, weights, values = self._policy.log_probs(piece.batch) if now else said
-            loss = self._algorithm(piece, log_probs, values)
-            found.append(asdict(moved(piece, loss, log_probs, weights)))
+        for some in self._split(buffer, groups):
+            data = minibatch(buffer, self._collate, some, self._policy.device)
+            said = (data.old_log_probs, data.weights, data.values)
+            log_probs, weights, values = self._policy.log_probs(data.batch) if now else said
+            loss = self._algorithm(data, log_probs, values)
+            found.append(asdict(update_stats(data, loss, log_probs, weights)))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}
 
-    def _split(self, memory: Memory, groups: Sequence[int]) -> list[list[int]]:
-        return split(memory.replies, memory.group, groups, REPLIES_AT_ONCE)
+    def _split(self, buffer: RolloutBuffer, groups: Sequence[int]) -> list[list[int]]:
+        return split(buffer.replies, buffer.group, groups, REPLIES_AT_ONCE)

@@ -17,11 +17,11 @@ DECAY = 1e-4
 STEPS = 200
 
 
-def imitate(
+def fit_mean_weights(
     head: WeightHead,
     space: PreferenceSpace,
     targets: Mapping[str, Sequence[float]],
-    spoken: Mapping[str, Tensor] | None = None,
+    token_scores: Mapping[str, Tensor] | None = None,
 ) -> float:
     """Fit a head's bias and pair scores to constant weights; no model is run for it.
 
@@ -30,8 +30,8 @@ def imitate(
             or one whose scores are given.
         space: of the codes.
         targets: by code, weights of the preference's experts.
-        spoken: by code, what the head's weight alone says of some tokens, [T, poles]: its weights
-            will be the wanted ones on average over these.
+        token_scores: by code, what the head's weight alone says of some tokens, [T, poles]: its
+            weights will be the wanted ones on average over these.
 
     Returns:
         Mean distance (total variation) of the head's weights from what they should be; not zero
@@ -42,10 +42,10 @@ def imitate(
     for row, (code, weights) in enumerate(targets.items()):
         places = [space.poles.index(pole) for pole in space.parse(code).poles]
         chosen[row, places] = True
-        wanted[row, places] = explored(weights)
+        wanted[row, places] = smoothed(weights)
     chosen, wanted = chosen.to(head.pairs.device), wanted.to(head.pairs.device)
     silent = head.pairs.new_zeros(1, len(space.poles))
-    scores = [(spoken or {}).get(code, silent) for code in targets]
+    scores = [(token_scores or {}).get(code, silent) for code in targets]
     fitted = [head.pairs, head.linear.bias]
     optimiser = torch.optim.LBFGS(fitted, max_iter=STEPS, line_search_fn="strong_wolfe")
 
@@ -66,6 +66,6 @@ def imitate(
         return float((said() - wanted).abs().sum(dim=-1).mean() / 2)
 
 
-def explored(weights: Sequence[float]) -> Tensor:
+def smoothed(weights: Sequence[float]) -> Tensor:
     """Weights with some of uniform in them, [E]."""
     return (1 - EXPLORED) * torch.tensor(weights) + EXPLORED / len(weights)

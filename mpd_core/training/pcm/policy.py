@@ -17,7 +17,7 @@ from mpd_core.method.merging import fading_strength, implausible, scores, temper
 from mpd_core.method.weight_head import PAIRS, WeightHead
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training import checkpoint
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.packed import states
 from mpd_core.training.pcm.batches import UNLIKELY, Batch
 from mpd_core.training.recipe import PCMTrainSpec
@@ -40,7 +40,7 @@ class Policy(nn.Module):
 
     mixed_precision = True
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: TrainingContext) -> None:
         """A fresh one, whose zero head weighs uniformly, or the pack's own."""
         super().__init__()
         pcm, warm = setup.pack.spec.pcm, setup.recipe.pcm.warm_start

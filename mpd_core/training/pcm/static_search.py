@@ -10,27 +10,35 @@ from statistics import fmean
 from mpd_core.engine import Engine
 from mpd_core.method.static import Weights, grid, method_name
 from mpd_core.models.base import fastest_precision
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
-from mpd_core.training.context import Setup, write_json
-from mpd_core.training.export import working_pack
+from mpd_core.training.context import TrainingContext, write_json
+from mpd_core.training.export import build_pack
 from mpd_core.training.rollouts import Ask
-from mpd_core.training.scoring.judge import Judge, references_of
+from mpd_core.training.scoring.reward_function import RewardFunction, references_of
 
 
-def result(setup: Setup) -> Path:
+def result(setup: TrainingContext) -> Path:
     """Where a search among the experts as they are now is kept."""
     return setup.out / "static" / f"{experts_key(setup)}.json"
 
 
-def search(setup: Setup, judge: Judge, prompts: Sequence[str], tell: Callable[[str], None]) -> Path:
+def search(
+    setup: TrainingContext,
+    reward: RewardFunction,
+    prompts: Sequence[str],
+    tell: Callable[[str], None],
+) -> Path:
     """Mean reward of every point of the grid on half of the prompts, of the best ones on all.
 
     Returns:
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
     """
-    pack, spec = passing(working_pack, setup, setup.out / "static" / "pack"), setup.recipe.static
+    pack, spec = (
+        run_in_fresh_thread(build_pack, setup, setup.out / "static" / "pack"),
+        setup.recipe.static,
+    )
     points = {
         preference.code: list(grid(len(preference.poles), spec.parts, spec.least))
         for preference in setup.pack.space
@@ -38,7 +46,7 @@ def search(setup: Setup, judge: Judge, prompts: Sequence[str], tell: Callable[[s
     half = -(-len(prompts) // 2)
     engine = Engine.open(pack, precision=fastest_precision())
     try:
-        heats = _Heats(setup, judge, engine, tell)
+        heats = _Heats(setup, reward, engine, tell)
         heats.run(prompts[:half], points)
         finalists = {code: heats.ranked(code)[: setup.recipe.static.finalists] for code in points}
         heats.run(prompts[half:], finalists)
@@ -54,15 +62,19 @@ class _Heats:
     """Rewards of constant weights so far, by preference."""
 
     def __init__(
-        self, setup: Setup, judge: Judge, engine: Engine, tell: Callable[[str], None]
+        self,
+        setup: TrainingContext,
+        reward: RewardFunction,
+        engine: Engine,
+        tell: Callable[[str], None],
     ) -> None:
-        self._judge, self._engine, self._tell = judge, engine, tell
+        self._reward, self._engine, self._tell = reward, engine, tell
         self._sampling = references_of(setup).sampling
         self._rewards: dict[tuple[str, Weights], list[float]] = {}
 
     def run(self, prompts: Sequence[str], points: Mapping[str, Sequence[Weights]]) -> None:
         """Try some weights on some prompts, greedily."""
-        self._judge.prepare(self._engine, prompts, list(points))
+        self._reward.prepare(self._engine, prompts, list(points))
         tried = [
             (prompt, code, weights)
             for code, every in points.items()
@@ -72,8 +84,8 @@ class _Heats:
         self._tell(f"static weights: {len(tried)} replies")
         asks = [Ask(prompt, code, method_name(weights)) for prompt, code, weights in tried]
         replies = rollouts.run(self._engine, asks, self._sampling)
-        judged = passing(self._judge.judge, replies)
-        for (_, code, weights), entry in zip(tried, judged, strict=True):
+        scored = run_in_fresh_thread(self._reward.score, replies)
+        for (_, code, weights), entry in zip(tried, scored, strict=True):
             self._rewards.setdefault((code, weights), []).append(entry.reward)
 
     def mean(self, code: str, weights: Weights) -> float:

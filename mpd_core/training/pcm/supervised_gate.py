@@ -21,7 +21,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from mpd_core.method.weight_head import softmax_over
 from mpd_core.training.adapters.fitting import in_order
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.answers import written
 from mpd_core.training.pcm.batches import Batch, Collator
 from mpd_core.training.pcm.policy import Policy, reply_log_probs
@@ -34,10 +34,10 @@ LOGGED = 10
 CONSTANT_STEPS = 100
 
 
-class Gate(nn.Module):
+class SupervisedGate(nn.Module):
     """A policy whose scores get a constant for each preference and expert."""
 
-    def __init__(self, setup: Setup, policy: Policy) -> None:
+    def __init__(self, setup: TrainingContext, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
         self._codes = [preference.code for preference in setup.pack.space]
@@ -63,8 +63,8 @@ class Gate(nn.Module):
         ]
 
 
-def learn_from_answers(
-    setup: Setup, policy: Policy, spec: AnswersSpec, folder: Path
+def fit_gate_to_answers(
+    setup: TrainingContext, policy: Policy, spec: AnswersSpec, folder: Path
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Fit the policy's adapter and its head's weight to the training split's written answers.
 
@@ -82,7 +82,7 @@ def learn_from_answers(
         PackError: there are no such answers, or experts that are not adapters.
     """
     train, held = written(setup, "train", spec.prompts), written(setup, "valid", spec.prompts)
-    gate, collate = Gate(setup, policy), Collator(setup)
+    gate, collate = SupervisedGate(setup, policy), Collator(setup)
     losses = _fit(gate, collate, in_order(train, spec, setup.recipe.seed), spec)
     log = [
         {"step": float(k + LOGGED), "loss": fmean(losses[k : k + LOGGED])}
@@ -94,7 +94,7 @@ def learn_from_answers(
 
 
 def _fit(
-    gate: Gate, collate: Collator, batches: Sequence[Sequence[Reply]], spec: AnswersSpec
+    gate: SupervisedGate, collate: Collator, batches: Sequence[Sequence[Reply]], spec: AnswersSpec
 ) -> list[float]:
     """One update a batch; their losses."""
     optimiser = torch.optim.AdamW(gate.parameter_groups(spec), weight_decay=0.0)
@@ -116,7 +116,7 @@ def _fit(
 
 
 def _held_out(
-    gate: Gate, collate: Collator, replies: Sequence[Reply], size: int
+    gate: SupervisedGate, collate: Collator, replies: Sequence[Reply], size: int
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     ordered = sorted(replies, key=lambda reply: len(reply.tokens))
     scores: dict[str, list[Tensor]] = {}

@@ -19,13 +19,13 @@ from mpd_core.training.rollouts import Reply
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What is known of each sampled reply before the first update; lists over replies."""
+class RolloutBuffer:
+    """Sampled replies with what is known of them before the first update; lists over replies."""
 
     replies: Sequence[Reply]
     rewards: Tensor
     """[N]."""
-    log_probs: Sequence[Tensor]
+    old_log_probs: Sequence[Tensor]
     """ln pi_old of each token, [T]."""
     weights: Sequence[Tensor]
     """alpha, [T, E]."""
@@ -36,21 +36,21 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Some replies of a memory as tensors; axes as in ``policy.Batch``."""
+class Minibatch:
+    """Some replies of a buffer as tensors; axes as in ``batches.Batch``."""
 
     batch: Batch
     rewards: Tensor
-    old: Tensor
+    old_log_probs: Tensor
     weights: Tensor
     values: Tensor
     group: int
 
 
 class Algorithm(Protocol):
-    """From what the present policy says of a piece to a loss."""
+    """From what the present policy says of a minibatch to a loss."""
 
-    def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:
         """ln pi and critic, both [N, T]."""
 
 
@@ -60,9 +60,9 @@ class REBEL:
     def __init__(self, spec: REBELSpec) -> None:
         self._eta = spec.eta
 
-    def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
-        ratios = (log_probs - piece.old).sum(dim=1).view(-1, piece.group)
-        return rebel_loss(ratios, piece.rewards.view(-1, piece.group), self._eta)
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        ratios = (log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
+        return rebel_loss(ratios, data.rewards.view(-1, data.group), self._eta)
 
 
 class PPO:
@@ -72,15 +72,15 @@ class PPO:
         self._spec = spec
         self._temperature = temperature
 
-    def __call__(self, piece: Piece, log_probs: Tensor, values: Tensor) -> Tensor:
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:
         return ppo_loss(
             log_probs,
             values,
-            old_log_probs=piece.old,
-            old_values=piece.values,
-            reference_log_probs=uniform_log_probs(piece.batch, self._temperature),
-            rewards=piece.rewards,
-            mask=piece.batch.mask,
+            old_log_probs=data.old_log_probs,
+            old_values=data.values,
+            reference_log_probs=uniform_log_probs(data.batch, self._temperature),
+            rewards=data.rewards,
+            mask=data.batch.mask,
             **self._spec.model_dump(),
         )
 
@@ -103,15 +103,15 @@ def split(
 
 
 @torch.no_grad()
-def remember(
+def rollout_buffer(
     policy: Policy,
     collate: Collator,
     replies: Sequence[Reply],
     rewards: Tensor,
     group: int,
     size: int,
-) -> Memory:
-    """Note what the policy that is about to change says of the replies."""
+) -> RolloutBuffer:
+    """The replies with what the policy that is about to change says of them."""
     nothing = [torch.empty(0)] * len(replies)
     log_probs, weights, values = list(nothing), list(nothing), list(nothing)
     for some in split(replies, group, range(len(replies) // group), size):
@@ -123,30 +123,32 @@ def remember(
             log_probs[i] = said[row, :length]
             weights[i] = alpha[row, :length, :experts]
             values[i] = critic[row, :length]
-    return Memory(replies, rewards, log_probs, weights, values, group)
+    return RolloutBuffer(replies, rewards, log_probs, weights, values, group)
 
 
-def take(memory: Memory, collate: Collator, groups: Sequence[int], device: torch.device) -> Piece:
+def minibatch(
+    buffer: RolloutBuffer, collate: Collator, groups: Sequence[int], device: torch.device
+) -> Minibatch:
     """The replies of some groups."""
-    index = [g * memory.group + k for g in groups for k in range(memory.group)]
-    batch = collate([memory.replies[i] for i in index]).to(device)
+    index = [g * buffer.group + k for g in groups for k in range(buffer.group)]
+    batch = collate([buffer.replies[i] for i in index]).to(device)
 
     def padded(rows: Sequence[Tensor]) -> Tensor:
         return nn.utils.rnn.pad_sequence([rows[i] for i in index], batch_first=True).to(device)
 
-    return Piece(
+    return Minibatch(
         batch=batch,
-        rewards=memory.rewards[index].to(device),
-        old=padded(memory.log_probs),
-        weights=padded_tables([memory.weights[i] for i in index]).to(device),
-        values=padded(memory.values),
-        group=memory.group,
+        rewards=buffer.rewards[index].to(device),
+        old_log_probs=padded(buffer.old_log_probs),
+        weights=padded_tables([buffer.weights[i] for i in index]).to(device),
+        values=padded(buffer.values),
+        group=buffer.group,
     )
 
 
 @dataclass(frozen=True)
-class Moved:
-    """How far an update has moved the policy from where its replies were sampled."""
+class UpdateStats:
+    """Divergence from the sampling policy after an update."""
 
     loss: float
     divergence: float
@@ -157,12 +159,12 @@ class Moved:
     """Of the weights, over that of uniform ones."""
 
 
-def moved(piece: Piece, loss: Tensor, log_probs: Tensor, weights: Tensor) -> Moved:
-    """Measure a piece."""
-    mask = piece.batch.mask
-    ratio = log_probs - piece.old
+def update_stats(data: Minibatch, loss: Tensor, log_probs: Tensor, weights: Tensor) -> UpdateStats:
+    """Of one minibatch."""
+    mask = data.batch.mask
+    ratio = log_probs - data.old_log_probs
     k3 = masked_mean(ratio.exp() - 1 - ratio, mask)
     own = weights[mask]
     most = math.log(max(2, weights.shape[-1]))
     entropy = -torch.special.xlogy(own, own).sum(-1).mean() / most
-    return Moved(float(loss), float(k3), float(own.std(dim=0).mean()), float(entropy))
+    return UpdateStats(float(loss), float(k3), float(own.std(dim=0).mean()), float(entropy))

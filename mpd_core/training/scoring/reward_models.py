@@ -10,12 +10,12 @@ from typing import Protocol
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import load_adapter
 from mpd_core.training.adapters.rewards import load_head, reward_folder
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.measures import MeasureReward
 from mpd_core.training.recipe import ScorerSpec
 from mpd_core.training.results import HEAD
 from mpd_core.training.scoring.remote_reward import RemoteReward
-from mpd_core.training.teacher_forcing import Reader
+from mpd_core.training.teacher_forcing import TeacherForcing
 
 REWARD = "reward"
 ROWS = 24
@@ -73,7 +73,7 @@ class Rewards:
 class RewardModels:
     """The trained reward models: one pass of the base with their adapter scores every pole."""
 
-    def __init__(self, setup: Setup, folder: Path, length: int = 1024) -> None:
+    def __init__(self, setup: TrainingContext, folder: Path, length: int = 1024) -> None:
         """Load the adapter with its head.
 
         Args:
@@ -86,7 +86,9 @@ class RewardModels:
         """
         self._setup = setup
         self._length = length
-        self._reader = Reader(setup, [load_adapter(REWARD, folder)], texts=ROWS, length=length)
+        self._reader = TeacherForcing(
+            setup, [load_adapter(REWARD, folder)], texts=ROWS, length=length
+        )
         self._weight, self._bias = load_head(folder)
         self._poles = [pole.name for pole in setup.pack.space.poles]
         if self._weight.shape[0] != len(self._poles):
@@ -124,7 +126,7 @@ class RewardModels:
         return ids if len(ids) <= self._length else ids[: self._length - 1] + end
 
 
-def rewards_of(setup: Setup) -> Rewards:
+def rewards_of(setup: TrainingContext) -> Rewards:
     """What scores replies for each pole.
 
     Raises:

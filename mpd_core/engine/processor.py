@@ -1,13 +1,13 @@
-"""What surrounds a sequence: requests become sequences, and what came of them becomes traces."""
+"""From requests to sequences, and from sequences to traces."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 from mpd_core.engine.build import Parts
-from mpd_core.engine.plan import BASE, PCM, TRUNK, Plan, Row, make_plan
+from mpd_core.engine.plan import BASE, PCM, TRUNK, ExpertCall, ExpertPlan, plan_request
 from mpd_core.engine.records import finish_reason
-from mpd_core.engine.sequence import Sequence, Track, grow_trunk, share_prefixes
+from mpd_core.engine.sequence import CacheRow, Sequence, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.models.vocabulary import check_embedded
 from mpd_core.packs import Pack, is_simplex
@@ -16,7 +16,7 @@ from mpd_core.request import SHIFTING, Branch, GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 
 
-class Intake:
+class RequestProcessor:
     """Checks requests against a pack and the room that its models have."""
 
     def __init__(self, pack: Pack, parts: Parts) -> None:
@@ -43,15 +43,15 @@ class Intake:
             RequestError: unknown pole or method, too long a prompt, too many experts.
         """
         preference = self._pack.space.parse(request.preference)
-        plan = make_plan(self._pack, preference, request.method, request.space)
+        plan = plan_request(self._pack, preference, request.method, request.space)
         self._check_branch(plan, request.branch)
-        experts = tuple(self._track(row, request) for row in plan.experts)
-        pcm = self._track(plan.pcm, request) if plan.pcm else None
-        anchors = tuple(self._track(row, request) for row in plan.anchors)
-        tracks = (*experts, *anchors, *((pcm,) if pcm else ()))
-        trunk = grow_trunk(t for t in tracks if t.lane == BASE) if self._has_trunk else ()
+        experts = tuple(self._row(call, request) for call in plan.experts)
+        pcm = self._row(plan.pcm, request) if plan.pcm else None
+        anchors = tuple(self._row(call, request) for call in plan.anchors)
+        rows = (*experts, *anchors, *((pcm,) if pcm else ()))
+        trunk = grow_trunk(t for t in rows if t.lane == BASE) if self._has_trunk else ()
         sequence = Sequence(request, plan, experts, pcm, anchors, trunk)
-        share_prefixes(sequence.tracks)
+        share_prefixes(sequence.rows)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
         if longest + asked > self._context:
             raise RequestError(
@@ -117,17 +117,17 @@ class Intake:
             branch=asdict(request.branch) if request.branch else None,
         )
 
-    def _track(self, row: Row, request: GenerationRequest) -> Track:
-        prompt = tuple(self._prompts.render(request.messages, row.instructions))
-        if max(prompt) >= self._sizes.get(row.model, self._sizes[BASE]):
+    def _row(self, call: ExpertCall, request: GenerationRequest) -> CacheRow:
+        prompt = tuple(self._prompts.render(request.messages, call.instructions))
+        if max(prompt) >= self._sizes.get(call.model, self._sizes[BASE]):
             raise RequestError(
-                f"The text holds {self._name(max(prompt))}, a token that '{row.name}' has no "
+                f"The text holds {self._name(max(prompt))}, a token that '{call.name}' has no "
                 "embedding for: leave it out."
             )
         prefix = request.branch.prefix if request.branch else ()
-        return Track(row, (*prompt, *prefix), len(prompt) + request.sampling.max_new_tokens)
+        return CacheRow(call, (*prompt, *prefix), len(prompt) + request.sampling.max_new_tokens)
 
-    def _check_branch(self, plan: Plan, branch: Branch | None) -> None:
+    def _check_branch(self, plan: ExpertPlan, branch: Branch | None) -> None:
         """Raises RequestError: tokens or weights that a reply by this method cannot have."""
         if branch is None:
             return
@@ -160,5 +160,5 @@ class Intake:
 
 
 def _longest_prompt(sequence: Sequence) -> int:
-    rows = (*sequence.tracks, *sequence.remote)
-    return max(len(track.prompt) for track in rows) - len(sequence.prefix)
+    rows = (*sequence.rows, *sequence.remote)
+    return max(len(row.prompt) for row in rows) - len(sequence.prefix)

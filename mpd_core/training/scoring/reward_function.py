@@ -17,7 +17,7 @@ from mpd_core.method.reward import Aggregate, aggregate, bradley_terry
 from mpd_core.request import Sampling
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
-from mpd_core.training.context import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring.reward_models import Scorer, rewards_of
 
@@ -25,13 +25,13 @@ Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """A reply with what each of its preference's poles thinks of it."""
+class ScoredReply:
+    """A reply with one score for each chosen pole."""
 
     reply: Reply
     scores: Scores
     """Raw, by pole."""
-    versus: Scores
+    bt_scores: Scores
     """Bradley-Terry against the reference, by pole: 0.5 is as good as the reference."""
     kind: Aggregate = "mean"
     """How the poles' are made one."""
@@ -39,7 +39,7 @@ class Judged:
     @property
     def reward(self) -> float:
         """Of the whole reply."""
-        return float(aggregate(torch.tensor(list(self.versus.values())), self.kind))
+        return float(aggregate(torch.tensor(list(self.bt_scores.values())), self.kind))
 
     @property
     def direct(self) -> float:
@@ -76,17 +76,17 @@ class References:
         return prompt, "" if self._method == "vanilla" else code
 
 
-class Judge(Protocol):
+class RewardFunction(Protocol):
     """What the training of a PCM learns from."""
 
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Make what replies to these will be measured against."""
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         """Every reply with its scores; what they need must have been prepared."""
 
 
-class RewardJudge:
+class ReferenceReward:
     """Scores replies with reward models; the scores of references are computed once."""
 
     def __init__(
@@ -106,7 +106,7 @@ class RewardJudge:
         """Generate the references that are missing."""
         self.references.ensure(engine, prompts, codes)
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         """Every reply with its scores; the references must be there."""
         keys = {(reply.prompt, reply.preference) for reply in replies} - set(self._known)
         ordered = sorted(keys)
@@ -115,8 +115,8 @@ class RewardJudge:
         self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
         scores = self._scores(replies, [reply.text for reply in replies])
         return [
-            Judged(
-                reply, own, _versus(own, self._known[reply.prompt, reply.preference]), self._kind
+            ScoredReply(
+                reply, own, _bt_scores(own, self._known[reply.prompt, reply.preference]), self._kind
             )
             for reply, own in zip(replies, scores, strict=True)
         ]
@@ -126,7 +126,7 @@ class RewardJudge:
         return self.models.score([ask.prompt for ask in asked], texts, poles)
 
 
-def _versus(own: Scores, reference: Scores) -> Scores:
+def _bt_scores(own: Scores, reference: Scores) -> Scores:
     names = list(own)
     found = bradley_terry(
         torch.tensor([own[name] for name in names]),
@@ -135,7 +135,7 @@ def _versus(own: Scores, reference: Scores) -> Scores:
     return dict(zip(names, found.tolist(), strict=True))
 
 
-def references_of(setup: Setup) -> References:
+def references_of(setup: TrainingContext) -> References:
     """The baseline's replies, by the experts as they are now and under the pack's setting."""
     spec = setup.recipe.references
     sampling = setup.pack.spec.decode.sampling(max_new_tokens=spec.max_new_tokens)
@@ -144,7 +144,7 @@ def references_of(setup: Setup) -> References:
     return References(setup.out / "references" / name, spec.method, sampling)
 
 
-def reward_judge(setup: Setup) -> RewardJudge:
+def reward_function(setup: TrainingContext) -> ReferenceReward:
     """The trained reward models, or what the recipe names instead, against its references."""
     references, kind = references_of(setup), setup.recipe.pcm.aggregate
-    return RewardJudge(setup.pack.space, rewards_of(setup), references, kind)
+    return ReferenceReward(setup.pack.space, rewards_of(setup), references, kind)

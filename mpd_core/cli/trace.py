@@ -28,7 +28,7 @@ def trace(
     if csv:
         _write(csv, found.to_csv())
     if html:
-        from mpd_core.ui.standalone import report_page  # here: Plotly is the page's
+        from mpd_core.ui.standalone import report_page  # here: --help should not wait for Plotly
 
         _write(html, report_page(found))
     print(dumps(found.to_dict()) if json else _printable(table(found)))

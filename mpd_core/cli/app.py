@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from mpd_core import console
-from mpd_core.analysis.command import trace
 from mpd_core.bench.command import bench
+from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
-from mpd_core.engine.plan import make_plan
+from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
 from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
 from mpd_core.packs import Pack, Quantize, load_pack
-from mpd_core.request import GenerationRequest, Message, Space
+from mpd_core.request import GenerationRequest, Space
 from mpd_core.trace import Trace
 
 if TYPE_CHECKING:
@@ -106,29 +106,24 @@ def generate(
     """Answer one prompt on stdout, streamed."""
     loaded = load_pack(pack)
     chosen = loaded.space.parse(preference or "A" * len(loaded.space.dimensions))
-    request = GenerationRequest(
-        messages=(Message("user", console.typed(prompt)),),
-        preference=chosen.code,
-        method=method,
-        **loaded.merging(
-            chosen,
-            space.value if space else None,
-            strength=strength,
-            settled=settled,
-            fade=fade,
-            plausibility=plausibility,
-        ),
-        sampling=loaded.spec.decode.sampling(
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            repetition_penalty=repetition_penalty,
-            dry_multiplier=dry_multiplier,
-            seed=seed,
-        ),
+    request = loaded.request(
+        console.typed(prompt),
+        chosen.code,
+        method,
+        space=space.value if space else None,
+        strength=strength,
+        settled=settled,
+        fade=fade,
+        plausibility=plausibility,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        dry_multiplier=dry_multiplier,
+        seed=seed,
     )
     # What can be refused without a model should not wait for one to load.
-    make_plan(loaded, chosen, method, request.space)
+    plan_request(loaded, chosen, method, request.space)
     trace = _run(loaded, request, quantize, device, show=not json)
     print(console.writable(trace) if json else "")
 
