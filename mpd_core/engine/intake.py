@@ -117,6 +117,8 @@ class Intake:
 
     def _track(self, row: Row, request: GenerationRequest) -> Track:
         prompt = tuple(self._prompts.render(request.messages, row.instructions))
+        if not prompt:
+            raise RequestError("To this model the prompt is empty: type something else.")
         if max(prompt) >= self._sizes.get(row.model, self._sizes[BASE]):
             raise RequestError(
                 f"The text holds {self._name(max(prompt))}, a token that '{row.name}' has no "
