@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-vllm train lint venv base chromium clean
+.PHONY: help run test test-vllm train report lint venv base chromium clean
 
 help:
 	@echo "make run    install into $(VENV), obtain the base model, open the app on port $(PORT)"
 	@echo "make test   check style and types, then run all tests, browser tests included"
 	@echo "make test-vllm  compare remote experts with a real vLLM server (installs it; slow)"
 	@echo "make train  install what training needs and run it, e.g. ARGS='all --resume'"
+	@echo "make report rebuild README's results from stored runs of python -m mpd_core evaluate full"
 	@echo "make lint   check style and types only"
 	@echo "make clean  remove $(VENV) and the tools' caches (not the base model)"
 	@echo "PYTHON=python3.12 make run chooses another Python (3.10 or newer)."
@@ -32,6 +33,9 @@ test-vllm: $(VENV)/.tests base
 
 train: $(VENV)/.training base
 	@$(BIN)/python -m mpd_core train $(ARGS)
+
+report: $(VENV)/.training
+	@$(BIN)/python -m mpd_core evaluate readme $(ARGS)
 
 lint: $(VENV)/.tests
 	@$(BIN)/ruff check .
@@ -60,12 +64,13 @@ $(VENV)/.app: requirements.txt $(VENV)/.made
 	@$(PIP) -r requirements.txt
 	@touch $@
 
-$(VENV)/.training: mpd_core/training/requirements.txt $(VENV)/.app
-	@$(PIP) -r requirements.txt -r mpd_core/training/requirements.txt
+# What training and tests need beside the app's own requirements is named in pyproject.toml.
+$(VENV)/.training: pyproject.toml $(VENV)/.app
+	@$(PIP) -r requirements.txt -e '.[training]'
 	@touch $@
 
-$(VENV)/.tests: tests/requirements.txt mpd_core/training/requirements.txt $(VENV)/.app
-	@$(PIP) -r requirements.txt -r tests/requirements.txt
+$(VENV)/.tests: pyproject.toml $(VENV)/.app
+	@$(PIP) -r requirements.txt -e '.[test]'
 	@touch $@
 
 # Debian's package brings the libraries that a browser needs; Playwright's own download does not.

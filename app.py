@@ -11,6 +11,7 @@ from mpd_core.console import escape_what_is_lacking
 from mpd_core.engine import Engine
 from mpd_core.errors import MPDError
 from mpd_core.packs import load_pack
+from mpd_core.ui.opening import Opening
 from mpd_core.ui.server import serve
 
 
@@ -23,9 +24,10 @@ def main() -> int:
     args = parser.parse_args()
     escape_what_is_lacking()
     try:
-        engine = Engine.open(load_pack(args.pack), quantize=args.quantize, progress=print)
-        with contextlib.closing(engine), contextlib.suppress(KeyboardInterrupt):
-            serve(engine, host=None, port=args.port)
+        pack = load_pack(args.pack)
+        host = Opening(pack, lambda tell: Engine.open(pack, quantize=args.quantize, progress=tell))
+        with contextlib.closing(host), contextlib.suppress(KeyboardInterrupt):
+            serve(host, host=None, port=args.port)
     except MPDError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2

@@ -1,10 +1,11 @@
-"""A terminal's bytes: encodings that are not UTF-8, marks of byte order, readers that have gone."""
+"""A terminal: tables, encodings that are not UTF-8, marks of byte order, readers that have gone."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+from collections.abc import Sequence
 
 from mpd_core.errors import RequestError
 from mpd_core.trace import Trace
@@ -19,6 +20,15 @@ def escape_what_is_lacking() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of equal width under a ruled heading; nothing if there are no rows."""
+    if len(rows) < 2:
+        return ""
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def typed(prompt: str) -> str:

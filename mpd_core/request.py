@@ -14,7 +14,11 @@ MAX_MESSAGES = 64
 MAX_CHARACTERS = 100_000
 MAX_NEW_TOKENS = 4096
 MAX_SEED = 2**32 - 1
+SHIFTING = ("strength", "settled", "fade", "plausibility")
+"""Fields of a request that only the space ``strength`` reads."""
+
 MAX_STRENGTH = 10.0
+MAX_FADE = 1000.0
 
 
 def _check_int(name: str, value: object, low: int, high: int) -> None:
@@ -73,6 +77,37 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """Where a reply leaves another one: the tokens that both begin with, and what differs then.
+
+    With nothing but a prefix the reply goes on as the other did: the request's generator is taken
+    to where it stood, so the same tokens are drawn.
+    """
+
+    prefix: tuple[int, ...] = ()
+    """Token ids that the reply begins with. They count towards ``max_new_tokens``, penalties see
+    them, and they get no step records: the first step's index is their number."""
+    token: int | None = None
+    """The token that comes next, whatever is drawn."""
+    weights: tuple[float, ...] | None = None
+    """On the simplex, one an expert of the method, in its order, in place of the method's own."""
+    lasting: bool = False
+    """Whether these weights hold for every token that follows, or only for the next one."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prefix, tuple) or len(self.prefix) >= MAX_NEW_TOKENS:
+            raise RequestError(f"branch.prefix: give a list of fewer than {MAX_NEW_TOKENS} tokens.")
+        for token in (*self.prefix, *(() if self.token is None else (self.token,))):
+            _check_int("branch: a token", token, 0, 2**31 - 1)
+        if not isinstance(self.lasting, bool):
+            raise RequestError(f"branch.lasting is {self.lasting!r:.60}: give true or false.")
+        if self.weights is not None and not isinstance(self.weights, tuple):
+            raise RequestError("branch.weights: give a list of numbers, one for each expert.")
+        for weight in self.weights or ():
+            _check_float("branch: a weight", weight, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
 class GenerationRequest:
     """A conversation that ends with the user's turn, a preference code, a method and its settings.
 
@@ -86,10 +121,16 @@ class GenerationRequest:
     space: Space = "probability"
     sampling: Sampling = Sampling()
     strength: float = 1.0
-    """B of the space ``strength``: how far experts move the base's text; see ``merging.py``."""
+    """B of the space ``strength``: how far experts move the base's text; see ``method.merging``."""
+    settled: float = 1.0
+    """In that space: the share of the strength that is left in the long run; 1 keeps all of it."""
+    fade: float = 25.0
+    """In that space: tokens after which 1 - 1/e of what is to go has gone."""
     plausibility: float = 0.0
     """In that space: a token stays possible if some expert, or the base, gives it at least this
     share of the probability of its own likeliest token; 0 keeps every token."""
+    branch: Branch | None = None
+    """Where the reply leaves another one; None begins at its beginning."""
 
     def __post_init__(self) -> None:
         if not self.messages or self.messages[-1].role != "user":
@@ -104,4 +145,11 @@ class GenerationRequest:
             known = ", ".join(get_args(Space))
             raise RequestError(f"Unknown space '{self.space}': use one of {known}.")
         _check_float("strength", self.strength, 0.0, MAX_STRENGTH)
+        _check_float("settled", self.settled, 0.0, 1.0)
+        _check_float("fade", self.fade, 0.0, MAX_FADE, low_open=True)
         _check_float("plausibility", self.plausibility, 0.0, 1.0)
+        if self.branch and len(self.branch.prefix) >= self.sampling.max_new_tokens:
+            raise RequestError(
+                f"The branch begins with {len(self.branch.prefix)} tokens and max_new_tokens is "
+                f"{self.sampling.max_new_tokens}: raise it, or branch earlier."
+            )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from mpd_core.errors import MPDError
-
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 LINE_ENDS = {ord(end): f"\\u{ord(end):04x}" for end in "\x85\u2028\u2029"}
 """Characters that end a line to some readers (JavaScript, ``splitlines``) and not to JSON."""
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -49,6 +48,8 @@ class StepRecord:
     """Of the merged distribution, in nats."""
     disagreement: float
     """Jensen-Shannon divergence of the experts under these weights, in nats: 0 where they agree."""
+    divergence: float
+    """The same with equal weights: how far the experts lie apart, whoever is listened to."""
     top_k: tuple[Candidate, ...] = ()
     """Union of the top k of the mixture and of each expert, likeliest in the mixture first."""
     missing: Mapping[str, float] = field(default_factory=dict)
@@ -92,9 +93,17 @@ class Trace:
     timing: Timing
     steps: tuple[StepRecord, ...] = field(repr=False)
     schema_version: int = SCHEMA_VERSION
+    branch: Mapping[str, Any] | None = None
+    """Of a reply that left another one: ``request.Branch`` as an object. ``steps`` and ``text``
+    may begin after its prefix; a step's index says where."""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values as JSON has them; ``analysis.trace_from_dict`` is the inverse."""
+        plain = asdict(self)
+        for step in plain["steps"]:
+            for one in (step, *step["top_k"]):
+                one["logprobs"] = _named(one["logprobs"])
+        return plain
 
     def to_json(self, *, indent: int | None = None, ascii_only: bool = False) -> str:
         """JSON that is one line to whoever reads lines, unless it is indented.
@@ -106,27 +115,7 @@ class Trace:
         text = json.dumps(self.to_dict(), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
         return text.translate(LINE_ENDS)
 
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Trace:
-        """Inverse of ``to_dict``.
 
-        Raises:
-            MPDError: another schema version, or fields that are missing or unknown.
-        """
-        version = data.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise MPDError(
-                f"This trace has schema {version!r}; this version reads {SCHEMA_VERSION}."
-            )
-        try:
-            steps = tuple(_step(step) for step in data["steps"])
-            lists = {name: tuple(data[name]) for name in ("messages", "poles")}
-            timing = Timing(**data["timing"])
-            return cls(**{**data, **lists, "timing": timing, "steps": steps})
-        except (KeyError, TypeError) as error:
-            raise MPDError(f"This is not a trace that can be read: {error}.") from error
-
-
-def _step(data: Mapping[str, Any]) -> StepRecord:
-    top_k = tuple(Candidate(**candidate) for candidate in data["top_k"])
-    return StepRecord(**{**data, "top_k": top_k})
+def _named(logprobs: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no infinity: null is a log-probability of minus infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in logprobs.items()}

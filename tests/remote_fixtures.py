@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from mpd_core.experts.remote import RemoteSpec
+from mpd_core.remote.expert import RemoteSpec
 from tests import tiny
 from tests.remote_process import KEY, RemoteServer, serve
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mpd_core.analysis import trace_from_dict
 from mpd_core.cli import main
-from mpd_core.trace import Trace
 
 Capture = pytest.CaptureFixture[str]
 
@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 def test_json_is_one_trace(tiny_pack_dir: Path, capsys: Capture) -> None:
     options = "--preference AAB --max-new-tokens 12 --seed 5 --temperature 1 --json"
     assert main(["generate", "hi 😀", "--pack", str(tiny_pack_dir), *options.split()]) == 0
-    trace = Trace.from_dict(json.loads(capsys.readouterr().out))
+    trace = trace_from_dict(json.loads(capsys.readouterr().out))
     assert (trace.preference, trace.poles) == ("AAB", ("up0", "up1", "down2"))
     assert (trace.pack, trace.method, trace.seed) == ("tiny", "mpd", 5)
     assert len(trace.hashes["pack.toml"]) == 64
@@ -42,7 +42,7 @@ def test_methods_and_spaces_differ(tiny_pack_dir: Path, capsys: Capture) -> None
         "--method prompting",
         "--method expert:up0",
         "--space logit",
-        "--space strength --strength 1.5 --plausibility 0.1",
+        "--space strength --strength 1.5 --settled 0.5 --fade 3 --plausibility 0.1",
     ):
         assert main(["generate", "hi", "--pack", str(tiny_pack_dir), *extra.split()]) == 0
         texts.add(capsys.readouterr().out)

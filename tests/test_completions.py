@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpd_core.experts.completions import BadAnswerError, completion_request, parse_answers
-from mpd_core.merging import disagreement, merge_logits, merge_probabilities
+from mpd_core.method.merging import disagreement, merge
+from mpd_core.remote.completions import BadAnswerError, completion_request, parse_answers
+from mpd_core.request import Space
 
 
 def answer(*listings: dict[int, float]) -> bytes:
@@ -68,8 +69,8 @@ def test_certain_expert_stays_finite_through_the_merge() -> None:
     """A listed 1 leaves the others tiny, not impossible: no NaN in either space, JSON can hold."""
     answers = parse_answers(answer({1: 0.0}, {2: -9999.0, 0: -1e-7}), 2, 4, 1)
     log_probs, weights = torch.stack([a.log_probs for a in answers]), torch.tensor([1.0, 0.0])
-    for merge in (merge_probabilities, merge_logits):
-        assert merge(log_probs, weights).exp().sum() == pytest.approx(1, abs=1e-6)
+    for space in get_args(Space):
+        assert merge(space, log_probs, weights).exp().sum() == pytest.approx(1, abs=1e-6)
     assert disagreement(log_probs, weights).isfinite()
     assert log_probs.isfinite().all()
 

@@ -14,8 +14,8 @@ import pytest
 from mpd_core.cli import METHODS, main
 from mpd_core.console import CLOSED_PIPE, typed
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import method_names
 from mpd_core.errors import RequestError
-from mpd_core.experts import method_names
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import Trace
@@ -122,4 +122,4 @@ def test_the_help_names_every_method() -> None:
     named = METHODS.removesuffix(".").replace(" or ", ", ").split(", ")
     pack = load_pack("smollm2-135m")
     known = {name if ":" not in name else "expert:NAME" for name in method_names(pack)}
-    assert set(named) == known | {"static", "static:0.5,0.3,0.2"}
+    assert set(named) == known | {"top-1", "static", "static:0.5,0.3,0.2"}

@@ -172,8 +172,8 @@ def test_the_next_turn_reads_only_what_is_new(
     reply = engine.generate(first)
     read_first = reading.so_far()
     assert 0 < engine.status()["models"]["base"]["kept_rows"] <= 12
-    prompts = {track.prompt for track in engine._intake.sequence(first).on("base")}
-    without_reply = prompts <= {track.prompt for track in engine._tables["base"].kept}
+    prompts = {row.prompt for row in engine._processor.sequence(first).on("base")}
+    without_reply = prompts <= {row.prompt for row in engine._tables["base"].kept}
     assert without_reply == (not same_bits(engine))
     said = (Message("user", prompt), Message("assistant", reply.text), Message("user", "Hi"))
     following = replace(first, messages=said)

@@ -17,16 +17,17 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoTokenizer
 
+from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.engine.build import build
-from mpd_core.engine.intake import Intake
 from mpd_core.engine.memory import held_bytes
+from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models.cache import RowCache
 from mpd_core.packs import Pack, Precision, load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
-from mpd_core.trace import StepRecord, Trace
+from mpd_core.trace import StepRecord
 from tests import tiny
 
 PROMPTS = ("Why is the sky blue?", "explain 你好 😀\nto a cat")
@@ -127,7 +128,8 @@ def test_trained_pack_equals_reference(
 def test_strength_equals_reference(
     make_pack: Callable[..., Pack], anchor: bool, first_layer: int
 ) -> None:
-    """With the bare base and with an adapter as anchor, every method, strengths side by side."""
+    """With the bare base and with an adapter as anchor, every method, strengths side by side, some
+    of which fade."""
     pack = make_pack(
         prompt="plain", adapters=True, anchor=anchor, pcm_trained=True, first_layer=first_layer
     )
@@ -135,40 +137,45 @@ def test_strength_equals_reference(
         replace(
             ask(PROMPTS[0], code, method, "strength", temperature=t, seed=5),
             strength=strength,
+            settled=settled,
+            fade=2.0,
             plausibility=plausibility,
         )
-        for code, method, t, strength, plausibility in [
-            ("AAA", "mpd", 0.0, 2.0, 0.0),
-            ("AAB", "mpd", 0.0, 2.0, 0.1),
-            ("B-B", "mpd", 1.0, 1.4, 0.05),
-            ("BAB", "uniform", 0.7, 3.0, 0.05),
-            ("BAB", "uniform", 0.7, 0.0, 0.0),
-            ("BAB", "static:0.5,0.2,0.3", 0.0, 2.0, 0.0),
-            ("BAA", "soup", 0.0, 1.5, 0.0),
-            ("ABA", "prompting", 0.0, 1.5, 0.0),
-            ("ABA", "vanilla", 0.0, 1.5, 0.3),
-            ("ABA", "expert:down2", 0.9, 1.5, 0.0),
+        for code, method, t, strength, settled, plausibility in [
+            ("AAA", "mpd", 0.0, 2.0, 1.0, 0.0),
+            ("AAB", "mpd", 0.0, 2.0, 0.3, 0.1),
+            ("B-B", "mpd", 1.0, 1.4, 1.0, 0.05),
+            ("BAB", "uniform", 0.7, 3.0, 0.0, 0.05),
+            ("BAB", "uniform", 0.7, 0.0, 1.0, 0.0),
+            ("BAB", "static:0.5,0.2,0.3", 0.0, 2.0, 0.5, 0.0),
+            ("BAA", "soup", 0.0, 1.5, 1.0, 0.0),
+            ("ABA", "prompting", 0.0, 1.5, 0.2, 0.0),
+            ("ABA", "vanilla", 0.0, 1.5, 0.4, 0.3),
+            ("ABA", "expert:down2", 0.9, 1.5, 1.0, 0.0),
         ]
     ]
     assert_engine_is_reference(pack, requests)
 
 
 def test_a_trace_in_strength_can_be_computed_again(make_pack: Callable[..., Pack]) -> None:
-    """Recorded are the dial, its floor and the anchors: ratios of candidates follow from them."""
+    """Recorded are the dials and the anchors: ratios of candidates follow from them."""
     pack = make_pack(prompt="plain", adapters=True, anchor=True)
     engine = Engine.open(pack)
     try:
-        request = replace(ask(space="strength"), strength=1.7, plausibility=0.01)
+        request = replace(
+            ask(space="strength"), strength=1.7, settled=0.4, fade=3.0, plausibility=0.01
+        )
         with engine.submit(request) as stream:
             assert len(list(stream)) == 12
         trace = stream.trace()
     finally:
         engine.close()
-    assert trace.settings["strength"] == 1.7
-    assert trace.settings["plausibility"] == 0.01
+    dials = {"strength": 1.7, "settled": 0.4, "fade": 3.0, "plausibility": 0.01}
+    assert dials.items() <= trace.settings.items()
     for step in trace.steps:
         shown = [c for c in step.top_k if c.probability > 0]
-        scores = [_score(c.logprobs, step.weights, 1.7) for c in shown]
+        strength = 1.7 * (0.4 + 0.6 * math.exp(-step.index / 3.0))
+        scores = [_score(c.logprobs, step.weights, strength) for c in shown]
         for candidate, score in zip(shown, scores, strict=True):
             ratio = math.log(candidate.probability) - math.log(shown[0].probability)
             assert ratio == pytest.approx(score - scores[0], abs=1e-4)
@@ -186,7 +193,7 @@ def test_a_trunk_has_one_row_per_prompt(
     """Experts that read the same text share a row of the lower layers; the PCM has its own."""
     pack = make_pack(prompt=prompt, adapters=True, pcm_trained=True, first_layer=1)
     parts = build(pack)
-    sequence = Intake(pack, parts).sequence(ask(preference="AAA"))
+    sequence = RequestProcessor(pack, parts).sequence(ask(preference="AAA"))
     assert [len(sequence.on(lane)) for lane in parts.runner.lanes] == [rows, 4]
     assert [len(lane.cache.layers) for lane in parts.runner.lanes.values()] == [1, 1]
 
@@ -326,7 +333,7 @@ def test_trace_joins_and_round_trips(tiny_engine: Engine) -> None:
     for seed in range(8):
         trace = tiny_engine.generate(ask(temperature=1.5, seed=seed, max_new_tokens=60))
         assert "".join(step.text for step in trace.steps) == trace.text
-        assert Trace.from_dict(trace.to_dict()) == trace
+        assert trace_from_dict(trace.to_dict()) == trace
         for step in trace.steps:
             assert sum(step.weights.values()) == pytest.approx(1.0, abs=1e-6)
             mixture = sum(

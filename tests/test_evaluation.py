@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,16 +23,18 @@ from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.card import card, known_pairs
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
-from mpd_core.evaluation.judging import Answer, MeasuresJudge, Question
+from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.prompts import Prompt, prompts_of
 from mpd_core.evaluation.record import Run, load_run, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.weights import kinds, positions, weights_by
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack, load_pack
-from mpd_core.preferences import PreferenceSpace
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe
@@ -240,7 +242,7 @@ def test_prompts_are_read_from_files_and_splits(pack: Pack, tmp_path: Path) -> N
         (["--preferences", "AZ"], "'Z' is no pole"),
         (["--preferences", ","], "--preferences: give one code"),
         (["--limit", "0"], "--limit"),
-        (["--quantize", "int3"], "--quantize int3: use"),
+        (["--quantize", "int3"], "'--quantize': Value error, 'int3' is not one of"),
         (["--max-new-tokens", "100000"], "max_new_tokens"),
         (["--prompts", "nowhere.jsonl"], "no such file"),
     ],
@@ -344,6 +346,8 @@ def test_a_run_is_judged_and_reported(
     cells = [c["measure"] for row in found["identification"]["mpd"].values() for c in row.values()]
     assert sum(cells) / len(cells) > 0.9
     assert found["identification"]["soup"]["AAA"]["tone"]["measure"] == 0.5
+    assert found["identified"]["mpd"]["measure"]["whole"] > 0.7
+    assert found["identified"]["soup"]["measure"]["whole"] == 0
     assert found["worst"]["mpd"]["AAA"][1] == min(
         cell["measure"] for cell in found["identification"]["mpd"]["AAA"].values()
     )
@@ -406,8 +410,9 @@ class Tags(HTMLParser):
 def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
     rows = {"AA": {"x": {"measure": 0.25}}, "AB": {"x": {"measure": 1.0}}}
     run = {"pack": "p", "count": 1, "prompts": "test"}
-    validation = {"kind": "k", "shares": {}}
-    found = {"run": run, "identification": {"mpd": rows}, "validation": validation, "judges": {}}
+    validation = {"said": "k", "shares": {}}
+    found = {"run": run, "identification": {"mpd": rows}, "validation": validation}
+    found |= {"judges": {}, "people": {"meetings": []}, "weights": {}}
     page = html(found)
     assert '<td class="worst" style="background:hsl(5 60% 80%)">0.25</td>' in page
     assert '<td style="background:hsl(130 60% 62%)">1.00</td>' in page
@@ -437,9 +442,10 @@ class FirstComeJudge:
     def knows(self, dimension: str) -> bool:
         return dimension != "length"
 
-    def ask(self, question: Question) -> Answer:
-        self.asked += 1
-        return Answer(1, f"the first about {question.pole}")
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        for question in questions:
+            self.asked += 1
+            yield question, Answer(1, f"the first about {question.pole}")
 
 
 def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -> None:
@@ -516,12 +522,12 @@ def test_length_is_never_controlled_for_itself() -> None:
 
 def test_single_experts_meet_only_mpd() -> None:
     methods = ["vanilla", "mpd", "expert:a", "expert:b"]
-    assert judging.meetings(methods) == [
+    assert meetings(methods) == [
         ("mpd", "vanilla"),
         ("mpd", "expert:a"),
         ("mpd", "expert:b"),
     ]
-    assert judging.meetings(["soup", "uniform"]) == [("soup", "uniform")]
+    assert meetings(["soup", "uniform"]) == [("soup", "uniform")]
 
 
 def test_weights_are_averaged_by_position_and_kind_of_word() -> None:

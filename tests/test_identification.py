@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mpd_core.training import identification, reading
+from mpd_core.evaluation.held_out import identification
+from mpd_core.training import teacher_forcing as reading
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.setup import Setup
 from tests.training_fixtures import write_training_pack
 
 
@@ -55,7 +56,9 @@ def test_the_bare_bases_likelihood(
 ) -> None:
     """Mean ln p over all tokens of a method's replies, as transformers says."""
     monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
-    setup = Setup.open(write_training_pack(tmp_path, tiny_base, adapters=True), tmp_path / "out")
+    setup = TrainingContext.open(
+        write_training_pack(tmp_path, tiny_base, adapters=True), tmp_path / "out"
+    )
     replies = [reply("AA", "", (5, 9, 11)), reply("AB", "", (7, 8))]
     model = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
     prompt = setup.ids(setup.prompt("Hi"))

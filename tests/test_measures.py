@@ -20,8 +20,8 @@ from mpd_core.evaluation.calibration import calibrate
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
 from mpd_core.evaluation.measures import TextJudge, TextReply, identification
 from mpd_core.evaluation.topic import Topic
+from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.training.data import Styled, load_styles
 from mpd_core.training.recipe import load_recipe
 from tests.fresh_python import in_python

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mpd_core.merging import (
+from mpd_core.method.merging import (
     disagreement,
     entropy,
+    fading_strength,
     merge,
-    merge_logits,
     merge_probabilities,
-    merge_strength,
 )
+from mpd_core.request import Space
 
 P = torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]])
 
@@ -37,7 +37,7 @@ def test_probability_space_by_hand() -> None:
 
 def test_logit_space_by_hand() -> None:
     """Equal weights give the normalised geometric mean: sqrt(p q) / sum sqrt(p q)."""
-    merged = merge_logits(P.log(), torch.tensor([0.5, 0.5])).exp()
+    merged = merge("logit", P.log(), torch.tensor([0.5, 0.5])).exp()
     raw = torch.tensor([math.sqrt(0.05), math.sqrt(0.2), math.sqrt(0.025)])
     torch.testing.assert_close(merged, raw / raw.sum())
 
@@ -46,7 +46,7 @@ def test_logit_space_ignores_each_experts_constant() -> None:
     """softmax(sum alpha z) with raw logits is what log-probabilities give."""
     logits, weights = torch.randn(3, 11) * 5 + 40, torch.tensor([0.2, 0.5, 0.3])
     direct = torch.softmax((weights[:, None] * logits).sum(0), dim=-1)
-    torch.testing.assert_close(merge_logits(logits.log_softmax(-1), weights).exp(), direct)
+    torch.testing.assert_close(merge("logit", logits.log_softmax(-1), weights).exp(), direct)
 
 
 BASE = torch.tensor([[0.2, 0.4, 0.4]])
@@ -57,14 +57,30 @@ def test_strength_by_hand() -> None:
 
     (0.5 * 0.1 / 0.2, 0.25 * 0.8 / 0.4, 0.25 * 0.1 / 0.4) = (0.25, 0.5, 0.0625) over 0.8125.
     """
-    merged = merge_strength(P.log(), torch.tensor([0.5, 0.5]), BASE.log(), 2.0).exp()
+    merged = merge("strength", P.log(), torch.tensor([0.5, 0.5]), BASE.log(), 2.0).exp()
     torch.testing.assert_close(merged, torch.tensor([0.25, 0.5, 0.0625]) / 0.8125)
+
+
+def test_strength_fades_to_what_is_settled() -> None:
+    """6 (0.4 + 0.6 e^(-t/25)): 6 at the first token, 2.4 + 3.6/e after 25, 2.4 in the long run."""
+    found = fading_strength(6.0, 0.4, 25.0, torch.tensor([0, 25, 5000]))
+    torch.testing.assert_close(found, torch.tensor([6.0, 2.4 + 3.6 / math.e, 2.4]))
+    assert fading_strength(6.0, 1.0, 25.0, torch.tensor([0, 25])).tolist() == [6.0, 6.0]
+
+
+def test_each_distribution_may_have_its_own_strength() -> None:
+    log_probs, weights = random_experts(3, 7)
+    base = random_experts(1, 8)[0]
+    rows = (log_probs.expand(2, -1, -1), weights.expand(2, -1), base.expand(2, 1, -1))
+    merged = merge("strength", *rows, torch.tensor([0.5, 4.0]), 0.01)
+    for row, strength in enumerate((0.5, 4.0)):
+        assert torch.equal(merged[row], merge("strength", log_probs, weights, base, strength, 0.01))
 
 
 def test_shifts_are_measured_from_the_anchor() -> None:
     """p_0 p_1 p_2 / p_a^2: (0.2 * 0.05 / 0.25, 0.4 * 0.2 / 0.0625, 0.4 * 0.025 / 0.0625)."""
     anchors = torch.stack([BASE[0], torch.tensor([0.5, 0.25, 0.25])])
-    merged = merge_strength(P.log(), torch.tensor([0.5, 0.5]), anchors.log(), 2.0).exp()
+    merged = merge("strength", P.log(), torch.tensor([0.5, 0.5]), anchors.log(), 2.0).exp()
     torch.testing.assert_close(merged, torch.tensor([0.04, 1.28, 0.16]) / 1.48)
 
 
@@ -76,13 +92,13 @@ def test_strength_at_its_landmarks(experts: int, seed: int) -> None:
     log_probs, weights = random_experts(experts, seed)
     base, other = random_experts(2, seed + 1)[0]
     both = torch.stack([base, other])
-    torch.testing.assert_close(merge_strength(log_probs, weights, both, 0.0), base)
+    torch.testing.assert_close(merge("strength", log_probs, weights, both, 0.0), base)
     torch.testing.assert_close(
-        merge_strength(log_probs, weights, base[None], 1.0), merge_logits(log_probs, weights)
+        merge("strength", log_probs, weights, base[None], 1.0), merge("logit", log_probs, weights)
     )
     alone = torch.eye(experts)[experts // 2]
     torch.testing.assert_close(
-        merge_strength(log_probs, alone, base[None], 1.0), log_probs[experts // 2]
+        merge("strength", log_probs, alone, base[None], 1.0), log_probs[experts // 2]
     )
 
 
@@ -92,7 +108,7 @@ def test_strength_of_independent_attributes_is_their_joint_distribution() -> Non
     prior = torch.softmax(torch.arange(7.0) / 3, dim=-1)
     experts = torch.stack([row * prior / (row * prior).sum() for row in likelihoods])
     joint = likelihoods.prod(0) * prior
-    merged = merge_strength(experts.log(), torch.full((3,), 1 / 3), prior.log()[None], 3.0).exp()
+    merged = merge("strength", experts.log(), torch.full((3,), 1 / 3), prior.log()[None], 3.0).exp()
     torch.testing.assert_close(merged, joint / joint.sum())
 
 
@@ -101,7 +117,7 @@ def test_the_floor_keeps_what_somebody_finds_plausible() -> None:
     0.35 or more, 0.56 or more, 0.28 or more."""
     experts = torch.tensor([[0.5, 0.3, 0.19, 0.01], [0.1, 0.8, 0.04, 0.06]])
     base = torch.tensor([[0.2, 0.2, 0.4, 0.2]])
-    merged = merge_strength(experts.log(), torch.tensor([0.5, 0.5]), base.log(), 2.0, 0.7).exp()
+    merged = merge("strength", experts.log(), torch.tensor([0.5, 0.5]), base.log(), 2.0, 0.7).exp()
     assert (merged > 0).tolist() == [True, True, True, False]
     raw = torch.tensor([0.5 * 0.1 / 0.2, 0.3 * 0.8 / 0.2, 0.19 * 0.04 / 0.4])
     torch.testing.assert_close(merged[:3], raw / raw.sum())
@@ -124,24 +140,24 @@ def test_convexity(experts: int, seed: int) -> None:
     assert (merged >= probs.min(0).values - 1e-6).all()
 
 
-@pytest.mark.parametrize("merge", [merge_probabilities, merge_logits])
-def test_one_hot_weights_are_one_expert(merge: object) -> None:
+@pytest.mark.parametrize("space", ["probability", "logit"])
+def test_one_hot_weights_are_one_expert(space: Space) -> None:
     log_probs, _ = random_experts(4, 3)
     for expert in range(4):
         one_hot = torch.eye(4)[expert]
-        torch.testing.assert_close(merge(log_probs, one_hot), log_probs[expert])  # type: ignore[operator]
+        torch.testing.assert_close(merge(space, log_probs, one_hot), log_probs[expert])
 
 
-@pytest.mark.parametrize("merge", [merge_probabilities, merge_logits])
-def test_equal_experts_are_that_expert(merge: object) -> None:
+@pytest.mark.parametrize("space", ["probability", "logit"])
+def test_equal_experts_are_that_expert(space: Space) -> None:
     log_probs, _ = random_experts(1, 5)
     _, weights = random_experts(3, 6)
-    torch.testing.assert_close(merge(log_probs.expand(3, -1), weights), log_probs[0])  # type: ignore[operator]
+    torch.testing.assert_close(merge(space, log_probs.expand(3, -1), weights), log_probs[0])
 
 
 def test_spaces_differ() -> None:
     log_probs, weights = random_experts(3, 9)
-    gap = merge_probabilities(log_probs, weights).exp() - merge_logits(log_probs, weights).exp()
+    gap = merge_probabilities(log_probs, weights).exp() - merge("logit", log_probs, weights).exp()
     assert gap.abs().max() > 0.01
 
 

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
+from mpd_core.method.weight_head import WeightHead
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.linear import PACKED, can_pack, fuse
-from mpd_core.models.pcm import WeightHead
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from tests import tiny

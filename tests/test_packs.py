@@ -162,8 +162,10 @@ def test_a_preference_that_leaves_dimensions_out_gets_its_share_of_strength(
     merged = [pack.merging(pack.space.parse(code)) for code in ("ABA", "A-B", "-B-")]
     assert [m["space"] for m in merged] == ["strength"] * 3
     assert [m["strength"] for m in merged] == pytest.approx([2.4, 1.6, 1.0])
-    assert pack.merging(pack.space.parse("-B-"), "logit", 3.0, 0.5) == {
+    assert pack.merging(pack.space.parse("-B-"), "logit", strength=3.0, settled=0.5) == {
         "space": "logit",
         "strength": 3.0,
-        "plausibility": 0.5,
+        "settled": 0.5,
+        "fade": 25.0,
+        "plausibility": 0.05,
     }

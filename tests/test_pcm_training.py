@@ -21,27 +21,25 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
-from mpd_core.training import checkpoint, gating, pcm, reading, rollouts
-from mpd_core.training.answers import WRITTEN, written
-from mpd_core.training.assemble import working_pack
-from mpd_core.training.batches import Collator
-from mpd_core.training.experts import expert_folder
-from mpd_core.training.gating import learn_from_answers
-from mpd_core.training.imitation import explored, imitate
-from mpd_core.training.judge import Judged
-from mpd_core.training.losses import (
-    advantages,
-    aggregate,
-    bradley_terry,
-    mixture_log_prob,
-    ppo_policy_loss,
-    rebel_loss,
-    tempered_log_prob,
-)
-from mpd_core.training.policy import Policy
+from mpd_core.method.merging import merge_probabilities, tempered_log_prob
+from mpd_core.method.ppo import advantages, ppo_loss, ppo_policy_loss
+from mpd_core.method.rebel import rebel_loss
+from mpd_core.method.reward import aggregate, bradley_terry
+from mpd_core.training import checkpoint, rollouts
+from mpd_core.training import teacher_forcing as reading
+from mpd_core.training.adapters.experts import expert_folder
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.export import build_pack
+from mpd_core.training.pcm import loop as pcm
+from mpd_core.training.pcm import supervised_gate as gating
+from mpd_core.training.pcm.answers import WRITTEN, written
+from mpd_core.training.pcm.batches import Collator
+from mpd_core.training.pcm.mean_weights import fit_mean_weights, smoothed
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Ask, Reply
-from mpd_core.training.setup import Setup
-from mpd_core.training.trainer import METRICS
+from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Trunk
 from tests.training_fixtures import write_training_pack
 
@@ -58,9 +56,9 @@ class Planted:
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Nothing is needed."""
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         return [
-            Judged(reply, {"up": score}, {"up": score})
+            ScoredReply(reply, {"up": score}, {"up": score})
             for reply in replies
             for score in [fmean(float(row[-2] > row[-1]) for row in reply.log_probs)]
         ]
@@ -78,12 +76,6 @@ def test_aggregates_by_hand() -> None:
     assert aggregate(rewards, "geometric").tolist() == pytest.approx([0.081 ** (1 / 3), 0.6])
     soft = -math.log((2 * math.exp(-7.2) + math.exp(-0.8)) / 3) / 8
     assert aggregate(rewards, "soft_min").tolist() == pytest.approx([soft, 0.6], abs=1e-6)
-
-
-def test_mixture_log_prob() -> None:
-    weights = torch.tensor([[0.25, 0.75]])
-    log_probs = torch.tensor([[0.1, 0.2]]).log()
-    assert mixture_log_prob(weights, log_probs).item() == pytest.approx(math.log(0.175))
 
 
 def test_tempered_log_prob() -> None:
@@ -146,14 +138,35 @@ def test_a_planted_reward_rises(
     """From exactly uniform; the weights end where the reward is."""
     settings = {"algorithm": algorithm, "iterations": 5, "passes": 4, "temperature": temperature}
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     said: list[str] = []
-    pcm.train_pcm(setup, resume=False, tell=said.append, judge=Planted())
+    pcm.train_pcm(setup, resume=False, tell=said.append, reward=Planted())
     rows = history(pcm.pcm_folder(setup))
     assert len(said) == len(rows) == 5
     assert rows[0]["entropy_before"] == pytest.approx(1.0)
     first, last = rows[0]["reward"], fmean(row["reward"] for row in rows[-2:])
     assert last > first + 0.05
+
+
+def test_ppo_in_one_step_by_hand() -> None:
+    """One token, nothing moved yet: reward 1 less 0.1 times ln 2 for leaving the reference; the
+    whitened advantage of a lone token is 0, so what is left is the critic's half square."""
+    one = torch.zeros(1, 1)
+    loss = ppo_loss(
+        one,
+        one,
+        old_log_probs=one,
+        old_values=one,
+        reference_log_probs=one - math.log(2),
+        rewards=torch.ones(1),
+        mask=torch.ones(1, 1, dtype=torch.bool),
+        clip=0.2,
+        value_weight=0.5,
+        gamma=1.0,
+        lam=0.95,
+        kl=0.1,
+    )
+    assert loss.item() == pytest.approx(0.5 * 0.5 * (1 - 0.1 * math.log(2)) ** 2)
 
 
 def first_tokens(reply: Reply, count: int) -> Reply:
@@ -169,14 +182,14 @@ def test_an_update_sees_what_the_engine_said(
     packed behind one prompt what each is by itself. In fp32, so that nothing hides in rounding."""
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     policy, collate = Policy(setup), Collator(setup)
     torch.manual_seed(0)
     for parameter in checkpoint.trained(policy).values():
         parameter.copy_(torch.randn_like(parameter).mul(0.15).half())  # as it will be saved
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
-    pack = working_pack(setup, tmp_path / "working", tmp_path / "pcm")
+    pack = build_pack(setup, tmp_path / "working", tmp_path / "pcm")
     engine = Engine.open(pack, precision="fp32")
     asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "AB"], 3, 0)
     said = rollouts.run(engine, asks, rollouts.learning(9))
@@ -193,7 +206,8 @@ def test_an_update_sees_what_the_engine_said(
             weights[row, :length], torch.tensor(reply.weights), atol=1e-5, rtol=1e-4
         )
         torch.testing.assert_close(log_probs[row, :length], alone[row][0][0], atol=1e-5, rtol=1e-4)
-        full = mixture_log_prob(torch.tensor(reply.weights), torch.tensor(reply.log_probs))
+        recorded = torch.tensor(reply.log_probs)[..., None]
+        full = merge_probabilities(recorded, torch.tensor(reply.weights))[..., 0]
         torch.testing.assert_close(log_probs[row, :length], full, atol=1e-5, rtol=1e-4)
 
 
@@ -202,9 +216,10 @@ def test_an_update_in_strength_sees_what_the_engine_said(
 ) -> None:
     """With a floor that leaves few tokens, all of which are recorded, its normaliser is exact."""
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
-    decode = 'space = "strength"\nstrength = 1.8\nplausibility = 0.1\ntop_k_recorded = 50'
+    decode = 'space = "strength"\nstrength = 1.8\nsettled = 0.3\nfade = 2.0\nplausibility = 0.1'
+    decode += "\ntop_k_recorded = 50"
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode=decode)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     policy = Policy(setup)
     torch.manual_seed(0)
     for parameter in checkpoint.trained(policy).values():
@@ -212,7 +227,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
     engine = Engine.open(
-        working_pack(setup, tmp_path / "working", tmp_path / "pcm"), precision="fp32"
+        build_pack(setup, tmp_path / "working", tmp_path / "pcm"), precision="fp32"
     )
     asks = [Ask("Why is it so?", code, seed=3) for code in ("AA", "BA")]
     sampling = rollouts.learning(9)
@@ -237,11 +252,11 @@ class CutOff(Planted):
     def __init__(self, iterations: int) -> None:
         self._left = iterations
 
-    def judge(self, replies: Sequence[Reply]) -> list[Judged]:
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         self._left -= 1
         if self._left < 0:
             raise KeyboardInterrupt
-        return super().judge(replies)
+        return super().score(replies)
 
 
 @pytest.mark.parametrize(
@@ -261,11 +276,11 @@ def test_a_resumed_training_is_the_unbroken_one(
     settings = {"algorithm": algorithm, "iterations": 3}
     settings |= {"answers": answers, "decode": f'space = "{space}"'}
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)  # type: ignore[arg-type]
-    whole, cut = (Setup.open(pack, tmp_path / name) for name in ("whole", "cut"))
-    pcm.train_pcm(whole, resume=False, judge=Planted())
+    whole, cut = (TrainingContext.open(pack, tmp_path / name) for name in ("whole", "cut"))
+    pcm.train_pcm(whole, resume=False, reward=Planted())
     with pytest.raises(KeyboardInterrupt):
-        pcm.train_pcm(cut, resume=False, judge=CutOff(done))
-    pcm.train_pcm(cut, resume=True, judge=Planted())
+        pcm.train_pcm(cut, resume=False, reward=CutOff(done))
+    pcm.train_pcm(cut, resume=True, reward=Planted())
     expected, found = (load_file(pcm.pcm_folder(setup) / pcm.STATE) for setup in (whole, cut))
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():  # recorded numbers may differ in their last digits
@@ -276,12 +291,12 @@ def test_a_resumed_training_is_the_unbroken_one(
 
 def test_a_state_of_other_experts_is_refused(tiny_base: Path, tmp_path: Path) -> None:
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, iterations=1)
-    setup = Setup.open(pack, tmp_path / "out")
-    pcm.train_pcm(setup, resume=False, judge=Planted())
+    setup = TrainingContext.open(pack, tmp_path / "out")
+    pcm.train_pcm(setup, resume=False, reward=Planted())
     expert = setup.out / "experts" / "up0" / "adapter"
     shutil.copytree(setup.pack.path(setup.pack.spec.experts.adapters["up1"].folder), expert)
     with pytest.raises(PackError, match=r"other experts.*without --resume"):
-        pcm.train_pcm(setup, resume=True, judge=Planted())
+        pcm.train_pcm(setup, resume=True, reward=Planted())
 
 
 def test_written_answers_as_peft_reads_them(
@@ -290,7 +305,7 @@ def test_written_answers_as_peft_reads_them(
     """ln p_i of every token of an answer, its end of turn included, and one file for all runs."""
     monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     replies = written(setup, "train")
     assert {reply.preference for reply in replies} == {"AA", "BB", "AB", "BA"}
     assert len(replies) == 4 * len(setup.styles.split("train"))
@@ -329,37 +344,37 @@ def test_a_gate_learns_whom_to_listen_to(
 ) -> None:
     """Far below what any constant weights reach; then the means are put where they should be."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, answers=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     held = planted_answers(16, seed=1)
     answers = {"train": planted_answers(96, seed=0), "valid": held}
     monkeypatch.setattr(gating, "written", lambda _, split, __: answers[split])
     torch.manual_seed(0)
     policy = Policy(setup)
     spec = setup.recipe.pcm.answers.model_copy(update={"epochs": 4.0, "head_lr": 2e-2})
-    figures, spoken = learn_from_answers(setup, policy, spec, tmp_path / "log")
+    figures, token_scores = fit_gate_to_answers(setup, policy, spec, tmp_path / "log")
     assert figures["held_loss_constant"] == pytest.approx(0.75, abs=0.1)
     assert figures["held_loss"] < 0.5
     assert figures["weights_std"] > 0.2
     targets = {"AA": (0.7, 0.3), "AB": (0.5, 0.5), "BA": (0.5, 0.5), "BB": (0.3, 0.7)}
-    assert imitate(policy.head, pack.space, targets, spoken) < 0.02
+    assert fit_mean_weights(policy.head, pack.space, targets, token_scores) < 0.02
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(held))
     for code, wanted in targets.items():
         rows = [k for k, reply in enumerate(held) if reply.preference == code]
         mean = weights[rows].mean(dim=(0, 1))
-        torch.testing.assert_close(mean, explored(wanted), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(mean, smoothed(wanted), atol=0.03, rtol=0.0)
 
 
 def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     """What the first iteration begins with where the recipe says so, whatever the text."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     policy = Policy(setup)
     targets = {"AA": (1.0, 0.0), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
-    assert imitate(policy.head, pack.space, targets) < 0.02
+    assert fit_mean_weights(policy.head, pack.space, targets) < 0.02
     row = ((-1.0, -1.0),)
     replies = [Reply("Hi", code, "mpd", "", False, (1,), row, row, (0.0,)) for code in targets]
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(replies))
     for found, wanted in zip(weights[:, 0], targets.values(), strict=True):
-        torch.testing.assert_close(found, explored(wanted), atol=0.03, rtol=0.0)
+        torch.testing.assert_close(found, smoothed(wanted), atol=0.03, rtol=0.0)

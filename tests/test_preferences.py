@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpd_core.errors import RequestError
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
+from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 
 SPACE = PreferenceSpace(
     (

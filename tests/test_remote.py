@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mpd_core.experts.remote import RemoteError, RemoteExpert, RemoteSpec
+from mpd_core.remote.expert import RemoteError, RemoteExpert, RemoteSpec
 from tests.remote_process import KEY, PROMPTS, RemoteServer
 
 pytest_plugins = ["tests.remote_fixtures"]

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import ExpertCall, ExpertPlan
 from mpd_core.engine.remotes import Remotes
-from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.errors import EngineError
-from mpd_core.experts import Plan, Row
-from mpd_core.experts.remote import RemoteAnswer, RemoteError
 from mpd_core.packs import Pack, file_sha256, load_pack
+from mpd_core.remote.expert import RemoteAnswer, RemoteError
 from tests import tiny
 from tests.remote_process import RemoteServer
 from tests.test_engine import ask, assert_same
@@ -177,7 +177,12 @@ def test_a_shared_call_that_failed_is_asked_again_alone() -> None:
     expert = PickyExpert()
     remotes = Remotes({"up0": expert})  # type: ignore[dict-item]
     sequences = [
-        Sequence(ask(), Plan(()), (Track(Row("up0", remote=True), (1,) * length, 20),), None)
+        Sequence(
+            ask(),
+            ExpertPlan(()),
+            (CacheRow(ExpertCall("up0", remote=True), (1,) * length, 20),),
+            None,
+        )
         for length in (3, 9, 4)
     ]
     remotes.ask(sequences)
@@ -197,10 +202,10 @@ def test_waiting_is_for_answers_that_are_not_here_yet() -> None:
     release = threading.Event()
     slow.log_probs = lambda prompts: [release.wait(10)] * len(prompts)  # type: ignore
     remotes = Remotes({"up0": answered, "up1": slow})  # type: ignore[dict-item]
-    tracks = tuple(Track(Row(name, remote=True), (1, 2), 20) for name in ("up0", "up1"))
-    sequence = Sequence(ask(), Plan(()), tracks, None)
+    rows = tuple(CacheRow(ExpertCall(name, remote=True), (1, 2), 20) for name in ("up0", "up1"))
+    sequence = Sequence(ask(), ExpertPlan(()), rows, None)
     remotes.ask([sequence])
-    while not remotes._pending[tracks[0]].call.done():
+    while not remotes._pending[rows[0]].call.done():
         remotes.wait(1.0)
     start = time.monotonic()
     remotes.wait(0.3)

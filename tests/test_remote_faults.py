@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mpd_core.experts import exchange, remote
-from mpd_core.experts.remote import RemoteError, RemoteExpert, RemoteSpec
+from mpd_core.remote import exchange
+from mpd_core.remote import expert as remote
+from mpd_core.remote.expert import RemoteError, RemoteExpert, RemoteSpec
 from tests.remote_process import KEY, PROMPTS, RemoteServer, serve
 
 pytest_plugins = ["tests.remote_fixtures"]

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from mpd_core.errors import EngineError
-from mpd_core.training.remote_reward import TRIES, RemoteReward
+from mpd_core.training.scoring.remote_reward import TRIES, RemoteReward
 
 Answer = tuple[int, str]
 GOOD = (200, json.dumps({"scores": [1.0, 2]}))
@@ -53,7 +53,7 @@ def server() -> Iterator[Server]:
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
-    monkeypatch.setattr("mpd_core.training.remote_reward.time.sleep", pauses.append)
+    monkeypatch.setattr("mpd_core.training.scoring.remote_reward.time.sleep", pauses.append)
     return pauses
 
 

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpd_core.engine.plan import BASE, PCM, ExpertCall, ExpertPlan
 from mpd_core.engine.scheduler import Move, RowTable, Scheduler
-from mpd_core.engine.sequence import Sequence, Track, borrow_prefixes
+from mpd_core.engine.sequence import CacheRow, Sequence, reuse_prefixes
 from mpd_core.errors import BusyError
-from mpd_core.experts import Plan, Row
-from mpd_core.experts.plan import BASE, PCM
 from mpd_core.request import GenerationRequest, Message
 
 LENGTH = 10
@@ -18,8 +17,10 @@ REQUEST = GenerationRequest((Message("user", "hi"),), "A")
 
 
 def make_sequence(experts: int, prompt: tuple[int, ...] = (1, 2, 3)) -> Sequence:
-    rows = tuple(Track(Row(f"e{k}"), prompt, LENGTH) for k in range(experts))
-    return Sequence(REQUEST, Plan(()), rows, Track(Row("pcm", PCM), prompt[:2], LENGTH))
+    rows = tuple(CacheRow(ExpertCall(f"e{k}"), prompt, LENGTH) for k in range(experts))
+    return Sequence(
+        REQUEST, ExpertPlan(()), rows, CacheRow(ExpertCall("pcm", PCM), prompt[:2], LENGTH)
+    )
 
 
 def make_tables(base: int, pcm: int, budget: int = 1000) -> dict[str, RowTable]:
@@ -36,89 +37,89 @@ class Cache:
         self.rows: list[Text] = [()] * capacity
 
     def write(self, table: RowTable) -> None:
-        """Rows that enter take over from their donors, then read the rest of their prompts."""
-        for place, track in enumerate(table.entering, start=len(table.running)):
-            if track.donor:
-                held = self.rows[table.place(track.donor)]
-                assert held[: track.borrowed] == track.prompt[: track.borrowed]
-            track.donor, track.filled = None, track.to_prefill
-            self.rows[place] = track.prompt[:-1]
+        """Rows that enter take over what is cached, then read the rest of their prompts."""
+        for place, row in enumerate(table.entering, start=len(table.running)):
+            if row.cached_from:
+                held = self.rows[table.place(row.cached_from)]
+                assert held[: row.cached_len] == row.prompt[: row.cached_len]
+            row.cached_from, row.filled = None, row.to_prefill
+            self.rows[place] = row.prompt[:-1]
 
     def move(self, move: Move) -> None:
-        assert self.rows[move.source][: move.track.filled] == move.track.prompt[:-1]
+        assert self.rows[move.source][: move.row.filled] == move.row.prompt[:-1]
         self.rows[move.target] = self.rows[move.source]
 
     def check(self, table: RowTable) -> None:
         held = [*table.running, *table.entering]
-        for place, track in enumerate(held):
-            assert self.rows[place] == track.prompt[:-1]
-        for track in table.kept:
-            assert table.kept.place(track) >= len(held)
-            assert self.rows[table.kept.place(track)] == track.prompt[:-1]
-        assert len({table.kept.place(track) for track in table.kept}) == len(table.kept)
+        for place, row in enumerate(held):
+            assert self.rows[place] == row.prompt[:-1]
+        for row in table.kept:
+            assert table.kept.place(row) >= len(held)
+            assert self.rows[table.kept.place(row)] == row.prompt[:-1]
+        assert len({table.kept.place(row) for row in table.kept}) == len(table.kept)
 
 
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
-def test_rows_follow_their_tracks(data: st.DataObject) -> None:
+def test_rows_follow_their_owners(data: st.DataObject) -> None:
     scheduler = Scheduler(make_tables(9, 3), max_waiting=100)
     caches = {BASE: Cache(9), PCM: Cache(3)}
     for _ in range(data.draw(st.integers(1, 30))):
-        action = data.draw(st.sampled_from(["add", "settle", "remove"]))
+        action = data.draw(st.sampled_from(["add", "finish prefill", "remove"]))
         if action == "add":
             prompt = data.draw(st.lists(st.integers(1, 2), min_size=2, max_size=6))
             scheduler.add(make_sequence(data.draw(st.integers(1, 4)), tuple(prompt)))
-        elif action == "settle":
-            scheduler.settle()
+        elif action == "finish prefill":
+            scheduler.finish_prefill()
         elif everyone := scheduler.everyone():
             leaver = data.draw(st.sampled_from(everyone))
             for move in scheduler.remove(leaver, keep=data.draw(st.booleans())):
-                caches[move.track.lane].move(move)
+                caches[move.row.lane].move(move)
         scheduler.schedule()
         for lane, table in scheduler.tables.items():
             caches[lane].write(table)
             caches[lane].check(table)
             held = [*table.running, *table.entering]
             assert len(held) <= table.capacity
-            assert sum(track.length for track in [*held, *table.kept]) <= table.budget
+            assert sum(row.length for row in [*held, *table.kept]) <= table.budget
 
 
 def test_what_was_kept_is_lent_and_gives_way() -> None:
     table = RowTable(4, 160, kept=2)
     old, new = ((7, 8, 9, 1), (7, 8, 5, 2))
 
-    def serve(prompt: tuple[int, ...]) -> Track:
-        track = Track(Row("e"), prompt, LENGTH)
-        table.enter([track])
-        track.filled = track.to_prefill
-        table.settle()
-        return track
+    def serve(prompt: tuple[int, ...]) -> CacheRow:
+        row = CacheRow(ExpertCall("e"), prompt, LENGTH)
+        table.admit([row])
+        row.filled = row.to_prefill
+        table.finish_prefill()
+        return row
 
-    table.leave(serve(old), old)
-    table.leave(serve(old), old)
-    assert [track.prompt for track in table.kept] == [old]  # once is enough
+    table.free(serve(old), old)
+    table.free(serve(old), old)
+    assert [row.prompt for row in table.kept] == [old]  # once is enough
     second = serve(new)
-    assert (second.borrowed, table.place(second.donor)) == (2, 3)
-    table.leave(second, new)
+    assert (second.cached_len, table.place(second.cached_from)) == (2, 3)
+    table.free(second, new)
     third = serve((7, 8, 5, 2, 6))
-    assert third.borrowed == 3
-    table.leave(third, third.prompt)
-    assert [track.prompt for track in table.kept] == [old, third.prompt]  # instead of its beginning
+    assert third.cached_len == 3
+    table.free(third, third.prompt)
+    assert [row.prompt for row in table.kept] == [old, third.prompt]  # instead of its beginning
     crowd = [serve((k, k)) for k in range(3)]
-    assert [table.place(track) for track in table.kept] == [3]
-    assert len({table.running.index(track) for track in crowd}) == 3
-    table.leave(crowd[0])
+    assert [table.place(row) for row in table.kept] == [3]
+    assert len({table.running.index(row) for row in crowd}) == 3
+    table.free(crowd[0])
     assert len(table.kept) == 1  # an engine that does not trust a row does not keep it
 
 
 def test_a_row_takes_no_more_than_its_trunk_did() -> None:
     """Its states come from there; what the trunk lacks, it could not go on from."""
-    holder, trunk = (Track(Row("e"), (1, 2, 3, 4, 5), LENGTH) for _ in range(2))
-    newcomer = Track(Row("e"), (1, 2, 3, 4, 6), LENGTH, trunk=trunk)
+    holder, trunk = (CacheRow(ExpertCall("e"), (1, 2, 3, 4, 5), LENGTH) for _ in range(2))
+    newcomer = CacheRow(ExpertCall("e"), (1, 2, 3, 4, 6), LENGTH, trunk=trunk)
     for held in (0, 2, 4):
-        trunk.borrowed, newcomer.borrowed = held, 0
-        borrow_prefixes([newcomer], [holder])
-        assert newcomer.borrowed == held
+        trunk.cached_len, newcomer.cached_len = held, 0
+        reuse_prefixes([newcomer], [holder])
+        assert newcomer.cached_len == held
 
 
 def test_first_come_first_served() -> None:
@@ -126,7 +127,7 @@ def test_first_come_first_served() -> None:
     first, big, small = make_sequence(3), make_sequence(3), make_sequence(1)
     scheduler.add(first)
     assert scheduler.schedule().prefill is first
-    scheduler.settle()
+    scheduler.finish_prefill()
     scheduler.add(big)
     scheduler.add(small)
     assert scheduler.schedule().prefill is None  # small would fit, but big came first
@@ -146,5 +147,5 @@ def test_the_token_budget_counts_what_rows_may_grow_to() -> None:
     scheduler.add(make_sequence(2))
     scheduler.add(make_sequence(1))
     assert scheduler.schedule().prefill is not None
-    scheduler.settle()
+    scheduler.finish_prefill()
     assert scheduler.schedule().prefill is None  # rows are free, memory is not

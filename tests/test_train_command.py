@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from mpd_core.cli import main
+from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, RequestError
-from mpd_core.experts import make_plan
+from mpd_core.evaluation.held_out.significance import correlation, sign_flip, wins
+from mpd_core.method.static import grid
 from mpd_core.packs import Pack, load_pack
-from mpd_core.training.policy import Policy
-from mpd_core.training.remote_reward import RemoteReward
-from mpd_core.training.setup import Setup
-from mpd_core.training.significance import correlation, sign_flip, wins
-from mpd_core.training.static import grid
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.scoring.remote_reward import RemoteReward
 from tests.training_fixtures import add_dimension, write_training_pack
 
 
@@ -88,7 +88,7 @@ def test_a_new_dimension_needs_no_code(trained: Path, tmp_path: Path) -> None:
     options = ["--pack", str(folder), "--out", str(tmp_path / "out")]
     assert train("experts", *options, "--pole", "up2", "--pole", "down2") == 0
     assert train("rewards", *options) == 0
-    setup = Setup.open(load_pack(folder), tmp_path / "out")
+    setup = TrainingContext.open(load_pack(folder), tmp_path / "out")
     policy = Policy(setup)
     head = load_file(old.path(Path("pcm/head.safetensors")))
     torch.testing.assert_close(policy.head.linear.weight[:4], head["weight"])
@@ -137,14 +137,14 @@ def test_mistakes_are_one_line(
 def test_static_weights(tiny_base: Path, tmp_path: Path) -> None:
     """Any constant weights by name; the pack's own need a table."""
     pack: Pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    plan = make_plan(pack, pack.space.parse("AB"), "static:0.25,0.75")
+    plan = plan_request(pack, pack.space.parse("AB"), "static:0.25,0.75")
     assert plan.fixed == (0.25, 0.75)
     assert plan.pcm is None
     for method in ("static:1", "static:0.5,0.6", "static:a,b", "static:-0.5,1.5"):
         with pytest.raises(RequestError, match="give 2 weights from 0 to 1"):
-            make_plan(pack, pack.space.parse("AB"), method)
+            plan_request(pack, pack.space.parse("AB"), method)
     with pytest.raises(RequestError, match="Unknown method 'static'"):
-        make_plan(pack, pack.space.parse("AB"), "static")
+        plan_request(pack, pack.space.parse("AB"), "static")
     points = list(grid(3, 3))
     assert len(points) == 10
     assert (1 / 3, 1 / 3, 1 / 3) in points

@@ -11,13 +11,13 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from mpd_core.cli import main
 from mpd_core.errors import PackError
+from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import load_pack
-from mpd_core.training.assemble import check_experts, check_rewards, working_pack
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.export import build_pack, check_experts, check_rewards
 from mpd_core.training.recipe import load_recipe
-from mpd_core.training.setup import Setup
-from mpd_core.training.stages import install
-from mpd_core.training.trainer import ADAPTER, HEAD
+from mpd_core.training.results import ADAPTER, HEAD
 from tests import tiny
 from tests.training_fixtures import write_training_pack
 
@@ -25,36 +25,38 @@ POLES = ("up0", "down0", "up1", "down1")
 
 
 @pytest.fixture
-def setup(tiny_base: Path, tmp_path: Path) -> Setup:
+def setup(tiny_base: Path, tmp_path: Path) -> TrainingContext:
     """A pack without adapters, and nothing trained."""
     (tmp_path / "pack").mkdir()
-    return Setup.open(write_training_pack(tmp_path / "pack", tiny_base, adapters=False), tmp_path)
+    return TrainingContext.open(
+        write_training_pack(tmp_path / "pack", tiny_base, adapters=False), tmp_path
+    )
 
 
-def train_expert(setup: Setup, base: Path, pole: str) -> None:
+def train_expert(setup: TrainingContext, base: Path, pole: str) -> None:
     """As if it had been."""
     folder = setup.out / "experts" / pole / ADAPTER
     tiny.save_adapter(base, folder, rank=2, seed=0, first_layer=1)
 
 
-def train_rewards(setup: Setup, base: Path) -> None:
+def train_rewards(setup: TrainingContext, base: Path) -> None:
     folder = setup.out / "rewards" / ADAPTER
     tiny.save_adapter(base, folder, rank=2, seed=0, first_layer=1)
     tiny.save_head(folder / HEAD, hidden=64, poles=4)
 
 
-def test_all_experts_or_none(setup: Setup, tiny_base: Path, tmp_path: Path) -> None:
+def test_all_experts_or_none(setup: TrainingContext, tiny_base: Path, tmp_path: Path) -> None:
     """Without any the pack's prompts stand; with some, those that are missing are named."""
-    bare = working_pack(setup, tmp_path / "bare")
+    bare = build_pack(setup, tmp_path / "bare")
     assert not bare.spec.experts.adapters
     for pole in POLES[:3]:
         train_expert(setup, tiny_base, pole)
-    for what in (working_pack, install):
+    for what in (build_pack, install):
         with pytest.raises(PackError, match=r"experts: down1 .* run train experts --pole down1"):
             what(setup, tmp_path / "some")
     assert not (tmp_path / "some").exists()
     train_expert(setup, tiny_base, "down1")
-    assert tuple(working_pack(setup, tmp_path / "all").spec.experts.adapters) == POLES
+    assert tuple(build_pack(setup, tmp_path / "all").spec.experts.adapters) == POLES
 
 
 def test_a_base_that_attends_to_a_window_is_not_trained_with_full_attention(
@@ -69,7 +71,7 @@ def test_a_base_that_attends_to_a_window_is_not_trained_with_full_attention(
     tokenizer.save_pretrained(tmp_path / "base")
     (tmp_path / "pack").mkdir()
     pack = write_training_pack(tmp_path / "pack", tmp_path / "base", adapters=False)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     with pytest.raises(PackError, match=r"attends to 16 tokens .* decode\.context = 1024"):
         setup.causal_lm(setup.recipe.lora)
 
@@ -82,7 +84,7 @@ def test_a_base_that_lacks_a_tensor_is_not_trained(tiny_base: Path, tmp_path: Pa
     save_file(tensors, file, metadata={"format": "pt"})
     (tmp_path / "pack").mkdir()
     pack = write_training_pack(tmp_path / "pack", tmp_path / "base", adapters=False)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     with pytest.raises(PackError, match=r"lacks the tensor 'model\.layers\.1\.mlp\.up_proj"):
         setup.causal_lm(setup.recipe.lora)
 
@@ -91,7 +93,7 @@ def test_written_answers_need_all_experts(tiny_base: Path, tmp_path: Path) -> No
     """They read them; a pack whose experts are prompts has nobody who could."""
     (tmp_path / "pack").mkdir()
     pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=False, answers=True)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     with pytest.raises(PackError, match="experts: up0, down0, up1, down1 have not been trained"):
         check_experts(setup)
     for pole in POLES:
@@ -106,14 +108,16 @@ def test_adapters_of_the_pack_stand_beside_prompts(tiny_base: Path, tmp_path: Pa
     text = toml.read_text().replace('prompt = "plain"', 'prompt = "own"')
     before, _, after = text.partition("[experts.adapters.down1]")
     toml.write_text(before + "[pcm]" + after.partition("[pcm]")[2])
-    setup = Setup.open(load_pack(pack.folder), tmp_path / "out")
-    working = working_pack(setup, tmp_path / "working")
+    setup = TrainingContext.open(load_pack(pack.folder), tmp_path / "out")
+    working = build_pack(setup, tmp_path / "working")
     assert tuple(working.spec.experts.adapters) == POLES[:3]
     assert working.spec.experts.prompt == "own"
     assert (working.folder / "experts" / "up0" / WEIGHTS_FILE).is_file()  # moves as a whole
 
 
-def test_install_before_everything_is_there(setup: Setup, tiny_base: Path, tmp_path: Path) -> None:
+def test_install_before_everything_is_there(
+    setup: TrainingContext, tiny_base: Path, tmp_path: Path
+) -> None:
     """Nothing, experts alone, rewards, half of a PCM."""
     target = tmp_path / "installed"
     with pytest.raises(PackError, match=r"Nothing has been trained in .*: run train experts first"):
@@ -135,7 +139,7 @@ def test_install_before_everything_is_there(setup: Setup, tiny_base: Path, tmp_p
 
 @pytest.mark.parametrize("stage", ["static", "pcm"])
 def test_stages_ask_for_rewards_before_they_begin(
-    setup: Setup, capsys: pytest.CaptureFixture[str], stage: str
+    setup: TrainingContext, capsys: pytest.CaptureFixture[str], stage: str
 ) -> None:
     options = ["--pack", str(setup.pack.folder), "--out", str(setup.out)]
     assert main(["train", stage, *options]) == 2
@@ -149,12 +153,12 @@ def test_another_scorer_stands_in_for_a_reward_model(tiny_base: Path, tmp_path: 
     recipe = pack.folder / "train.toml"
     scorers = "".join(f'\n[scorers.{pole}]\nmeasure = "grade"\n' for pole in POLES[1:])
     recipe.write_text(recipe.read_text() + scorers)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     with pytest.raises(PackError, match="rewards of up0 are missing"):
         check_rewards(setup)
     text = recipe.read_text()
     recipe.write_text(text + '\n[scorers.up0]\nmeasure = "grade"\n')
-    check_rewards(Setup.open(pack, tmp_path / "out"))
+    check_rewards(TrainingContext.open(pack, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -187,7 +191,7 @@ def test_recipes_name_linears_of_the_base(tiny_base: Path, tmp_path: Path, targe
     pack = write_training_pack(tmp_path, tiny_base, adapters=True)
     file = tmp_path / "train.toml"
     file.write_text(file.read_text().replace('"down_proj"', f'"{target}"'))
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     with pytest.raises(PackError, match=f"the base has no linears named '{target}'"):
         setup.causal_lm(setup.recipe.lora)
 
@@ -209,7 +213,7 @@ def test_one_of_two_processes_is_refused(
 
 
 def test_the_only_process_of_a_launcher_is_fine(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
+    setup: TrainingContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     options = ["--pack", str(setup.pack.folder), "--out", str(setup.out)]

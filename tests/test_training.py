@@ -19,15 +19,15 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.cli import main
 from mpd_core.errors import PackError
+from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training import data, measures
-from mpd_core.training.experts import answer_loss, expert_folder, train_experts
-from mpd_core.training.rewards import reward_folder, train_rewards
-from mpd_core.training.scoring import RewardModels, Rewards
-from mpd_core.training.setup import RECORD, Setup
-from mpd_core.training.stages import install
-from mpd_core.training.trainer import CHECKPOINTS, METRICS
+from mpd_core.training.adapters.experts import answer_loss, expert_folder, train_experts
+from mpd_core.training.adapters.rewards import reward_folder, train_rewards
+from mpd_core.training.context import RECORD, TrainingContext
+from mpd_core.training.results import CHECKPOINTS, METRICS
+from mpd_core.training.scoring.reward_models import RewardModels, Rewards
 from tests.training_fixtures import write_training_pack
 
 
@@ -100,7 +100,7 @@ def test_a_recipe_names_its_wrong_key(pack: Pack, capsys: pytest.CaptureFixture[
 def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) -> None:
     """Only upper layers change, all likelier than the base finds them: words, and the end."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     train_experts(setup, setup.pack.space.poles[:1], resume=False)
     folder = tmp_path / "out" / "experts" / "up0"
     assert (folder / "curves.html").read_text().count("<svg") >= 2
@@ -119,7 +119,7 @@ def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) 
     assert said["up0"](own, end_only=True) > said[None](own, end_only=True)
 
 
-def _log_likelihood(setup: Setup, name: str | None, prompt: str) -> Callable[..., float]:
+def _log_likelihood(setup: TrainingContext, name: str | None, prompt: str) -> Callable[..., float]:
     """ln p of a reply and its end, or of its end alone, as transformers and PEFT say."""
     model = AutoModelForCausalLM.from_pretrained(setup.base)
     if name:
@@ -138,7 +138,7 @@ def _log_likelihood(setup: Setup, name: str | None, prompt: str) -> Callable[...
 
 def test_packed_answers_are_what_separate_texts_are(pack: Pack, tmp_path: Path) -> None:
     """Side by side in one row, with other answers: the loss that each has on its own."""
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     rows = setup.styles.split("train")[:3]
     model = setup.causal_lm(setup.recipe.lora)
     names = ("AA", "BB", "up1")
@@ -154,7 +154,7 @@ def test_packed_answers_are_what_separate_texts_are(pack: Pack, tmp_path: Path) 
 
 def test_the_trunk_changes_nothing(pack: Pack, tmp_path: Path) -> None:
     """With its lower layer as an embedding that remembers, the model says what it said before."""
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     pad = setup.tokenizer.pad_token_id
     ids = torch.tensor([[5, 6, 7, 8], [5, 6, pad, pad]])
     with torch.no_grad():
@@ -165,7 +165,7 @@ def test_the_trunk_changes_nothing(pack: Pack, tmp_path: Path) -> None:
             torch.testing.assert_close(shared[1, :2], plain[1, :2], atol=0.05, rtol=0.02)
 
 
-def _scores(setup: Setup, folder: Path) -> Callable[[str, str], list[float]]:
+def _scores(setup: TrainingContext, folder: Path) -> Callable[[str, str], list[float]]:
     """The same reward models as transformers and PEFT run them."""
     base = AutoModelForCausalLM.from_pretrained(setup.base)
     model = PeftModel.from_pretrained(base, folder).eval()
@@ -184,7 +184,7 @@ def _scores(setup: Setup, folder: Path) -> Callable[[str, str], list[float]]:
 def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
     """In single styles and minimal pairs; as rows of one base, and as PEFT says; centred."""
     pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=30)
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     train_rewards(setup, resume=False)
     models = RewardModels(setup, reward_folder(setup))
     rewards = Rewards(models, {"up1": measures.MeasureReward("-words")})
@@ -252,7 +252,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tiny_base: Path, tmp_path
 
 
 def test_install_writes_a_pack_that_refuses_tampering(pack: Pack, tmp_path: Path) -> None:
-    setup = Setup.open(pack, tmp_path / "out")
+    setup = TrainingContext.open(pack, tmp_path / "out")
     train_experts(setup, setup.pack.space.poles, resume=False)
     train_rewards(setup, resume=False)
     install(setup, pack.folder)

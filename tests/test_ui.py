@@ -10,8 +10,8 @@ import gradio as gr
 import pytest
 
 from mpd_core.errors import MPDError, RequestError
+from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
-from mpd_core.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import StepRecord
 from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu
@@ -31,7 +31,7 @@ def request(prompt: str = "Hi", *before: Message) -> GenerationRequest:
 
 def step(index: int, text: str, logprob: float = -1.0) -> StepRecord:
     weights = {"elementary": 0.5, "concise": 0.25, "friendly": 0.25}
-    return StepRecord(index, 7, text, weights, 0.4, dict.fromkeys(weights, logprob), 1.0, 0.1)
+    return StepRecord(index, 7, text, weights, 0.4, dict.fromkeys(weights, logprob), 1.0, 0.1, 0.2)
 
 
 def space(dimensions: int, poles: int) -> PreferenceSpace:
@@ -223,7 +223,8 @@ def test_stop_and_fetch_answer_nonsense_in_a_sentence() -> None:
     events = handlers(ScriptedEngine(PACK))
     for answer in (events.stop("x"), events.fetch("[7]")):
         assert "reload it" in answer["refused"]
-    assert events.fetch(json.dumps([NAME])) == {"runs": {}, "lost": [NAME]}
+    answer = events.fetch(json.dumps([NAME]))
+    assert (answer["runs"], answer["lost"], answer["engine"]["ready"]) == ({}, [NAME], True)
 
 
 def test_methods_that_do_not_look_at_the_toggles() -> None:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from mpd_core.engine import Engine
 from mpd_core.errors import EngineError, PackError, RequestError
-from mpd_core.experts.vocabulary import check_same_vocabulary
+from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from tests import tiny

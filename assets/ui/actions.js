@@ -7,6 +7,7 @@ const actions = {
     actions.page(turn, turn.versions.indexOf(version));
   },
   page(turn, index) { turn.show(index); activate(turn.version); saveAndPaint(); },
+  travel(turn, way) { turn.travel(way); activate(turn.version); saveAndPaint(); },
   arrange(turn, grid) { turn.grid = grid; turn.arrange(); turn.stale = true; activate(turn.version); saveAndPaint(); },
   async copy(version) { said(await copyText(version.text), 'The reply is copied.'); },
   async link(version) {
@@ -30,8 +31,21 @@ const actions = {
     document.querySelector('#prompt textarea').focus();
   },
   json(version) { saveFile(fileName(version, '.json'), 'application/json', JSON.stringify(toTrace(version.heading(), version.data))); },
+  npz(version) { saveFile(fileName(version, '.npz'), 'application/zip', toNpz(version.heading(), version.data)); },
+  html: version => saveHtml(version),
   csv(version) { saveFile(fileName(version, '.csv'), 'text/csv', toCsv(version.data)); },
 };
+
+async function saveHtml(version) {
+  try {
+    const page = await server.standalone('');
+    const data = JSON.stringify(toTrace(version.heading(), version.data));
+    saveFile(fileName(version, '.html'), 'text/html', page.split(props.mark).join(inert(data)));
+  } catch (error) {
+    console.warn(error);
+    notice('The page could not be made: the server does not answer. JSON can be saved without it.');
+  }
+}
 
 const fileName = ({plan}, ending) => `mpd-${plan.preference}-${plan.settings.method}-seed${plan.settings.seed}`.replace(/[^\w-]+/g, '-') + ending;
 
@@ -42,6 +56,40 @@ function said(done, words) {
 function saveAndPaint() {
   store.now(state.turns);
   repaint();
+}
+
+// ---- the stored example: what a new visitor sees first, also while the model loads
+
+async function showExample() {
+  let text = '';
+  try { text = await server.example(''); } catch { /* the page goes on without */ }
+  if (!text || state.turns.length) return;
+  const {head, experts, rows} = JSON.parse(text), version = recorded(head, experts, rows, 'stored'), turn = addTurn();
+  turn.stored = true;
+  turn.add(version);
+  activate(version);
+  repaint();
+  if (!window.matchMedia('(prefers-reduced-motion: reduce)').matches) requestAnimationFrame(() => requestAnimationFrame(() => play(version)));
+}
+
+/** Show the tokens one after the other; each has its place from the start, so that nothing moves. */
+function play(version) {
+  const {tokens} = version.strip;
+  for (const token of tokens) token.classList.add('unsaid');
+  let next = 0;
+  const timer = setInterval(() => {
+    tokens[next++]?.classList.remove('unsaid');
+    if (next >= tokens.length) clearInterval(timer);
+  }, 60);
+}
+
+/** The example gives way to whatever the visitor does. */
+function dropExample() {
+  const turn = state.turns.find(one => one.stored);
+  if (!turn) return;
+  turn.node.remove();
+  state.turns = state.turns.filter(one => one !== turn);
+  if (turnOf(state.version ?? {}) === undefined) activate(null);
 }
 
 // ---- a file without a model
@@ -56,14 +104,19 @@ async function openFile(file) {
   }
 }
 
-function replay({head, names, rows}) {
+/** A reply that was written before. */
+function recorded(head, names, rows, origin) {
   const {settings, method, space, seed, preference} = head;
   const messages = head.messages.length ? head.messages : [{role: 'user', content: head.prompt}];
-  const version = new Version(pack, form, {id: randomId(), messages, preference, origin: 'file',
-    settings: {...settings, method, space, seed}}, actions);
+  const version = new Version(pack, form, {id: randomId(), messages, preference, origin, settings: {...settings, method, space, seed}}, actions);
   version.data = emptyData(pack, names);
-  version.add(JSON.stringify(rows));
-  Object.assign(version, {head, status: 'done', finish: head.finish_reason, arrived: []});
+  version.add(rows);
+  return Object.assign(version, {head, status: 'done', finish: head.finish_reason, arrived: []});
+}
+
+function replay({head, names, rows}) {
+  const version = recorded(head, names, JSON.stringify(rows), 'file');
+  dropExample();
   addTurn().add(version);
   notice('');
   activate(version);

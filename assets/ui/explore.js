@@ -1,26 +1,11 @@
-// A finished reply's map in Plotly: zoom, numbers on hover, and images as PNG or SVG. Plotly is
-// large, so it is loaded when it is first asked for.
-
-let plotlyLoading = null;
-
-function loadPlotly(source) {
-  plotlyLoading ??= new Promise((done, failed) => {
-    if (window.Plotly) { done(); return; }
-    const script = document.createElement('script');
-    script.src = new URL(source, document.baseURI).href;
-    script.onload = done;
-    script.onerror = () => { plotlyLoading = null; failed(new Error('The chart library could not be loaded.')); };
-    document.head.append(script);
-  });
-  return plotlyLoading;
-}
+// A finished reply's map in Plotly: zoom, numbers on hover, and images as PNG or SVG.
 
 async function explore(dialog, source, data, layer, title) {
   const node = dialog.querySelector('.mpd-plot');
   dialog.showModal();
   try { await loadPlotly(source); } catch (error) { node.textContent = error.message; return; }
   node.replaceChildren();
-  const css = getComputedStyle(node), colour = name => css.getPropertyValue(name).trim();
+  const {colour, layout, config} = plotLook(node, title);
   const columns = data.text.map((_, i) => i), every = Math.max(1, Math.ceil(columns.length * 15 / node.clientWidth));
   const ticks = columns.filter(i => i % every === 0);
   const axis = {showgrid: false, zeroline: false, ticks: ''};
@@ -33,14 +18,9 @@ async function explore(dialog, source, data, layer, title) {
     colorbar: {thickness: 10, outlinewidth: 0},
   }], {
     height: Math.max(260, 120 + 42 * data.experts.length), margin: {t: 30, b: 100, l: 120, r: 40},
-    paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {family: css.fontFamily, size: 13, color: css.color},
+    ...layout,
     yaxis: {...axis, autorange: 'reversed', tickvals: data.experts.map((_, k) => k), ticktext: data.experts.map(e => `${plain(shorten(e.name, 16))} ${e.glyph}`)},
     xaxis: {...axis, tickangle: -90, tickvals: ticks, ticktext: ticks.map(i => `${plain(tokenTick(data.text[i]))} ${i + 1}`)},
-  }, {
-    responsive: true, displaylogo: false, toImageButtonOptions: {format: 'svg', filename: title},
-    modeBarButtonsToRemove: ['select2d', 'lasso2d'],
-    modeBarButtonsToAdd: [{name: 'Save as PNG', title: 'Save as PNG', icon: window.Plotly.Icons.disk,
-      click: plot => window.Plotly.downloadImage(plot, {format: 'png', scale: 2, filename: title})}],
-  });
+  }, config);
   dialog.dataset.ready = 'true';
 }

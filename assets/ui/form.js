@@ -110,11 +110,3 @@ async function copyText(text) {
     return done;
   }
 }
-
-function saveFile(name, type, text) {
-  const link = make('a');
-  link.href = URL.createObjectURL(new Blob([text], {type}));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}

@@ -3,6 +3,7 @@
 // ---- frames
 
 function take(frame) {
+  if (frame.engine) knowEngine(frame.engine);
   if (frame.refused) notice(frame.refused);
   for (const [id, said] of Object.entries(frame.runs ?? {})) {
     const version = versions().find(v => v.id === id);
@@ -55,6 +56,41 @@ function refuse(version, message) {
   store.now(state.turns);
 }
 
+// ---- the engine: whether it is there, and how long its queue is
+
+function knowEngine(engine) {
+  if (root.dataset.engine && JSON.stringify(engine) === JSON.stringify(state.engine)) return;
+  state.engine = engine;
+  state.detail = null;
+  const notes = [...engine.notes], device = document.querySelector('.mpd-device');
+  if (!props.trained) {
+    notes.unshift('The weights of this pack are untrained and therefore uniform: with method MPD every '
+      + 'expert weighs the same. Colours show which expert is the most confident about a token.');
+  }
+  $('.mpd-notes').hidden = notes.length === 0;
+  $('.mpd-notes').replaceChildren(...notes.map(note => make('li', '', note)));
+  if (device) device.textContent = engine.ready ? `${engine.device} · ${engine.precision}` : 'loading';
+  root.dataset.engine = engine.ready ? 'ready' : 'loading';
+}
+
+/** Ask how far the model or the queue is, while there is something to wait for. */
+function keepAsking() {
+  if (!element.isConnected) return;
+  const waiting = open().filter(version => version.status === 'waiting' && version.heard);
+  for (const version of waiting) state.fetch.add(version.id);
+  if (waiting.length || !(state.engine.ready || state.engine.offline)) trigger('fetch', {});
+}
+setInterval(keepAsking, 1000);
+
+/** What a visitor waits for before the first token. */
+function awaited(writing) {
+  if (!state.engine.ready) return `The model is loading, your instruction waits for it. ${state.engine.stage}`;
+  if (!writing.some(version => version.heard)) return 'Sent; the server has not answered yet…';
+  const ahead = Math.min(...writing.map(version => version.ahead ?? 0));
+  if (ahead > 0) return `In the queue: ${ahead} ${ahead === 1 ? 'request is' : 'requests are'} before yours…`;
+  return 'The experts are reading your instruction…';
+}
+
 // ---- asking
 
 /** What the turns before one say; replies without text are no part of a conversation. */
@@ -66,31 +102,36 @@ function history(turns) {
 /** Gradio calls this at Run: note what is asked, show it, and return it for the server. */
 function ask(...values) {
   const plainRun = state.intent === null, now = form.read(values);
-  const intent = state.intent ?? {}, prompt = intent.prompt ?? now.prompt;
+  const intent = state.intent ?? {}, shown = now.prompt.trim() === '' ? intent.instead : null;
+  const prompt = shown?.prompt ?? intent.prompt ?? now.prompt;
   state.intent = null;
   const empty = prompt.trim() === '', soon = performance.now() - state.last.at < 800;
   if (plainRun && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
   if (empty) { notice('The prompt is empty: type an instruction.'); return ''; }
   state.last = {prompt, at: performance.now()};
   stopAll();
-  const at = intent.turn ?? state.editing;
+  dropExample();
+  const at = intent.turn ?? (shown ? turnOf(shown) : state.editing);
   state.editing = null;
   const turn = at && state.turns.includes(at) ? at : addTurn();
   const replies = intent.replies ?? [{}];
   const before = history(state.turns.slice(0, state.turns.indexOf(turn)));
-  const made = replies.map(reply => new Version(pack, form, {
-    id: randomId(), preference: reply.preference ?? now.preference, settings: form.known({...now.settings, ...reply.settings}),
-    messages: [...before, {role: 'user', content: prompt}],
-  }, actions));
+  const made = replies.map(({preference, settings, from, names, branch}) => new Version(pack, form, {
+    id: randomId(), preference: preference ?? now.preference, settings: form.known({...now.settings, ...settings}),
+    messages: from?.plan.messages ?? [...before, {role: 'user', content: prompt}], names, branch,
+  }, actions, from));
+  turn.visit();
   for (const version of made) turn.add(version);
   if (replies.length > 1) turn.grid = true;
   turn.show(turn.versions.indexOf(made[0]));
+  turn.visit();
   notice('');
   activate(made[0]);
   state.follow = true;
   repaint();
   store.now(state.turns);
-  return JSON.stringify(made.map(({plan: {id, messages, preference, settings}}) => ({id, messages, preference, settings})));
+  return JSON.stringify(made.map(({plan}) => ({
+    id: plan.id, messages: plan.messages, preference: plan.preference, settings: plan.settings, ...asked(plan)})));
 }
 
 /** End what is being written: the page does not wait for the server's word. */
@@ -102,7 +143,10 @@ function stopAll() {
   for (const version of busy) version.cut();
 }
 
-/** Press Run for something other than what the controls say. */
+/**
+ * Press Run for something other than what the controls say. `instead`: the reply whose instruction is
+ * meant where none is typed.
+ */
 function askFor(intent) {
   state.intent = intent;
   document.querySelector('#run').click();

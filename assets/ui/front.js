@@ -66,6 +66,7 @@ window.mpdStudio = {
     const fresh = link && recall('sessionStorage', 'mpd-link') !== location.search;
     if (link) keep('sessionStorage', 'mpd-link', location.search);
     await restoreTurns();
+    if (!(fresh && link.run)) showExample();
     setTimeout(() => { state.ready = true; repaint(); }, 50);  // Gradio takes the values first
     const typed = document.querySelector('#prompt textarea')?.value ?? '';  // by someone who did not wait
     if (!fresh) {
@@ -76,6 +77,9 @@ window.mpdStudio = {
     if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
     return form.write(link.form);
   },
+  /** The finished replies of this conversation, as [name, JSON]. */
+  traces: () => versions().filter(v => v.closed && v.data.text.length > 0)
+    .map((v, k) => [`reply ${k + 1}`, JSON.stringify(toTrace(v.heading(), v.data))]),
   mount: mountControls,
 };
 
@@ -89,7 +93,9 @@ async function restoreTurns() {
   for (const saved of await store.load()) {
     const turn = addTurn();
     for (const record of saved.versions) turn.add(Version.restored(pack, form, record, actions));
-    Object.assign(turn, {grid: saved.grid});
+    const byId = id => turn.versions.find(v => v.id === id);
+    Object.assign(turn, {grid: saved.grid, trail: (saved.trail ?? []).map(byId).filter(Boolean)});
+    turn.spot = Math.min(saved.spot ?? -1, turn.trail.length - 1);
     turn.show(saved.active);
   }
   awaitEnds(open());
@@ -105,13 +111,16 @@ function awaitEnds(orphans) {
   setTimeout(() => awaitEnds(left), 2500);
 }
 
+/** The reply that a visitor looks at, if it is of the last turn. */
+const newest = () => state.turns.at(-1)?.version ?? null;
+
 function mountControls(node) {
   const pick = selector => node.querySelector(selector), columns = new Columns(pick('.mpd-columns'), form, pack);
   const every = pick('.mpd-every'), file = pick('input[type=file]'), panel = pick('.mpd-compare'), opener = pick('.mpd-compare-open');
   every.hidden = pack.every < 2;
   every.textContent = `All ${pack.every === 8 ? 'eight' : pack.every}`;
   every.title = `The same instruction under all ${pack.every} preferences, side by side`;
-  every.addEventListener('click', () => askFor({replies: form.every().map(preference => ({preference}))}));
+  every.addEventListener('click', () => askFor({instead: newest(), replies: form.every().map(preference => ({preference}))}));
   opener.addEventListener('click', () => {
     panel.hidden = !panel.hidden;
     opener.setAttribute('aria-expanded', String(!panel.hidden));
@@ -120,7 +129,7 @@ function mountControls(node) {
   });
   pick('.mpd-column-add').addEventListener('click', () => columns.add());
   pick('.mpd-compare-run').addEventListener('click', () => {
-    askFor({replies: columns.chosen().map(({method, preference}) => ({preference, settings: {method}}))});
+    askFor({instead: newest(), replies: columns.chosen().map(({method, preference}) => ({preference, settings: {method}}))});
   });
   pick('.mpd-open').addEventListener('click', () => file.click());
   file.addEventListener('change', () => { if (file.files[0]) openFile(file.files[0]); file.value = ''; });

@@ -1,6 +1,5 @@
 // The header: the pack's title, the device, and the switch between light and dark, which is kept.
 element.querySelector('.mpd-pack').textContent = props.title;
-element.querySelector('.mpd-device').textContent = props.facts;
 
 const themeSwitch = element.querySelector('.mpd-theme');
 const showTheme = () => {

@@ -78,7 +78,7 @@ class Inspector {
   token(version, i, pinned, actions) {
     const {data} = version;
     this.node.replaceChildren(this.heading(data, i, pinned, actions), this.facts(data, i, version.listed), this.experts(data, i),
-      ...(data.top[i].length ? [this.candidates(data, i, version.listed)] : []),
+      ...(data.top[i].length ? [this.candidates(version, i, pinned)] : []),
       ...(pinned && data.experts.length > 1 && data.top[i].length ? [this.whatIf.panel(version, i)] : []));
   }
 
@@ -105,7 +105,7 @@ class Inspector {
       ...(data.top[i].length ? [fact(term('rank', 'Rank'), place.exact ? String(place.rank) : `below ${k}`)] : []),
       fact(term('entropy', 'Entropy'), nats(data.entropy[i])),
       ...(data.experts.length > 1 ? [
-        ...(data.top[i].length ? [fact(term('divergence', 'Divergence'), nats(data.divergence[i]))] : []),
+        fact(term('divergence', 'Divergence'), nats(data.divergence[i])),
         fact(term('disagreement', 'Weighted'), nats(data.disagreement[i]))] : []),
       fact('Token id', String(data.id[i])), fact(term('bytes', 'Bytes'), bytes || '–'));
     return facts;
@@ -135,7 +135,9 @@ class Inspector {
   }
 
   /** Every expert's likeliest tokens beside the merged ones, and what is left for all others. */
-  candidates(data, i, k) {
+  candidates(version, i, pinned) {
+    const {data, listed: k} = version;
+    const go = pinned && canBranch(version) ? c => branchFrom(version, i, {token: c.id, text: c.text}) : null;
     const merged = {name: 'merged', value: c => c.p};
     const columns = [...(data.experts.length > 1 ? [merged] : []),
       ...data.experts.map((e, k) => ({name: e.name, expert: e, value: c => c.chance[k]}))];
@@ -149,7 +151,7 @@ class Inspector {
     const ranked = columns.map(column => [...tokens].sort((a, b) => column.value(b) - column.value(a)).slice(0, k));
     for (let r = 0; r < Math.max(...ranked.map(list => list.length)); r++) {
       const row = make('tr');
-      row.append(...columns.map((column, n) => candidateCell(ranked[n][r], column.value, data.id[i])));
+      row.append(...columns.map((column, n) => candidateCell(ranked[n][r], column.value, data.id[i], go)));
       body.append(row);
     }
     const rest = make('tr', 'mpd-others');
@@ -167,17 +169,21 @@ class Inspector {
     scroll.tabIndex = 0;
     scroll.setAttribute('role', 'region');
     scroll.setAttribute('aria-label', 'Likeliest tokens, merged and by expert');
-    box.append(make('h3', '', 'Likeliest tokens'), scroll);
+    box.append(make('h3', '', 'Likeliest tokens'), ...(go ? [make('p', 'mpd-hint', 'Press one to write on from here with it.')] : []), scroll);
     return box;
   }
 }
 
-function candidateCell(candidate, value, chosen) {
+/** `go`: writes on from this candidate, where that can be done. */
+function candidateCell(candidate, value, chosen, go) {
   const cell = make('td', candidate?.id === chosen ? 'chosen' : '');
   if (!candidate) return cell;
-  const text = make('span', 'mpd-cell-token', tokenTick(candidate.text));
+  const other = go && candidate.id !== chosen;
+  const text = other ? makeButton(tokenTick(candidate.text), 'mpd-cell-token mpd-go', () => go(candidate))
+    : make('span', 'mpd-cell-token', tokenTick(candidate.text));
   text.dir = 'auto';
-  text.title = tokenName(candidate.text);
+  text.title = other ? `Write on from here with “${tokenName(candidate.text)}”` : tokenName(candidate.text);
+  if (other) text.setAttribute('aria-label', text.title);
   cell.append(text, make('span', 'mpd-value', percent(value(candidate))));
   return cell;
 }

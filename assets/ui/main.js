@@ -1,13 +1,16 @@
 // The start: notes, look, and the first painting. Attributes for tests are data-run, data-count,
 // data-done and data-status on the component.
 
-const notes = [...props.notes];
-if (!props.trained) {
-  notes.unshift('The weights of this pack are untrained and therefore uniform: with method MPD every '
-    + 'expert weighs the same. Colours show which expert is the most confident about a token.');
+/** A page that was saved as a file: its one reply, and nothing that needs a server. */
+function openKept() {
+  root.classList.add('offline');
+  state.ready = true;
+  try { replay(readTrace(document.querySelector('#mpd-trace').textContent, pack)); } catch (error) { notice(error.message); }
+  if (state.version?.head.trained === false) relook({mode: 'keenest'});
+  document.title = `MPD Studio: ${shorten(state.version?.prompt ?? 'a reply', 80)}`;
 }
-$('.mpd-notes').hidden = notes.length === 0;
-$('.mpd-notes').replaceChildren(...notes.map(note => make('li', '', note)));
+
+knowEngine(props.engine);
 legend($('.mpd-all'), pack.dimensions.flatMap(dimension => dimension.poles));
 try { Object.assign(state.look, JSON.parse(recall('localStorage', 'mpd-look') ?? '{}')); } catch { /* not ours */ }
 if (!Object.hasOwn(COLOURINGS, state.look.mode)) state.look.mode = 'weight';
@@ -15,4 +18,5 @@ showLook();
 
 window.addEventListener('pagehide', () => store.now(state.turns));
 watch('value', () => take(props.value));
+if (props.engine.offline) openKept();
 repaint();

@@ -8,11 +8,12 @@ function announce() {
   if (writing.length) {
     const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
     const started = writing.some(v => v.status === 'streaming');
-    status(!started ? 'The experts are reading your instruction…'
+    status(!started ? awaited(writing)
       : `Writing${writing.length > 1 ? ` ${writing.length} replies` : ''}… ${tokens} tokens${rate ? `, ${rate.toFixed(1)} tokens/s` : ''}`);
   } else {
     const version = state.version;
-    status(version?.status === 'done' ? `Reply ${FINISH[version.finish] ?? 'done'}, ${version.data.text.length} tokens.` : '');
+    status(!state.engine.ready && !state.engine.offline ? `The model is loading. ${state.engine.stage}`
+      : version?.status === 'done' ? `Reply ${FINISH[version.finish] ?? 'done'}, ${version.data.text.length} tokens.` : '');
   }
 }
 
@@ -41,11 +42,11 @@ function paint() {
     if (turn.behind) turn.paint(state.look);
   }
   const {version} = state;
-  $('.mpd-empty').hidden = state.turns.length > 0;
+  $('.mpd-empty').hidden = state.turns.some(turn => !turn.stored);
   root.classList.toggle('reading', state.look.view === 'read');
   paintDetail();
   map.show(version?.data ?? null);
-  $('.mpd-explore').hidden = !version?.closed;
+  $('.mpd-explore').hidden = !version?.closed || !props.plotly;
   paintScale();
   announce();
   if (state.follow) followEnd();
@@ -55,7 +56,7 @@ function paint() {
 /** Attributes that tests wait for; all of them change together, with what is painted. */
 function mark() {
   if (!state.ready) return;
-  const {version} = state, writing = open().length > 0;
+  const writing = open().length > 0, version = turnOf(state.version ?? {})?.stored ? null : state.version;
   Object.assign(element.dataset, {
     run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing,
   });

@@ -95,6 +95,11 @@ log.addEventListener('keydown', e => {
 function pageKeys(e) {
   if (!element.isConnected) return document.removeEventListener('keydown', pageKeys);
   if (e.key === 'Escape' && state.pinned !== null && !document.querySelector('dialog[open]')) pin(state.version, state.pinned);
+  const command = (e.ctrlKey || e.metaKey) && !e.altKey, key = e.key.toLowerCase();
+  if (command && (key === 'z' || key === 'y') && state.version && !e.target.closest?.('input, textarea, select')) {
+    const turn = turnOf(state.version), way = key === 'y' || e.shiftKey ? 1 : -1;
+    if (turn?.beside(way)) { actions.travel(turn, way); e.preventDefault(); }
+  }
   if (e.key === 'Enter' && (e.ctrlKey || e.metaKey)) document.querySelector('#run')?.click();
 }
 document.addEventListener('keydown', pageKeys);

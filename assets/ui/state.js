@@ -3,7 +3,7 @@
 
 const $ = selector => element.querySelector(selector);
 const root = $('.mpd'), log = $('.mpd-log'), side = $('.mpd-side'), pack = props.pack;
-const form = new Form(pack), store = new Store(pack.name), inspector = new Inspector(side);
+const form = new Form(pack), store = new Store(pack.name, props.engine.offline), inspector = new Inspector(side);
 const wide = window.matchMedia('(min-width: 1200px)'), phone = window.matchMedia('(max-width: 767px)');
 
 const state = {
@@ -15,6 +15,7 @@ const state = {
   fetch: new Set(),                // versions whose chunks are missing
   follow: true,                    // whether the end of the reply is kept in sight
   editing: null,                   // the turn whose instruction is being changed
+  engine: props.engine,            // what is known of it; offline: a page without one
   ready: false,                    // whether what the browser had kept is back
   stopping: [],                    // versions that ended here, of which the server must hear
   last: {prompt: null, at: 0},

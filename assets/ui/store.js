@@ -17,8 +17,10 @@ function randomId() {
 }
 
 class Store {
-  constructor(pack) {
+  /** off: keep nothing, as in a page that was saved as a file. */
+  constructor(pack, off = false) {
     this.pack = pack;
+    this.off = off;
     this.tab = recall('sessionStorage', 'mpd-tab') ?? randomId();
     keep('sessionStorage', 'mpd-tab', this.tab);
     this.saving = null;
@@ -26,8 +28,11 @@ class Store {
 
   database() {
     this.opened ??= new Promise((done, failed) => {
-      const asked = indexedDB.open('mpd-studio', 1);
-      asked.onupgradeneeded = () => { for (const name of ['tabs', 'versions']) asked.result.createObjectStore(name); };
+      const asked = indexedDB.open('mpd-studio', 2);
+      asked.onupgradeneeded = () => {  // what an older page kept is in another form
+        for (const name of [...asked.result.objectStoreNames]) asked.result.deleteObjectStore(name);
+        for (const name of ['tabs', 'versions']) asked.result.createObjectStore(name);
+      };
       asked.onsuccess = () => done(asked.result);
       asked.onerror = () => failed(asked.error);
     });
@@ -48,6 +53,7 @@ class Store {
 
   /** The turns of this tab as they were saved: [{active, grid, versions: [record]}]. */
   async load() {
+    if (this.off) return [];
     try {
       const {tab} = await this.transact('readonly', (tabs, _, answer) => { tabs.get(this.tab).onsuccess = e => { answer.tab = e.target.result; }; });
       setTimeout(() => this.prune().catch(() => {}), 3000);
@@ -69,7 +75,10 @@ class Store {
   async now(turns) {
     clearTimeout(this.saving);
     this.saving = null;
-    const shape = turns.map(turn => ({active: turn.active, grid: turn.grid, versions: turn.versions.map(v => v.id)}));
+    if (this.off) return;
+    turns = turns.filter(turn => !turn.stored);
+    const shape = turns.map(turn => ({active: turn.active, grid: turn.grid, versions: turn.versions.map(v => v.id),
+      trail: turn.trail.map(v => v.id), spot: turn.spot}));
     const fresh = turns.flatMap(turn => turn.versions).filter(version => version.unsaved);
     for (const version of fresh) version.unsaved = false;
     try {

@@ -1,6 +1,14 @@
 // The page's terms in plain words, shown where they stand.
 
 const TERMS = {
+  'method-mpd': 'Merged Preference Dimensions: one expert for each chosen toggle proposes the next token, and a small model, the PCM, says at every token how much each one counts.',
+  'method-uniform': 'The chosen experts count alike at every token.',
+  'method-static': 'The chosen experts count by constant weights: the same at every token.',
+  'method-soup': 'Personalized soup: one model whose adapter is the mean of the chosen experts’ adapters. Parameters are merged, not proposals.',
+  'method-prompting': 'The base model alone, with all chosen styles written into its prompt.',
+  'method-vanilla': 'The base model alone, with your instruction and nothing else.',
+  'method-expert': 'One expert alone writes the whole reply.',
+  seed: 'The number that random draws start from. The same seed, settings and instruction give the same reply. At temperature 0 nothing is drawn.',
   weight: 'How much the Preference Control Model (PCM) listens to this expert for this token. The weights of all experts add up to 100%.',
   responsibility: 'How much of the chosen token’s probability this expert brought: weight × its probability for the token, as a share of the sum over experts. An expert with a large weight may still not be the one behind a token.',
   chance: 'How likely this expert alone finds the token that was chosen.',
@@ -8,10 +16,11 @@ const TERMS = {
   probability: 'How likely the merged distribution finds the chosen token, before temperature, top-p and penalties.',
   rank: 'Place of the chosen token among all tokens, by merged probability. 1 is the likeliest.',
   entropy: 'How undecided the merged distribution is, in nats: 0 when one token is certain, about 11 when all tokens are alike.',
-  divergence: 'Jensen-Shannon divergence: how far the experts’ proposals lie apart, each expert counted alike. 0 nats: they agree; 0.69: two experts share nothing. Computed from the recorded candidates and one rest, so the true value may be slightly larger.',
+  divergence: 'Jensen-Shannon divergence: how far the experts’ proposals lie apart, each expert counted alike. 0 nats: they agree; 0.69: two experts share nothing. Exact: over the whole vocabulary.',
   disagreement: 'The same divergence, each expert counted by its weight: near 0 where one expert has nearly all the weight, however far the others lie apart.',
   others: 'What is left for all tokens that are not listed.',
-  whatif: 'The merged distribution under other weights, from the probabilities that were recorded. It shows this one step; a reply that went on from another token would differ from there.',
+  whatif: 'The merged distribution under other weights, from the probabilities that were recorded. It shows this one step; a reply that went on from another token would differ from there. To see that, regenerate.',
+  branch: 'Writes the reply anew from this token on, under the same seed. The first tokens stay; the new reply becomes a version beside this one.',
   switches: 'How often the expert with the largest weight changes, per 100 tokens.',
   bytes: 'The token’s text in UTF-8, as hexadecimal bytes. A token that ends inside a character has no text of its own.',
 };

@@ -92,3 +92,11 @@ function leader(numbers) {
 function sum(numbers) {
   return numbers.reduce((total, value) => total + (value ?? 0), 0);
 }
+
+function saveFile(name, type, text) {
+  const link = make('a');
+  link.href = URL.createObjectURL(new Blob([text], {type}));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}

@@ -24,7 +24,7 @@ function emptyData(pack, names) {
 }
 
 /** Append one step, as `wire.py` encodes it. */
-function addRow(data, [text, id, weights, probability, logprobs, entropy, disagreement, top, missing]) {
+function addRow(data, [text, id, weights, probability, logprobs, entropy, disagreement, top, missing, divergence]) {
   const count = data.experts.length, chances = logprobs.slice(0, count).map(chanceOf);
   data.anchors = logprobs.length - count;
   data.text.push(text);
@@ -37,12 +37,19 @@ function addRow(data, [text, id, weights, probability, logprobs, entropy, disagr
   data.entropy.push(entropy);
   data.disagreement.push(disagreement);
   data.top.push(top.map(([cid, ctext, p, lps]) => ({id: cid, text: ctext, p, lp: lps, chance: lps.slice(0, count).map(chanceOf)})));
-  data.divergence.push(divergence(data.top.at(-1), data.experts.length));
+  data.divergence.push(divergence);
   data.missing.push(missing ?? {});
   // The union of the top k of 1 + experts lists: so many of each are recorded at least.
   data.listed = Math.max(data.listed, Math.ceil(top.length / (1 + count)));
   weights.forEach((w, k) => { data.total[k] += w; });
   for (const name of Object.keys(data.most)) data.most[name] = Math.max(data.most[name], data[name].at(-1) ?? 0);
+}
+
+/** The inverse of `addRow`. */
+function rowOf(data, i) {
+  const top = data.top[i].map(c => [c.id, c.text, c.p, c.lp]);
+  return [data.text[i], data.id[i], data.weight[i], data.probability[i], data.logprob[i], data.entropy[i], data.disagreement[i],
+    top, data.missing[i], data.divergence[i]];
 }
 
 function chanceOf(logprob) {
@@ -55,22 +62,6 @@ function responsibility(weights, chances) {
   return shares.map(share => (all > 0 ? share / all : null));
 }
 
-/**
- * Jensen-Shannon divergence of the experts, each counted alike, in nats. It is taken over the
- * recorded candidates and one cell for all others, so it is at most a little below the true value
- * (merging cells never adds divergence).
- */
-function divergence(top, experts) {
-  if (experts < 2 || top.length === 0) return 0;
-  const term = p => (p > 0 ? -p * Math.log(p) : 0);
-  const columns = Array.from({length: experts}, (_, k) => {
-    const cells = top.map(c => c.chance[k]);
-    return [...cells, Math.max(0, 1 - sum(cells))];
-  });
-  const mixed = columns[0].map((_, c) => sum(columns.map(column => column[c])) / experts);
-  return Math.max(0, sum(mixed.map(term)) - sum(columns.map(column => sum(column.map(term)))) / experts);
-}
-
 /** Rank of the chosen token among the recorded candidates, and whether it is its rank among all. */
 function rankOf(data, i, k) {
   const p = data.probability[i], before = data.top[i].filter(c => c.p > p && c.id !== data.id[i]).length;
@@ -79,13 +70,18 @@ function rankOf(data, i, k) {
 
 // ---- files
 
+/** JSON that is safe within a script element, whatever its text says. */
+function inert(json) {
+  return json.replace(/[<>&\u2028\u2029]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
+}
+
 function toTrace(head, data) {
   const named = values => Object.fromEntries(data.experts.map((e, k) => [e.name, values[k]]));
   const voices = [...data.experts.map(e => e.name), ...ANCHORS.slice(0, data.anchors)];
   const spoken = values => Object.fromEntries(voices.map((name, k) => [name, values[k]]));
   const steps = data.text.map((text, i) => ({
     index: i, token_id: data.id[i], text, weights: named(data.weight[i]), probability: data.probability[i],
-    logprobs: spoken(data.logprob[i]), entropy: data.entropy[i], disagreement: data.disagreement[i],
+    logprobs: spoken(data.logprob[i]), entropy: data.entropy[i], disagreement: data.disagreement[i], divergence: data.divergence[i],
     top_k: data.top[i].map(c => ({token_id: c.id, text: c.text, probability: c.p, logprobs: spoken(c.lp)})),
     missing: data.missing[i],
   }));
@@ -159,5 +155,6 @@ function readStep(step, names, anchors, wrong) {
   const missing = Object.fromEntries(Object.entries(step.missing ?? {})
     .map(([name, mass]) => [name, number(mass, 'missing mass', 0, 1 + 1e-6)]));
   return [step.text, number(step.token_id, 'token id', 0, 1e9), weights, number(step.probability, 'probability', 0, 1 + 1e-6),
-    logprobs(step.logprobs), number(step.entropy, 'entropy', -1e-3, 1e3), number(step.disagreement, 'disagreement', -1e-3, 1e3), top, missing];
+    logprobs(step.logprobs), number(step.entropy, 'entropy', -1e-3, 1e3), number(step.disagreement, 'disagreement', -1e-3, 1e3), top, missing,
+    number(step.divergence, 'divergence', -1e-3, 1e3)];
 }

@@ -1,34 +1,74 @@
 // A conversation: turns, and the versions of each turn's reply. Versions that were asked for
 // together stand side by side; one of them, the active one, is what the next turn reads.
 
+/** What a reply can be saved as: label, action, words, class. */
+const KEEP = [
+  ['JSON', 'json', 'The whole trace; “Open a trace” shows it again', ''],
+  ['CSV', 'csv', 'One row a token, for spreadsheets', ''],
+  ['NPZ', 'npz', 'Arrays for numpy.load, candidates too', ''],
+  ['HTML', 'html', 'A page of its own that opens without a network', 'live'],
+];
+const ORIGINS = {file: 'from a file', stored: 'a stored example, written earlier'};
 const CUT = 'The connection was lost: this is what had arrived.';
 
+/** How a reply was made, as terms that explain themselves. */
+function methodName(pack, method) {
+  const label = Object.hasOwn(pack.methods, method) ? pack.methods[method].split(':')[0] : method, kind = `method-${method.split(':')[0]}`;
+  const node = make('span', 'mpd-method');
+  node.append(Object.hasOwn(TERMS, kind) ? term(kind, label) : label);
+  return node;
+}
+
+function seedName(seed) {
+  const node = make('span', 'mpd-seed');
+  node.append(term('seed', `seed ${seed}`));
+  return node;
+}
+
 class Version {
-  /** plan: {id, messages, preference, settings, origin}; its last message is the prompt. */
-  constructor(pack, form, plan, actions) {
+  /**
+   * plan: {id, messages, preference, settings, origin, branch, names}; its last message is the prompt.
+   * from: the version that a branch leaves, whose first tokens it has.
+   */
+  constructor(pack, form, plan, actions, from = null) {
     Object.assign(this, {pack, plan, actions, id: plan.id, head: null, status: 'waiting', message: '', finish: ''});
     this.rows = [];  // chunks of steps as they came, for the browser's storage
     this.unsaved = true;
     this.data = emptyData(pack, []);
     this.arrived = [];
     this.build(form);
+    if (plan.branch && from) this.inherit(from, plan.branch.prefix.length);
   }
 
+  /** Begin with another version's tokens. */
+  inherit(from, count) {
+    this.data = emptyData(this.pack, from.data.experts.map(e => e.name));
+    if (count > 0) this.add(JSON.stringify(Array.from({length: count}, (_, i) => rowOf(from.data, i))));
+    this.arrived = [];
+  }
+
+  /** Chunks that did not come from the server. */
+  get given() { return this.plan.branch?.prefix.length ? 1 : 0; }
   get prompt() { return this.plan.messages.at(-1).content; }
   get text() { return this.data.text.join(''); }
   get closed() { return !['waiting', 'streaming'].includes(this.status); }
   get space() { return this.head?.space ?? this.plan.settings.space; }
   /** How many likeliest tokens of each expert are recorded; a file does not say, but bounds it. */
-  get listed() { return this.plan.origin === 'file' ? this.data.listed : this.pack.topK; }
-  get strength() { return this.head?.settings.strength ?? this.plan.settings.strength; }
+  get listed() { return this.plan.origin ? this.data.listed : this.pack.topK; }
+  /** B of the space “strength” at token i. Files from before it faded say nothing of that. */
+  strengthAt(i) {
+    const {strength, settled = 1, fade = 1} = this.head?.settings ?? this.plan.settings;
+    return strength * (settled + (1 - settled) * Math.exp(-i / fade));
+  }
 
   build(form) {
     const {method, seed} = this.plan.settings, uses = method !== 'vanilla' && !method.startsWith('expert:');
     this.node = make('article', 'mpd-version');
     const made = make('div', 'mpd-made'), tags = make('ul', 'mpd-legend mpd-tags');
     if (uses) legend(tags, form.chosen(this.plan.preference));
-    made.append(tags, make('span', 'mpd-method', Object.hasOwn(this.pack.methods, method) ? this.pack.methods[method].split(':')[0] : method), make('span', 'mpd-seed', `seed ${seed}`),
-      ...(this.plan.origin === 'file' ? [make('span', 'mpd-origin', 'from a file')] : []));
+    made.append(tags, methodName(this.pack, method), seedName(seed),
+      ...(ORIGINS[this.plan.origin] ? [make('span', 'mpd-origin', ORIGINS[this.plan.origin])] : []),
+      ...(this.plan.branch ? [make('span', 'mpd-origin', branchName(this.plan))] : []));
     this.means = make('div', 'mpd-mix');
     this.means.setAttribute('role', 'img');
     const strip = make('div', 'strip');
@@ -42,12 +82,18 @@ class Version {
     const button = (label, act, className = '') => this.buttons.append(makeButton(label, className, () => this.actions[act](this)));
     button('Open', 'open', 'only-grid');
     button('Copy', 'copy');
-    button('Ask again', 'again', 'only-last');
-    button('Another seed', 'reseed', 'only-last');
-    button('Edit', 'edit', 'only-last');
-    button('Link', 'link', 'not-grid');
-    button('JSON', 'json', 'only-done');
-    button('CSV', 'csv', 'only-done');
+    button('Ask again', 'again', 'only-last live');
+    button('Another seed', 'reseed', 'only-last live');
+    button('Edit', 'edit', 'only-last live');
+    button('Link', 'link', 'not-grid live');
+    const keep = make('details', 'mpd-keep only-done'), kinds = make('div', 'mpd-presets');
+    keep.append(make('summary', '', 'Save as'), kinds);
+    for (const [label, act, words, className] of KEEP) {
+      const made = makeButton(label, className, () => this.actions[act](this));
+      made.title = words;
+      kinds.append(made);
+    }
+    this.buttons.append(keep);
     this.node.append(made, this.means, strip, this.read, this.end, this.buttons);
   }
 
@@ -55,8 +101,10 @@ class Version {
   take(said) {
     if (this.closed) return true;  // a late frame of a reply that was stopped
     if (said.experts.length && this.data.experts.length === 0) this.data = emptyData(this.pack, said.experts);
-    while (this.rows.length < said.count && said.parts[this.rows.length] !== undefined) this.add(said.parts[this.rows.length]);
-    if (this.rows.length < said.count) return false;
+    const have = () => this.rows.length - this.given;
+    while (have() < said.count && said.parts[have()] !== undefined) this.add(said.parts[have()]);
+    if (have() < said.count) return false;
+    Object.assign(this, {heard: true, ahead: said.ahead});
     Object.assign(this, {status: said.status, message: said.message, finish: said.finish, unsaved: true});
     if (said.head) this.head = JSON.parse(said.head);
     return true;
@@ -87,8 +135,8 @@ class Version {
     const {method, space, seed, ...settings} = this.plan.settings;
     return {
       pack: this.pack.name, hashes: {}, trained: false, prompt: this.prompt, messages: this.plan.messages,
-      preference: this.plan.preference, poles: [], method, space, settings, seed, device: this.pack.device,
-      precision: this.pack.precision, finish_reason: 'cancelled', prompt_tokens: 0,
+      preference: this.plan.preference, poles: [], method, space, settings, seed, device: state.engine.device,
+      precision: state.engine.precision, finish_reason: 'cancelled', prompt_tokens: 0,
       timing: {first_token_s: 0, total_s: 0, tokens_per_s: 0}, schema_version: this.pack.schema,
     };
   }
@@ -112,6 +160,7 @@ class Version {
     if (this.data.text.length > this.strip.tokens.length) {
       const scaled = COLOURINGS[look.mode].most, most = scaled?.(this.data);
       this.strip.grow(this.data, look.mode, look.unit);
+      this.strip.tokens[this.plan.branch?.prefix.length]?.classList.add('branched');
       if (look.mode === 'deviation' || (scaled && most > 1.1 * (this.scale ?? 0))) {
         this.strip.recolour(this.data, look.mode, look.unit);
         this.scale = most;
@@ -168,7 +217,7 @@ function difference(text, other) {
 
 class Turn {
   constructor(actions) {
-    Object.assign(this, {versions: [], active: 0, grid: false, actions});
+    Object.assign(this, {versions: [], active: 0, grid: false, trail: [], spot: -1, actions});
     this.node = make('section', 'mpd-turn');
     this.prompt = make('p', 'mpd-prompt');
     this.prompt.dir = 'auto';
@@ -194,8 +243,28 @@ class Turn {
   drop(version) {
     version.node.remove();
     this.versions = this.versions.filter(v => v !== version);
+    this.trail = this.trail.filter(v => v !== version);
+    this.spot = Math.min(this.spot, this.trail.length - 1);
     this.active = Math.max(0, Math.min(this.active, this.versions.length - 1));
-    if (this.versions.length) this.arrange();
+    if (!this.versions.length) return;
+    if (this.trail[this.spot]) this.active = this.versions.indexOf(this.trail[this.spot]);
+    this.arrange();
+  }
+
+  /** Note what is shown, for undo: what was undone before is no longer ahead. */
+  visit() {
+    if (!this.version || this.trail[this.spot] === this.version) return;
+    this.trail = [...this.trail.slice(0, this.spot + 1), this.version];
+    this.spot = this.trail.length - 1;
+  }
+
+  /** What undo (-1) or redo (1) leads to, or undefined. */
+  beside(way) { return this.trail[this.spot + way]; }
+
+  travel(way) {
+    if (!this.beside(way)) return;
+    this.spot += way;
+    this.show(this.versions.indexOf(this.trail[this.spot]));
   }
 
   show(index) {
@@ -219,7 +288,12 @@ class Turn {
       return button;
     };
     const side = makeButton(this.grid ? 'One at a time' : 'Side by side', '', () => this.actions.arrange(this, !this.grid));
-    this.pager.replaceChildren(...(several ? [...(this.grid ? [] : [page(-1), make('span', '', `${this.active + 1} of ${this.versions.length}`), page(1)]), side] : []));
+    const travel = (way, label) => {
+      const button = makeButton(label, '', () => this.actions.travel(this, way));
+      button.disabled = !this.beside(way);
+      return button;
+    };
+    this.pager.replaceChildren(...(several ? [...(this.grid ? [] : [travel(-1, 'Undo'), travel(1, 'Redo')]), ...(this.grid ? [] : [page(-1), make('span', '', `${this.active + 1} of ${this.versions.length}`), page(1)]), side] : []));
   }
 
   paint(look) {

@@ -65,7 +65,8 @@ class WhatIf {
     node.open = this.open ?? false;
     node.addEventListener('toggle', () => { this.open = node.open; });
     node.append(make('summary', '', 'What if the weights were others?'));
-    if (!Object.hasOwn(MERGES, version.space) || (version.space === 'strength' && !data.anchors)) {
+    const known = Object.hasOwn(MERGES, version.space) && (version.space !== 'strength' || data.anchors > 0);
+    if (!known && !canBranch(version)) {
       node.append(make('p', 'mpd-hint', `Replies merged in the space “${version.space}” cannot be weighed anew here.`));
       return node;
     }
@@ -76,7 +77,7 @@ class WhatIf {
       const all = sum(raw), weights = all > 0 ? raw.map(v => v / all) : raw.map(() => 1 / raw.length);
       this.forced = weights;
       sliders.forEach((s, n) => { s.value.textContent = percent(weights[n]); });
-      showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strength}, k));
+      if (known) showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strengthAt(i)}, k));
     };
     const set = values => {  // exactly these, where a slider would round
       values.forEach((v, n) => { sliders[n].input.value = v * 100; });
@@ -86,6 +87,7 @@ class WhatIf {
     buttons.append(makeButton('as it was', '', () => set(was)), makeButton('uniform', '', () => set(was.map(() => 1 / was.length))),
       ...data.experts.map((e, n) => makeButton(`only ${e.name}`, '', () => set(was.map((_, m) => (m === n ? 1 : 0))))));
     body.append(term('whatif', 'How this is computed'), buttons, ...sliders.map(s => s.node), answer);
+    if (canBranch(version)) body.append(term('branch', 'Go on with these weights'), branchButtons(version, i, () => this.forced));
     node.append(body);
     set(this.forced ?? was);
     return node;

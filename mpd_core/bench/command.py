@@ -9,6 +9,7 @@ from typing import Annotated, get_args
 import typer
 
 from mpd_core.bench.options import MEASURES, BenchOptions
+from mpd_core.options import DeviceOption, PackOption, listed
 from mpd_core.packs import Precision
 
 _Precision = Enum("_Precision", {p: p for p in get_args(Precision)}, type=str)  # type: ignore[misc]
@@ -34,15 +35,13 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: does it all run?")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for the plot of growth.")] = None,
     seed: Annotated[int, typer.Option(help="Of adapters and preferences.")] = 0,
-    pack: Annotated[
-        str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
-    ] = None,
+    pack: PackOption = None,
     precision: Annotated[_Precision | None, typer.Option(help="Override the pack's.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
+    device: DeviceOption = None,
 ) -> None:
     """Time the engine beside its peers: a table, then one line of JSON."""
     options = BenchOptions(
-        only=tuple(name.strip() for name in only.split(",")) if only else MEASURES,
+        only=listed(only) if only else MEASURES,
         tokens=tokens,
         requests=requests,
         repeats=repeats,

@@ -10,9 +10,11 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache
 
-from mpd_core.bench.schemes import Loader, Voice, cached, hear, merge_adapter, run_greedily
+from mpd_core.bench.schemes import Loader, Voice, hear, merge_adapter, run_greedily
 from mpd_core.bench.values import Ask, Heard, Run, Spec
 from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.method.merging import merge_probabilities
+from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.pcm import load_head
 
 
@@ -45,9 +47,8 @@ class _Peer:
 
     def _merged(self, voices: list[Voice], log_probs: Tensor, hidden: Tensor) -> Tensor:
         """Eq. 1 from the experts' log-probabilities [E, V] and the PCM's last state [D]."""
-        scores = self._head.linear(hidden.float())[[voice.pole for voice in voices[:-1]]]
-        alpha = torch.log_softmax(scores, dim=-1)
-        return torch.logsumexp(alpha[:, None] + log_probs, dim=0)
+        poles = torch.tensor([[voice.pole for voice in voices[:-1]]], device=hidden.device)
+        return merge_probabilities(log_probs, self._head.expert_weights(hidden[None], poles)[0])
 
     def _one(self, token: int) -> Tensor:
         return torch.tensor([[token]], device=self.device)
@@ -113,7 +114,7 @@ class PeftSide(_Peer):
                 input_ids=tokens,
                 attention_mask=mask,
                 position_ids=positions,
-                **cached(self._model.get_base_model(), cache),
+                **cache_arguments(self._model.get_base_model(), cache),
                 adapter_names=names,
                 output_hidden_states=True,
                 logits_to_keep=1,
@@ -128,7 +129,7 @@ class PeftSide(_Peer):
         """An adapter's last hidden state, [D]; what a PCM needs, and an output layer."""
         self._model.set_adapter(voice.adapter)
         body = self._model.get_base_model().base_model
-        said = body(input_ids=ids, **cached(body, cache))
+        said = body(input_ids=ids, **cache_arguments(body, cache))
         state: Tensor = said.last_hidden_state[0, -1]
         return state
 
@@ -160,11 +161,13 @@ class SeparateSide(_Peer):
         caches = [DynamicCache() for _ in voices]
         while True:
             logits = [
-                model(input_ids=ids, logits_to_keep=1, **cached(model, cache)).logits[0, -1]
+                model(input_ids=ids, logits_to_keep=1, **cache_arguments(model, cache)).logits[
+                    0, -1
+                ]
                 for model, ids, cache in list(zip(models, inputs, caches, strict=True))[:-1]
             ]
             body = models[-1].base_model
-            pcm = body(input_ids=inputs[-1], **cached(body, caches[-1]))
+            pcm = body(input_ids=inputs[-1], **cache_arguments(body, caches[-1]))
             log_probs = torch.log_softmax(torch.stack(logits).float(), dim=-1)
             token = yield self._merged(voices, log_probs, pcm.last_hidden_state[0, -1])
             inputs = [self._one(token)] * len(voices)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mpd_core.bench.schemes import Loader, cached, hear, mean_change
+from mpd_core.bench.schemes import Loader, hear, mean_change
 from mpd_core.bench.values import Ask, Heard, Run, Spec
 from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.linear import PACKED
 
 
@@ -87,7 +88,9 @@ class PlainSide:
     def _cached(self, ask: Ask) -> Generator[Tensor, int, None]:
         ids, cache = self._ids(ask), DynamicCache()
         while True:
-            said = self._model(input_ids=ids, logits_to_keep=1, **cached(self._model, cache))
+            said = self._model(
+                input_ids=ids, logits_to_keep=1, **cache_arguments(self._model, cache)
+            )
             token = yield torch.log_softmax(said.logits[0, -1].float(), dim=-1)
             ids = torch.tensor([[token]], device=ids.device)
 

@@ -11,6 +11,7 @@ from typing import Any
 from mpd_core.bench.options import Target
 from mpd_core.bench.values import Figure, Section
 from mpd_core.charts import page
+from mpd_core.console import aligned
 
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
@@ -32,15 +33,6 @@ def tables(
     parts = [", ".join(known), aligned(rows), aligned(times), aligned(_heard(checks))]
     parts += [aligned(_profile(sections)), *_words(sections), *_growth(sections)]
     return "\n\n".join(part for part in parts if part)
-
-
-def aligned(rows: Table) -> str:
-    """Columns of equal width under a ruled heading; nothing if there are no rows."""
-    if len(rows) < 2:
-        return ""
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in rows]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 
 def summary(

@@ -6,7 +6,6 @@ same loop then times it, or feeds it the engine's tokens to hear whether it says
 
 from __future__ import annotations
 
-import inspect
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -15,13 +14,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from mpd_core.bench.values import Ask, Heard, Run, Spec
-from mpd_core.merging import entropy
+from mpd_core.method.merging import entropy
+from mpd_core.method.soup import mean_of_changes
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.base import load_model, weight_format
-from mpd_core.models.linear import PACKED, round_to
+from mpd_core.models.linear import PACKED, dense_linears, round_to
 from mpd_core.packs import FolderSource, Pack, load_pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
@@ -73,12 +72,6 @@ class Voice:
     """Of an expert: its output of the PCM's head."""
 
 
-def cached(model: Any, cache: DynamicCache | None) -> dict[str, Any]:
-    """The arguments that make a model of transformers use a cache; their name has changed."""
-    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-    return {"use_cache": False} if cache is None else {"use_cache": True, named: cache}
-
-
 class Loader:
     """Loads the bench's pack for a peer: models of transformers, prompts of the engine."""
 
@@ -126,22 +119,13 @@ class Loader:
         return self.pack.path(spec.folder)
 
 
-def dense_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
-    """Parent, attribute and linear of every plain dense layer that is no adapter's."""
-    for path, module in model.named_modules():
-        for name, child in module.named_children():
-            if type(child) is nn.Linear and "lora_" not in f"{path}.{name}":
-                yield module, name, child
-
-
 @torch.no_grad()
 def mean_change(loader: Loader, names: tuple[str, ...]) -> Iterator[tuple[str, Tensor]]:
     """Each module with the mean of ``scaling * B A`` over some adapters, [out, in]."""
     adapters = [load_adapter(name, loader.adapter_folder(name)) for name in names]
     for module in adapters[0].factors:  # the bench's adapters all target all linears
         factors = [(adapter.scaling, *adapter.factors[module]) for adapter in adapters]
-        changes = [scaling * (b @ a) for scaling, a, b in factors]
-        yield module, torch.stack(changes).mean(dim=0)
+        yield module, mean_of_changes(factors)
 
 
 @torch.no_grad()

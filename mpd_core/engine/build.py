@@ -13,12 +13,10 @@ import torch
 from transformers import AutoTokenizer
 
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
+from mpd_core.engine.plan import ANCHOR, BASE, PCM, TRUNK
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
-from mpd_core.experts import ANCHOR, BASE, PCM, TRUNK
-from mpd_core.experts.remote import RemoteExpert, RemoteSpec
-from mpd_core.experts.vocabulary import check_same_vocabulary
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
@@ -29,8 +27,10 @@ from mpd_core.models.pcm import load_head
 from mpd_core.models.probe import cached_bytes
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
+from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 from mpd_core.prompts import PromptRenderer
+from mpd_core.remote.expert import RemoteExpert, RemoteSpec
 
 
 @dataclass(frozen=True)

@@ -14,20 +14,20 @@ from typing import Any
 import torch
 
 from mpd_core.engine.build import Parts, build
-from mpd_core.engine.intake import Intake
-from mpd_core.engine.records import Note, make_step, take_notes
+from mpd_core.engine.plan import method_names
+from mpd_core.engine.processor import RequestProcessor
+from mpd_core.engine.records import StepStats, make_step, step_stats
 from mpd_core.engine.remotes import Remotes
-from mpd_core.engine.runner import KEPT_ROWS, Said
+from mpd_core.engine.runner import KEPT_ROWS, StepOutput
 from mpd_core.engine.scheduler import Scheduler
-from mpd_core.engine.sequence import Sequence, Track
+from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
-from mpd_core.experts import method_names
-from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.models.threads import passing
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.prompts import StreamDecoder, name_tokens
+from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace
@@ -59,7 +59,7 @@ class Engine:
         self._remotes = Remotes(parts.remotes)
         self._tokenizer = parts.tokenizer
         self._name = name_tokens(self._tokenizer)
-        self._intake = Intake(pack, parts)
+        self._processor = RequestProcessor(pack, parts)
         self._jobs: dict[Sequence, _Job] = {}
         self._wake = threading.Condition()
         self._worker: threading.Thread | None = None
@@ -93,7 +93,7 @@ class Engine:
         """
         options: dict[str, Any] = {"kept_rows": kept_rows, "progress": progress}
         options |= {"quantize": quantize, "precision": precision, "device": device}
-        return cls(pack, passing(build, pack, **options))
+        return cls(pack, run_in_fresh_thread(build, pack, **options))
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
@@ -103,14 +103,18 @@ class Engine:
             BusyError: the queue is full.
             EngineError: the engine is closed.
         """
-        sequence = self._intake.sequence(request)
+        sequence = self._processor.sequence(request)
         stream = Stream(
-            tuple(row.name for row in sequence.plan.experts),
+            tuple(call.name for call in sequence.plan.experts),
             cancel=lambda: self._cancel(sequence),
-            assemble=lambda *parts: self._intake.trace(sequence, *parts),
+            assemble=lambda *parts: self._processor.trace(sequence, *parts),
+            ahead=lambda: self._ahead(sequence),
         )
         generator = torch.Generator().manual_seed(request.sampling.seed)
-        decoder = StreamDecoder(self._tokenizer, self._intake.end_of_turn)
+        decoder = StreamDecoder(self._tokenizer, self._processor.end_of_turn)
+        for token in sequence.prefix:  # as if they had been drawn here
+            draw(generator)
+            decoder.push(token)
         job = _Job(sequence, stream, decoder, generator)
         with self._wake:
             if self._closed:
@@ -141,6 +145,12 @@ class Engine:
             self._worker.join()
         self._remotes.close()
         atexit.unregister(self.close)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _start_worker(self) -> None:
         # Per process: a fork (ZeroGPU runs each call in one) has the engine, but no threads.
@@ -174,18 +184,18 @@ class Engine:
             self._remotes.wait(IDLE_SECONDS)
         if schedule.prefill and schedule.prefill.prefilled:
             with self._wake:
-                self._scheduler.settle()
+                self._scheduler.finish_prefill()
             self._remotes.ask([schedule.prefill])
 
     def _step(self, running: tuple[Sequence, ...], ready: list[Sequence]) -> None:
-        answers: dict[Track, RemoteAnswer] = {}
+        answers: dict[CacheRow, RemoteAnswer] = {}
         for sequence in ready:
             with self._alone(sequence):
                 answers |= self._remotes.take(sequence)
         running = tuple(sequence for sequence in running if sequence in self._jobs)
         ready = [sequence for sequence in ready if sequence in self._jobs]
-        said = self._runner.step(running, answers, self._tables)
-        for alike in said:
+        output = self._runner.step(running, answers, self._tables)
+        for alike in output:
             self._advance(alike)
         self._remotes.ask(sequence for sequence in ready if sequence in self._jobs)
 
@@ -200,36 +210,39 @@ class Engine:
             log.exception("a request failed")
             self._end(sequence, EngineError(f"The request failed: {error}. Try again."))
 
-    def _advance(self, said: Said) -> None:
+    def _advance(self, output: StepOutput) -> None:
         """Choose the next token of each of these sequences, and tell its stream."""
-        sequences = said.sequences
+        sequences = output.sequences
         tokens = choose(
-            said.distribution.merged,
+            output.distribution.merged,
             [sequence.request.sampling for sequence in sequences],
-            [sequence.tokens for sequence in sequences],
+            [sequence.reply for sequence in sequences],
             [draw(self._jobs[sequence].generator) for sequence in sequences],
         )
-        notes = take_notes(said.distribution, tokens, self.pack.spec.decode.top_k_recorded)
-        for sequence, note, missing in zip(sequences, notes, said.missing, strict=True):
+        for place, sequence in enumerate(sequences):
+            if sequence.forced_token is not None:
+                tokens[place] = sequence.forced_token
+        every = step_stats(output.distribution, tokens, self.pack.spec.decode.top_k_recorded)
+        for sequence, stats, missing in zip(sequences, every, output.missing, strict=True):
             with self._alone(sequence):
-                if finish := self._tell(sequence, note, missing):
+                if finish := self._tell(sequence, stats, missing):
                     self._end(sequence, finish)
 
     def _tell(
-        self, sequence: Sequence, note: Note, missing: Mapping[int, float]
+        self, sequence: Sequence, stats: StepStats, missing: Mapping[int, float]
     ) -> FinishReason | None:
         job = self._jobs[sequence]
-        sequence.tokens.append(note.token)
-        finish = self._intake.finish(sequence)
-        text = job.decoder.push(note.token, last=finish is not None)
-        index, experts = len(sequence.tokens) - 1, job.stream.experts
-        job.stream.put(make_step(index, text, experts, note, missing, self._name))
+        sequence.tokens.append(stats.token)
+        finish = self._processor.finish(sequence)
+        text = job.decoder.push(stats.token, last=finish is not None)
+        index, experts = len(sequence.reply) - 1, job.stream.experts
+        job.stream.put(make_step(index, text, experts, stats, missing, self._name))
         return finish
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:
         with self._wake:
             keep = not isinstance(reason, EngineError)
-            self._runner.tidy(self._scheduler.remove(sequence, keep=keep), self._tables)
+            self._runner.compact(self._scheduler.remove(sequence, keep=keep), self._tables)
             self._remotes.forget(sequence)
             self._jobs.pop(sequence).stream.put(reason)
 
@@ -245,6 +258,10 @@ class Engine:
 
     def _cancel(self, sequence: Sequence) -> None:
         sequence.cancelled = True  # the worker ends it before its next step
+
+    def _ahead(self, sequence: Sequence) -> int:
+        with self._wake:
+            return self._scheduler.ahead(sequence)
 
     def _drop_cancelled(self) -> None:
         for sequence in self._scheduler.everyone():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.engine.runner import Distribution
 from mpd_core.errors import EngineError
-from mpd_core.experts import ANCHOR, PLAIN
-from mpd_core.merging import disagreement, entropy
+from mpd_core.method.merging import disagreements, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
 
@@ -23,7 +23,7 @@ NOT_FINITE = (
 
 
 def finish_reason(
-    tokens: list[int], sampling: Sampling, end_of_turn: frozenset[int]
+    tokens: Sequence[int], sampling: Sampling, end_of_turn: frozenset[int]
 ) -> FinishReason | None:
     """Why a reply with these tokens is over, or None while it is not."""
     if tokens[-1] in end_of_turn:
@@ -32,8 +32,8 @@ def finish_reason(
 
 
 @dataclass(frozen=True)
-class Note:
-    """What is told of one reply's step, as plain numbers; E experts."""
+class StepStats:
+    """Statistics of one decoding step of one reply, as plain numbers; E experts."""
 
     token: int
     candidates: tuple[int, ...]
@@ -44,6 +44,7 @@ class Note:
     weights: list[float]
     entropy: float
     disagreement: float
+    divergence: float
 
     @property
     def is_finite(self) -> bool:
@@ -51,7 +52,7 @@ class Note:
         return math.isfinite(self.log_probs[1][0])
 
 
-def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
+def step_stats(said: Distribution, tokens: Tensor, top_k: int) -> list[StepStats]:
     """Describe one step of several replies; everything leaves the device in one transfer.
 
     Args:
@@ -67,30 +68,33 @@ def take_notes(said: Distribution, tokens: Tensor, top_k: int) -> list[Note]:
     table = both.gather(2, ids[:, None].expand(-1, both.shape[1], -1))  # [R, 1 + E, 1 + n]
     spread = entropy(said.merged)
     known = spread if said.space == "probability" else None
+    weighted, alike = disagreements(said.log_probs, said.weights, known)
     columns = (
         ids,
         table.transpose(1, 2).flatten(1),
         said.weights,
         spread[:, None],
-        disagreement(said.log_probs, said.weights, known)[:, None],
+        weighted[:, None],
+        alike[:, None],
     )
     rows = torch.cat([column.double() for column in columns], dim=1).cpu().tolist()
-    return [_note(row, ids.shape[1], both.shape[1]) for row in rows]
+    return [_stats_of(row, ids.shape[1], both.shape[1]) for row in rows]
 
 
-def _note(row: list[float], count: int, width: int) -> Note:
+def _stats_of(row: list[float], count: int, width: int) -> StepStats:
     ids, rest = [int(number) for number in row[:count]], row[count:]
     table = [rest[k * width : (k + 1) * width] for k in range(count)]
     unique = dict(zip(ids[1:], table[1:], strict=True))
-    *weights, spread, apart = rest[count * width :]
-    return Note(ids[0], tuple(unique), [table[0], *unique.values()], weights, spread, apart)
+    *weights, spread, weighted, alike = rest[count * width :]
+    log_probs = [table[0], *unique.values()]
+    return StepStats(ids[0], tuple(unique), log_probs, weights, spread, weighted, alike)
 
 
 def make_step(
     index: int,
     text: str,
     experts: tuple[str, ...],
-    note: Note,
+    stats: StepStats,
     missing: Mapping[int, float],
     name: Callable[[int], str],
 ) -> StepRecord:
@@ -100,30 +104,31 @@ def make_step(
         index: of the step, from 0.
         text: what the token adds to the reply.
         experts: their names.
-        note: on this step.
+        stats: of this step.
         missing: by index of a remote expert, probability that its server did not list.
         name: the text of a candidate.
 
     Raises:
         EngineError: what the experts said of the token is no distribution.
     """
-    if not note.is_finite:
+    if not stats.is_finite:
         raise EngineError(NOT_FINITE)
-    chosen, *others = note.log_probs
+    chosen, *others = stats.log_probs
     rows = (*experts, PLAIN, ANCHOR)[: len(chosen) - 1]
     candidates = [
         Candidate(i, name(i), min(1.0, math.exp(row[0])), _named(rows, row[1:]))
-        for i, row in zip(note.candidates, others, strict=True)
+        for i, row in zip(stats.candidates, others, strict=True)
     ]
     return StepRecord(
         index=index,
-        token_id=note.token,
+        token_id=stats.token,
         text=text,
-        weights=_named(experts, note.weights),
+        weights=_named(experts, stats.weights),
         probability=min(1.0, math.exp(chosen[0])),
         logprobs=_named(rows, chosen[1:]),
-        entropy=note.entropy,
-        disagreement=note.disagreement,
+        entropy=stats.entropy,
+        disagreement=stats.disagreement,
+        divergence=stats.divergence,
         top_k=tuple(sorted(candidates, key=lambda candidate: -candidate.probability)),
         missing={experts[k]: mass for k, mass in missing.items()},
     )

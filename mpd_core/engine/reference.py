@@ -1,7 +1,7 @@
-"""The slow decoder that cannot be wrong: no cache, no batch, one expert after the other.
+"""The oracle that the engine is held to: ``method.decode`` over transformers and PEFT.
 
-The engine must give the same tokens and probabilities. Adapters run through PEFT's own forward
-here, so that stacked LoRA is checked against it too.
+No cache, no batch, one expert after the other. Adapters run through PEFT's own forward here, so
+that stacked LoRA is checked against it too.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from mpd_core.engine.records import finish_reason, make_step, take_notes
-from mpd_core.engine.runner import Distribution
-from mpd_core.experts import ANCHOR, Row, make_plan
-from mpd_core.merging import merge
+from mpd_core.engine.plan import ANCHOR, ExpertCall, ExpertPlan, plan_request
+from mpd_core.engine.records import finish_reason, make_step, step_stats
+from mpd_core.engine.runner import Distribution, strength_of
+from mpd_core.method import decode
+from mpd_core.method.decode import Reads, Step
+from mpd_core.method.weight_head import top_one
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
 from mpd_core.models.architecture import text_config
@@ -79,54 +81,59 @@ class ReferenceDecoder:
 
     @torch.inference_mode()
     def decode(self, request: GenerationRequest) -> Iterator[StepRecord]:
-        """The steps of a reply; errors as ``make_plan``."""
+        """The steps of a reply; errors as ``plan_request``."""
         preference = self._pack.space.parse(request.preference)
-        plan = make_plan(self._pack, preference, request.method, request.space)
-        names = tuple(row.name for row in plan.experts)
-        decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
+        plan = plan_request(self._pack, preference, request.method, request.space)
+        names, sampling = tuple(call.name for call in plan.experts), request.sampling
+        text = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        constant = torch.tensor(plan.fixed, device=self._model.device)
+        steps = decode.decode(
+            [self._expert(call, request) for call in plan.experts],
+            self._pcm(plan, request) if plan.pcm else lambda _: constant,
+            lambda merged, said: int(choose(merged[None], [sampling], [said], [draw(generator)])),
+            end=self._prompts.end_of_turn,
+            max_new_tokens=sampling.max_new_tokens,
+            space=request.space,
+            anchors=[self._expert(call, request) for call in plan.anchors],
+            strength=lambda index: strength_of(request, torch.tensor(index)),
+            plausibility=request.plausibility,
+        )
         tokens = list[int]()
-        generator = torch.Generator().manual_seed(request.sampling.seed)
-        finish = None
-        while finish is None:
-            log_probs = torch.stack([self._log_probs(row, request, tokens) for row in plan.experts])
-            weights = torch.tensor(plan.fixed, device=log_probs.device)
-            if plan.pcm:
-                weights = self._weights(plan.pcm, plan.poles, request, tokens)
-            anchors = [self._log_probs(row, request, tokens) for row in plan.anchors]
-            said = _distribution(request, log_probs, weights, anchors)
-            chosen = choose(said.merged, [request.sampling], [tokens], [draw(generator)])
-            (note,) = take_notes(said, chosen, self._pack.spec.decode.top_k_recorded)
-            tokens.append(note.token)
-            finish = finish_reason(tokens, request.sampling, self._prompts.end_of_turn)
-            text = decoder.push(note.token, last=finish is not None)
-            yield make_step(len(tokens) - 1, text, names, note, {}, self._name)
+        for index, step in enumerate(steps):
+            tokens.append(step.token)
+            last = finish_reason(tokens, sampling, self._prompts.end_of_turn) is not None
+            (stats,) = step_stats(*_as_batch(step, request), self._pack.spec.decode.top_k_recorded)
+            added = text.push(step.token, last=last)
+            yield make_step(index, added, names, stats, {}, self._name)
 
-    def _log_probs(self, row: Row, request: GenerationRequest, tokens: list[int]) -> Tensor:
-        ids = self._prompts.render(request.messages, row.instructions) + tokens
-        logits = _run(self._others.get(row.model, self._model), row.adapters, ids).logits
-        return torch.log_softmax(logits[0, -1, : self._vocabulary].float(), dim=-1)
+    def _expert(self, call: ExpertCall, request: GenerationRequest) -> Reads:
+        prompt = self._prompts.render(request.messages, call.instructions)
+        model = self._others.get(call.model, self._model)
+        return decode.expert(
+            lambda ids: _run(model, call.adapters, ids).logits[0, -1, : self._vocabulary], prompt
+        )
 
-    def _weights(
-        self, row: Row, poles: tuple[int, ...], request: GenerationRequest, tokens: list[int]
-    ) -> Tensor:
-        ids = self._prompts.render(request.messages, row.instructions) + tokens
+    def _pcm(self, plan: ExpertPlan, request: GenerationRequest) -> Reads:
+        call = plan.pcm
+        assert call is not None
+        prompt = self._prompts.render(request.messages, call.instructions)
         last = text_config(self._backbone).vocab_size - 1
-        hidden = _run(self._backbone, row.adapters, [min(i, last) for i in ids]).hidden_states[-1]
-        chosen = torch.zeros(len(self._pack.space.poles), dtype=torch.bool, device=hidden.device)
-        chosen[list(poles)] = True
-        alpha: Tensor = self._head(hidden[0, -1], chosen)
-        return alpha[list(poles)]
+
+        def state(ids: list[int]) -> Tensor:
+            found = _run(self._backbone, call.adapters, [min(i, last) for i in ids])
+            hidden: Tensor = found.hidden_states[-1][0, -1]
+            return hidden
+
+        weigh = decode.pcm(state, self._head, prompt, plan.poles)
+        return (lambda reply: top_one(weigh(reply))) if plan.top else weigh
 
 
-def _distribution(
-    request: GenerationRequest, log_probs: Tensor, weights: Tensor, anchors: list[Tensor]
-) -> Distribution:
-    """Of one reply: the experts' [E, V], alpha [E] and the anchors' [V], merged as it asks for."""
-    plain = torch.stack(anchors) if anchors else None
-    how = (request.strength, request.plausibility)
-    merged = merge(request.space, log_probs, weights, plain, *how)
-    rows = plain[None] if plain is not None else None
-    return Distribution(log_probs[None], weights[None], merged[None], request.space, rows)
+def _as_batch(step: Step, request: GenerationRequest) -> tuple[Distribution, Tensor]:
+    """One reply's step as the engine has it of several, and the tokens chosen."""
+    anchors = step.anchors[None] if step.anchors is not None else None
+    rows = (step.log_probs[None], step.weights[None], step.merged[None])
+    return Distribution(*rows, request.space, anchors), torch.tensor([step.token])
 
 
 def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from mpd_core.engine.chunk import Chunk, up_to_last
+from mpd_core.engine.plan import TRUNK
 from mpd_core.engine.scheduler import Move, RowTable
-from mpd_core.engine.sequence import Sequence, Track
-from mpd_core.experts import TRUNK
-from mpd_core.experts.remote import RemoteAnswer
-from mpd_core.merging import merge
-from mpd_core.models.pcm import WeightHead
+from mpd_core.engine.sequence import CacheRow, Sequence
+from mpd_core.method.merging import fading_strength, merge
+from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.rows import RowModel
-from mpd_core.request import Space
+from mpd_core.remote.expert import RemoteAnswer
+from mpd_core.request import GenerationRequest, Space
 
 CPU_CHUNK, GPU_CHUNK = 128, 2048
 """Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
@@ -48,8 +48,8 @@ class Distribution:
 
 
 @dataclass(frozen=True)
-class Said:
-    """Sequences that are merged alike, and what is said of them."""
+class StepOutput:
+    """One step of sequences that are merged alike."""
 
     sequences: tuple[Sequence, ...]
     distribution: Distribution
@@ -90,14 +90,14 @@ class Runner:
             for name, lane in self.lanes.items()
         }
 
-    def tidy(self, moves: list[Move], tables: Tables) -> None:
-        """After rows have left: close their gaps in the caches, let go of their adapters."""
+    def compact(self, moves: list[Move], tables: Tables) -> None:
+        """After rows were freed: close their gaps in the caches, let go of their adapters."""
         for move in moves:
-            cache = self.lanes[move.track.lane].cache
-            cache.move(move.source, move.target, move.track.filled)
+            cache = self.lanes[move.row.lane].cache
+            cache.move(move.source, move.target, move.row.filled)
         for name, table in tables.items():
-            rows = [*table.running, *table.entering]
-            self.lanes[name].keep_adapters([track.row.adapters for track in rows])
+            held = [*table.running, *table.entering]
+            self.lanes[name].keep_adapters([row.call.adapters for row in held])
 
     def prefill(self, tables: Tables) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
@@ -107,37 +107,37 @@ class Runner:
         the row's own length, is never attended to, and is overwritten by the row's own tokens.
         """
         for name, table in tables.items():
-            self._copy_borrowed(self.lanes[name], table)
+            self._copy_cached(self.lanes[name], table)
         for name, table in tables.items():
             if name == TRUNK:
                 continue  # prefilled together with the rows that read from it
             lane = self.lanes[name]
-            leaders = [track for track in table.entering if track.leader is None]
-            if any(track.filled < track.shared for track in leaders):
-                ends = [max(track.shared, track.filled) for track in leaders]
+            leaders = [row for row in table.entering if row.prefix_leader is None]
+            if any(row.filled < row.prefix_len for row in leaders):
+                ends = [max(row.prefix_len, row.filled) for row in leaders]
                 self._prefill_chunk(name, Chunk.next(leaders, ends, self._chunk), tables)
                 continue
-            self._copy_shared(lane, table)
+            self._copy_prefixes(lane, table)
             if left := up_to_last(table.entering, lambda t: t.filled < t.to_prefill):
-                ends = [track.to_prefill for track in left]
+                ends = [row.to_prefill for row in left]
                 self._prefill_chunk(name, Chunk.next(left, ends, self._chunk), tables)
 
-    def _copy_borrowed(self, lane: RowModel, table: RowTable) -> None:
+    def _copy_cached(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)
-        for k, track in enumerate(table.entering):
-            if not track.filled:
+        for k, row in enumerate(table.entering):
+            if not row.filled:
                 lane.cache.wipe(first + k)  # whoever had it may have been broken
-            if track.donor:  # in the turn of its admission: the donor cannot have left yet
-                lane.cache.move(table.place(track.donor), first + k, track.borrowed)
-                track.filled, track.donor = track.borrowed, None
+            if row.cached_from:  # in the turn of its admission: that row cannot have left yet
+                lane.cache.move(table.place(row.cached_from), first + k, row.cached_len)
+                row.filled, row.cached_from = row.cached_len, None
 
-    def _copy_shared(self, lane: RowModel, table: RowTable) -> None:
+    def _copy_prefixes(self, lane: RowModel, table: RowTable) -> None:
         first = len(table.running)
-        places = {track: first + k for k, track in enumerate(table.entering)}
-        for track in table.entering:
-            if track.leader and track.filled < track.shared:
-                lane.cache.move(places[track.leader], places[track], track.shared)
-                track.filled = track.shared
+        places = {row: first + k for k, row in enumerate(table.entering)}
+        for row in table.entering:
+            if row.prefix_leader and row.filled < row.prefix_len:
+                lane.cache.move(places[row.prefix_leader], places[row], row.prefix_len)
+                row.filled = row.prefix_len
 
     def _prefill_chunk(self, name: str, chunk: Chunk, tables: Tables) -> Tensor:
         """Bring the first entering rows of a lane closer to where they are to be filled to.
@@ -146,20 +146,23 @@ class Runner:
             Their hidden states, [rows, T, D].
         """
         inputs = chunk.tokens()
-        sources = [track.trunk for track in chunk.tracks if track.trunk]
+        sources = [row.trunk for row in chunk.rows if row.trunk]
         if sources:
             trunk = up_to_last(tables[TRUNK].entering, lambda t: t in sources)
             states = self._prefill_chunk(TRUNK, chunk.on(trunk), tables)
             inputs = states[[trunk.index(source) for source in sources]]
-        adapters = [track.row.adapters for track in chunk.tracks]
+        adapters = [row.call.adapters for row in chunk.rows]
         first = len(tables[name].running)
         hidden = self.lanes[name].forward(inputs, chunk.positions(), first, adapters)
         chunk.done()
         return hidden
 
     def step(
-        self, sequences: Iterable[Sequence], answers: Mapping[Track, RemoteAnswer], tables: Tables
-    ) -> list[Said]:
+        self,
+        sequences: Iterable[Sequence],
+        answers: Mapping[CacheRow, RemoteAnswer],
+        tables: Tables,
+    ) -> list[StepOutput]:
         """One batched forward a lane; what the experts of the sequences say, like with like.
 
         Args:
@@ -169,80 +172,92 @@ class Runner:
             tables: the lanes' rows.
         """
         sequences = tuple(sequences)
-        owner = {track: sequence for sequence in sequences for track in sequence.tracks}
-        hidden: dict[Track, Tensor] = {}
+        owner = {row: sequence for sequence in sequences for row in sequence.rows}
+        hidden: dict[CacheRow, Tensor] = {}
         for name, table in tables.items():
             if table.running:
                 states = self._decode_lane(self.lanes[name], table.running, owner, hidden)
                 hidden.update(zip(table.running, states, strict=True))
-        ready = [s for s in sequences if all(track in answers for track in s.remote)]
+        ready = [s for s in sequences if all(row in answers for row in s.remote)]
         log_probs = self._local_log_probs(ready, hidden)
-        log_probs |= {track: a.log_probs.to(self._device) for track, a in answers.items()}
+        log_probs |= {row: a.log_probs.to(self._device) for row, a in answers.items()}
         groups = _groups(ready, self._together)
-        return [self._said(alike, log_probs, answers, hidden) for alike in groups]
+        return [self._merge(alike, log_probs, answers, hidden) for alike in groups]
 
-    def _said(
+    def _merge(
         self,
         sequences: tuple[Sequence, ...],
-        log_probs: Mapping[Track, Tensor],
-        answers: Mapping[Track, RemoteAnswer],
-        hidden: Mapping[Track, Tensor],
-    ) -> Said:
-        rows = [log_probs[track] for sequence in sequences for track in sequence.experts]
-        said = torch.stack(rows).view(len(sequences), -1, rows[0].shape[-1])
+        log_probs: Mapping[CacheRow, Tensor],
+        answers: Mapping[CacheRow, RemoteAnswer],
+        hidden: Mapping[CacheRow, Tensor],
+    ) -> StepOutput:
+        each = [log_probs[row] for sequence in sequences for row in sequence.experts]
+        said = torch.stack(each).view(len(sequences), -1, each[0].shape[-1])
         weights = self._weights(sequences, hidden)
+        for row, sequence in enumerate(sequences):
+            if sequence.forced_weights is not None:
+                weights[row] = weights.new_tensor(sequence.forced_weights)
         like = sequences[0].request
         plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
         anchors = torch.stack(plain) if plain else None
-        merged = merge(like.space, said, weights, anchors, like.strength, like.plausibility)
+        indices = [len(s.prefix) + len(s.tokens) for s in sequences]
+        strength = strength_of(like, torch.tensor(indices, device=said.device))
+        merged = merge(like.space, said, weights, anchors, strength, like.plausibility)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
         )
-        return Said(sequences, Distribution(said, weights, merged, like.space, anchors), missing)
+        return StepOutput(
+            sequences, Distribution(said, weights, merged, like.space, anchors), missing
+        )
 
     def _decode_lane(
         self,
         lane: RowModel,
-        tracks: list[Track],
-        owner: Mapping[Track, Sequence],
-        below: Mapping[Track, Tensor],
+        rows: list[CacheRow],
+        owner: Mapping[CacheRow, Sequence],
+        below: Mapping[CacheRow, Tensor],
     ) -> Tensor:
-        read = torch.tensor([owner[track].next_input(track) for track in tracks])
+        read = torch.tensor([owner[row].next_input(row) for row in rows])
         inputs, positions = read[:, :1], read[:, 1:]
-        if any(track.trunk for track in tracks):
-            inputs = torch.stack([below[track.trunk] for track in tracks if track.trunk])[:, None]
-        hidden = lane.forward(inputs, positions, 0, [track.row.adapters for track in tracks])
-        for track, position in zip(tracks, positions[:, 0].tolist(), strict=True):
-            track.filled = position + 1
+        if any(row.trunk for row in rows):
+            inputs = torch.stack([below[row.trunk] for row in rows if row.trunk])[:, None]
+        hidden = lane.forward(inputs, positions, 0, [row.call.adapters for row in rows])
+        for row, position in zip(rows, positions[:, 0].tolist(), strict=True):
+            row.filled = position + 1
         return hidden[:, -1]
 
     def _local_log_probs(
-        self, sequences: Iterable[Sequence], hidden: Mapping[Track, Tensor]
-    ) -> dict[Track, Tensor]:
+        self, sequences: Iterable[Sequence], hidden: Mapping[CacheRow, Tensor]
+    ) -> dict[CacheRow, Tensor]:
         """[V] for each expert and anchor that is computed here: one output product a lane."""
-        rows: dict[str, list[Track]] = {}
+        by_lane: dict[str, list[CacheRow]] = {}
         for sequence in sequences:
-            local = [track for track in sequence.experts if not track.row.remote]
-            for track in (*local, *sequence.anchors):
-                rows.setdefault(track.lane, []).append(track)
-        log_probs: dict[Track, Tensor] = {}
-        for name, tracks in rows.items():
-            states = torch.stack([hidden[track] for track in tracks])
-            said = self.lanes[name].log_probs(states, [track.row.adapters for track in tracks])
-            log_probs.update(zip(tracks, said, strict=True))
+            local = [row for row in sequence.experts if not row.call.remote]
+            for row in (*local, *sequence.anchors):
+                by_lane.setdefault(row.lane, []).append(row)
+        log_probs: dict[CacheRow, Tensor] = {}
+        for name, rows in by_lane.items():
+            states = torch.stack([hidden[row] for row in rows])
+            said = self.lanes[name].log_probs(states, [row.call.adapters for row in rows])
+            log_probs.update(zip(rows, said, strict=True))
         return log_probs
 
-    def _weights(self, sequences: tuple[Sequence, ...], hidden: Mapping[Track, Tensor]) -> Tensor:
+    def _weights(
+        self, sequences: tuple[Sequence, ...], hidden: Mapping[CacheRow, Tensor]
+    ) -> Tensor:
         """[R, E]; all of the sequences have a PCM, or none has."""
         states = [hidden[sequence.pcm] for sequence in sequences if sequence.pcm]
         if not states:
             return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
-        weight: Tensor = self.head.linear.weight
-        poles = torch.tensor([s.plan.poles for s in sequences], device=weight.device)
-        chosen = torch.zeros(len(poles), len(weight), dtype=torch.bool, device=weight.device)
-        alpha: Tensor = self.head(torch.stack(states), chosen.scatter(1, poles, value=True))
-        return alpha.gather(1, poles).to(self._device)
+        poles = torch.tensor([s.plan.poles for s in sequences], device=states[0].device)
+        alpha = self.head.expert_weights(torch.stack(states), poles).to(self._device)
+        return top_one(alpha) if sequences[0].plan.top else alpha
+
+
+def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:
+    """B of the space ``strength`` at tokens of its reply, 0 for the first; [...] to [...]."""
+    return fading_strength(request.strength, request.settled, request.fade, indices)
 
 
 def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
@@ -250,8 +265,9 @@ def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Seque
     groups: dict[tuple[object, ...], list[Sequence]] = {}
     for sequence in sequences:
         asked = sequence.request
-        how = (asked.space, asked.strength, asked.plausibility)
-        key = (len(sequence.experts), sequence.pcm is None, len(sequence.anchors), *how)
+        how = (asked.space, asked.strength, asked.settled, asked.fade, asked.plausibility)
+        weighed = (sequence.pcm is None, sequence.plan.top)
+        key = (len(sequence.experts), *weighed, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)
     pieces: list[tuple[Sequence, ...]] = []
     for group in groups.values():

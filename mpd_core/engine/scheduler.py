@@ -2,7 +2,7 @@
 
 Rows of a lane are dense: running rows first, then those of the one sequence that is being
 prefilled. When a row leaves, the last one takes its place, so a forward pass always covers one
-slice of the cache. Its last rows keep what requests that have ended held.
+slice of the cache. Its last rows are the prefix cache: what requests that have ended held.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mpd_core.engine.kept import KeptRows
-from mpd_core.engine.sequence import Sequence, Track, borrow_prefixes
+from mpd_core.engine.prefix_cache import PrefixCache
+from mpd_core.engine.sequence import CacheRow, Sequence, reuse_prefixes
 from mpd_core.errors import BusyError
 
 
 @dataclass(frozen=True)
 class Move:
-    """A row whose place in the cache changes, or what is kept of it, which is copied there."""
+    """A row whose place in the cache changes, or a copy of it for the prefix cache."""
 
-    track: Track
+    row: CacheRow
     source: int
     target: int
 
@@ -45,66 +45,66 @@ class RowTable:
         """
         self.capacity = capacity
         self.budget = budget
-        self.kept = KeptRows(capacity, kept, budget // KEPT_SHARE)
+        self.kept = PrefixCache(capacity, kept, budget // KEPT_SHARE)
         self._keeps_replies = keeps_replies
-        self.running: list[Track] = []
-        self.entering: list[Track] = []
+        self.running: list[CacheRow] = []
+        self.entering: list[CacheRow] = []
 
-    def fits(self, tracks: list[Track]) -> bool:
+    def fits(self, rows: list[CacheRow]) -> bool:
         """Whether there is room for these rows, at the full length that they may reach."""
-        rows = len(self.running) + len(self.entering) + len(tracks)
-        return rows <= self.capacity and self._tokens_left(tracks) >= 0
+        count = len(self.running) + len(self.entering) + len(rows)
+        return count <= self.capacity and self._tokens_left(rows) >= 0
 
-    def enter(self, tracks: list[Track]) -> None:
-        """Give rows to a sequence that is to be prefilled; the one before must have settled.
+    def admit(self, rows: list[CacheRow]) -> None:
+        """Give rows to a sequence that is to be prefilled; the one before must be done with that.
 
         Rows that others take their first keys and values from lie first, then those with most to
         prefill: what is left to do is always a slice that begins at the first.
         """
-        self.kept.make_room(len(self.running) + len(tracks), self._tokens_left(tracks))
-        borrow_prefixes(tracks, [*self.running, *self.kept])
-        for track in tracks:
-            if track.donor and track.donor in self.kept:
-                self.kept.use(track.donor)
+        self.kept.evict(len(self.running) + len(rows), self._tokens_left(rows))
+        reuse_prefixes(rows, [*self.running, *self.kept])
+        for row in rows:
+            if row.cached_from and row.cached_from in self.kept:
+                self.kept.touch(row.cached_from)
         self.entering = sorted(
-            tracks, key=lambda t: (t.leader is not None, t.borrowed - t.to_prefill)
+            rows, key=lambda t: (t.prefix_leader is not None, t.cached_len - t.to_prefill)
         )
 
-    def settle(self) -> None:
+    def finish_prefill(self) -> None:
         """The prefilled rows join the running ones, where they lie."""
         self.running += self.entering
         self.entering = []
 
-    def place(self, donor: Track) -> int:
-        """Where a running or kept row lies in the cache."""
-        return self.kept.place(donor) if donor in self.kept else self.running.index(donor)
+    def place(self, row: CacheRow) -> int:
+        """Where a running or cached row lies in the cache."""
+        return self.kept.place(row) if row in self.kept else self.running.index(row)
 
-    def leave(self, track: Track, text: tuple[int, ...] = ()) -> list[Move]:
+    def free(self, row: CacheRow, text: tuple[int, ...] = ()) -> list[Move]:
         """Free a row; the moves that keep the rows dense, to be carried out in this order.
 
         Args:
-            track: running or entering.
+            row: running or entering.
             text: what it has read so far, to be kept if it was running; empty: nothing is.
         """
-        keep = self._keep(track, text) if text and track in self.running else []
-        return keep + self._free(track)
+        keep = self._keep(row, text) if text and row in self.running else []
+        return keep + self._release(row)
 
-    def _keep(self, track: Track, text: tuple[int, ...]) -> list[Move]:
-        end = track.filled if self._keeps_replies else min(track.filled, track.to_prefill)
-        kept = Track(track.row, text[: end + 1], length=end, filled=end)
-        rows = len(self.running) + len(self.entering)
-        place = self.kept.keep(kept, rows, self._tokens_left())
-        return [] if place is None else [Move(kept, self.running.index(track), place)]
+    def _keep(self, row: CacheRow, text: tuple[int, ...]) -> list[Move]:
+        end = row.filled if self._keeps_replies else min(row.filled, row.to_prefill)
+        kept = CacheRow(row.call, text[: end + 1], length=end, filled=end)
+        count = len(self.running) + len(self.entering)
+        place = self.kept.insert(kept, count, self._tokens_left())
+        return [] if place is None else [Move(kept, self.running.index(row), place)]
 
-    def _tokens_left(self, tracks: Iterable[Track] = ()) -> int:
-        rows = [*self.running, *self.entering, *tracks]
-        return self.budget - sum(track.length for track in rows)
+    def _tokens_left(self, rows: Iterable[CacheRow] = ()) -> int:
+        held = [*self.running, *self.entering, *rows]
+        return self.budget - sum(row.length for row in held)
 
-    def _free(self, track: Track) -> list[Move]:
+    def _release(self, row: CacheRow) -> list[Move]:
         part, offset = self.running, 0
-        if track in self.entering:
+        if row in self.entering:
             part, offset = self.entering, len(self.running)
-        moves = _take_out(part, track, offset)
+        moves = _take_out(part, row, offset)
         if part is self.running:
             # The running part shrank by one: the entering rows close the gap, order kept.
             hole = len(self.running)
@@ -112,9 +112,9 @@ class RowTable:
         return moves
 
 
-def _take_out(part: list[Track], track: Track, offset: int) -> list[Move]:
-    hole, last = part.index(track), part.pop()
-    if last is track:
+def _take_out(part: list[CacheRow], row: CacheRow, offset: int) -> list[Move]:
+    hole, last = part.index(row), part.pop()
+    if last is row:
         return []
     part[hole] = last
     return [Move(last, offset + len(part), offset + hole)]
@@ -157,16 +157,16 @@ class Scheduler:
         if self.entering is None and self.waiting and self._fits(self.waiting[0]):
             self.entering = self.waiting.popleft()
             for lane, table in self.tables.items():
-                table.enter(self.entering.on(lane))
+                table.admit(self.entering.on(lane))
         return Schedule(self.entering, tuple(self.running))
 
-    def settle(self) -> None:
+    def finish_prefill(self) -> None:
         """The entering sequence is prefilled: from now on it decodes."""
         if self.entering is not None:
             self.running.append(self.entering)
             self.entering = None
             for table in self.tables.values():
-                table.settle()
+                table.finish_prefill()
 
     def remove(self, sequence: Sequence, *, keep: bool = False) -> list[Move]:
         """Forget a sequence, wherever it is; the moves that close its gaps.
@@ -180,14 +180,20 @@ class Scheduler:
             return []
         moves = [
             move
-            for track in sequence.tracks
-            for move in self.tables[track.lane].leave(track, sequence.ids(track) if keep else ())
+            for row in sequence.rows
+            for move in self.tables[row.lane].free(row, sequence.ids(row) if keep else ())
         ]
         if sequence is self.entering:
             self.entering = None
         else:
             self.running.remove(sequence)
         return moves
+
+    def ahead(self, sequence: Sequence) -> int:
+        """How many requests are to be read before this one can be."""
+        if sequence not in self.waiting:
+            return 0
+        return self.waiting.index(sequence) + (self.entering is not None)
 
     def everyone(self) -> list[Sequence]:
         """All sequences that have not ended."""

@@ -45,7 +45,7 @@ def report(runner: Runner, scheduler: Scheduler) -> dict[str, Any]:
 
 
 def _lane(lane: RowModel, table: RowTable) -> dict[str, Any]:
-    rows = [*table.running, *table.entering]
+    held = [*table.running, *table.entering]
     return {
         "decoder": lane.decoder,
         "crowd": TO_THE_BIT if lane.alike else TO_ROUNDING,
@@ -53,9 +53,9 @@ def _lane(lane: RowModel, table: RowTable) -> dict[str, Any]:
         "products": dict(Counter(_product(module) for module in lane.products())),
         "adapters": list(lane.adapters_in_use),
         "graphs": "off" if lane.graphs is None else lane.graphs,
-        "rows": f"{len(rows)} of {table.capacity}",
+        "rows": f"{len(held)} of {table.capacity}",
         "kept_rows": len(table.kept),
-        "tokens": f"{sum(track.length for track in rows)} of {table.budget}",
+        "tokens": f"{sum(row.length for row in held)} of {table.budget}",
     }
 
 

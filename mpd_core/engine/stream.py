@@ -20,8 +20,11 @@ class Stream:
         experts: tuple[str, ...],
         cancel: Callable[[], None],
         assemble: Callable[[tuple[StepRecord, ...], FinishReason, Timing], Trace],
+        ahead: Callable[[], int] = lambda: 0,
     ) -> None:
         self.experts = experts
+        self.ahead = ahead
+        """How many requests wait or are read before this one."""
         self._cancel = cancel
         self._assemble = assemble
         self._inbox: queue.SimpleQueue[StepRecord | FinishReason | EngineError] = (

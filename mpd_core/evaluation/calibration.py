@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mpd_core.evaluation.measures import end_of
 from mpd_core.evaluation.scales import Scale, fit
-from mpd_core.preferences import Pole, PreferenceSpace
+from mpd_core.method.preferences import Pole, PreferenceSpace
 from mpd_core.training.data import NEUTRAL, Styled
 
 

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation.judging import Judged, Pair, Question
-from mpd_core.preferences import Preference, PreferenceSpace
+from mpd_core.method.preferences import Preference, PreferenceSpace
 from mpd_core.training.data import Styled
 
 RIGHT, WRONG = "written", "opposite"

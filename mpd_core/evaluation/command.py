@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json as json_
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
-
 import typer
 
-from mpd_core.errors import MPDError, RequestError
-from mpd_core.packs import Pack, Quantize, load_pack
-
-if TYPE_CHECKING:
-    from mpd_core.training.data import Styled, Styles
+from mpd_core.evaluation.command_report import (
+    calibrate,
+    efficiency,
+    full,
+    readme,
+    report,
+    validate,
+)
+from mpd_core.evaluation.command_run import judge, run
 
 evaluate = typer.Typer(
     add_completion=False,
@@ -22,187 +20,5 @@ evaluate = typer.Typer(
     no_args_is_help=True,
     help="Replies by every method, judged; install what it needs with make train.",
 )
-
-PackOption = Annotated[
-    str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", help="Folder of the run; default: runs/NAME/evaluation.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@evaluate.command()
-def run(
-    prompts: Annotated[
-        str, typer.Option(help="A .jsonl or text file, or the split test or valid of the pack.")
-    ] = "test",
-    methods: Annotated[
-        str | None, typer.Option(help="With commas; default: all, and uniform in other spaces.")
-    ] = None,
-    preferences: Annotated[
-        str | None, typer.Option(help="Codes, with commas; default: all of the pack's.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    out: OutOption = None,
-    pack: PackOption = None,
-    quantize: Annotated[str | None, typer.Option(help="Override the pack's precision.")] = None,
-    device: Annotated[str | None, typer.Option("--device", help="cpu or cuda.")] = None,
-) -> None:
-    """Generate replies by every method, preference and prompt; what is there is not made anew."""
-    loaded = load_pack(pack)
-    _needs()
-    from mpd_core.evaluation.jobs import jobs_of, methods_of
-    from mpd_core.evaluation.prompts import prompts_of
-    from mpd_core.evaluation.record import REPLIES, define
-    from mpd_core.evaluation.store import Lines, missing
-
-    sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    chosen, found = _quantize(quantize), prompts_of(loaded, prompts, limit)
-    codes = _codes(loaded, preferences)
-    jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
-    folder = _folder(loaded, out)
-    define(loaded.spec.name, loaded.hashes, prompts, codes, jobs).save(folder)
-    waiting = missing(Lines(folder / REPLIES), jobs)
-    _tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
-    if waiting:
-        from mpd_core.engine import Engine  # here: what is refused should not wait for torch
-        from mpd_core.evaluation.runs import generate
-
-        engine = Engine.open(loaded, quantize=chosen, device=device, progress=_tell)
-        try:
-            generate(engine, waiting, folder)
-        finally:
-            engine.close()
-    print(f"Written: {folder / REPLIES}")
-
-
-@evaluate.command()
-def judge(
-    judge: Annotated[str, typer.Option("--judge", help="Who judges: measures.")] = "measures",
-    out: OutOption = None,
-    pack: PackOption = None,
-) -> None:
-    """Verdicts on pairs of a run's replies: each dimension, both orders; stored ones are kept."""
-    loaded = load_pack(pack)
-    _needs()
-    from mpd_core.evaluation.card import known_pairs
-    from mpd_core.evaluation.judging import VERDICTS, judge_pairs, pairs_of
-    from mpd_core.evaluation.record import load_run, replies_of
-    from mpd_core.evaluation.report import judge_named
-
-    asked, folder = judge_named(judge, loaded), _folder(loaded, out)
-    found = load_run(folder)
-    pairs = list(pairs_of(loaded.space, replies_of(folder, found), found.methods))
-    judge_pairs(asked, [*pairs, *known_pairs(loaded.space, _held_out(loaded))], folder)
-    print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
-
-
-@evaluate.command()
-def report(
-    out: OutOption = None,
-    pack: PackOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Tables of a run, from its stored replies and verdicts; written beside it, and printed."""
-    loaded = load_pack(pack)
-    _needs()
-    from mpd_core.evaluation.markdown import markdown
-    from mpd_core.evaluation.report import report as reported
-
-    figures = reported(loaded, _folder(loaded, out), _held_out(loaded))
-    print(json_.dumps(figures, indent=1) if json else markdown(figures))
-
-
-@evaluate.command()
-def validate(
-    split: Annotated[str, typer.Option(help="Of the written answers: valid or test.")] = "test",
-    pack: PackOption = None,
-    json: JsonOption = False,
-) -> None:
-    """How well the text measures read the written answers, by preference and dimension."""
-    loaded = load_pack(pack)
-    _needs()
-    from mpd_core.evaluation import tables
-    from mpd_core.evaluation.measures import TextJudge
-
-    rows = _styles(loaded).split(tables.split_of(split))
-    figures = tables.validation(TextJudge.of(loaded), loaded.space, rows)
-    print(json_.dumps(figures, indent=1) if json else tables.validation_text(figures))
-
-
-@evaluate.command()
-def calibrate(
-    pack: PackOption = None,
-    out: Annotated[Path | None, typer.Option(help="Default: scales.json beside the pack.")] = None,
-) -> None:
-    """Fit the text measures' scales on the training split of a pack's written answers."""
-    loaded = load_pack(pack)
-    _needs()
-    from mpd_core.evaluation.calibration import calibrate as fitted
-    from mpd_core.evaluation.measures import measures_of
-    from mpd_core.evaluation.scales import FILE, save_scales
-
-    styles = _styles(loaded)
-    train = styles.split("train")
-    scales = fitted(loaded.space, measures_of(loaded), train)
-    facts = {
-        "kind": "fitted on the written answers' surface measures, not a neural model",
-        "prompts": len(train),
-        "data_sha256": styles.sha256,
-    }
-    save_scales(out or loaded.folder / FILE, scales, facts)
-    print(f"Written: {out or loaded.folder / FILE}")
-
-
-def _folder(pack: Pack, out: Path | None) -> Path:
-    return out or Path("runs") / pack.spec.name / "evaluation"
-
-
-def _codes(pack: Pack, chosen: str | None) -> list[str]:
-    if chosen is None:
-        return [preference.code for preference in pack.space]
-    names = [name.strip() for name in chosen.split(",") if name.strip()]
-    if not names:
-        raise RequestError("--preferences: give one code or more, with commas.")
-    return list(dict.fromkeys(pack.space.parse(name).code for name in names))
-
-
-def _quantize(name: str | None) -> Quantize | None:
-    for known in get_args(Quantize):
-        if name == known:
-            chosen: Quantize = known
-            return chosen
-    if name is None:
-        return None
-    raise RequestError(f"--quantize {name[:60]}: use {', '.join(get_args(Quantize))}.")
-
-
-def _held_out(pack: Pack) -> Sequence[Styled]:
-    """Written answers that nothing was fitted on; a pack without a recipe has none."""
-    from mpd_core.training.recipe import FILE
-
-    return _styles(pack).split("test") if (pack.folder / FILE).is_file() else ()
-
-
-def _styles(pack: Pack) -> Styles:
-    from mpd_core.training.data import load_styles
-    from mpd_core.training.recipe import load_recipe
-
-    return load_styles(pack.path(load_recipe(pack).data.file))
-
-
-def _needs() -> None:
-    try:
-        import mpd_core.evaluation.measures  # noqa: F401
-    except ImportError as error:
-        raise MPDError(
-            f"Evaluation needs the package '{error.name}': run make train, or "
-            "pip install -r mpd_core/training/requirements.txt."
-        ) from error
-
-
-def _tell(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+for _command in (run, judge, report, full, readme, efficiency, validate, calibrate):
+    evaluate.command()(_command)

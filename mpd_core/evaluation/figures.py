@@ -1,20 +1,17 @@
-"""All figures of a run: who shows which pole, who beats whom, how sure that is, how replies are."""
+"""Figures of a run: who beats whom, how sure that is, and how replies are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from mpd_core.evaluation.judging import Judged, meetings
+from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import (
-    Scorer,
-    Shares,
     TextJudge,
-    TextReply,
     empty,
-    identification,
 )
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
     Tally,
     bradley_terry,
@@ -26,52 +23,11 @@ from mpd_core.evaluation.statistics import (
 )
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
-from mpd_core.preferences import PreferenceSpace
 from mpd_core.training.measures import length, loops
 
 Figures = dict[str, Any]
 LENGTH = "words"
 """The measure of the dimension whose rates are not length-controlled."""
-
-
-def identify(
-    space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, Scorer]
-) -> Figures:
-    """{method: {code: {dimension: {scorer: share}}}}."""
-    rows = [TextReply(row["prompt"], row["code"], row["method"], row["text"]) for row in replies]
-    found = {name: identification(space, rows, scorer) for name, scorer in scorers.items()}
-    table: Figures = {}
-    for name, shares in found.items():
-        for method, by_code in shares.items():
-            for code, by_dimension in by_code.items():
-                cells = table.setdefault(method, {}).setdefault(code, {})
-                for dimension, share in by_dimension.items():
-                    cells.setdefault(dimension, {})[name] = share
-    return table
-
-
-def worst(shares: Shares) -> Figures:
-    """{method: {code: [dimension, share]}}: what a preference shows least."""
-
-    def least(row: Mapping[str, float]) -> list[Any]:
-        name = min(row, key=lambda dimension: row[dimension])
-        return [name, row[name]]
-
-    return {
-        method: {code: least(row) for code, row in rows.items() if row}
-        for method, rows in shares.items()
-    }
-
-
-def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:
-    """One scorer's part of what ``identify`` gives."""
-    return {
-        method: {
-            code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}
-            for code, row in rows.items()
-        }
-        for method, rows in table.items()
-    }
 
 
 def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
@@ -137,7 +93,7 @@ def _meeting(
     return {
         "first": first,
         "second": second,
-        **_counts(tally),
+        **counts(tally),
         "paper_interval": _over_prompts(found, whole, lambda v: (v == 1, v != 0)),
         "half_interval": _over_prompts(found, whole, lambda v: ((v + 1) / 2, 1)),
         "detectable": detectable(tally.decided),
@@ -146,7 +102,7 @@ def _meeting(
             name: _dimension(found, name, name != not_controlled) for name in dimensions
         },
         "by_code": {
-            code: _counts(
+            code: counts(
                 Tally.of(v for v, j in zip(whole, found, strict=True) if j.pair.code == code)
             )
             for code in codes
@@ -157,14 +113,15 @@ def _meeting(
 def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
     rows = [judged for judged in found if name in judged.verdicts]
     verdicts = [judged.verdicts[name] for judged in rows]
-    figures = _counts(Tally.of(verdicts))
+    figures = counts(Tally.of(verdicts))
     if controlled:
         longer = [judged.pair.longer_by for judged in rows]
         figures["length_controlled"] = length_controlled(verdicts, longer)
     return figures
 
 
-def _counts(tally: Tally) -> Figures:
+def counts(tally: Tally) -> Figures:
+    """A tally in numbers, with its rates by both rules."""
     return {
         "wins": tally.wins,
         "ties": tally.ties,

@@ -5,12 +5,15 @@ Every name that comes from a file is escaped; there is no script in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from statistics import fmean
 from typing import Any
 
-WIDTH, LEFT, RIGHT, ROW = 720, 300, 90, 24
+from mpd_core.evaluation.paper_text import order_said
+from mpd_core.evaluation.plots import bars, forest
+from mpd_core.evaluation.short_text import NAMES
+
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
@@ -27,7 +30,9 @@ def html(found: Mapping[str, Any]) -> str:
         f"<h1>{title}</h1>",
         f"<p>{found['run']['count']} prompts ({escape(found['run']['prompts'])}).</p>",
         *_identification(found),
-        *(part for name, judge in found["judges"].items() for part in _judge(name, judge)),
+        *(part for name in found["judges"] for part in _judge(found, name)),
+        *_people(found["people"]),
+        *_weights(found["weights"]),
     ]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
@@ -38,15 +43,27 @@ def html(found: Mapping[str, Any]) -> str:
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Which poles the replies show</h2><p>Share of replies in which the text measures "
     yield "name the chosen pole; neither counts half. Framed: the worst cell of a method. "
-    yield f"{escape(found['validation']['kind'])} On held-out written answers they reach:</p>"
+    yield f"{escape(found['validation']['said'])} Cell by cell they reach there:</p>"
     yield _heat(found["validation"]["shares"])
-    for method, rows in found["identification"].items():
-        shares = {
-            code: {n: cell["measure"] for n, cell in row.items()} for code, row in rows.items()
-        }
-        cells = [share for row in shares.values() for share in row.values()]
-        if cells:
-            yield f"<h3>{escape(method)}: mean {fmean(cells):.2f}</h3>{_heat(shares)}"
+    shown = found["identification"]
+    scorers = dict.fromkeys(
+        name for rows in shown.values() for row in rows.values() for c in row.values() for name in c
+    )
+    for scorer in scorers:
+        if scorer != "measure":
+            yield f"<h2>By the judge {escape(NAMES.get(scorer, scorer))}</h2>"
+        for method, rows in shown.items():
+            yield from _shown(method, rows, scorer)
+
+
+def _shown(method: str, rows: Mapping[str, Any], scorer: str) -> Iterator[str]:
+    shares = {
+        code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}
+        for code, row in rows.items()
+    }
+    cells = [share for row in shares.values() for share in row.values()]
+    if cells:
+        yield f"<h3>{escape(method)}: mean {fmean(cells):.2f}</h3>{_heat(shares)}"
 
 
 def _heat(shares: Mapping[str, Mapping[str, float]]) -> str:
@@ -74,38 +91,45 @@ def _cell(share: float | None, least: float) -> str:
     )
 
 
-def _judge(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
+def _judge(found: Mapping[str, Any], name: str) -> Iterator[str]:
+    judge, tables = found["judges"][name], found["paper"]["judges"][name]
     yield f"<h2>Who wins, by the judge {escape(name)}</h2><p>{escape(judge['kind'])} Win rate of "
-    yield "the first of each two by the paper's rule, with a 95% interval over prompts.</p>"
+    yield "row over column by the paper's rule (its Table 2).</p>"
+    yield _table_2(tables["table_2"])
+    yield f"<p>{escape(order_said(tables['order']))}</p>"
+    yield "<h3>Every meeting</h3><p>Win rate of the first, with a 95% interval over prompts.</p>"
     yield forest([row for row in judge["meetings"] if row["paper_rate"] is not None])
 
 
-def forest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a meeting: its rate, its interval, and where half of the pairs would be."""
-    height = ROW * (len(rows) + 1)
-    middle = _across(0.5)
-    parts = [f'<path d="M{middle:.1f} 4V{height - ROW}" stroke="#999" stroke-dasharray="4 3"/>']
-    for index, row in enumerate(rows):
-        y = ROW * index + ROW / 2
-        low, high = row["paper_interval"] or (row["paper_rate"], row["paper_rate"])
-        label = escape(f"{row['first']} against {row['second']}")
-        parts += [
-            f'<text x="{LEFT - 12}" y="{y + 4:.1f}" text-anchor="end">{label}</text>',
-            f'<path d="M{_across(low):.1f} {y:.1f}H{_across(high):.1f}" stroke="#4f46e5" '
-            'stroke-width="3"/>',
-            f'<circle cx="{_across(row["paper_rate"]):.1f}" cy="{y:.1f}" r="5" fill="#4f46e5"/>',
-            f'<text x="{WIDTH - RIGHT + 16}" y="{y + 4:.1f}">{row["paper_rate"]:.2f}</text>',
-        ]
-    for tick in (0.0, 0.5, 1.0):
-        parts.append(
-            f'<text x="{_across(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>'
-        )
-    return (
-        f'<figure><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}" role="img" font-size="13" '
-        f'aria-label="Win rates with intervals">{"".join(parts)}</svg></figure>'
+def _table_2(found: Mapping[str, Any]) -> str:
+    head = "".join(
+        f'<th scope="col">{escape(name)}</th>' for name in (*found["columns"], "average")
     )
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(
+            _cell(share, -1.0)
+            for share in (*(row["rates"].get(c) for c in found["columns"]), row["average"])
+        )
+        + "</tr>"
+        for name, row in found["rows"].items()
+    )
+    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
 
 
-def _across(share: float) -> float:
-    return LEFT + share * (WIDTH - LEFT - RIGHT)
+def _people(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = [row for row in found["meetings"] if row["paper_rate"] is not None]
+    if rows:
+        yield f"<h2>Who wins, by people</h2><p>{found['votes']} votes by {found['raters']} raters."
+        yield "</p>"
+        yield forest([{**row, "second": f"{row['second']}, {row['dimension']}"} for row in rows])
+
+
+def _weights(found: Mapping[str, Any]) -> Iterator[str]:
+    """Mean weights by position and kind of word, a picture a preference."""
+    for method, rows in found.items():
+        yield f"<h2>Where the weights of {escape(method)} move</h2>"
+        for code, row in rows.items():
+            parts = [*row["by_position"].items(), *row["by_kind"].items()]
+            yield f"<h3>{escape(code)}, {row['tokens']} tokens</h3>"
+            yield bars(parts, row["experts"], f"Mean weights of {method} for {code}")

@@ -5,19 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import get_args
+from typing import Any, get_args
 
+from mpd_core.engine.plan import has_soup, method_names, plan_request
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.experts import make_plan, method_names
+from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack, Quantize
-from mpd_core.preferences import LEFT_OUT
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 
+WEIGHTS = "adapter_model.safetensors"
 AT = "@"
 """``uniform@logit`` is the method ``uniform`` merged in another space than the pack's own."""
+
+TIES, DARE, ARROW = "ties", "dare", "arrow"
+DENSITY = 0.5
+"""Share of an adapter's numbers that TIES and DARE keep."""
+ROUTED, TEMPERATURE = 3, 1.0
+"""Arrow: most experts a token, and the temperature of their weights; PEFT's defaults."""
+WEIGHT_SPACE: Mapping[str, tuple[float, ...]] = {
+    TIES: (DENSITY,),
+    DARE: (DENSITY,),
+    ARROW: (ROUTED, TEMPERATURE),
+}
+"""Baselines that run beside the engine, see ``weight_space``, with their settings."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,8 @@ class Job:
 def methods_of(pack: Pack, chosen: str | None = None) -> list[str]:
     """The methods to compare: those named, with commas, or all that the pack can run.
 
+    Weight-space baselines are among them where all experts are adapters of one shape.
+
     Raises:
         RequestError: an unknown method or space.
     """
@@ -46,7 +61,9 @@ def methods_of(pack: Pack, chosen: str | None = None) -> list[str]:
             _split(pack, name)
         return list(dict.fromkeys(names))
     others = [space for space in get_args(Space) if space != pack.spec.decode.space]
-    return [*method_names(pack), *(f"uniform{AT}{space}" for space in others)]
+    names = ["uniform", *(["mpd"] if pack.trained else [])]
+    anew = [f"{name}{AT}{space}" for name in names for space in others]
+    return [*method_names(pack), *anew, *(WEIGHT_SPACE if _alike(pack) else ())]
 
 
 def jobs_of(
@@ -96,7 +113,10 @@ def content_of(pack: Pack, quantize: Quantize | None = None) -> str:
 
 def key_of(content: str, request: GenerationRequest) -> str:
     """Of a reply: what is asked, of what."""
-    return _sha256({"pack": content, "request": asdict(request)})[:32]
+    found: dict[str, Any] = {"pack": content, "request": asdict(request)}
+    if request.method in WEIGHT_SPACE:
+        found["settings"] = WEIGHT_SPACE[request.method]
+    return _sha256(found)[:32]
 
 
 def _sha256(value: object) -> str:
@@ -105,10 +125,18 @@ def _sha256(value: object) -> str:
 
 
 def _split(pack: Pack, method: str) -> tuple[str, Space]:
-    name, _, space = method.partition(AT)
-    make_plan(pack, next(iter(pack.space)), name)
-    if not space:
-        return name, pack.spec.decode.space
+    name, at, space = method.partition(AT)
+    own = pack.spec.decode.space
+    if name in WEIGHT_SPACE:
+        if at or not has_soup(pack):
+            raise RequestError(
+                f"Method '{method[:60]}': it joins weights, so it has no space of its own and "
+                "needs a pack all of whose experts are adapters: leave it out."
+            )
+        return name, own
+    plan_request(pack, next(iter(pack.space)), name)
+    if not at:
+        return name, own
     for known in get_args(Space):
         if space == known:
             merged: Space = known
@@ -116,14 +144,28 @@ def _split(pack: Pack, method: str) -> tuple[str, Space]:
     raise RequestError(f"Method '{method[:60]}': merge in {' or '.join(get_args(Space))}.")
 
 
+def _alike(pack: Pack) -> bool:
+    """Whether every expert is an adapter, and all change the same modules in the same rank."""
+    if not has_soup(pack):
+        return False
+    from safetensors import safe_open
+
+    shapes = []
+    for adapter in pack.spec.experts.adapters.values():
+        with safe_open(pack.path(adapter.folder) / WEIGHTS, "numpy") as file:
+            shapes.append({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
+    return all(found == shapes[0] for found in shapes)
+
+
 def _codes(pack: Pack, method: str, codes: Sequence[str]) -> list[str]:
     nothing = LEFT_OUT * len(pack.space.dimensions)
     name, _ = _split(pack, method)
+    name = "soup" if name in WEIGHT_SPACE else name  # which serves the same preferences
     try:
-        make_plan(pack, pack.space.parse(nothing), name)
+        plan_request(pack, pack.space.parse(nothing), name)
     except RequestError:
         preferences = [pack.space.parse(code) for code in codes]
         for preference in preferences:
-            make_plan(pack, preference, name)  # refused now, and not after an hour
+            plan_request(pack, preference, name)  # refused now, and not after an hour
         return [preference.code for preference in preferences]
     return [nothing]

@@ -9,23 +9,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from mpd_core.evaluation.measures import TextJudge, empty
+from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import both_orders
 from mpd_core.evaluation.store import Lines, Row, read_rows
-from mpd_core.experts.plan import ONE_EXPERT
-from mpd_core.preferences import PreferenceSpace
-from mpd_core.training.measures import loops
+from mpd_core.method.preferences import PreferenceSpace
 
 VERDICTS = "verdicts-{judge}.jsonl"
-MAIN = "mpd"
+SEED = 0
 NAMES = {1: "win", 0: "tie", -1: "lose"}
+UNREAD = "unread"
 
 
 @dataclass(frozen=True)
@@ -50,50 +50,41 @@ class Question:
 class Answer:
     """1: the first reply does; 0: a tie; -1: the second does; with what the judge said."""
 
-    verdict: int
+    verdict: int | None
+    """None: what was said could not be read."""
     raw: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """More that is stored with it."""
 
 
-class PairJudge(Protocol):
+class Named(Protocol):
+    """Who gave a verdict."""
+
+    @property
+    def name(self) -> str:
+        """Part of a file's name."""
+
+    @property
+    def version(self) -> str:
+        """Changes with anything that could change an answer: part of what answers are cached by."""
+
+
+class PairJudge(Named, Protocol):
     """Whoever can be asked."""
-
-    name: str
-    version: str
-    """Changes with anything that could change an answer: part of what answers are cached by."""
 
     def knows(self, dimension: str) -> bool:
         """Whether it judges this dimension at all."""
 
-    def ask(self, question: Question) -> Answer:
-        """The verdict, from the view of the first reply."""
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        """Verdicts from the view of the first reply, in any order; each is stored as it comes."""
 
 
-class MeasuresJudge:
-    """Pairs by the text measures: a reply that names its pole beats one that shows neither.
+@dataclass(frozen=True)
+class Signature:
+    """Who gave verdicts that are stored, where the judge itself is not at hand."""
 
-    A reply that is empty, or goes round in a loop, shows nothing, whatever it measures.
-    """
-
-    name = "measures"
-
-    def __init__(self, judge: TextJudge) -> None:
-        self._judge = judge
-        self._known = {dimension.name for dimension in judge.dimensions}
-        self.version = judge.version
-
-    def knows(self, dimension: str) -> bool:
-        return dimension in self._known
-
-    def ask(self, question: Question) -> Answer:
-        first = self._credit(question, question.first)
-        second = self._credit(question, question.second)
-        return Answer((first > second) - (first < second), f"{first:g} : {second:g}")
-
-    def _credit(self, question: Question, text: str) -> float:
-        if empty(text) or loops(text):
-            return 0.0
-        shown = self._judge(question.prompt, text)[question.dimension]
-        return 0.5 if shown is None else float(shown == question.pole)
+    name: str
+    version: str
 
 
 @dataclass(frozen=True)
@@ -120,17 +111,6 @@ class Judged:
     flipped: Mapping[str, bool]
 
 
-def meetings(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Who meets whom: everybody, but of single experts each meets only MPD."""
-    main = MAIN if MAIN in methods else methods[0]
-    ordered = [main, *(method for method in methods if method != main)]
-    return [
-        (first, second)
-        for first, second in itertools.combinations(ordered, 2)
-        if first == main or (not second.startswith(ONE_EXPERT) and not first.startswith(ONE_EXPERT))
-    ]
-
-
 def pairs_of(
     space: PreferenceSpace, replies: Sequence[Row], methods: Sequence[str]
 ) -> Iterator[Pair]:
@@ -153,35 +133,55 @@ def pairs_of(
             yield Pair(prompt, code, first, second, questions, longer)
 
 
+def drawn(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
+    """So many of the pairs, drawn without putting back by a fixed seed; None: all."""
+    if count is None or count >= len(pairs):
+        return list(pairs)
+    return random.Random(SEED).sample(list(pairs), count)
+
+
 def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
-    """Ask both orders of every pair that has no stored verdict yet."""
+    """Ask both orders of every pair that has no stored verdict yet.
+
+    Raises:
+        MPDError: whatever stops the judge; what it had said until then is stored.
+    """
     with Lines(folder / VERDICTS.format(judge=judge.name)).writing() as lines:
-        asked = [
-            (pair, question)
-            for pair in pairs
-            for name, known in pair.questions.items()
-            if judge.knows(name)
-            for question in (known, known.swapped)
-        ]
-        for pair, question in tqdm(asked, desc="verdicts", leave=False):
-            key = key_of(judge, question)
-            if key not in lines.rows:
-                lines.add(_row(judge, key, pair, question))
+        waiting: dict[Question, Pair] = {}
+        for pair, question in _questions(judge, pairs):
+            if key_of(judge, question) in lines.rows:
+                continue
+            if question.first == question.second:
+                lines.add(_row(judge, pair, question, Answer(0, "the same text")))
+            else:
+                waiting.setdefault(question, pair)
+        if not waiting:
+            return
+        with tqdm(total=len(waiting), desc="verdicts", leave=False) as bar:
+            for question, answer in judge.answers(list(waiting)):
+                lines.add(_row(judge, waiting[question], question, answer))
+                bar.update()
 
 
-def key_of(judge: PairJudge, question: Question) -> str:
+def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Question]]:
+    for pair in pairs:
+        for name, question in pair.questions.items():
+            if judge.knows(name):
+                yield pair, question
+                yield pair, question.swapped
+
+
+def key_of(judge: Named, question: Question) -> str:
     """Of the judge and of all that it sees."""
     content = json.dumps([judge.name, judge.version, *astuple(question)], ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _row(judge: PairJudge, key: str, pair: Pair, question: Question) -> Row:
-    same = question.first == question.second
-    answer = Answer(0, "the same text") if same else judge.ask(question)
+def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
     swapped = question.first != pair.questions[question.dimension].first
     methods = (pair.second, pair.first) if swapped else (pair.first, pair.second)
     return {
-        "key": key,
+        "key": key_of(judge, question),
         "judge": judge.name,
         "version": judge.version,
         "id": pair.id,
@@ -190,26 +190,45 @@ def _row(judge: PairJudge, key: str, pair: Pair, question: Question) -> Row:
         "pole": question.pole,
         "first": methods[0],
         "second": methods[1],
-        "verdict": NAMES[answer.verdict],
+        "verdict": UNREAD if answer.verdict is None else NAMES[answer.verdict],
         "raw": answer.raw,
+        **answer.facts,
     }
 
 
-def judged(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
-    """All pairs with stored verdicts of both orders."""
+def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
+    """All pairs with stored verdicts of both orders that could be read."""
     values = {name: value for value, name in NAMES.items()}
     file = folder / VERDICTS.format(judge=judge.name)
-    stored = {row["key"]: values[row["verdict"]] for row in read_rows(file)}
+    stored = {row["key"]: values.get(row["verdict"]) for row in read_rows(file)}
     found = []
     for pair in pairs:
         merged = {
-            name: both_orders(stored[one], stored[other])
+            name: both_orders(one, other)
             for name, question in pair.questions.items()
-            if (one := key_of(judge, question)) in stored
-            and (other := key_of(judge, question.swapped)) in stored
+            if (one := stored.get(key_of(judge, question))) is not None
+            and (other := stored.get(key_of(judge, question.swapped))) is not None
         }
         if merged:
             verdicts = {name: verdict for name, (verdict, _) in merged.items()}
             flips = {name: flip for name, (_, flip) in merged.items()}
             found.append(Judged(pair, verdicts, flips))
     return found
+
+
+def signatures(folder: Path) -> list[Signature]:
+    """Who has stored verdicts on a run: of each judge the version that spoke last."""
+    found = []
+    for file in sorted(folder.glob(VERDICTS.format(judge="*"))):
+        last = None
+        for last in read_rows(file):  # noqa: B007
+            pass
+        if last:
+            found.append(Signature(last["judge"], last["version"]))
+    return found
+
+
+def unread(judge: Named, folder: Path) -> int:
+    """How many of its stored answers could not be read."""
+    rows = read_rows(folder / VERDICTS.format(judge=judge.name))
+    return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)

@@ -6,24 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-NOTHING = "–"
+from mpd_core.evaluation.cells import NOTHING, line, number, table
+from mpd_core.evaluation.paper_text import paper_tables
+from mpd_core.evaluation.short_text import people, rate, summary
 
 
 def markdown(found: Mapping[str, Any]) -> str:
     """The report to read: a table a question."""
     run = found["run"]
     lines = [
-        f"# Evaluation of {_line(run['pack'])}",
+        f"# Evaluation of {line(run['pack'])}",
         "",
-        f"{run['count']} prompts ({_line(run['prompts'])}), {_setting(run['sampling'])}, "
+        f"{run['count']} prompts ({line(run['prompts'])}), {_setting(run['sampling'])}, "
         f"{'; '.join(run['devices'])}.",
         "",
+        "## The paper's tables",
+        "",
+        *paper_tables(found),
         *_identification(found),
+        *summary(found),
         *_validation(found["validation"]),
     ]
     for name, judge in found["judges"].items():
         lines += _matrix(name, judge)
-    lines += [*_quality(found["quality"]), *_weights(found["weights"])]
+    lines += [*people(found["people"]), *_quality(found["quality"]), *_weights(found["weights"])]
     return "\n".join(lines) + "\n"
 
 
@@ -35,38 +41,24 @@ def _setting(sampling: Mapping[str, Any]) -> str:
     )
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    safe = [[_line(cell) for cell in row] for row in (head, *rows)]
-    drawn = ["| " + " | ".join(row) + " |" for row in safe]
-    return [drawn[0], "|" + "---|" * len(head), *drawn[1:], ""]
-
-
-def _line(text: str) -> str:
-    """A name from a file or a pack, which must not draw a table or a heading of its own."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def _number(value: float | None, digits: int = 2) -> str:
-    return NOTHING if value is None else f"{value:.{digits}f}"
-
-
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
-    table = found["identification"]
+    shown = found["identification"]
     yield "## Which poles the replies show"
     yield ""
     yield (
         "Share of replies in which the text measures name the chosen pole; neither counts half, "
-        "and 0.50 is what a reply without any style gets. The worst cell of each method is bold."
+        "and 0.50 is what a reply without any style gets. The worst cell of each method is bold. "
+        f"{found['validation']['said']}"
     )
     yield ""
-    for method, rows in table.items():
+    for method, rows in shown.items():
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         cells = [row[name]["measure"] for row in rows.values() for name in row]
         if not cells:
             continue
         yield f"### {method}: mean {fmean(cells):.2f}, worst {min(cells):.2f}"
         yield ""
-        yield from _table(
+        yield from table(
             ["preference", *names],
             [
                 [code, *(_cell(row, name, min(cells)) for name in names)]
@@ -96,7 +88,7 @@ def _validation(figures: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         return
     names = list(dict.fromkeys(name for row in shares.values() for name in row))
-    yield from _table(
+    yield from table(
         ["preference", *names],
         [
             [code, *(f"{shares[code][n]:.2f} ({forced[code][n]:.2f})" for n in names)]
@@ -108,7 +100,11 @@ def _validation(figures: Mapping[str, Any]) -> Iterator[str]:
 def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
     yield f"## Who wins, by the judge '{name}'"
     yield ""
-    yield f"{judge['kind']} Both orders asked; answers that flipped: {_number(judge['flip_rate'])}."
+    lost = f" Answers that could not be read: {judge['unread']}." if judge["unread"] else ""
+    yield (
+        f"{judge['kind']} Both orders asked; answers that flipped: {number(judge['flip_rate'])}."
+        f"{lost}"
+    )
     yield (
         "Win rate: the paper's rule (sign of the sum over dimensions, zero sums dropped), with a "
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table."
@@ -118,28 +114,29 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
         "of one length. Found: how far from 0.50 a rate must be for this many pairs to tell."
     )
     yield ""
-    yield from _table(
+    yield from table(
         ["first", "second", "win rate", "W/T/L", "(W+T/2)/N", "p", "Holm", "like length", "found"],
         [
             [
                 row["first"],
                 row["second"],
-                _rate(row),
+                rate(row),
                 f"{row['wins']}/{row['ties']}/{row['losses']}",
-                _number(row["half_rate"]),
+                number(row["half_rate"]),
                 f"{row['p']:.2g}",
                 f"{row['p_holm']:.2g}",
-                _number(row["length_controlled"]),
+                number(row["length_controlled"]),
                 f"{row['detectable']:.2f}",
             ]
             for row in judge["meetings"]
         ],
     )
-    yield from _dimensions(judge["meetings"])
-    yield from _table(
+    yield from _parts(judge["meetings"], "by_dimension", "(W+T/2)/N by dimension:")
+    yield from _parts(judge["meetings"], "by_code", "(W+T/2)/N by preference:")
+    yield from table(
         ["method", "mean win rate", "Bradley-Terry"],
         [
-            [method, _number(judge["average"].get(method)), f"{points:.0f}"]
+            [method, number(judge["average"].get(method)), f"{points:.0f}"]
             for method, points in judge["strengths"].items()
         ],
     )
@@ -154,57 +151,49 @@ def _card(card: Mapping[str, Any]) -> list[str]:
         [
             name,
             str(row["pairs"]),
-            _number(row["accuracy"]),
-            _number(row["flip_rate"]),
-            _number(row.get("prefers_longer")),
+            number(row["accuracy"]),
+            number(row["flip_rate"]),
+            number(row.get("prefers_longer")),
         ]
         for name, row in card.items()
     ]
     said = "Its card: written answers that differ in one letter (a tie counts half)."
-    return [said, "", *_table(head, rows)]
+    return [said, "", *table(head, rows)]
 
 
-def _rate(row: Mapping[str, Any]) -> str:
-    if row["paper_rate"] is None:
-        return NOTHING
-    reach = row["paper_interval"]
-    tail = f" ({reach[0]:.2f} to {reach[1]:.2f})" if reach else ""
-    return f"{row['paper_rate']:.2f}{tail}"
-
-
-def _dimensions(meetings: Sequence[Mapping[str, Any]]) -> list[str]:
-    names = list(dict.fromkeys(name for row in meetings for name in row["by_dimension"]))
+def _parts(meetings: Sequence[Mapping[str, Any]], part: str, said: str) -> list[str]:
+    names = list(dict.fromkeys(name for row in meetings for name in row[part]))
     rows = [
         [
             row["first"],
             row["second"],
-            *(_number(row["by_dimension"].get(name, {}).get("half_rate")) for name in names),
+            *(number(row[part].get(name, {}).get("half_rate")) for name in names),
         ]
         for row in meetings
     ]
-    return ["(W+T/2)/N by dimension:", "", *_table(["first", "second", *names], rows)]
+    return [said, "", *table(["first", "second", *names], rows)]
 
 
-def _quality(table: Mapping[str, Any]) -> Iterator[str]:
+def _quality(found: Mapping[str, Any]) -> Iterator[str]:
     yield "## How replies are"
     yield ""
-    names = list(dict.fromkeys(name for row in table.values() for name in row))
-    yield from _table(
+    names = list(dict.fromkeys(name for row in found.values() for name in row))
+    yield from table(
         ["method", *(name.replace("_", " ") for name in names)],
         [
-            [method, *(_number(row.get(n), 0 if n in ("replies", "words") else 2) for n in names)]
-            for method, row in table.items()
+            [method, *(number(row.get(n), 0 if n in ("replies", "words") else 2) for n in names)]
+            for method, row in found.items()
         ],
     )
 
 
-def _weights(table: Mapping[str, Any]) -> Iterator[str]:
-    for method, rows in table.items():
+def _weights(found: Mapping[str, Any]) -> Iterator[str]:
+    for method, rows in found.items():
         yield f"## Where the weights of {method} move"
         yield ""
         parts = ("by_position", "by_kind")
         names = list(dict.fromkeys(n for row in rows.values() for p in parts for n in row[p]))
-        yield from _table(
+        yield from table(
             ["preference", "experts", *names],
             [[code, ", ".join(row["experts"]), *_means(row, names)] for code, row in rows.items()],
         )

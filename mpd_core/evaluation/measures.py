@@ -17,8 +17,8 @@ from statistics import fmean
 
 from mpd_core.errors import PackError
 from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, load_scales
+from mpd_core.method.preferences import Dimension, Preference, PreferenceSpace
 from mpd_core.packs import Pack
-from mpd_core.preferences import Dimension, Preference, PreferenceSpace
 from mpd_core.training import measures as plain
 from mpd_core.training.data import Styled
 from mpd_core.training.measures import MEASURES, words

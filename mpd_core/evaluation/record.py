@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.jobs import Job
 from mpd_core.evaluation.store import Row, read_rows
-from mpd_core.preferences import LEFT_OUT
+from mpd_core.method.preferences import LEFT_OUT
+from mpd_core.packs import Pack
+
+if TYPE_CHECKING:
+    from mpd_core.evaluation.jobs import Job
 
 FILE = "run.json"
 REPLIES = "replies.jsonl"
@@ -30,6 +33,8 @@ class Run:
     codes: tuple[str, ...]
     sampling: dict[str, Any]
     keys: tuple[str, ...]
+    content: str = ""
+    """SHA-256 of all that the pack's replies depend on, see ``jobs.content_of``."""
 
     def save(self, folder: Path) -> None:
         """Replace the folder's definition."""
@@ -74,16 +79,17 @@ def replies_of(folder: Path, run: Run) -> list[Row]:
 
 
 def define(
-    pack: str, hashes: dict[str, str], prompts: str, codes: Sequence[str], jobs: Sequence[Job]
+    pack: Pack, content: str, prompts: str, codes: Sequence[str], jobs: Sequence[Job]
 ) -> Run:
-    """A run from its jobs."""
+    """A run from its jobs; ``content`` is the pack's, see ``jobs.content_of``."""
     return Run(
-        pack,
-        hashes,
+        pack.spec.name,
+        pack.hashes,
         prompts,
         len({job.id for job in jobs}),
         tuple(dict.fromkeys(job.method for job in jobs)),
         tuple(codes),
         asdict(jobs[0].request.sampling),
         tuple(job.key for job in jobs),
+        content,
     )

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
+from mpd_core.evaluation import identified, paper
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.html import html
-from mpd_core.evaluation.judging import MeasuresJudge, PairJudge, judged, pairs_of
+from mpd_core.evaluation.judges import FITTED, MEASURES, kind_of
+from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.judging import (
+    Named,
+    judged,
+    pairs_of,
+    signatures,
+    unread,
+)
 from mpd_core.evaluation.markdown import markdown
-from mpd_core.evaluation.measures import TextJudge
-from mpd_core.evaluation.record import load_run, replies_of
+from mpd_core.evaluation.measures import Scorer, TextJudge
+from mpd_core.evaluation.people import ALL, meetings_of
+from mpd_core.evaluation.people import agreement as agreement_of
+from mpd_core.evaluation.record import REPLIES, Run, load_run, replies_of
+from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row
-from mpd_core.evaluation.tables import KIND, validation
+from mpd_core.evaluation.tables import validation
 from mpd_core.evaluation.topic import Topic
+from mpd_core.evaluation.votes import Vote
 from mpd_core.evaluation.weights import weights_by
-from mpd_core.packs import Pack
+from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.data import Styled
+from mpd_core.training.recipe import FILE as RECIPE
+from mpd_core.training.recipe import load_recipe
 
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
 
 
-def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any]:
+def report(
+    pack: Pack, folder: Path, answers: Sequence[Styled], votes: Sequence[Vote] = ()
+) -> dict[str, Any]:
     """Compute and write the report of a folder's run.
 
     Args:
         pack: whose preferences the run is about.
         folder: with the run; the report is written beside it.
         answers: written ones, held out, that tell how well the measures read.
+        votes: of people; those on these replies count.
 
     Raises:
         MPDError: no run, or replies that are missing.
@@ -39,41 +57,106 @@ def report(pack: Pack, folder: Path, answers: Sequence[Styled]) -> dict[str, Any
     run = load_run(folder)
     replies = replies_of(folder, run)
     measures = TextJudge.of(pack)
-    table = compute.identify(
-        pack.space, replies, {"measure": measures, "measure_forced": measures.forced}
-    )
+    scorers: dict[str, Scorer] = {"measure": measures, "measure_forced": measures.forced}
+    for judge in signatures(folder):
+        if judge.name == MEASURES:
+            continue  # which need no store
+        scorers[judge.name] = scorer_of(judge, pack.space, folder)
+    shown = identified.identify(pack.space, replies, scorers)
+    checked = validation(measures, pack.space, answers)
+    checked["said"] = f"{FITTED} {agreement(checked)}".strip()
+    judges = _judges(pack, folder, measures, (replies, run.methods), answers, checked["said"])
     found = {
-        "run": {
-            "pack": run.pack,
-            "hashes": run.hashes,
-            "prompts": run.prompts,
-            "count": run.count,
-            "methods": list(run.methods),
-            "sampling": run.sampling,
-            "devices": sorted({f"{row['device']}, {row['precision']}" for row in replies}),
-        },
-        "identification": table,
-        "worst": compute.worst(compute.shares_of(table, "measure")),
-        "validation": validation(measures, pack.space, answers),
+        "run": _facts(run, folder, replies),
+        "identification": shown,
+        "identified": identified.means(shown, identified.whole(pack.space, replies, scorers)),
+        "worst": identified.worst(identified.shares_of(shown, "measure")),
+        "validation": checked,
         "quality": compute.quality(replies, Topic.installed()),
         "weights": weights_by(replies),
-        "judges": _judges(pack, folder, measures, (replies, run.methods), answers),
+        "judges": judges,
+        "people": _people([vote for vote in votes if vote.content == run.content]),
     }
+    found["paper"] = _paper(pack, run.methods, judges, found["people"])
     text = json.dumps(found, indent=1, allow_nan=False) + "\n"
     for name, content in ((JSON, text), (MARKDOWN, markdown(found)), (HTML, html(found))):
         (folder / name).write_text(content, encoding="utf-8")
     return found
 
 
-def judge_named(name: str, pack: Pack) -> PairJudge:
-    """A judge by its name.
+def _facts(run: Run, folder: Path, replies: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "pack": run.pack,
+        "content": run.content,
+        "hashes": run.hashes,
+        "prompts": run.prompts,
+        "count": run.count,
+        "methods": list(run.methods),
+        "sampling": run.sampling,
+        "devices": sorted({f"{row['device']}, {row['precision']}" for row in replies}),
+        "replies": len(run.keys),
+        "replies_sha256": file_sha256(folder / REPLIES),
+    }
 
-    Raises:
-        MPDError: there is none of that name.
+
+def _paper(
+    pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], people: Mapping[str, Any]
+) -> dict[str, Any]:
+    whole = [row for row in people["meetings"] if row["dimension"] == ALL]
+    own, trained = pack.spec.decode.space, _training(pack)
+    return {
+        "judges": {
+            name: {
+                "table_2": paper.table_2(judge, methods),
+                "table_4": paper.table_4(judge, methods, own, trained),
+                "order": paper.order(judge),
+            }
+            for name, judge in judges.items()
+        },
+        "table_3": paper.table_3({**judges, **({"people": {"meetings": whole}} if whole else {})}),
+    }
+
+
+def _training(pack: Pack) -> dict[str, str]:
+    """How the PCM was trained; {} where it was not, or the pack brings no recipe."""
+    if not pack.trained or not (pack.folder / RECIPE).is_file():
+        return {}
+    spec = load_recipe(pack).pcm
+    return {"method": spec.algorithm.upper(), "reward": spec.reward.replace("_", " ")}
+
+
+def _people(votes: Sequence[Vote]) -> dict[str, Any]:
+    rows = [
+        {
+            "first": meeting.first,
+            "second": meeting.second,
+            "dimension": meeting.dimension,
+            **compute.counts(meeting.tally),
+            "paper_interval": list(meeting.interval) if meeting.interval else None,
+        }
+        for meeting in meetings_of(votes)
+    ]
+    raters = len({vote.rater for vote in votes})
+    agreed = agreement_of(votes) if votes else {}
+    return {"votes": len(votes), "raters": raters, "agreement": agreed, "meetings": rows}
+
+
+def agreement(validation: Mapping[str, Any]) -> str:
+    """How often the text measures are right about the written answers, for every table of theirs.
+
+    Empty where the pack has no written answers that could tell.
     """
-    if name == MeasuresJudge.name:
-        return MeasuresJudge(TextJudge.of(pack))
-    raise MPDError(f"Unknown judge '{name[:60]}': use {MeasuresJudge.name}.")
+    shares = [share for row in validation["shares"].values() for share in row.values()]
+    pairs = validation["minimal_pairs"].values()
+    if not shares or not pairs:
+        return ""
+    count = sum(row["pairs"] for row in pairs)
+    right = sum(row["pairs"] * row["accuracy"] for row in pairs) / count
+    return (
+        f"On held-out written answers it names the pole right in {fmean(shares):.2f} (neither "
+        f"counts half), and of two that differ in one letter prefers the right one in {right:.2f} "
+        f"of {count}."
+    )
 
 
 def _judges(
@@ -82,16 +165,28 @@ def _judges(
     measures: TextJudge,
     run: tuple[Sequence[Row], Sequence[str]],
     answers: Sequence[Styled],
+    said: str,
 ) -> dict[str, Any]:
     """By judge that has stored verdicts on these replies; with its card where it has one."""
-    judge, (replies, methods) = MeasuresJudge(measures), run
+    replies, methods = run
     pairs = list(pairs_of(pack.space, replies, methods))
     known = known_pairs(pack.space, answers)
-    found = judged(judge, [*pairs, *known], folder)
-    met = [row for row in found if row.pair.first != RIGHT]
-    if not met:
-        return {}
     length = compute.length_dimension(measures)
-    table = compute.matrix(met, methods, length)
-    table["card"] = card([row for row in found if row.pair.first == RIGHT], length)
-    return {judge.name: {"version": judge.version, "kind": KIND, **table}}
+    table = {}
+    for stored in signatures(folder):
+        # Of measures that have changed since, verdicts would be another judge's.
+        judge: Named = MeasuresJudge(measures) if stored.name == MEASURES else stored
+        found = judged(judge, [*pairs, *known], folder)
+        met = [row for row in found if row.pair.first != RIGHT]
+        if not met:
+            continue
+        table[judge.name] = {
+            "version": judge.version,
+            "kind": " ".join(
+                [kind_of(judge), said] if judge.name == MEASURES else [kind_of(judge)]
+            ),
+            "unread": unread(judge, folder),
+            **compute.matrix(met, methods, length),
+            "card": card([row for row in found if row.pair.first == RIGHT], length),
+        }
+    return table

@@ -7,12 +7,12 @@ from statistics import fmean
 from typing import Any, get_args
 
 from mpd_core.errors import RequestError
+from mpd_core.evaluation.judges import FITTED
 from mpd_core.evaluation.measures import TextJudge, identification, minimal_pairs, written
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Split, Styled
 
 Figures = dict[str, Any]
-KIND = "Fitted on the written answers' surface measures, not a neural model."
 
 
 def split_of(name: str) -> Split:
@@ -38,7 +38,7 @@ def validation(judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled])
     replies = written(space, rows)
     return {
         "judge": judge.name,
-        "kind": KIND,
+        "kind": FITTED,
         "prompts": len(rows),
         "shares": identification(space, replies, judge).get("written", {}),
         "forced": identification(space, replies, judge.forced).get("written", {}),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.method import soup
 from mpd_core.models.adapter_config import CONFIG_FILE, MERGE, LoraSettings, read_settings
 from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
 from mpd_core.models.adapter_weights import Copies, Factors, read_weights
@@ -141,7 +142,7 @@ def _scaled(settings: LoraSettings, factors: Factors) -> tuple[float, Factors]:
 
 
 def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
-    """The soup of the published code: A and B averaged apart, (mean A)(mean B), unlike mean(B A).
+    """A soup of adapters as one adapter, see ``method.soup``.
 
     Raises:
         PackError: adapters of different ranks, targets or scalings, which have no such mean.
@@ -154,10 +155,7 @@ def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:
     if any(s != shapes[0] for s in shapes) or any(x.scaling != first.scaling for x in rest):
         raise PackError("experts.soup: 'factors' needs adapters of equal rank, targets and alpha.")
 
-    def mean(module: str, side: int) -> Tensor:
-        return torch.stack([x.factors[module][side].float() for x in adapters]).mean(0)
-
-    factors = {module: (mean(module, 0), mean(module, 1)) for module in first.factors}
+    factors = {m: soup.mean_of_factors([x.factors[m] for x in adapters]) for m in first.factors}
     return replace(first, name="+".join(x.name for x in adapters), factors=factors)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -95,3 +96,9 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     found = _setting(config, "rope_parameters") or {}
     tables = [found, *(table for table in found.values() if isinstance(table, dict))]
     return [table for table in tables if isinstance(table.get("rope_type"), str)]
+
+
+def cache_arguments(model: Any, cache: Any | None) -> dict[str, Any]:
+    """The arguments that make a model of transformers use a cache; their name has changed."""
+    named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    return {"use_cache": False} if cache is None else {"use_cache": True, named: cache}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -187,3 +187,11 @@ def round_to(model: nn.Module, dtype: torch.dtype) -> None:
             module.weight.copy_(module.weight.to(dtype))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.copy_(module.bias.to(dtype))
+
+
+def dense_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
+    """Parent, attribute and linear of every plain dense layer that is no adapter's."""
+    for path, module in model.named_modules():
+        for name, child in module.named_children():
+            if type(child) is nn.Linear and "lora_" not in f"{path}.{name}":
+                yield module, name, child

@@ -99,7 +99,7 @@ def _text(file: Path) -> str:
         return ""
 
 
-def passing(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def run_in_fresh_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run something in a thread of its own that ends.
 
     OpenMP keeps a pool of threads for every thread that ran a product, and once there are more

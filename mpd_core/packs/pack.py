@@ -10,23 +10,24 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mpd_core.errors import PackError, RequestError
+from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
 from mpd_core.packs.schema import NAME, GGUFSource, PackSpec
-from mpd_core.preferences import Dimension, Pole, Preference, PreferenceSpace
-from mpd_core.request import Space
+from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
+from mpd_core.resources import ASSETS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
 
-PACKS_DIR = Path(__file__).resolve().parents[2] / "assets" / "packs"
+PACKS_DIR = ASSETS / "packs"
 DEFAULT_PACK = "smollm2-135m"
 PACK_ENV = "MPD_PACK"
 
@@ -68,10 +69,11 @@ class Pack:
         self,
         preference: Preference,
         space: Space | None = None,
-        strength: float | None = None,
-        plausibility: float | None = None,
+        **given: float | None,
     ) -> dict[str, Any]:
         """How a request is merged, as arguments of ``GenerationRequest``; None: the pack's way.
+
+        ``given`` are fields of the space ``strength``, see ``request.SHIFTING``.
 
         The pack's strength is meant for a whole preference. One that leaves dimensions out has
         fewer experts to share it, so it gets its share, but no less than logit space.
@@ -79,11 +81,45 @@ class Pack:
         decode = self.spec.decode
         share = len(preference.poles) / len(self.space.dimensions)
         own = max(min(1.0, decode.strength), decode.strength * share)
-        return {
-            "space": space or decode.space,
-            "strength": own if strength is None else strength,
-            "plausibility": decode.plausibility if plausibility is None else plausibility,
-        }
+        packed = {name: getattr(decode, name) for name in SHIFTING} | {"strength": own}
+        chosen = {name: value for name, value in given.items() if value is not None}
+        return {"space": space or decode.space, **packed, **chosen}
+
+    def request(
+        self,
+        messages: str | Sequence[Message],
+        preference: str,
+        method: str = "mpd",
+        *,
+        space: Space | None = None,
+        branch: Branch | None = None,
+        **settings: Any,
+    ) -> GenerationRequest:
+        """A request in the pack's own way where nothing else is said; None says nothing.
+
+        Args:
+            messages: a prompt, or a conversation that ends with the user's turn.
+            preference: one letter a dimension, ``-`` leaves one out.
+            method: see ``engine.plan.method_names``.
+            space: where experts are merged.
+            branch: see ``request.Branch``.
+            settings: fields of ``Sampling``, and those of the space ``strength``.
+
+        Raises:
+            RequestError: a letter, a number or a text that cannot be.
+        """
+        if isinstance(messages, str):
+            messages = (Message("user", messages),)
+        shifting = {name: settings.pop(name) for name in SHIFTING if name in settings}
+        chosen = self.space.parse(preference)
+        return GenerationRequest(
+            tuple(messages),
+            chosen.code,
+            method,
+            **self.merging(chosen, space, **shifting),
+            sampling=self.spec.decode.sampling(**settings),
+            branch=branch,
+        )
 
     def verify_files(self) -> None:
         """Check that each weight file is there and is the one that the TOML pins.

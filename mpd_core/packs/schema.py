@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mpd_core.errors import RequestError
-from mpd_core.request import MAX_NEW_TOKENS, MAX_STRENGTH, Sampling, Space
+from mpd_core.request import MAX_FADE, MAX_NEW_TOKENS, MAX_STRENGTH, Sampling, Space
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -163,8 +163,10 @@ class DecodeSpec(Table):
     space: Space = "probability"
     strength: float = Field(2.0, ge=0.0, le=MAX_STRENGTH)
     """Of the space ``strength``, for a preference that chooses a pole in every dimension."""
+    settled: float = Field(1.0, ge=0.0, le=1.0)
+    fade: float = Field(25.0, gt=0.0, le=MAX_FADE)
     plausibility: float = Field(0.05, ge=0.0, le=1.0)
-    """Floor of that space; see ``merging.merge_strength``."""
+    """How it fades and its floor; see ``GenerationRequest``."""
     context: int = Field(2048, ge=64, le=131_072)
     """Longest prompt plus reply, in tokens."""
     max_new_tokens: int = Field(128, ge=1, le=MAX_NEW_TOKENS)

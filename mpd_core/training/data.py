@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mpd_core.errors import PackError
+from mpd_core.method.preferences import LEFT_OUT, Dimension, Pole, PreferenceSpace
 from mpd_core.packs import file_sha256
-from mpd_core.preferences import LEFT_OUT, Dimension, Pole, PreferenceSpace
 
 Split = Literal["train", "valid", "test"]
 NEUTRAL = "neutral"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from mpd_core.engine import Engine
-from mpd_core.models.threads import passing
+from mpd_core.method.static import grid
+from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
+from mpd_core.training.adapters.fitting import in_order
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import common_answers, pole_answers
-from mpd_core.training.fitting import in_order
 from mpd_core.training.recipe import StageSpec
-from mpd_core.training.setup import Setup
 
 PROBE_REPLIES, PROBE_TOKENS = 16, 8
 
@@ -30,10 +31,9 @@ class Work:
     generated: int = 0
 
 
-def estimate(setup: Setup, stages: Sequence[str], *, measure: bool) -> str:
+def lines(setup: TrainingContext, works: Sequence[Work], *, measure: bool) -> str:
     """One line a stage; with ``measure`` also the time, from a few real steps on this machine."""
-    works = [work for stage in stages for work in WORK[stage](setup)]
-    rates = passing(_rates, setup, works) if measure else {}
+    rates = run_in_fresh_thread(_rates, setup, works) if measure else {}
     return "\n".join(_line(work, rates) for work in works)
 
 
@@ -48,7 +48,8 @@ def _line(work: Work, rates: Mapping[str, float]) -> str:
     return f"{work.name}: {', '.join(parts)}"
 
 
-def _experts(setup: Setup) -> Iterator[Work]:
+def experts(setup: TrainingContext) -> Iterator[Work]:
+    """One adapter a pole, and what they begin with."""
     recipe, space = setup.recipe, setup.pack.space
     if recipe.anchor:
         yield _packed(setup, "what experts begin with", recipe.anchor, common_answers(space))
@@ -56,12 +57,13 @@ def _experts(setup: Setup) -> Iterator[Work]:
         yield _packed(setup, pole.name, recipe.sft, pole_answers(space, pole))
 
 
-def _rewards(setup: Setup) -> Iterator[Work]:
+def rewards(setup: TrainingContext) -> Iterator[Work]:
+    """The reward models."""
     every = {name for row in setup.styles.rows for name in row.answers}
     yield _packed(setup, "reward models", setup.recipe.reward, sorted(every))
 
 
-def _packed(setup: Setup, name: str, stage: StageSpec, answers: Sequence[str]) -> Work:
+def _packed(setup: TrainingContext, name: str, stage: StageSpec, answers: Sequence[str]) -> Work:
     """Prompts that are read once, with all their answers."""
     rows = setup.styles.split("train")
     texts = [t for r in rows for t in (setup.prompt(r.prompt), *r.texts(answers))]
@@ -69,7 +71,8 @@ def _packed(setup: Setup, name: str, stage: StageSpec, answers: Sequence[str]) -
     return Work(name, len(in_order(rows, stage, 0)), int(tokens * stage.epochs))
 
 
-def _references(setup: Setup) -> Iterator[Work]:
+def references(setup: TrainingContext) -> Iterator[Work]:
+    """The baseline's replies."""
     recipe = setup.recipe
     prompts = min(
         recipe.pcm.iterations * recipe.pcm.rollouts.prompts, len(setup.styles.split("train"))
@@ -78,16 +81,16 @@ def _references(setup: Setup) -> Iterator[Work]:
     yield Work("references", generated=replies * recipe.references.max_new_tokens)
 
 
-def _static(setup: Setup) -> Iterator[Work]:
-    from mpd_core.training.static import grid
-
+def static(setup: TrainingContext) -> Iterator[Work]:
+    """The grid of constant weights."""
     spec = setup.recipe.static
     points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)
     replies = points * -(-spec.prompts // 2) + len(list(setup.pack.space)) * spec.finalists
     yield Work("static weights", generated=replies * setup.recipe.references.max_new_tokens)
 
 
-def _pcm(setup: Setup) -> Iterator[Work]:
+def pcm(setup: TrainingContext) -> Iterator[Work]:
+    """Rollouts and updates."""
     spec = setup.recipe.pcm
     groups = spec.rollouts.prompts * len(list(setup.pack.space))
     replies = groups * spec.rollouts.samples * spec.iterations
@@ -103,22 +106,13 @@ def _pcm(setup: Setup) -> Iterator[Work]:
     yield Work("PCM", steps, 2 * generated * spec.passes, generated)
 
 
-WORK: Mapping[str, Callable[[Setup], Iterator[Work]]] = {
-    "experts": _experts,
-    "rewards": _rewards,
-    "references": _references,
-    "static": _static,
-    "pcm": _pcm,
-}
-
-
-def _written(setup: Setup, stage: StageSpec, texts: Sequence[str]) -> Work:
+def _written(setup: TrainingContext, stage: StageSpec, texts: Sequence[str]) -> Work:
     tokens = sum(len(ids) for ids in setup.tokenizer(list(texts))["input_ids"])
     steps = len(in_order(texts, stage, 0))
     return Work("PCM, written answers", steps, int(tokens * stage.epochs))
 
 
-def _rates(setup: Setup, works: Sequence[Work]) -> dict[str, float]:
+def _rates(setup: TrainingContext, works: Sequence[Work]) -> dict[str, float]:
     """Tokens per second, learned from and generated."""
     rates = {}
     if any(work.learned for work in works):
@@ -128,7 +122,7 @@ def _rates(setup: Setup, works: Sequence[Work]) -> dict[str, float]:
     return rates
 
 
-def _learning_rate(setup: Setup) -> float:
+def _learning_rate(setup: TrainingContext) -> float:
     model: Any = setup.causal_lm(setup.recipe.lora)
     rows = setup.styles.split("train")[: setup.recipe.sft.batch]
     texts = [setup.prompt(row.prompt) + next(iter(row.answers.values())) for row in rows]
@@ -144,7 +138,7 @@ def _learning_rate(setup: Setup) -> float:
     return int(batch["attention_mask"].sum()) / (time.monotonic() - start)
 
 
-def _generating_rate(setup: Setup) -> float:
+def _generating_rate(setup: TrainingContext) -> float:
     engine = Engine.open(setup.pack)
     codes = [preference.code for preference in setup.pack.space]
     prompts = [row.prompt for row in setup.styles.split("train")]

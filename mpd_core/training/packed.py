@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpd_core.training.setup import Setup
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.trunk import PADDING, Layout, Trunk
 
 
@@ -33,7 +33,9 @@ class PackedAnswers:
     """Where each answer's end-of-turn token lies, [N]."""
 
 
-def pack_answers(setup: Setup, rows: Sequence[tuple[str, Sequence[str]]]) -> PackedAnswers:
+def pack_answers(
+    setup: TrainingContext, rows: Sequence[tuple[str, Sequence[str]]]
+) -> PackedAnswers:
     """Tokenise prompts with their answers; an answer that is too long is cut and does not end."""
     packed = [_row(setup, prompt, answers) for prompt, answers in rows]
     width = max(len(row.ids) for row in packed)
@@ -66,7 +68,7 @@ class _Row:
     last: list[int]
 
 
-def _row(setup: Setup, prompt: str, answers: Sequence[str]) -> _Row:
+def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> _Row:
     asked = setup.ids(setup.prompt(prompt))
     start = len(asked)
     row = _Row(list(asked), list(range(start)), [0] * start, [], [], [])

@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, model_validator
 
 from mpd_core.errors import PackError
+from mpd_core.method.reward import Aggregate
 from mpd_core.packs import Pack, Table, complaints
 from mpd_core.training.measures import MEASURES
 
@@ -65,7 +66,7 @@ class ScorerSpec(Table):
     measure: str | None = None
     """Of ``measures.py``, with ``-`` for how little there is of it: ``-grade``."""
     url: str | None = None
-    """See ``remote_reward.py`` for what it is asked."""
+    """See ``scoring/remote_reward.py`` for what it is asked."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key."""
 
@@ -98,13 +99,14 @@ class RolloutSpec(Table):
 
 
 class REBELSpec(Table):
-    """Gao et al., 2024; METHOD's form: eta stands on the side of the log-ratios."""
+    """Gao et al., 2024; see ``method.rebel``."""
 
     eta: float = Field(0.5, gt=0)
 
 
 class PPOSpec(Table):
-    """Schulman et al., 2017, with the settings published for TL;DR summarisation."""
+    """Schulman et al., 2017, with the settings published for TL;DR summarisation; the arguments of
+    ``method.ppo.ppo_loss``."""
 
     clip: float = Field(0.2, gt=0)
     value_weight: float = Field(0.1, ge=0)
@@ -156,8 +158,8 @@ class PCMTrainSpec(Table):
     """Begin with weights that move as written answers teach; absent: with weights that do not."""
     algorithm: Literal["rebel", "ppo"] = "rebel"
     reward: Literal["bradley_terry", "direct"] = "bradley_terry"
-    aggregate: Literal["mean", "geometric", "soft_min"] = "mean"
-    """How Bradley-Terry rewards by pole become one, see ``losses.aggregate``; the static search
+    aggregate: Aggregate = "mean"
+    """How Bradley-Terry rewards by pole become one, see ``method.reward``; the static search
     goes by it, too."""
     lora: LoraSpec
     iterations: int = Field(20, ge=0)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from mpd_core.engine import Engine, Stream
-from mpd_core.experts import ANCHOR, PLAIN
-from mpd_core.request import GenerationRequest, Message, Sampling, Space
+from mpd_core.engine import Engine
+from mpd_core.engine.flight import outcomes
+from mpd_core.engine.plan import ANCHOR, PLAIN
+from mpd_core.errors import MPDError
+from mpd_core.request import GenerationRequest, Sampling, Space
 from mpd_core.trace import Candidate, StepRecord, Trace
 
 DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
-IN_FLIGHT = 64  # more than run at a time: a reply that ends makes room for one that waits
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,11 @@ def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
             does the probability of a token follow from the recorded ones.
     """
     replies: list[Reply] = []
-    waiting: deque[tuple[Ask, Stream]] = deque()
-    coming, total = iter(asks), len(asks)
-    with tqdm(total=total, desc="replies", leave=False) as bar:
-        while len(replies) < total:
-            for ask in itertools.islice(coming, IN_FLIGHT - len(waiting)):
-                waiting.append((ask, engine.submit(_request(engine, ask, sampling))))
-            ask, stream = waiting.popleft()
-            for _ in stream:
-                pass
-            replies.append(_reply(ask, stream.trace()))
+    with tqdm(total=len(asks), desc="replies", leave=False) as bar:
+        for ask, outcome in outcomes(engine, asks, lambda ask: _request(engine, ask, sampling)):
+            if isinstance(outcome, MPDError):
+                raise outcome
+            replies.append(_reply(ask, outcome))
             bar.update()
     return replies
 
@@ -108,13 +103,8 @@ def every(
 
 
 def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
-    return GenerationRequest(
-        (Message("user", ask.prompt),),
-        ask.preference,
-        ask.method,
-        sampling=replace(sampling, seed=ask.seed),
-        **engine.pack.merging(engine.pack.space.parse(ask.preference), ask.space),
-    )
+    settings = asdict(replace(sampling, seed=ask.seed))
+    return engine.pack.request(ask.prompt, ask.preference, ask.method, space=ask.space, **settings)
 
 
 def _reply(ask: Ask, trace: Trace) -> Reply:

@@ -13,20 +13,20 @@ import gradio as gr
 from gradio.components.api_component import Api
 
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.preferences import Dimension
-from mpd_core.request import GenerationRequest, Message, Sampling, Space
+from mpd_core.method.preferences import Dimension
+from mpd_core.request import SHIFTING, GenerationRequest, Message, Sampling, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
-from mpd_core.ui.ask import whole
+from mpd_core.ui.ask import branch, whole
 from mpd_core.ui.handlers import FRAME_SECONDS
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
     from mpd_core.packs import Pack
+    from mpd_core.ui.opening import Host
 
 Reply = dict[str, Any]
 METHOD = "mpd"
-MERGING = {"space": str, "strength": float, "plausibility": float}
+MERGING = {"space": str, **dict.fromkeys(SHIFTING, float)}
 """How experts are merged; nothing given is the pack's own way."""
 FIRST = ("max_new_tokens", "temperature", "top_p", "seed")
 """Settings that programs may give by position; those that came later stand behind them."""
@@ -50,7 +50,7 @@ class Page(gr.Blocks):  # type: ignore[misc]
         return await super().preprocess_data(block_fn, inputs, *rest, **more)
 
 
-def generate_function(engine: Engine, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
+def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
     """The endpoint's function; its parameters follow the pack's dimensions."""
     pack = engine.pack
     poles = dict(zip(_parameter_names(pack), pack.space.dimensions, strict=True))
@@ -80,7 +80,7 @@ def _settings(pack: Pack) -> dict[str, tuple[type, Any]]:
     }
     first = {name: sampling.pop(name) for name in FIRST}
     merging = {name: (kind, None) for name, kind in MERGING.items()}
-    return {"method": (str, METHOD), **first, **sampling, **merging}
+    return {"method": (str, METHOD), **first, **sampling, **merging, "branch": (dict, None)}
 
 
 def _parameter_names(pack: Pack) -> list[str]:
@@ -109,7 +109,7 @@ def _parameters(pack: Pack, poles: Mapping[str, Dimension]) -> list[inspect.Para
     ]
 
 
-def _describe(engine: Engine, poles: Mapping[str, Dimension]) -> str:
+def _describe(engine: Host, poles: Mapping[str, Dimension]) -> str:
     choices = "; ".join(
         f"{name}: {', '.join(pole.name for pole in dimension.poles)}"
         for name, dimension in poles.items()
@@ -118,6 +118,8 @@ def _describe(engine: Engine, poles: Mapping[str, Dimension]) -> str:
         "Stream one reply. Each value but the last is {text, steps, done: false}; the last is the "
         f"whole trace. Poles by dimension, empty to leave one out: {choices}. "
         f"Methods: {', '.join(engine.methods)}. Spaces: {', '.join(get_args(Space))}. "
+        "branch goes on from another reply's first tokens: {prefix: [ids], token: id or null, "
+        "weights: [one an expert] or null, lasting: bool}; steps then begin after the prefix. "
         "A setting that is null is the pack's."
     )
 
@@ -139,13 +141,14 @@ def _request(
         messages=(Message("user", given["instruction"]),),
         preference=preference.code,
         method=_word("method", given["method"], METHOD),
-        **pack.merging(preference, space, given["strength"], given["plausibility"]),
+        **pack.merging(preference, space, **{name: given[name] for name in SHIFTING}),
         sampling=pack.spec.decode.sampling(
             **{
                 name: whole(name, value) if types[name] is int and _is_given(value) else value
                 for name, value in sampling.items()
             }
         ),
+        branch=branch(given["branch"]),
     )
 
 

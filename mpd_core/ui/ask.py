@@ -7,23 +7,33 @@ import re
 from dataclasses import fields
 from typing import Any
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
-from mpd_core.experts.plan import ONE_EXPERT
+from mpd_core.method.preferences import Preference
 from mpd_core.packs import Pack
-from mpd_core.preferences import Preference
-from mpd_core.request import MAX_CHARACTERS, MAX_MESSAGES, GenerationRequest, Message, Sampling
+from mpd_core.request import (
+    MAX_CHARACTERS,
+    MAX_MESSAGES,
+    SHIFTING,
+    Branch,
+    GenerationRequest,
+    Message,
+    Sampling,
+)
 from mpd_core.ui.runs import Run
 
 MAX_RUNS = 16
 """Replies that one press of a button may ask for."""
-MAX_BYTES = MAX_RUNS * (4 * MAX_CHARACTERS + 100_000)
+MAX_BYTES = MAX_RUNS * (4 * MAX_CHARACTERS + 150_000)
 _WHOLE = {"max_new_tokens": "Longest reply", "seed": "Seed"}
 _SAMPLING = frozenset(field.name for field in fields(Sampling))
 _REQUEST = frozenset(field.name for field in fields(GenerationRequest)) - {
     "messages",
     "preference",
     "sampling",
+    "branch",
 }
+_BRANCH = frozenset(field.name for field in fields(Branch))
 
 
 def uses_preference(method: str) -> bool:
@@ -44,7 +54,7 @@ def names(text: object) -> list[str]:
 
 
 def runs(text: object, pack: Pack) -> list[Run]:
-    """The replies that a page asks for: ``[{id, messages, preference, settings}, ...]``.
+    """The replies that a page asks for: ``[{id, messages, preference, settings, branch}, ...]``.
 
     A request that breaks a rule comes as a run that is refused already, so that its neighbours
     are not lost with it.
@@ -96,12 +106,29 @@ def request(one: dict[str, Any], pack: Pack) -> GenerationRequest:
         preference=preference,
         **{name: given[name] for name in _REQUEST & given.keys()},
         sampling=pack.spec.decode.sampling(**{k: given[k] for k in _SAMPLING & given.keys()}),
+        branch=branch(one.get("branch")),
     )
+
+
+def branch(given: object) -> Branch | None:
+    """Where a reply leaves another one, from JSON: an object like ``request.Branch``.
+
+    Raises:
+        RequestError: an unknown field, or a value out of bounds.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, dict) or not given.keys() <= _BRANCH:
+        raise RequestError(f"branch: give an object with {', '.join(sorted(_BRANCH))}.")
+    checked: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return Branch(**checked)
 
 
 def _merging(settings: dict[str, Any], preference: Preference, pack: Pack) -> dict[str, Any]:
     """A strength that was left at the pack's own follows the number of chosen poles."""
-    given = {name: settings.get(name) for name in ("space", "strength", "plausibility")}
+    given = {name: settings.get(name) for name in ("space", *SHIFTING)}
     if given["strength"] == pack.spec.decode.strength:
         given["strength"] = None
     return pack.merging(preference, **given)

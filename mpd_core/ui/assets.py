@@ -6,16 +6,21 @@ from pathlib import Path
 
 import plotly
 
-FOLDER = Path(__file__).resolve().parent.parent.parent / "assets" / "ui"
+from mpd_core.resources import ASSETS
+
+FOLDER = ASSETS / "ui"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 _SCRIPTS = (
     "text.js",
     "terms.js",
     "strip.js",
     "trace.js",
+    "npz.js",
     "map.js",
+    "plotly.js",
     "explore.js",
     "markdown.js",
+    "branch.js",
     "whatif.js",
     "inspect.js",
     "store.js",
@@ -40,3 +45,8 @@ def text(name: str) -> str:
 def view_script() -> str:
     """The picture's JavaScript: the files share one function scope, so nothing is global."""
     return "\n".join(text(name) for name in _SCRIPTS)
+
+
+def analysis_script() -> str:
+    """The JavaScript that draws an analysis of traces."""
+    return "\n".join(text(name) for name in ("text.js", "plotly.js", "analyse.js"))

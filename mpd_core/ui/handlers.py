@@ -13,11 +13,11 @@ import gradio as gr
 
 from mpd_core.errors import BusyError, MPDError, RequestError
 from mpd_core.trace import Trace
-from mpd_core.ui import ask, wire, zerogpu
+from mpd_core.ui import ask, opening, wire, zerogpu
 from mpd_core.ui.runs import Run, Runs
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
+    from mpd_core.ui.opening import Host
 
 LOG = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ FRAME_SECONDS = 0.12
 class Handlers:
     """The events of one page over one engine; holds nothing of a visitor but open replies."""
 
-    def __init__(self, engine: Engine, produce: zerogpu.Producer) -> None:
+    def __init__(self, engine: Host, produce: zerogpu.Producer) -> None:
         self.engine = engine
         self.produce = produce
         self.runs = Runs()
@@ -109,13 +109,14 @@ class Handlers:
             return {"runs": {}, "refused": str(error)}
 
     def fetch(self, listed: str) -> wire.Frame:
-        """All that is known of replies, for a page that missed a part of them."""
+        """All that is known of replies that a page missed a part of, and of the engine."""
         try:
             wanted = ask.names(listed)
         except RequestError as error:
             return {"runs": {}, "refused": str(error)}
         found = wire.frame(self.runs.find(wanted), whole=True)
-        return {**found, "lost": [name for name in wanted if name not in found["runs"]]}
+        lost = [name for name in wanted if name not in found["runs"]]
+        return {**found, "lost": lost, "engine": opening.describe(self.engine)}
 
 
 def _together(sources: Sequence[Iterator[None]]) -> Iterator[None]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import gradio as gr
 
-from mpd_core.preferences import Dimension, PreferenceSpace
+from mpd_core.analysis import read_trace
+from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import assets, palette, settings, zerogpu
+from mpd_core.ui import analyse, assets, opening, palette, people, settings, wire, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
+from mpd_core.ui.standalone import MARK, viewer_page
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
+    from mpd_core.packs import Pack
+    from mpd_core.ui.opening import Host
 
-CONCURRENT_RUNS = 16
+CONCURRENT_RUNS = 64
+"""As many as the engine lets wait: its own queue can say who is before whom."""
+EXAMPLE = "example.json"
+"""In a pack's folder: a trace that a new visitor sees before anything has been asked."""
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # A page's own functions, which assets/ui/main.js defines; Gradio may call before it has loaded.
 _CALL = """async (...values) => {
@@ -27,38 +34,47 @@ _CALL = """async (...values) => {
 }"""
 
 
-def build(engine: Engine) -> gr.Blocks:
-    """The whole app over an open engine, not yet launched."""
+def build(engine: Host) -> gr.Blocks:
+    """The whole app over an engine that is open or being opened, not yet launched."""
     produce = zerogpu.producer(engine)
     handlers = Handlers(engine, produce)
     with Page(title="MPD Studio", analytics_enabled=False, fill_width=True) as page:
         _header(engine)
-        with gr.Row(elem_id="studio"):
-            with gr.Column(elem_id="controls", scale=2, min_width=260):
-                prompt, poles, buttons, controls = _controls(engine)
-            with gr.Column(elem_id="reply", scale=5, min_width=260):
-                asked = gr.Textbox(visible=False)
-                picture = _picture(engine, controls)
-        _wire(handlers, page, [prompt, *poles, *controls.values()], asked, picture, buttons)
+        with gr.Tabs(elem_id="tabs"):
+            # Chat stays on the page behind the others, with what is being written.
+            with gr.Tab("Chat", id="chat", render_children=True):
+                _chat(engine, handlers, page)
+            with gr.Tab("Analyse", id="analyse-tab"):
+                analyse.build(engine.pack.space)
         gr.api(
             generate_function(engine, produce),
             api_name="generate",
             concurrency_limit=CONCURRENT_RUNS,
         )
+    people.add(page, engine.pack)
     return page
 
 
-def _header(engine: Engine) -> None:
+def _chat(engine: Host, handlers: Handlers, page: Page) -> None:
+    with gr.Row(elem_id="studio"):
+        with gr.Column(elem_id="controls", scale=2, min_width=260):
+            prompt, poles, buttons, controls = _controls(engine)
+        with gr.Column(elem_id="reply", scale=5, min_width=260):
+            asked = gr.Textbox(visible=False)
+            picture = _picture(engine, controls)
+    _wire(handlers, page, [prompt, *poles, *controls.values()], asked, picture, buttons)
+
+
+def _header(engine: Host) -> None:
     gr.HTML(
         html_template=assets.text("header.html"),
         js_on_load=assets.text("header.js"),
         title=engine.pack.spec.title,
-        facts=f"{engine.info.device} · {engine.info.precision}",
         elem_id="header",
     )
 
 
-def _controls(engine: Engine) -> tuple[Any, list[Any], tuple[Any, Any, Any], dict[str, Any]]:
+def _controls(engine: Host) -> tuple[Any, list[Any], tuple[Any, Any, Any], dict[str, Any]]:
     """Prompt, one choice per dimension, (Run, Stop, New chat), and the advanced settings."""
     prompt = gr.Textbox(
         label="Instruction",
@@ -96,30 +112,58 @@ def _dimension(index: int, dimension: Dimension) -> gr.Radio:
     )
 
 
-def _picture(engine: Engine, controls: dict[str, Any]) -> gr.HTML:
+def _picture(engine: Host, controls: dict[str, Any]) -> gr.HTML:
     """The conversation, map and inspector: one component that owns its DOM."""
+    pack = _pack_facts(engine, controls)
+    css = palette.css(engine.pack.space) + assets.text("studio.css")
+
+    def standalone(_: Any) -> str:
+        """The page of one reply, for the browser to put a trace into."""
+        return viewer_page(css, pack)
+
+    stored = _stored_example(engine.pack)
+
+    def example(_: Any) -> str:
+        """A reply to show before anybody has asked."""
+        return stored
+
     return gr.HTML(
         value={"runs": {}},
         html_template=assets.text("view.html"),
         js_on_load=assets.view_script(),
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
         trained=engine.pack.trained,
-        notes=list(engine.info.notes),
-        pack=_pack_facts(engine, controls),
+        engine=opening.describe(engine),
+        pack=pack,
+        mark=MARK,
+        server_functions=[standalone, example],
         apply_default_css=False,
         elem_id="view",
     )
 
 
-def _pack_facts(engine: Engine, controls: dict[str, Any]) -> dict[str, Any]:
+def _stored_example(pack: Pack) -> str:
+    """The pack's example as the page reads replies; "" where it has none.
+
+    Raises:
+        TraceError: it has one that cannot be read.
+    """
+    file = pack.folder / EXAMPLE
+    if not file.is_file():
+        return ""
+    trace = read_trace(file)
+    names = list(trace.steps[0].weights) if trace.steps else list(trace.poles)
+    rows = wire.encode(names, trace.steps)
+    return json.dumps({"head": wire.head(trace), "experts": names, "rows": rows})
+
+
+def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:
     """What the page's JavaScript must know of the pack; no model or visitor wrote any of it."""
     space, spec = engine.pack.space, engine.pack.spec
     count = math.prod(len(dimension.poles) for dimension in space.dimensions)
     return {
         "name": spec.name,
         "schema": SCHEMA_VERSION,
-        "device": engine.info.device,
-        "precision": engine.info.precision,
         "dimensions": [
             {
                 "name": dimension.name.replace("_", " "),

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from mpd_core.preferences import PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 
 # Blue, orange, green, magenta first: the order of Okabe and Ito's colour-blind safe set.
 _HUES = (255.0, 55.0, 165.0, 335.0, 100.0, 215.0, 25.0, 295.0)

@@ -52,6 +52,12 @@ class Run:
         """Whether the reply is still awaited or being written."""
         return self.status in _OPEN
 
+    @property
+    def ahead(self) -> int | None:
+        """How many requests the engine serves before this one; None: it does not wait there."""
+        stream = self._stream
+        return stream.ahead() if self.status == "waiting" and stream is not None else None
+
     def attach(self, stream: Stream) -> None:
         """Remember the engine's stream, so that ``close`` can cancel it from another thread."""
         with self._lock:

@@ -10,33 +10,53 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets, identity, palette
+from mpd_core.ui import assets, identity, palette, zerogpu
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
+from mpd_core.ui.opening import Opening
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
+    from mpd_core.ui.opening import Host
 
 DEFAULT_PORT = 7860
 QUEUE_SIZE = 64
 
 
-def serve(engine: Engine, *, host: str | None = None, port: int | None = None) -> None:
+def serve(engine: Host, *, host: str | None = None, port: int | None = None) -> None:
     """Open the page over an engine and block until it is interrupted.
+
+    The page is there while the engine is still being opened, except on ZeroGPU, where replies are
+    written in forks of a process that has it.
 
     Args:
         host: address to listen on; default ``GRADIO_SERVER_NAME``, then this machine only.
         port: default ``GRADIO_SERVER_PORT``, then 7860.
 
     Raises:
-        MPDError: the port is taken or not allowed, or the address is not this machine's.
+        MPDError: the port is taken or not allowed, the address is not this machine's, or the
+            engine cannot be opened.
     """
+    if isinstance(engine, Opening) and zerogpu.active():
+        engine.start()
+        engine.wait()
     page, url = launch(engine, host=host, port=port)
+    if isinstance(engine, Opening) and not engine.done:
+        _open_behind(engine, page, url)
     print(f"MPD Studio is ready: {url}", flush=True)
     page.block_thread()
 
 
+def _open_behind(opening: Opening, page: gr.Blocks, url: str) -> None:
+    print(f"The page is at {url} while the model loads.", flush=True)
+    opening.start()
+    try:
+        opening.wait()
+    except BaseException:
+        page.close(verbose=False)
+        raise
+
+
 def launch(
-    engine: Engine, *, host: str | None = None, port: int | None = None
+    engine: Host, *, host: str | None = None, port: int | None = None
 ) -> tuple[gr.Blocks, str]:
     """Like ``serve``, without blocking: the running page and its URL.
 
@@ -74,7 +94,7 @@ def check_port(host: str, port: int) -> None:
             raise _refused(host, port, error) from error
 
 
-def stylesheet(engine: Engine) -> str:
+def stylesheet(engine: Host) -> str:
     """The page's CSS, with the colours of this pack's experts."""
     return palette.css(engine.pack.space) + "\n" + assets.text("studio.css")
 
@@ -98,6 +118,7 @@ def _switches() -> dict[str, Any]:
         "ssr_mode": False,
         "run_history": False,
         "prevent_thread_lock": True,
+        "max_threads": CONCURRENT_RUNS + 40,
         "footer_links": ["api"],
         "favicon_path": assets.FOLDER / "favicon.svg",
     }

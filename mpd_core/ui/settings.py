@@ -12,11 +12,12 @@ import gradio as gr
 from mpd_core.request import MAX_SEED, Space
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine
+    from mpd_core.ui.opening import Host
 
 METHODS = {
     "mpd": "MPD: weights anew at every token",
     "uniform": "MPD uniform: equal weights",
+    "top-1": "MPD top-1: only the expert with the largest weight",
     "static": "MPD static: the pack's best constant weights",
     "soup": "Personalized soup: adapters averaged",
     "prompting": "Preference prompting: the base, all instructions",
@@ -33,7 +34,7 @@ def method_label(name: str) -> str:
     return METHODS.get(name, name)
 
 
-def build(engine: Engine) -> dict[str, Any]:
+def build(engine: Host) -> dict[str, Any]:
     """The controls by setting, in the order of the page."""
     d = engine.pack.spec.decode
     slider = _slider
@@ -54,7 +55,22 @@ def build(engine: Engine) -> dict[str, Any]:
             elem_id="set-space",
         ),
         "strength": slider(
-            "Strength", 0, 6, d.strength, 0.05, "of that space: how far experts move the text"
+            "Strength", 0, 10, d.strength, 0.05, "of that space: how far experts move the text"
+        ),
+        "settled": slider(
+            "Strength that stays", 0, 1, d.settled, 0.05, "share of it, in a long reply"
+        ),
+        "fade": slider(
+            "Fade", 1, 200, d.fade, 1, "in tokens: how fast the rest of the strength goes"
+        ),
+        "plausibility": slider(
+            "Plausibility",
+            0,
+            0.5,
+            d.plausibility,
+            0.01,
+            "of that space: only tokens to which some expert, or the base, gives this share of its "
+            "likeliest one's probability",
         ),
         "max_new_tokens": slider(
             "Longest reply", 1, d.max_new_tokens_limit, d.max_new_tokens, 1, "in tokens"

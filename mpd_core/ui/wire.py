@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mpd_core.experts import ANCHOR, PLAIN
+from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.trace import Candidate, StepRecord, Trace
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def encode(experts: Sequence[str], steps: Sequence[StepRecord]) -> str:
     """Steps as a JSON list of rows, in the order that ``assets/ui/trace.js`` reads them.
 
     A row is [text, token id, weights, probability, log-probabilities, entropy, disagreement,
-    candidates, missing]; weights follow ``experts``, log-probabilities these and then the anchors
-    of the space ``strength``, base first; null is minus infinity.
+    candidates, missing, divergence]; weights follow ``experts``, log-probabilities these and then
+    the anchors of the space ``strength``, base first; null is minus infinity.
     """
     anchors = [name for name in (PLAIN, ANCHOR) if steps and name in steps[0].logprobs]
     voices = [*experts, *anchors]
@@ -46,6 +46,7 @@ def encode(experts: Sequence[str], steps: Sequence[StepRecord]) -> str:
             _number(step.disagreement),
             [_candidate(one, voices) for one in step.top_k],
             {name: _number(mass) for name, mass in step.missing.items()},
+            _number(step.divergence),
         ]
         for step in steps
     ]
@@ -87,5 +88,6 @@ def _run(run: Run, whole: bool) -> Frame:
         "experts": list(run.experts),
         "head": json.dumps(run.head, ensure_ascii=False) if run.head is not None else "",
         "count": len(parts),
+        "ahead": run.ahead,
         "parts": {str(i): parts[i] for i in range(first, len(parts))},
     }

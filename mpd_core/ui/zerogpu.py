@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING
 
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import StepRecord, Trace
+from mpd_core.ui.opening import arriving, engine_of
 
 if TYPE_CHECKING:
-    from mpd_core.engine import Engine, Stream
+    from mpd_core.engine import Stream
+    from mpd_core.ui.opening import Host
 
 Piece = tuple[str, ...] | StepRecord | Trace
-"""What a producer yields: the experts' names first, then steps, at last the trace."""
+"""What a producer yields: the experts' names (none while the model is awaited), then steps, at last
+the trace."""
 Producer = Callable[..., Iterator[Piece]]
 
 _START_S, _TOKEN_S, _LIMIT_S = 10, 0.06, 120
@@ -32,13 +35,15 @@ def active() -> bool:
     )
 
 
-def producer(engine: Engine) -> Producer:
+def producer(host: Host) -> Producer:
     """A generator function over the engine, that asks for a GPU where one must be asked for."""
 
     def produce(
         request: GenerationRequest, opened: Callable[[Stream], None] | None = None
     ) -> Iterator[Piece]:
-        stream = engine.submit(request)
+        for _ in arriving(host):
+            yield ()
+        stream = engine_of(host).submit(request)
         if opened is not None:
             opened(stream)
         with stream:

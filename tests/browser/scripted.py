@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.packs import Pack
-from mpd_core.request import GenerationRequest
+from mpd_core.request import Branch, GenerationRequest
 from mpd_core.trace import Candidate, StepRecord, Timing, Trace
 
 HOSTILE = (
@@ -43,6 +43,15 @@ def distribution(step: int, expert: int) -> list[float]:
 def mixture(said: dict[str, list[float]], weights: dict[str, float]) -> list[float]:
     """Eq. 1 over the whole vocabulary."""
     return [sum(w * said[e][v] for e, w in weights.items()) for v in range(VOCABULARY)]
+
+
+def entropy(p: list[float]) -> float:
+    return -sum(q * math.log(q) for q in p if q > 0)
+
+
+def divergence(said: dict[str, list[float]], weights: dict[str, float]) -> float:
+    """Jensen-Shannon, over the whole vocabulary."""
+    return entropy(mixture(said, weights)) - sum(w * entropy(said[e]) for e, w in weights.items())
 
 
 def candidates(
@@ -87,6 +96,11 @@ class ScriptedStream:
     def __exit__(self, *_: object) -> None:
         self.cancel()
 
+    def ahead(self) -> int:
+        """As prompts say: "never behind 3"."""
+        found = re.match(r"never behind (\d+)", self.request.messages[-1].content)
+        return int(found[1]) if found else 0
+
     def cancel(self) -> None:
         if not self.ended.is_set():
             self.reason = "cancelled"
@@ -98,8 +112,9 @@ class ScriptedStream:
             self.ended.wait(60)
         if prompt.startswith("stuck"):
             time.sleep(4)  # a long prefill: the engine looks up only afterwards
+        branch = self.request.branch or Branch()
         for i, text in enumerate(self._speech(prompt)):
-            if self.ended.wait(self.pause):
+            if i >= len(branch.prefix) and self.ended.wait(self.pause):
                 return
             if prompt.startswith("break") and i == 5:
                 raise EngineError("The engine ran out of memory: ask for a shorter reply.")
@@ -108,7 +123,8 @@ class ScriptedStream:
             if i == self.request.sampling.max_new_tokens:
                 self.reason = "length"
                 break
-            yield self._step(i, text)
+            if i >= len(branch.prefix):
+                yield self._step(i, text, branch)
         self.ended.set()
 
     def _speech(self, prompt: str) -> list[str]:
@@ -124,15 +140,22 @@ class ScriptedStream:
             return [*ARABIC, ""]
         return [*tokens(SPEECH), ""]
 
-    def _step(self, i: int, text: str) -> StepRecord:
+    def _step(self, i: int, text: str, branch: Branch) -> StepRecord:
+        first = i == len(branch.prefix)
         raw = [math.exp(2 * math.sin(i + 2 * k)) for k in range(len(self.experts))]
         weights = {e: value / sum(raw) for e, value in zip(self.experts, raw, strict=True)}
+        if branch.weights and (branch.lasting or first):
+            weights = dict(zip(self.experts, branch.weights, strict=True))
         said = {e: distribution(i, k) for k, e in enumerate(self.experts)}
         chosen = (3 * i) % VOCABULARY
+        if branch.token is not None and first:
+            chosen, text = branch.token, f" word{branch.token}"
         logprobs = {e: math.log(p[chosen]) for e, p in said.items()}
         step = StepRecord(
             i, chosen, text, weights, mixture(said, weights)[chosen], logprobs,
-            0.3 * (i % 9), 0.05 * (i % 5), candidates(said, weights, chosen, text),
+            0.3 * (i % 9), divergence(said, weights),
+            divergence(said, dict.fromkeys(said, 1 / len(said))),
+            candidates(said, weights, chosen, text),
         )  # fmt: skip
         self.steps.append(step)
         return step
@@ -150,7 +173,7 @@ class ScriptedStream:
             text="".join(step.text for step in self.steps),
             finish_reason=self.reason,  # type: ignore[arg-type]
             prompt_tokens=3, timing=Timing(0.01, seconds, len(self.steps) / max(seconds, 1e-6)),
-            steps=tuple(self.steps),
+            steps=tuple(self.steps), branch=asdict(request.branch) if request.branch else None,
         )  # fmt: skip
 
 

@@ -18,8 +18,8 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from mpd_core.analysis import trace_from_dict
 from mpd_core.request import Sampling
-from mpd_core.trace import Trace
 from tests import tiny
 from tests.browser.conftest import Visitor, free_port
 
@@ -132,7 +132,7 @@ def test_generate_streams_and_ends_with_a_trace(client: Client) -> None:
         max_new_tokens=24, seed=3, api_name="/generate",
     )  # fmt: skip
     *partial, last = list(job)
-    trace = Trace.from_dict(last)
+    trace = trace_from_dict(last)
     assert all(value["done"] is False for value in partial)
     assert all(trace.text.startswith(value["text"].rstrip("\ufffd")) for value in partial)
     assert trace.preference == "A-B"
@@ -147,7 +147,7 @@ def test_generate_is_the_only_public_endpoint(client: Client) -> None:
     names = [p["parameter_name"] for p in endpoints["/generate"]["parameters"]]
     assert names[:4] == ["instruction", "dim0", "dim1", "dim2"]
     assert names[4:9] == ["method", "max_new_tokens", "temperature", "top_p", "seed"]
-    merging = {"space", "strength", "plausibility"}
+    merging = {"space", "strength", "settled", "fade", "plausibility"}
     assert {field.name for field in fields(Sampling)} | merging <= set(names)
 
 

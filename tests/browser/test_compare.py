@@ -36,6 +36,20 @@ def test_one_click_shows_all_eight_preferences(visitor: Visitor, engine: Scripte
     )
 
 
+def test_all_eight_without_an_instruction_are_of_the_reply_that_is_shown(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    visitor.run("echo one two three")
+    visitor.wait_for_draft("")
+    before = len(engine.streams)
+    visitor.page.get_by_role("button", name="All eight").click()
+    visitor.page.wait_for_function(DONE, arg=9)
+    asked = [stream.request.messages for stream in engine.streams[before:]]
+    assert len(asked) == 8
+    assert {(len(m), m[0].content) for m in asked} == {(1, "echo one two three")}
+    assert visitor.page.locator(".mpd-turn").count() == 1
+
+
 def test_a_token_of_any_card_can_be_inspected_and_a_card_fills_the_screen(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:

@@ -66,10 +66,8 @@ def test_facts_of_a_token(visitor: Visitor, engine: ScriptedEngine) -> None:
     assert shown["Bytes"] == step.text.encode().hex(" ")
     assert shown["Rank"] == (str(rank) if rank <= TOP_K else f"below {TOP_K}")
     assert number(shown["Probability"]) == pytest.approx(step.probability, abs=6e-3)
-    cells = [[q[v] for v in {c.token_id for c in step.top_k}] for q in said.values()]
-    cells = [[*c, 1 - sum(c)] for c in cells]
-    mean = [sum(column) / len(cells) for column in zip(*cells, strict=True)]
-    apart = entropy(mean) - sum(map(entropy, cells)) / len(cells)
+    mean = [sum(column) / len(said) for column in zip(*said.values(), strict=True)]
+    apart = entropy(mean) - sum(map(entropy, said.values())) / len(said)
     assert float(shown["Divergence"].split()[0]) == pytest.approx(apart, abs=6e-3)
 
 

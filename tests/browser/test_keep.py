@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from mpd_core.trace import Trace
+from mpd_core.analysis import trace_from_dict
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
 
@@ -47,11 +47,11 @@ def a_trace(steps: int = 3, **changes: Any) -> dict[str, Any]:
     one = {"probability": 0.1, "logprobs": logprobs}
     step = {
         "token_id": 7, "weights": weights, "probability": 0.2, "logprobs": logprobs, "entropy": 1.0,
-        "disagreement": 0.1, "missing": {},
+        "disagreement": 0.1, "divergence": 0.2, "missing": {},
         "top_k": [one | {"token_id": k, "text": f"w{k}"} for k in range(9)],
     }  # fmt: skip
     trace = {
-        "schema_version": 1, "pack": "scripted", "hashes": {}, "trained": True, "prompt": "Count.",
+        "schema_version": 2, "pack": "scripted", "hashes": {}, "trained": True, "prompt": "Count.",
         "messages": [{"role": "user", "content": "Count."}], "preference": "AAA",
         "poles": list(weights), "method": "mpd", "space": "probability", "settings": {}, "seed": 5,
         "device": "cpu", "precision": "fp16", "text": "".join(texts), "finish_reason": "stop",
@@ -65,7 +65,7 @@ def test_json_is_a_whole_trace_that_the_program_reads(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:
     visitor.run("Explain photosynthesis.")
-    trace = Trace.from_dict(json.loads(download(visitor, "JSON")))
+    trace = trace_from_dict(json.loads(download(visitor, "JSON")))
     made = engine.streams[-1].trace()
     assert (trace.text, trace.method, trace.preference) == (SPEECH, made.method, made.preference)
     assert trace.settings == made.settings
@@ -148,7 +148,7 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (json.dumps(a_trace())[:-40], "cut short"),
         ("[1, 2]", "no schema_version"),
         ("null", "no schema_version"),
-        (json.dumps(a_trace(schema_version=0)), "has schema 0; this page reads 1"),
+        (json.dumps(a_trace(schema_version=0)), "has schema 0; this page reads 2"),
         (json.dumps(a_trace() | {"steps": 7}), "it has no steps"),
         (json.dumps(a_trace(text="other")), "do not join to its text"),
         (json.dumps(a_trace(prompt=7)), "“prompt” is missing or no text"),

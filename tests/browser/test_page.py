@@ -171,12 +171,34 @@ def test_axe_finds_nothing_serious(visit: Visit, width: int, scheme: str) -> Non
     visitor = visit(width=width, scheme=scheme)
     visitor.run("Explain photosynthesis.")
     visitor.page.locator(".tok").nth(3).click()
+    visitor.page.locator(".mpd-whatif summary").click()
+    visitor.page.locator(".mpd-keep summary").click()
     visitor.wait_for_transitions()  # a button that is fading has less contrast for a moment
-    ours = {"include": [["#header"], ["#view"], ["#dimensions"], ["#buttons"], ["#prompt"]]}
-    found = Axe().run(visitor.page, context=ours).response["violations"]
-    serious = [f for f in found if f["impact"] in ("serious", "critical")]
-    assert [(f["id"], [n["html"] for n in f["nodes"][:3]]) for f in serious] == []
+    ours = ("#header", "#view", "#dimensions", "#buttons", "#prompt", "#more", ".tab-wrapper")
+    assert serious(visitor, *ours) == []
     assert visitor.page.locator("h1").count() == 1
+    visitor.page.get_by_role("tab", name="Analyse").click()
+    visitor.page.get_by_role("button", name="Replies of this conversation").click()
+    visitor.page.wait_for_selector('.mpd-analysis[data-ready="true"]')
+    assert serious(visitor, "#analyse .mpd-analyse", ".tab-wrapper") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_before_anything_is_asked(visit: Visit, scheme: str) -> None:
+    visitor = visit(scheme=scheme, reduced_motion="reduce")
+    visitor.page.wait_for_selector(".strip .tok")
+    visitor.wait_for_transitions()
+    assert serious(visitor, "#view", "#more") == []
+
+
+def serious(visitor: Visitor, *parts: str) -> list[tuple[str, list[str]]]:
+    """What axe finds wrong with parts of the page, beyond advice."""
+    found = Axe().run(visitor.page, context={"include": [[part] for part in parts]})
+    return [
+        (f["id"], [n["html"] for n in f["nodes"][:3]])
+        for f in found.response["violations"]
+        if f["impact"] in ("serious", "critical")
+    ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,0 +1,155 @@
+"""Traces from files: everything in them is checked before anything is computed from them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Set
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from mpd_core.errors import MPDError
+from mpd_core.request import MAX_NEW_TOKENS
+from mpd_core.trace import SCHEMA_VERSION, StepRecord, Trace
+
+MAX_FILE_BYTES = 128 * 2**20
+MAX_EXPERTS = 64
+MAX_CANDIDATES = MAX_EXPERTS * 51
+_SLACK = 1e-3
+"""Of weights' sum and of bounds: numbers of the page have seven digits."""
+_ADAPTER: TypeAdapter[Trace] = TypeAdapter(Trace)
+
+
+class TraceError(MPDError):
+    """A file is no trace, or not one that this version reads."""
+
+
+def read_trace(path: Path) -> Trace:
+    """A trace from a file, as the command line (``generate --json``) and the page write it.
+
+    Raises:
+        TraceError: names the file and what is wrong with it.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            most = MAX_FILE_BYTES // 2**20
+            raise TraceError(f"{path}: {size / 2**20:.0f} MB; at most {most} are read.")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{path}: is no UTF-8 text: export the reply again.") from error
+    return trace_from_json(text, str(path))
+
+
+def trace_from_json(text: str, name: str) -> Trace:
+    """A trace from its JSON; ``name`` is what messages call it.
+
+    Raises:
+        TraceError: no JSON, another schema, or a field that is missing, unknown or out of bounds.
+    """
+
+    def wrong(what: str) -> NoReturn:
+        raise TraceError(f"{name}: {what}")
+
+    try:
+        data = json.loads(text, parse_constant=lambda word: wrong(f"{word} is no JSON."))
+    except (ValueError, RecursionError):
+        wrong("is no JSON, or was cut short: export the reply again.")
+    return trace_from_dict(data, name)
+
+
+def trace_from_dict(data: Any, name: str = "The trace") -> Trace:
+    """The inverse of ``Trace.to_dict``; errors as ``trace_from_json``."""
+
+    def wrong(what: str) -> NoReturn:
+        raise TraceError(f"{name}: {what}")
+
+    if not isinstance(data, dict) or "schema_version" not in data:
+        wrong("is no trace: it has no schema_version.")
+    version = data["schema_version"]
+    if version != SCHEMA_VERSION:
+        wrong(
+            f"has schema {version!r:.20}; this version reads {SCHEMA_VERSION}: write the reply "
+            "again with it."
+        )
+    _check_size(data, wrong)
+    try:
+        trace = _ADAPTER.validate_python(_with_infinity(data), strict=False)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        wrong(f"{key[:120]}: {problem['msg'][:120]}.")
+    _check(trace, wrong)
+    return trace
+
+
+def _check_size(data: Mapping[str, Any], wrong: Callable[[str], NoReturn]) -> None:
+    steps = data.get("steps")
+    if not isinstance(steps, (list, tuple)):
+        wrong("has no steps.")
+    if len(steps) > MAX_NEW_TOKENS:
+        wrong(f"has {len(steps)} steps; at most {MAX_NEW_TOKENS} are read.")
+    if not all(isinstance(step, dict) for step in steps):
+        wrong("has a step that is no object.")
+    known, step_known = ({field.name for field in fields(k)} for k in (Trace, StepRecord))
+    unknown = data.keys() - known
+    for step in steps:
+        unknown |= step.keys() - step_known
+    if unknown:
+        wrong(f"has a field that schema {SCHEMA_VERSION} does not know: {min(unknown)!r:.60}.")
+
+
+def _with_infinity(data: dict[str, Any]) -> dict[str, Any]:
+    """The page writes null for a log-probability of minus infinity."""
+
+    def told(logprobs: Any) -> Any:
+        if not isinstance(logprobs, dict):
+            return logprobs
+        return {k: -math.inf if v is None else v for k, v in logprobs.items()}
+
+    def candidate(one: Any) -> Any:
+        return {**one, "logprobs": told(one.get("logprobs"))} if isinstance(one, dict) else one
+
+    steps = [
+        {
+            **step,
+            "logprobs": told(step.get("logprobs")),
+            "top_k": [candidate(one) for one in step.get("top_k") or ()],
+        }
+        for step in data["steps"]
+    ]
+    return {**data, "steps": steps}
+
+
+def _check(trace: Trace, wrong: Callable[[str], NoReturn]) -> None:
+    """What types cannot say."""
+    if "".join(step.text for step in trace.steps) != trace.text:
+        wrong("its steps do not join to its text.")
+    experts: Set[str] = trace.steps[0].weights.keys() if trace.steps else frozenset[str]()
+    if len(experts) > MAX_EXPERTS:
+        wrong(f"has {len(experts)} experts; at most {MAX_EXPERTS} are read.")
+    for place, step in enumerate(trace.steps):
+        if problem := _problem(step, experts):
+            wrong(f"step {place + 1} {problem}.")
+
+
+def _problem(step: StepRecord, experts: Set[str]) -> str:
+    if step.weights.keys() != experts or not experts <= step.logprobs.keys():
+        return "has other experts than the first"
+    weights = step.weights.values()
+    if not all(0.0 <= w <= 1.0 + _SLACK for w in weights) or abs(sum(weights) - 1.0) > _SLACK:
+        return "has weights that are no shares of 1"
+    if not 0.0 <= step.probability <= 1.0 + _SLACK:
+        return "has no proper probability"
+    if not all(p <= _SLACK for p in step.logprobs.values()):
+        return "has a log-probability above 0"
+    if not all(-_SLACK <= v < math.inf for v in (step.entropy, step.disagreement, step.divergence)):
+        return "has an entropy or divergence that is none"
+    if len(step.top_k) > MAX_CANDIDATES:
+        return f"has {len(step.top_k)} candidates; at most {MAX_CANDIDATES} are read"
+    return ""

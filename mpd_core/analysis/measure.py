@@ -1,0 +1,220 @@
+"""From traces to tables of plain numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mpd_core.analysis.words import KINDS, kinds
+from mpd_core.trace import StepRecord, Trace
+
+BINS = 32
+MOST_APART = 20
+CONTEXT = 60
+"""Characters of the reply before a token, to show where it stands."""
+_TIE = 1e-4
+"""Weights nearer than this have no leader."""
+
+
+@dataclass
+class Row:
+    """Tokens that have something in common."""
+
+    name: str
+    tokens: int = 0
+    entropy: float = 0.0
+    """Mean of the merged distributions, in nats."""
+    divergence: float = 0.0
+    """Mean of the experts', each counted alike, in nats."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Mean weight by expert, over the tokens of replies that have it."""
+    shares: dict[str, int] = field(default_factory=dict)
+    """Tokens behind each mean weight."""
+
+    def add(self, step: StepRecord) -> None:
+        """Take one more token into the means."""
+        self.tokens += 1
+        self.entropy += (step.entropy - self.entropy) / self.tokens
+        self.divergence += (step.divergence - self.divergence) / self.tokens
+        for expert, weight in step.weights.items():
+            count = self.shares[expert] = self.shares.get(expert, 0) + 1
+            mean = self.weights.get(expert, 0.0)
+            self.weights[expert] = mean + (weight - mean) / count
+
+
+@dataclass
+class PreferenceRow(Row):
+    """All replies under one preference."""
+
+    traces: int = 0
+    switches: int = 0
+    """How often the leading expert changes."""
+
+    @property
+    def switches_per_100(self) -> float:
+        return 100.0 * self.switches / self.tokens if self.tokens else 0.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """A token where experts lie far apart."""
+
+    trace: str
+    index: int
+    before: str
+    text: str
+    divergence: float
+    favourites: Mapping[str, str]
+    """What each expert alone finds likeliest, where candidates were recorded."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What many traces say together."""
+
+    traces: int
+    tokens: int
+    experts: tuple[str, ...]
+    positions: tuple[Row, ...]
+    kinds: tuple[Row, ...]
+    preferences: tuple[PreferenceRow, ...]
+    apart: tuple[Place, ...]
+
+    @property
+    def switches_per_100(self) -> float:
+        """Of all replies together."""
+        switches = sum(row.switches for row in self.preferences)
+        return 100.0 * switches / self.tokens if self.tokens else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as the page and the report draw them."""
+        preferences = [
+            {**asdict(row), "switches_per_100": row.switches_per_100} for row in self.preferences
+        ]
+        return {
+            **asdict(self),
+            "preferences": preferences,
+            "switches_per_100": self.switches_per_100,
+        }
+
+    def to_csv(self) -> str:
+        """One number a row. Names are JSON strings, so that no spreadsheet computes with them."""
+        file = io.StringIO()
+        out = csv.writer(file, lineterminator="\r\n")
+        out.writerow(["group", "name_json", "quantity", "expert_json", "value", "tokens"])
+        for group, rows in self._groups().items():
+            for row in rows:
+                name = _quoted(row.name)
+                for quantity in ("entropy", "divergence"):
+                    out.writerow([group, name, quantity, "", getattr(row, quantity), row.tokens])
+                for expert, weight in row.weights.items():
+                    count = row.shares[expert]
+                    out.writerow([group, name, "weight", _quoted(expert), weight, count])
+        for row in self.preferences:
+            value = row.switches_per_100
+            out.writerow(
+                ["preference", _quoted(row.name), "switches_per_100", "", value, row.tokens]
+            )
+        return file.getvalue()
+
+    def _groups(self) -> dict[str, tuple[Row, ...]]:
+        return {"position": self.positions, "kind": self.kinds, "preference": self.preferences}
+
+
+def analyse(traces: Mapping[str, Trace]) -> Analysis:
+    """Look at traces together.
+
+    Args:
+        traces: by what they are called, e.g. the file.
+    """
+    steps = [
+        (name, i, step) for name, trace in traces.items() for i, step in enumerate(trace.steps)
+    ]
+    experts = dict.fromkeys(expert for _, _, step in steps for expert in step.weights)
+    width = max(1, math.ceil(max((s.index + 1 for _, _, s in steps), default=1) / BINS))
+    by_kind = {kind: Row(kind) for kind in KINDS}
+    for trace in traces.values():
+        for step, kind in zip(trace.steps, kinds([s.text for s in trace.steps]), strict=True):
+            by_kind[kind].add(step)
+    return Analysis(
+        traces=len(traces),
+        tokens=len(steps),
+        experts=tuple(experts),
+        positions=_by_position((step for _, _, step in steps), width),
+        kinds=tuple(row for row in by_kind.values() if row.tokens),
+        preferences=_by_preference(traces.values()),
+        apart=_apart(traces, steps),
+    )
+
+
+def switches(steps: Sequence[StepRecord]) -> int:
+    """How often the expert with the largest weight changes; ties have no leader."""
+    leaders = [_leader(step.weights) for step in steps]
+    return sum(1 for one, other in itertools.pairwise(leaders) if one != other)
+
+
+def _leader(weights: Mapping[str, float]) -> str | None:
+    ordered = sorted(weights.items(), key=lambda pair: -pair[1])
+    tied = len(ordered) > 1 and ordered[0][1] - ordered[1][1] <= _TIE
+    return None if tied or not ordered else ordered[0][0]
+
+
+def _by_position(steps: Iterable[StepRecord], width: int) -> tuple[Row, ...]:
+    rows: dict[int, Row] = {}
+    for step in steps:
+        place = step.index // width
+        first = place * width + 1
+        name = str(first) if width == 1 else f"{first}–{first + width - 1}"
+        rows.setdefault(place, Row(name)).add(step)
+    return tuple(rows[place] for place in sorted(rows))
+
+
+def _by_preference(traces: Iterable[Trace]) -> tuple[PreferenceRow, ...]:
+    rows: dict[str, PreferenceRow] = {}
+    for trace in traces:
+        name = trace.preference or "none"
+        row = rows.setdefault(name, PreferenceRow(name))
+        row.traces += 1
+        row.switches += switches(trace.steps)
+        for step in trace.steps:
+            row.add(step)
+    return tuple(rows[name] for name in sorted(rows))
+
+
+def _apart(
+    traces: Mapping[str, Trace], steps: Sequence[tuple[str, int, StepRecord]]
+) -> tuple[Place, ...]:
+    furthest = sorted(steps, key=lambda found: -found[2].divergence)[:MOST_APART]
+    return tuple(
+        Place(
+            trace=name,
+            index=step.index,
+            before="".join(other.text for other in traces[name].steps[max(0, i - CONTEXT) : i])[
+                -CONTEXT:
+            ],
+            text=step.text,
+            divergence=step.divergence,
+            favourites=_favourites(step),
+        )
+        for name, i, step in furthest
+        if step.divergence > 0.0
+    )
+
+
+def _favourites(step: StepRecord) -> dict[str, str]:
+    if not step.top_k:
+        return {}
+    return {
+        expert: max(step.top_k, key=lambda one: one.logprobs.get(expert, -math.inf)).text
+        for expert in step.weights
+    }
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)

@@ -1,0 +1,227 @@
+"""The command line: ``python -m mpd_core`` generate, serve, status, train, evaluate and others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import Enum
+from json import dumps
+from typing import TYPE_CHECKING, Annotated, get_args
+
+import typer
+
+from mpd_core import console
+from mpd_core.bench.command import bench
+from mpd_core.cli.trace import trace
+from mpd_core.cli.train import train
+from mpd_core.engine.plan import plan_request
+from mpd_core.errors import EngineError, MPDError
+from mpd_core.evaluation.command import evaluate
+from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
+from mpd_core.packs import Pack, Quantize, load_pack
+from mpd_core.request import GenerationRequest, Space
+from mpd_core.trace import Trace
+
+if TYPE_CHECKING:
+    from mpd_core.engine import Engine
+
+app = typer.Typer(
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="MPD Studio: experts weighed anew at every token.",
+)
+
+_SpaceChoice = Enum("_SpaceChoice", {s: s for s in get_args(Space)}, type=str)  # type: ignore[misc]
+
+METHODS = (
+    "mpd, uniform, top-1, soup, prompting, vanilla, static, static:0.5,0.3,0.2 or expert:NAME."
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; what a user did wrong is one line on stderr and exit code 2.
+
+    What a terminal's encoding lacks is escaped, and a reader that has gone ends the command.
+
+    Args:
+        arguments: default: those of the process.
+
+    Returns:
+        The exit code.
+    """
+    console.escape_what_is_lacking()
+    try:
+        code = int(typer.main.get_command(app).main(arguments, standalone_mode=False) or 0)
+        print(end="", flush=True)
+        return code
+    except (BrokenPipeError, SystemExit):  # typer leaves by the latter where a pipe is closed
+        return console.hang_up()
+    except MPDError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's usage errors, wherever they live
+            raise
+        message = f"{error.format_message()} See --help."
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The instruction; - reads it from stdin.")],
+    preference: Annotated[
+        str | None, typer.Option(help="One letter a dimension, e.g. AAB; - leaves one out.")
+    ] = None,
+    method: Annotated[str, typer.Option(help=METHODS)] = "mpd",
+    space: Annotated[_SpaceChoice | None, typer.Option(help="Where experts are merged.")] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="How far experts move the text, in the space strength.")
+    ] = None,
+    settled: Annotated[
+        float | None, typer.Option(help="Share of the strength that is left in the long run.")
+    ] = None,
+    fade: Annotated[
+        float | None, typer.Option(help="Tokens over which the strength fades to that share.")
+    ] = None,
+    plausibility: Annotated[
+        float | None,
+        typer.Option(help="Floor of the space strength: share of an expert's likeliest token."),
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the merged distribution.")] = None,
+    repetition_penalty: Annotated[float | None, typer.Option(help="1 is none.")] = None,
+    dry_multiplier: Annotated[
+        float | None, typer.Option(help="Penalty on repeated sequences; 0 is none.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of this request's own generator.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one trace instead.")] = False,
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Answer one prompt on stdout, streamed."""
+    loaded = load_pack(pack)
+    chosen = loaded.space.parse(preference or "A" * len(loaded.space.dimensions))
+    request = loaded.request(
+        console.typed(prompt),
+        chosen.code,
+        method,
+        space=space.value if space else None,
+        strength=strength,
+        settled=settled,
+        fade=fade,
+        plausibility=plausibility,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        dry_multiplier=dry_multiplier,
+        seed=seed,
+    )
+    # What can be refused without a model should not wait for one to load.
+    plan_request(loaded, chosen, method, request.space)
+    trace = _run(loaded, request, quantize, device, show=not json)
+    print(console.writable(trace) if json else "")
+
+
+@app.command()
+def serve(
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default 7860.")] = None,
+) -> None:
+    """Open the app in a browser-friendly server."""
+    from mpd_core.ui.opening import Opening
+    from mpd_core.ui.server import serve as serve_page
+
+    loaded, chosen = load_pack(pack), quantize_of(quantize)
+    opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
+    serve_page(opening, host=host, port=port)
+
+
+@app.command()
+def fetch(pack: PackOption = None) -> None:
+    """Obtain a pack's models ahead of time."""
+    from mpd_core.models.sources import obtain_all
+
+    for folder in obtain_all(load_pack(pack), progress=_tell):
+        _tell(f"Ready: {folder}")
+
+
+@app.command()
+def status(
+    pack: PackOption = None, quantize: QuantizeOption = None, device: DeviceOption = None
+) -> None:
+    """Load a pack and say, as JSON, how its models are held and computed, and their memory."""
+    engine = _open(load_pack(pack), quantize, device)
+    try:
+        print(dumps(engine.status(), indent=1))
+    finally:
+        engine.close()
+
+
+app.command()(bench)
+app.command()(trace)
+app.add_typer(train, name="train")
+app.add_typer(evaluate, name="evaluate")
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(help="How long visitors come.")] = 10.0,
+    visitors: Annotated[int, typer.Option(help="At once.")] = 32,
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Visitors that come, stop and vanish: nothing may get stuck, grow, or change its text."""
+    from mpd_core.bench.soak import soak as run_soak
+
+    engine = _open(load_pack(pack), quantize, device)
+    result = run_soak(engine, seconds=60 * minutes, visitors=visitors)
+    engine.close()
+    print(dumps(result.to_dict()))
+    if result.failures:
+        raise EngineError(f"{len(result.failures)} failures, first: {result.failures[0]}")
+
+
+def _run(
+    pack: Pack,
+    request: GenerationRequest,
+    quantize: QuantizeChoice | None,
+    device: str | None,
+    *,
+    show: bool,
+) -> Trace:
+    engine = _open(pack, quantize, device)
+    try:
+        with engine.submit(request) as stream:
+            for step in stream:
+                if show:
+                    print(step.text, end="", flush=True)
+            return stream.trace()
+    finally:
+        engine.close()
+
+
+def _open(pack: Pack, quantize: QuantizeChoice | None, device: str | None) -> Engine:
+    return _engine(pack, quantize_of(quantize), device, _tell)
+
+
+def _engine(
+    pack: Pack, quantize: Quantize | None, device: str | None, tell: Callable[[str], None]
+) -> Engine:
+    from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
+
+    return Engine.open(pack, quantize=quantize, device=device, progress=tell)
+
+
+def _tell(sentence: str) -> None:
+    if sys.stderr is not None:  # without one, print would write to stdout
+        print(sentence, file=sys.stderr)

@@ -1,0 +1,58 @@
+"""Many requests at once: more are submitted than run, so that one that ends makes room."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from mpd_core.engine.engine import Engine
+from mpd_core.engine.stream import Stream
+from mpd_core.errors import MPDError
+from mpd_core.request import GenerationRequest
+from mpd_core.trace import Trace
+
+IN_FLIGHT = 64
+
+Asked = TypeVar("Asked")
+
+
+def outcomes(
+    engine: Engine, asked: Iterable[Asked], request: Callable[[Asked], GenerationRequest]
+) -> Iterator[tuple[Asked, Trace | MPDError]]:
+    """What came of each request, in the order asked; one that fails does not end the others.
+
+    Args:
+        engine: that runs them, in mixed batches.
+        asked: what to generate.
+        request: turns one of these into a request.
+    """
+    coming, waiting = iter(asked), deque[tuple[Asked, Stream | MPDError]]()
+    while True:
+        for one in itertools.islice(coming, IN_FLIGHT - len(waiting)):
+            waiting.append((one, _submitted(engine, request, one)))
+        if not waiting:
+            return
+        one, stream = waiting.popleft()
+        yield one, _awaited(stream)
+
+
+def _submitted(
+    engine: Engine, request: Callable[[Asked], GenerationRequest], one: Asked
+) -> Stream | MPDError:
+    try:
+        return engine.submit(request(one))
+    except MPDError as error:
+        return error
+
+
+def _awaited(stream: Stream | MPDError) -> Trace | MPDError:
+    if isinstance(stream, MPDError):
+        return stream
+    try:
+        for _ in stream:
+            pass
+        return stream.trace()
+    except MPDError as error:
+        return error

@@ -1,0 +1,166 @@
+"""From requests to sequences, and from sequences to traces."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from mpd_core.engine.build import Parts
+from mpd_core.engine.plan import BASE, PCM, TRUNK, ExpertCall, ExpertPlan, plan_request
+from mpd_core.engine.records import finish_reason
+from mpd_core.engine.sequence import CacheRow, Sequence, grow_trunk, share_prefixes
+from mpd_core.errors import EngineError, RequestError
+from mpd_core.models.vocabulary import check_embedded
+from mpd_core.packs import Pack, is_simplex
+from mpd_core.prompts import PromptRenderer
+from mpd_core.request import SHIFTING, Branch, GenerationRequest
+from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
+
+
+class RequestProcessor:
+    """Checks requests against a pack and the room that its models have."""
+
+    def __init__(self, pack: Pack, parts: Parts) -> None:
+        """Check the pack's template, and that its models embed the tokens of its tokenizer.
+
+        Raises:
+            PackError: as ``PromptRenderer``, or a token that has no embedding.
+        """
+        self._pack = pack
+        self._info = parts.info
+        self._prompts = PromptRenderer(parts.tokenizer, pack.spec.template)
+        self._context = min(lane.cache.length for lane in parts.runner.lanes.values())
+        self._tables = parts.runner.tables()
+        self._has_trunk = TRUNK in parts.runner.lanes
+        self.end_of_turn = self._prompts.end_of_turn
+        self._tokenizer = parts.tokenizer
+        self._sizes = {name: lane.vocab_size for name, lane in parts.runner.lanes.items()}
+        self._check_embedded()
+
+    def sequence(self, request: GenerationRequest) -> Sequence:
+        """A request's rows with their prompts.
+
+        Raises:
+            RequestError: unknown pole or method, too long a prompt, too many experts.
+        """
+        preference = self._pack.space.parse(request.preference)
+        plan = plan_request(self._pack, preference, request.method, request.space)
+        self._check_branch(plan, request.branch)
+        experts = tuple(self._row(call, request) for call in plan.experts)
+        pcm = self._row(plan.pcm, request) if plan.pcm else None
+        anchors = tuple(self._row(call, request) for call in plan.anchors)
+        rows = (*experts, *anchors, *((pcm,) if pcm else ()))
+        trunk = grow_trunk(t for t in rows if t.lane == BASE) if self._has_trunk else ()
+        sequence = Sequence(request, plan, experts, pcm, anchors, trunk)
+        share_prefixes(sequence.rows)
+        longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
+        if longest + asked > self._context:
+            raise RequestError(
+                f"The conversation has {longest} tokens and the reply may have {asked}, but "
+                f"together at most {self._context} fit: shorten the prompt or start a new "
+                "conversation."
+            )
+        if not all(table.fits(sequence.on(lane)) for lane, table in self._tables.items()):
+            raise RequestError(
+                "The request needs more memory than the engine has for all: shorten the prompt "
+                "or the reply, or leave dimensions out."
+            )
+        return sequence
+
+    def finish(self, sequence: Sequence) -> FinishReason | None:
+        """Why a reply is over with its last token, or None while it is not.
+
+        Raises:
+            EngineError: it goes on, and the PCM's own backbone has no embedding for the token.
+        """
+        sampling, token_id = sequence.request.sampling, sequence.tokens[-1]
+        reason = finish_reason(sequence.reply, sampling, self.end_of_turn)
+        if reason is None and sequence.pcm and token_id >= self._sizes.get(PCM, token_id + 1):
+            raise EngineError(
+                f"The reply came to {self._name(token_id)}, a token that the PCM's backbone has no "
+                "embedding for: ask in another way, or choose another method."
+            )
+        return reason
+
+    def trace(
+        self,
+        sequence: Sequence,
+        steps: tuple[StepRecord, ...],
+        finish: FinishReason,
+        timing: Timing,
+    ) -> Trace:
+        """What came of a sequence, with everything needed to repeat it."""
+        request = sequence.request
+        settings = asdict(request.sampling)
+        seed = settings.pop("seed")
+        if request.space == "strength":
+            settings |= {name: getattr(request, name) for name in SHIFTING}
+        preference = self._pack.space.parse(request.preference)
+        return Trace(
+            pack=self._pack.spec.name,
+            hashes=self._pack.hashes,
+            trained=self._pack.trained,
+            prompt=request.messages[-1].content,
+            messages=tuple(asdict(message) for message in request.messages),
+            preference=preference.code,
+            poles=tuple(pole.name for pole in preference.poles),
+            method=request.method,
+            space=request.space,
+            settings=settings,
+            seed=seed,
+            device=self._info.device,
+            precision=self._info.precision,
+            text="".join(step.text for step in steps),
+            finish_reason=finish,
+            prompt_tokens=_longest_prompt(sequence),
+            timing=timing,
+            steps=steps,
+            branch=asdict(request.branch) if request.branch else None,
+        )
+
+    def _row(self, call: ExpertCall, request: GenerationRequest) -> CacheRow:
+        prompt = tuple(self._prompts.render(request.messages, call.instructions))
+        if not prompt:
+            raise RequestError("To this model the prompt is empty: type something else.")
+        if max(prompt) >= self._sizes.get(call.model, self._sizes[BASE]):
+            raise RequestError(
+                f"The text holds {self._name(max(prompt))}, a token that '{call.name}' has no "
+                "embedding for: leave it out."
+            )
+        prefix = request.branch.prefix if request.branch else ()
+        return CacheRow(call, (*prompt, *prefix), len(prompt) + request.sampling.max_new_tokens)
+
+    def _check_branch(self, plan: ExpertPlan, branch: Branch | None) -> None:
+        """Raises RequestError: tokens or weights that a reply by this method cannot have."""
+        if branch is None:
+            return
+        known = self._tokenizer.convert_ids_to_tokens
+        forced = (*branch.prefix, *(() if branch.token is None else (branch.token,)))
+        for token in forced:
+            if token >= self._sizes[BASE] or known(token) is None:
+                raise RequestError(f"branch: {token} is no token of this pack's vocabulary.")
+        if self.end_of_turn.intersection(branch.prefix):
+            raise RequestError("branch.prefix holds the end of a reply: branch before it.")
+        count = len(plan.experts)
+        if branch.weights is not None and count == 1:
+            raise RequestError("branch.weights: this method has one expert, nothing to weigh.")
+        if branch.weights is not None and not is_simplex(branch.weights, count):
+            raise RequestError(
+                f"branch.weights: give {count} weights from 0 to 1, one for each expert of the "
+                "method, that add up to 1."
+            )
+
+    def _check_embedded(self) -> None:
+        prompts, tokenizer = self._prompts, self._tokenizer
+        unused = prompts.control_ids - prompts.written - prompts.end_of_turn
+        check_embedded(tokenizer, self._sizes[BASE], unused=unused, model="base")
+        if PCM in self._sizes:  # a backbone of its own need not know what few people write
+            unused = frozenset(tokenizer.get_vocab().values()) - prompts.written
+            check_embedded(tokenizer, self._sizes[PCM], unused=unused, model="pcm.backbone")
+
+    def _name(self, token_id: int) -> str:
+        return ascii(self._tokenizer.convert_ids_to_tokens(token_id))
+
+
+def _longest_prompt(sequence: Sequence) -> int:
+    rows = (*sequence.rows, *sequence.remote)
+    return max(len(row.prompt) for row in rows) - len(sequence.prefix)

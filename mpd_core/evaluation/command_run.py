@@ -1,0 +1,176 @@
+"""The commands that make a run: generate its replies, and have them judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpd_core.errors import RequestError
+from mpd_core.evaluation.command_parts import folder_of, held_out, needs, tell
+from mpd_core.options import (
+    DeviceOption,
+    OutOption,
+    PackOption,
+    QuantizeOption,
+    listed,
+    quantize_of,
+)
+from mpd_core.packs import Pack, load_pack
+
+if TYPE_CHECKING:
+    from mpd_core.evaluation.jobs import Job
+
+
+CARD_PAIRS = 60
+"""Of known pairs that a judge is asked about whose answers cost something."""
+
+
+def run(
+    prompts: Annotated[
+        str, typer.Option(help="A .jsonl or text file, or the split test or valid of the pack.")
+    ] = "test",
+    methods: Annotated[
+        str | None, typer.Option(help="With commas; default: all, and uniform in other spaces.")
+    ] = None,
+    preferences: Annotated[
+        str | None, typer.Option(help="Codes, with commas; default: all of the pack's.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first prompts.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    out: OutOption = None,
+    pack: PackOption = None,
+    quantize: QuantizeOption = None,
+    device: DeviceOption = None,
+) -> None:
+    """Generate replies by every method, preference and prompt; what is there is not made anew."""
+    loaded = load_pack(pack)
+    needs()
+    from mpd_core.evaluation.jobs import content_of, jobs_of, methods_of
+    from mpd_core.evaluation.prompts import prompts_of
+    from mpd_core.evaluation.record import REPLIES, define
+    from mpd_core.evaluation.store import Lines, missing
+
+    sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    chosen, found = quantize_of(quantize), prompts_of(loaded, prompts, limit)
+    codes = _codes(loaded, preferences)
+    jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
+    folder = folder_of(loaded, out)
+    define(loaded, content_of(loaded, chosen), prompts, codes, jobs).save(folder)
+    waiting = missing(Lines(folder / REPLIES), jobs)
+    tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
+    _generate(loaded, waiting, folder, quantize=chosen, device=device)
+    print(f"Written: {folder / REPLIES}")
+
+
+def judge(
+    judge: Annotated[
+        str, typer.Option("--judge", help="Who judges: measures, rewards or server.")
+    ] = "measures",
+    methods: Annotated[
+        str | None, typer.Option(help="Only pairs of these, with commas; default: all that meet.")
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Only so many pairs, drawn by a fixed seed.")
+    ] = None,
+    known: Annotated[
+        int | None, typer.Option(min=0, help="Pairs of written answers for the judge's card.")
+    ] = None,
+    single: Annotated[
+        bool, typer.Option(help="Ask as well which poles each reply shows on its own.")
+    ] = True,
+    url: Annotated[
+        str | None, typer.Option(help="Of an OpenAI-compatible server, e.g. http://host/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="That the server judges with.")] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the server's key.")
+    ] = "OPENAI_API_KEY",
+    price: Annotated[
+        str | None, typer.Option(help="IN,OUT of a million tokens, for the estimate.")
+    ] = None,
+    most_cost: Annotated[float | None, typer.Option(help="Cap, by those prices.")] = None,
+    most_tokens: Annotated[int, typer.Option(help="Cap, in and out together.")] = 2_000_000,
+    parallel: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
+    out: OutOption = None,
+    pack: PackOption = None,
+) -> None:
+    """Verdicts on pairs of a run's replies: each dimension, both orders; stored ones are kept."""
+    loaded = load_pack(pack)
+    needs()
+    from mpd_core.evaluation.card import known_pairs
+    from mpd_core.evaluation.judges import SERVER, judge_named
+    from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
+    from mpd_core.evaluation.record import load_run, replies_of
+    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
+
+    folder = folder_of(loaded, out)
+    found = load_run(folder)
+    met = _among(found.methods, listed(methods))
+    server = None
+    if judge == SERVER:
+        from mpd_core.evaluation.judges.server import ServerOptions
+        from mpd_core.evaluation.judges.spending import Limits
+
+        limits = Limits(most_tokens, most_cost, _prices(price))
+        server = ServerOptions(url or "", model or "", key_env, limits, parallel)
+    asked = judge_named(judge, loaded, server, tell)
+    usual = None if server is None else CARD_PAIRS
+    met_pairs = list(pairs_of(loaded.space, replies_of(folder, found), met))
+    known_ones = known_pairs(loaded.space, held_out(loaded))
+    chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, usual if known is None else known)]
+    judge_pairs(asked, chosen, folder)
+    if single and isinstance(asked, SingleJudge):
+        replies = [row for row in replies_of(folder, found) if row["method"] in met]
+        judge_singles(asked, singles_of(loaded.space, replies), folder)
+    print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
+
+
+def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None:
+    """By the engine, then what PEFT ships; models load only where something waits for them."""
+    from mpd_core.evaluation.jobs import WEIGHT_SPACE
+
+    beside = [job for job in jobs if job.request.method in WEIGHT_SPACE]
+    inside = [job for job in jobs if job.request.method not in WEIGHT_SPACE]
+    if inside:
+        from mpd_core.engine import Engine  # here: what is refused should not wait for torch
+        from mpd_core.evaluation.runs import generate
+
+        with closing(Engine.open(pack, progress=tell, **how)) as engine:
+            generate(engine, inside, folder)
+    if beside:
+        from mpd_core.evaluation.runs import store
+        from mpd_core.evaluation.weight_space import WeightSpace
+
+        store(beside, folder, WeightSpace(pack, **how).outcomes)
+
+
+def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    if unknown := set(chosen) - set(methods):
+        raise RequestError(
+            f"--methods: the run has no replies by '{min(unknown)[:60]}': use {', '.join(methods)}."
+        )
+    return [method for method in methods if not chosen or method in chosen]
+
+
+def _prices(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        price_in, price_out = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"--price {text[:40]}: give IN,OUT, e.g. 0.15,0.6.") from None
+    return price_in, price_out
+
+
+def _codes(pack: Pack, chosen: str | None) -> list[str]:
+    if chosen is None:
+        return [preference.code for preference in pack.space]
+    names = listed(chosen)
+    if not names:
+        raise RequestError("--preferences: give one code or more, with commas.")
+    return list(dict.fromkeys(pack.space.parse(name).code for name in names))

@@ -1,0 +1,153 @@
+"""The paper's efficiency (section 4.5, A.3) beside ours, from what the bench has printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mpd_core.errors import MPDError
+from mpd_core.evaluation.cells import number, percent, table
+from mpd_core.evaluation.plots import lines
+
+PAPER = (13.25, 10.48)
+"""Seconds a request of the paper's soups and of its MPD, on one A6000."""
+JSON, MARKDOWN, HTML = "efficiency.json", "efficiency.md", "efficiency.html"
+WAYS = {
+    "a": "soups one by one, transformers, as in the paper",
+    "a.fp32": "soups one by one, transformers in fp32",
+    "b": "soups grouped by preference, this engine",
+    "c": "soups as stacked adapters, one batch, this engine",
+}
+MODEL = (
+    "The paper's model (A.3) takes the time of a batch as independent of its size: then b requests "
+    "with their experts cost what one costs, soups of different preferences, which cannot share a "
+    "batch, b times that, and outputs over parameters is 1/b on one machine that holds every "
+    "expert; N/b where each of 2N machines holds one expert or one soup of N dimensions."
+)
+KINDS = ("measured", "paper's model of a batch", "one by one")
+
+
+def efficiency(bench: Path) -> dict[str, Any]:
+    """Figures from a file that holds the bench's line of JSON, alone or after its tables.
+
+    Raises:
+        MPDError: there is no such line, or it lacks both ``serve32`` and ``growth``.
+    """
+    try:
+        rows = [line for line in bench.read_text(encoding="utf-8").splitlines() if line[:1] == "{"]
+        found = json.loads(rows[-1])
+        data = dict(found["data"].items())
+        parts = {"machine": found["machine"], **_crowd(data), **_growth(data)}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise MPDError(
+            f"{bench}: holds no result of the bench ({type(error).__name__}): write one with "
+            "python -m mpd_core bench --only serve32,growth > FILE."
+        ) from error
+    if len(parts) == 1:
+        raise MPDError(f"{bench}: has neither serve32 nor growth: run the bench with both.")
+    return parts
+
+
+def _crowd(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Total seconds of the 32 requests, as MPD and as soups in three ways."""
+    if "serve32" not in data:
+        return {}
+    crowd = data["serve32"]
+    seconds = {name: spread["median"] for name, spread in crowd["seconds"].items()}
+    mine = seconds["mpd"]
+    rows = [
+        {"way": WAYS[name], "seconds": time, "mpd_over_it": mine / time}
+        for name, time in seconds.items()
+        if name in WAYS
+    ]
+    shared = {key: crowd[key] for key in ("requests", "preferences")}
+    return {"crowd": {**shared, "mpd_seconds": mine, "rows": rows}}
+
+
+def _growth(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Cost of a step of b requests over that of one, as measured and by the paper's model."""
+    if "growth" not in data:
+        return {}
+    points = next(iter(data["growth"]["lines"].values()))
+    one = next(p["ms_per_step"] for p in points if p["requests"] == 1)
+    rows = [
+        {
+            "requests": p["requests"],
+            "measured": p["ms_per_step"] / one,
+            "model": 1.0,
+            "one_by_one": float(p["requests"]),
+        }
+        for p in points
+    ]
+    return {"growth": {"experts": points[0]["experts"], "rows": rows}}
+
+
+def save(found: Mapping[str, Any], folder: Path) -> Path:
+    """Write JSON, Markdown and the page with its plot; the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {
+        JSON: json.dumps(found, indent=1, allow_nan=False) + "\n",
+        MARKDOWN: "\n".join(["# Efficiency", "", *markdown(found)]) + "\n",
+        HTML: page(found),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / HTML
+
+
+def markdown(found: Mapping[str, Any]) -> Iterator[str]:
+    """Both tables."""
+    facts = [f"{key} {value}" for key, value in found["machine"].items() if value is not None]
+    yield ", ".join(facts)
+    yield ""
+    if crowd := found.get("crowd"):
+        count, (soups, theirs) = crowd["requests"], PAPER
+        yield (
+            f"{count} simultaneous requests of {crowd['preferences']} preferences; loading and "
+            "merging left out, as in the paper. Average time a request, in seconds:"
+        )
+        yield ""
+        mine = f"{crowd['mpd_seconds'] / count:.3f}"
+        rows = [
+            [row["way"], f"{row['seconds'] / count:.3f}", mine, percent(row["mpd_over_it"])]
+            for row in crowd["rows"]
+        ]
+        said = ["the paper's soups, one A6000", f"{soups}", f"{theirs}", percent(theirs / soups)]
+        yield from table(["soups", "a soup", "MPD", "MPD over it, percent"], [said, *rows])
+    if growth := found.get("growth"):
+        yield f"{MODEL} Measured with {growth['experts']:g} experts and a PCM:"
+        yield ""
+        yield from table(
+            ["requests", "cost over one request", "model", "over one by one", "model"],
+            [
+                [
+                    f"{row['requests']:g}",
+                    number(row["measured"]),
+                    number(row["model"]),
+                    number(row["measured"] / row["one_by_one"], 3),
+                    number(row["model"] / row["one_by_one"], 3),
+                ]
+                for row in growth["rows"]
+            ],
+        )
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """One page that opens offline, with the plot of the model against what was measured."""
+    body = ["<h1>Efficiency</h1>", f"<p>{escape(MODEL)}</p>"]
+    if growth := found.get("growth"):
+        curves = {
+            kind: [(row["requests"], row[key]) for row in growth["rows"]]
+            for kind, key in zip(KINDS, ("measured", "model", "one_by_one"), strict=True)
+        }
+        body.append(lines(curves, "Cost of a step over that of one request, by requests"))
+    text = "\n".join(markdown(found))
+    body.append(f"<pre>{escape(text)}</pre>")
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Efficiency</title>'
+        f'<body style="font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto">'
+        f"{''.join(body)}</body></html>\n"
+    )

@@ -1,0 +1,263 @@
+"""Held-out figures of a trained pack: what its report prints, recomputed from its weights."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mpd_core.engine import Engine
+from mpd_core.evaluation.held_out.behaviour import Figures, reply_stats, weight_movement
+from mpd_core.evaluation.held_out.identification import identify, likelihood
+from mpd_core.evaluation.held_out.significance import sign_flip, wins
+from mpd_core.method.preferences import Pole
+from mpd_core.models.threads import run_in_fresh_thread
+from mpd_core.request import Space
+from mpd_core.training import measures, rollouts
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import Comparison, Styled, comparisons
+from mpd_core.training.rollouts import Ask, Reply
+from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_function
+from mpd_core.training.scoring.reward_models import Rewards
+
+EXPERT_TOKENS = 256
+EXTERNAL: Mapping[str, tuple[str, str, str]] = {
+    "human_reading_level.jsonl": ("elementary", "elementary_like", "knowledgeable_like"),
+    "human_like_politeness.jsonl": ("friendly", "polite", "impolite"),
+    "concise_verbose.jsonl": ("concise", "concise", "verbose"),
+}
+"""Third-party pairs by file: the pole that the first of two fields should please more."""
+
+
+def rewards(setup: TrainingContext, models: Rewards, external: Path | None = None) -> Figures:
+    """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
+    train, test = setup.styles.split("train"), setup.styles.split("test")
+    scored = _scores_of(setup, models, test)
+    figures: Figures = {}
+    for pole in setup.pack.space.poles:
+        figures[pole.name] = {}
+        learn, held = _pairs(setup, train, pole), _pairs(setup, test, pole)
+        for kind in dict.fromkeys(pair.kind for _, pair in held):
+            rows = [(row, pair) for row, pair in held if pair.kind == kind]
+            alike = [(row, pair) for row, pair in learn if pair.kind == kind]
+            right = (
+                scored[row.id, p.chosen][pole.name] > scored[row.id, p.rejected][pole.name]
+                for row, p in rows
+            )
+            figures[pole.name][kind] = {
+                "pairs": len(rows),
+                "accuracy": fmean(right),
+                "length_only": _rule(measures.length, alike, rows),
+                "readability_only": _rule(measures.grade, alike, rows),
+            }
+    if external:
+        figures["external"] = _external(models, external)
+    return figures
+
+
+Pairs = Sequence[tuple[Styled, Comparison]]
+
+
+def _pairs(setup: TrainingContext, rows: Sequence[Styled], pole: Pole) -> Pairs:
+    space = setup.pack.space
+    return [(r, p) for r in rows for p in comparisons(space, r.answers) if p.pole == pole]
+
+
+def _scores_of(
+    setup: TrainingContext, models: Rewards, rows: Sequence[Styled]
+) -> dict[tuple[str, str], dict[str, float]]:
+    """Every pole's score of every answer, by the row's id and the answer's name."""
+    named = [(row, name) for row in rows for name in row.answers]
+    poles = [pole.name for pole in setup.pack.space.poles]
+    found = models.score(
+        [row.prompt for row, _ in named],
+        [row.answers[name] for row, name in named],
+        [poles] * len(named),
+    )
+    return {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
+
+
+def _rule(measure: Callable[[str], float], learn: Pairs, held: Pairs) -> float:
+    """Accuracy of "more is better", or of "less is better" if that fits the training pairs."""
+
+    def larger(pairs: Pairs) -> float:
+        chosen = [measure(row.answers[pair.chosen]) for row, pair in pairs]
+        return wins(chosen, [measure(row.answers[pair.rejected]) for row, pair in pairs])
+
+    found = larger(held)
+    return found if larger(learn) >= 0.5 else 1.0 - found
+
+
+def _external(models: Rewards, folder: Path) -> Figures:
+    figures: Figures = {}
+    for name, (pole, chosen, rejected) in EXTERNAL.items():
+        if not (folder / name).is_file():
+            continue
+        with (folder / name).open(encoding="utf-8-sig") as lines:
+            rows = [json.loads(line) for line in lines]
+        rows = random.Random(0).sample(rows, min(200, len(rows)))
+        prompts = [row.get("prompt", "Say it.") for row in rows]
+        first, second = ([row[key] for row in rows] for key in (chosen, rejected))
+        score = models.reward(pole)
+        figures[name] = {
+            "pole": pole,
+            "pairs": len(rows),
+            "accuracy": wins(score(prompts, first), score(prompts, second)),
+            "shorter_first": wins(
+                [-measures.length(text) for text in first],
+                [-measures.length(text) for text in second],
+            ),
+        }
+    return figures
+
+
+def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) -> Figures:
+    """Each expert alone against the base on the test prompts, greedy, 256 tokens."""
+    sampling = setup.pack.spec.decode.sampling(max_new_tokens=EXPERT_TOKENS)
+    prompts = [row.prompt for row in setup.styles.split("test")]
+    code = next(iter(setup.pack.space)).code
+    poles = setup.pack.space.poles
+    methods = ["vanilla", *(f"expert:{pole.name}" for pole in poles)]
+    asks = [Ask(prompt, code, method) for method in methods for prompt in prompts]
+    replies = rollouts.run(engine, asks, sampling)
+    rollouts.save(out / "experts.jsonl", replies)
+    said = {m: [r for r in replies if r.method == m] for m in methods}
+    figures: Figures = {"vanilla": reply_stats(said["vanilla"])}
+    for pole in poles:
+        own, base = said[f"expert:{pole.name}"], said["vanilla"]
+        score = run_in_fresh_thread(models.reward, pole.name)
+        figures[pole.name] = {
+            **reply_stats(own),
+            "reward_wins": wins(_scored(score, own), _scored(score, base)),
+            **_measured(setup, pole, own, base),
+        }
+    return figures
+
+
+def _scored(score: Any, replies: Sequence[Reply]) -> list[float]:
+    found: list[float] = run_in_fresh_thread(
+        score, [r.prompt for r in replies], [r.text for r in replies]
+    )
+    return found
+
+
+def _measured(
+    setup: TrainingContext, pole: Pole, own: Sequence[Reply], base: Sequence[Reply]
+) -> Figures:
+    if pole.name not in setup.recipe.measures:
+        return {}
+    name = setup.recipe.measures[pole.name]
+    measure = measures.signed(name)
+    won = wins([measure(r.text) for r in own], [measure(r.text) for r in base])
+    return {"measure": name, "measure_wins": won}
+
+
+METHODS = ("mpd", "uniform", "static", "soup", "prompting")
+ELSEWHERE: Mapping[Space, tuple[str, ...]] = {
+    "probability": ("mpd", "uniform", "prompting"),
+    "logit": ("mpd", "uniform"),
+}
+"""What is compared in spaces that are not the pack's own: as the paper has it."""
+
+
+def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
+    """What is compared, by name: methods in the pack's space, then some in the paper's spaces."""
+    own = engine.pack.spec.decode.space
+    merged = [m for m in METHODS if m in engine.methods]
+    found: dict[str, tuple[str, Space]] = {m: (m, own) for m in merged}
+    for space, methods in ELSEWHERE.items():
+        if space != own:
+            found |= {f"{m}@{space}": (m, space) for m in methods if m in merged}
+    return found
+
+
+def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
+    """MPD against its baselines on the test prompts, every preference, greedy, in every space."""
+    reward = run_in_fresh_thread(reward_function, setup)
+    prompts = [row.prompt for row in setup.styles.split("test")][: setup.recipe.report.prompts]
+    codes = [preference.code for preference in setup.pack.space]
+    compared = schemes(engine)
+    asks = {
+        name: [Ask(p, code, method, space=space) for p in prompts for code in codes]
+        for name, (method, space) in compared.items()
+    }
+    flat = [ask for some in asks.values() for ask in some]
+    singles = _single_experts(setup, prompts)
+    sampling = references_of(setup).sampling
+    replies = rollouts.run(engine, [*flat, *singles], sampling)
+    rollouts.save(out / "mixtures.jsonl", replies)
+    reward.prepare(engine, prompts, codes)
+    scored = iter(run_in_fresh_thread(reward.score, replies[: len(flat)]))
+    by_name = {name: list(itertools.islice(scored, len(some))) for name, some in asks.items()}
+    figures: Figures = {name: _reward_figures(codes, rows) for name, rows in by_name.items()}
+    for other in compared:
+        if other != "mpd":
+            figures[f"mpd_vs_{other}"] = _paired(codes, by_name["mpd"], by_name[other])
+    figures["schemes"] = list(compared)
+    figures["weights"] = weight_movement([j.reply for j in by_name["mpd"]])
+    texts = {name: [j.reply for j in rows] for name, rows in by_name.items()}
+    texts |= _by_preference(setup, replies[len(flat) :])
+    figures["identification"] = run_in_fresh_thread(identify, setup, reward.models, texts)
+    figures["likelihood"] = run_in_fresh_thread(likelihood, setup, texts)
+    return figures
+
+
+def _single_experts(setup: TrainingContext, prompts: Sequence[str]) -> list[Ask]:
+    """Each expert alone; what it says does not depend on the other letters."""
+    first = {pole: p.code for p in setup.pack.space for pole in p.poles}
+    return [
+        Ask(prompt, first[pole], f"expert:{pole.name}", space="probability")
+        for pole in setup.pack.space.poles
+        for prompt in prompts
+    ]
+
+
+def _by_preference(setup: TrainingContext, replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+    """Replies of single experts, once for every preference that has their pole."""
+    return {
+        method: [
+            replace(reply, preference=preference.code)
+            for preference in setup.pack.space
+            if method.removeprefix("expert:") in {pole.name for pole in preference.poles}
+            for reply in replies
+            if reply.method == method
+        ]
+        for method in dict.fromkeys(reply.method for reply in replies)
+    }
+
+
+def _reward_figures(codes: Sequence[str], rows: Sequence[ScoredReply]) -> Figures:
+    by_code = {c: fmean(j.reward for j in rows if j.reply.preference == c) for c in codes}
+    manner = reply_stats([j.reply for j in rows])
+    return {"reward": fmean(j.reward for j in rows), "by_preference": by_code, **manner}
+
+
+def _paired(
+    codes: Sequence[str], first: Sequence[ScoredReply], second: Sequence[ScoredReply]
+) -> Figures:
+    """Differences of rewards, paired by prompt and preference; p over prompts."""
+    gaps = [
+        (a.reply.prompt, a.reply.preference, a.reward - b.reward)
+        for a, b in zip(first, second, strict=True)
+    ]
+    prompts = dict.fromkeys(prompt for prompt, _, _ in gaps)
+    by_prompt = [fmean(gap for p, _, gap in gaps if p == prompt) for prompt in prompts]
+    decided = [gap > 0 for _, _, gap in gaps if gap != 0]
+    return {
+        "gain": fmean(gap for _, _, gap in gaps),
+        "p": sign_flip(by_prompt),
+        "wins": fmean(decided) if decided else 0.5,
+        "decided": len(decided),
+        "by_preference": {
+            code: {
+                "gain": fmean(gap for _, c, gap in gaps if c == code),
+                "p": sign_flip([gap for _, c, gap in gaps if c == code]),
+            }
+            for code in codes
+        },
+    }

@@ -1,0 +1,54 @@
+"""How replies behave: how they end and read, whether they follow, how their weights move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from mpd_core.evaluation.held_out.significance import correlation
+from mpd_core.training import measures
+from mpd_core.training.rollouts import Reply
+
+Figures = dict[str, Any]
+
+
+def reply_stats(replies: Sequence[Reply]) -> Figures:
+    """How replies end, repeat and read."""
+    return {
+        "finished": fmean(reply.finished for reply in replies),
+        "loops": fmean(measures.loops(reply.text) for reply in replies),
+        **{name: fmean(m(r.text) for r in replies) for name, m in measures.MEASURES.items()},
+    }
+
+
+def weight_movement(replies: Sequence[Reply]) -> Figures:
+    """How weights vary over tokens and preferences, and whether they do so where experts differ."""
+    spreads, distances, disagreements, entropies = [], [], [], []
+    means: dict[str, list[list[float]]] = {}
+    for reply in replies:
+        columns = list(zip(*reply.weights, strict=True))
+        centre = [fmean(column) for column in columns]
+        means.setdefault(reply.preference, []).append(centre)
+        for row, gap in zip(reply.weights, reply.disagreement, strict=True):
+            off = sum(abs(w - m) for w, m in zip(row, centre, strict=True)) / 2
+            distances.append(off)
+            disagreements.append(gap)
+            entropies.append(_entropy(row))
+        spreads.append(fmean(abs(w - m) for c, m in zip(columns, centre, strict=True) for w in c))
+    return {
+        "moved_in_a_reply": fmean(spreads),
+        "entropy": fmean(entropies),
+        "mean_weights": {
+            code: [fmean(column) for column in zip(*rows, strict=True)]
+            for code, rows in means.items()
+        },
+        "correlation_with_disagreement": correlation(distances, disagreements),
+    }
+
+
+def _entropy(weights: Sequence[float]) -> float:
+    """Over that of uniform weights: 1 is uniform, 0 a single expert."""
+    said = -sum(weight * math.log(weight) for weight in weights if weight > 0)
+    return said / math.log(len(weights)) if len(weights) > 1 else 1.0

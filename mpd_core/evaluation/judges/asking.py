@@ -1,0 +1,116 @@
+"""The words between us and a judge that reads: the question put to it, and its answer read."""
+
+from __future__ import annotations
+
+import re
+
+from mpd_core.evaluation.judges.criteria import (
+    CRITERIA,
+    EXAMPLES,
+    FORM,
+    RULES,
+    SINGLE_RULES,
+    Example,
+)
+from mpd_core.evaluation.judging import Question
+from mpd_core.evaluation.singles import Single
+
+Messages = list[dict[str, str]]
+
+MOST_CHARACTERS = 12_000
+"""Of each reply that is shown; the rest is cut, and the cut is said."""
+
+_THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_UNENDED = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_SAID = {"1": 1, "first": 1, "2": -1, "second": -1}
+"""All other words of a verdict are those of a tie."""
+_NOUN = r"(?:output|reply|response|answer)"
+_OPEN, _CLOSE = r"[\"'*_`\s\[(<]*", r"[\"'*_`\])>]*"
+_PLAIN = r"(?:1|2|tie|draw|equal|neither)\b(?![.,]\d)"
+_ORDINAL = rf"(?:first|second)\b(?=\s*(?:{_NOUN}|one)?{_CLOSE}\s*(?:[.,;!]|is\b|wins\b|$))"
+_OTHER = rf"{_CLOSE}\s*(?:[,/|]|or\b|and\b)\s*(?:or\s+)?{_OPEN}(?:{_NOUN}\s+)?(?:1|2|tie|second)\b"
+_VERDICT = re.compile(
+    rf"verdict\b{_OPEN}(?:is\b)?\s*[:=\-]?{_OPEN}(?:(?:the|an?(?=\s+(?:tie|draw)))\s+)?"
+    rf"(?:{_NOUN}\b[\s#]*)?(?P<said>{_PLAIN}|{_ORDINAL})(?!{_OTHER})",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NUMBER = r"(?P<said>neither|[1-9]\d?\b(?![.,]\d))"
+_CHOICE = re.compile(
+    rf"verdict\b{_OPEN}(?:is\b)?\s*[:=\-]?{_OPEN}{_NUMBER}"
+    rf"(?!{_CLOSE}\s*(?:[,/|]|or\b|and\b)\s*(?:or\s+)?{_OPEN}(?:\d|neither))",
+    re.IGNORECASE,
+)
+_CHOSEN_ALONE = re.compile(rf"{_OPEN}{_NUMBER}{_CLOSE}\.?", re.IGNORECASE)
+_ALONE = re.compile(rf"{_OPEN}(?P<said>1|2|tie){_CLOSE}\.?", re.IGNORECASE)
+
+
+def messages(question: Question) -> Messages:
+    """What a judge is sent: rules and respect, worked examples as turns, and the question."""
+    respect = CRITERIA.get(question.pole)
+    told = question.instruction if respect is None else f"{question.instruction} {respect}"
+    turns = [{"role": "system", "content": f"{RULES}\n\nThe respect: {told}"}]
+    for example in EXAMPLES.get(question.pole, FORM):
+        turns += _shown(example)
+    return [*turns, _user(question.prompt, question.first, question.second)]
+
+
+def single_messages(single: Single) -> Messages:
+    """What a judge is sent about one reply: rules, the poles in words, and the reply."""
+    told = [
+        f"{number}: {instruction} {CRITERIA.get(pole, '')}".strip()
+        for number, (pole, instruction) in enumerate(
+            zip(single.poles, single.instructions, strict=True), 1
+        )
+    ]
+    rules = f"{SINGLE_RULES}\n\n" + "\n".join(told)
+    parts = [("Instruction", single.prompt), ("Reply", single.text)]
+    text = "\n\n".join(f"{name}:\n{quoted(content)}" for name, content in parts)
+    return [{"role": "system", "content": rules}, {"role": "user", "content": text}]
+
+
+def choice(answer: str | None, count: int) -> int | None:
+    """The number that an answer about one reply names, 0 for neither; None if none can be read."""
+    text = _said_aloud(answer)
+    found = [m["said"] for m in _CHOICE.finditer(text)]
+    if not found and (alone := _CHOSEN_ALONE.fullmatch(text)):
+        found = [alone["said"]]
+    if not found:
+        return None
+    number = int(found[-1]) if found[-1].isdigit() else 0
+    return number if number <= count else None
+
+
+def _shown(example: Example) -> Messages:
+    said = f"Thought: {example.thought}\nVerdict: {example.verdict}"
+    asked = _user(example.instruction, example.first, example.second)
+    return [asked, {"role": "assistant", "content": said}]
+
+
+def _user(instruction: str, first: str, second: str) -> dict[str, str]:
+    parts = [("Instruction", instruction), ("Reply 1", first), ("Reply 2", second)]
+    text = "\n\n".join(f"{name}:\n{quoted(content)}" for name, content in parts)
+    return {"role": "user", "content": text}
+
+
+def quoted(text: str) -> str:
+    """A text that cannot pass for ours: every line of it begins with a bar."""
+    if len(text) > MOST_CHARACTERS:
+        text = text[:MOST_CHARACTERS] + " [cut here]"
+    return "\n".join(f"| {line}" for line in (text.splitlines() or ["(empty)"]))
+
+
+def verdict(answer: str | None) -> int | None:
+    """The verdict in an answer: 1, 0 or -1 for the first reply; None where there is none to read.
+
+    What a model thinks aloud before it answers is left out, and the last verdict that it states
+    counts. An answer of nothing but a verdict needs no word before it. What could mean several
+    things ("Verdict: 1 or 2") means none.
+    """
+    text = _said_aloud(answer)
+    stated = list(_VERDICT.finditer(text))
+    found = stated[-1] if stated else _ALONE.fullmatch(text)
+    return _SAID.get(found["said"].lower(), 0) if found else None
+
+
+def _said_aloud(answer: str | None) -> str:
+    return _UNENDED.sub("", _THINKING.sub("", answer or "")).strip()

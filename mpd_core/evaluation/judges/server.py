@@ -1,0 +1,229 @@
+"""A language model on an OpenAI-compatible server as judge: vLLM, a hosted API, any that chats."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from mpd_core.errors import EngineError, MPDError, RequestError
+from mpd_core.evaluation.judges.asking import (
+    Messages,
+    choice,
+    messages,
+    single_messages,
+    verdict,
+)
+from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGLE_RULES
+from mpd_core.evaluation.judges.spending import Limits, Spending, estimate, tokens_of
+from mpd_core.evaluation.judging import Answer, Question
+from mpd_core.evaluation.singles import Single
+
+Asked = TypeVar("Asked")
+Read = Callable[[str], int | None]
+"""From an answer to its verdict."""
+
+PREFIX = "server-"
+READINGS = 3
+"""How often a question is asked until its answer can be read."""
+SEEDS = 1000
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Which model is asked, and how."""
+
+    url: str
+    model: str
+    key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable with the key; a server without keys needs none."""
+    limits: Limits = field(default_factory=Limits)
+    parallel: int = 8
+    max_tokens: int = 400
+    """Of an answer, thought and verdict."""
+    timeout_s: float = 60.0
+    retries: int = 4
+    """After failures of the connection, busy servers and refusals that may pass."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise RequestError(f"--url {self.url[:200]}: give an address such as http://host/v1.")
+        if not self.model.strip():
+            raise RequestError("--model: name the model that the server is to judge with.")
+        for name, value, low, high in (
+            ("parallel", self.parallel, 1, 256),
+            ("max_tokens", self.max_tokens, 8, 32_768),
+        ):
+            if not low <= value <= high:
+                raise RequestError(f"--{name.replace('_', '-')}: from {low} to {high}.")
+
+
+class ServerJudge:
+    """Asks for a thought and a verdict, one dimension and one order at a time."""
+
+    def __init__(
+        self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        """Make the client; nothing is sent yet.
+
+        Raises:
+            MPDError: the package ``openai`` is not installed.
+        """
+        self._client = _client(options)
+        self._options, self._tell = options, tell
+        self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
+        asked = [
+            options.model,
+            options.max_tokens,
+            RULES,
+            SINGLE_RULES,
+            dict(CRITERIA),
+            repr(dict(EXAMPLES)),
+        ]
+        self.version = f"{options.model[:80]} {_sha256(asked)[:12]}"
+        self.spending = Spending(options.limits)
+
+    def knows(self, dimension: str) -> bool:
+        """It reads: there is no dimension that it could not be asked about."""
+        del dimension
+        return True
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        """As they come, several at once.
+
+        Raises:
+            RequestError: it would cost more than is allowed; nothing has been asked.
+            MPDError: the cap is reached; what was asked until then has been given.
+            EngineError: the server fails, and goes on failing.
+        """
+        return self._all([(question, messages(question), verdict) for question in questions])
+
+    def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
+        """The same about single replies; errors as ``answers``."""
+
+        def reading(single: Single) -> Read:
+            return lambda said: choice(said, len(single.poles))
+
+        return self._all([(single, single_messages(single), reading(single)) for single in asked])
+
+    def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
+        each = [(_tokens(turns), self._options.max_tokens) for _, turns, _ in asked]
+        self._tell(estimate(each, self._options.limits))
+        with ThreadPoolExecutor(self._options.parallel) as pool:
+            waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
+            try:
+                yield from _done(waiting)
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def _ask(self, turns: Messages, read: Read) -> Answer:
+        """Until the answer can be read; then it stays unread, with what was said."""
+        said, used = "", (0, 0)
+        for attempt in range(READINGS):
+            said, more = self._say(turns, attempt)
+            used = (used[0] + more[0], used[1] + more[1])
+            if (found := read(said)) is not None:
+                return Answer(found, said, _facts(turns, used))
+        return Answer(None, said, _facts(turns, used))
+
+    def _say(self, turns: Messages, attempt: int) -> tuple[str, tuple[int, int]]:
+        import openai
+
+        most = (_tokens(turns), self._options.max_tokens)
+        self.spending.reserve(most)
+        used = (0, 0)
+        try:
+            answer = self._client.chat.completions.create(
+                model=self._options.model,
+                messages=turns,
+                max_tokens=self._options.max_tokens,
+                temperature=0.0 if attempt == 0 else 0.7,  # the same again would be as unreadable
+                seed=SEEDS + attempt,
+            )
+            said = _text(answer)
+            used = _usage(answer) or (most[0], tokens_of([said]))
+        except openai.OpenAIError as error:
+            raise _failed(self._options, error) from error
+        except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+            used = most  # it answered, with what is no chat completion: paid, perhaps
+            return f"(no chat completion: {type(error).__name__})", used
+        finally:
+            self.spending.settle(most, used)
+        return said, used
+
+
+def _client(options: ServerOptions) -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise MPDError(
+            "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
+        ) from error
+    return openai.OpenAI(
+        base_url=options.url,
+        api_key=os.environ.get(options.key_env) or "none",
+        timeout=options.timeout_s,
+        max_retries=options.retries,
+    )
+
+
+def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]]:
+    """What has been answered is given, and stored, before a failure is raised."""
+    failure: MPDError | None = None
+    for future in as_completed(waiting):
+        if future.cancelled():
+            continue
+        try:
+            answer = future.result()
+        except MPDError as error:
+            failure = failure or error
+            for other in waiting:
+                other.cancel()
+            continue
+        yield waiting[future], answer
+    if failure:
+        raise failure
+
+
+def _text(answer: Any) -> str:
+    """The words of a chat completion; an answer cut at its limit may have none."""
+    content = answer.choices[0].message.content
+    if content is not None and not isinstance(content, str):
+        raise TypeError("content is no text")
+    return content or ""
+
+
+def _usage(answer: Any) -> tuple[int, int] | None:
+    """What the server says that it counted; None where it says nothing that could be."""
+    usage = getattr(answer, "usage", None)
+    found = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
+    if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
+        return (int(found[0] or 0), int(found[1] or 0))
+    return None
+
+
+def _failed(options: ServerOptions, error: Exception) -> EngineError:
+    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    return EngineError(
+        f"The judge at {options.url} failed: {reason}: verdicts so far are stored; check it and "
+        "judge again to go on."
+    )
+
+
+def _tokens(turns: Messages) -> int:
+    return tokens_of(turn["content"] for turn in turns)
+
+
+def _facts(turns: Messages, used: tuple[int, int]) -> dict[str, Any]:
+    return {"prompt_sha256": _sha256(turns), "tokens_in": used[0], "tokens_out": used[1]}
+
+
+def _sha256(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

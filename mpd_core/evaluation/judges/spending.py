@@ -1,0 +1,98 @@
+"""What judging may cost: an estimate before it starts, and a cap that ends it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from mpd_core.errors import MPDError, RequestError
+
+CHARACTERS = 3.0
+"""Of a token, rather few: an estimate should not be too low."""
+OVERHEAD = 8
+"""Tokens that a chat template adds to a message."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the user allows."""
+
+    tokens: int = 2_000_000
+    """In and out together."""
+    cost: float | None = None
+    """In the currency of the prices."""
+    prices: tuple[float, float] | None = None
+    """Of a million tokens, in and out."""
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise RequestError("--most-tokens: give a number from 1.")
+        if self.cost is not None and self.prices is None:
+            raise RequestError("--most-cost needs --price IN,OUT, of a million tokens each.")
+        if self.prices and not all(0 <= price < 1e6 for price in self.prices):
+            raise RequestError("--price: give two numbers from 0, e.g. --price 0.15,0.6.")
+
+    def price(self, tokens_in: float, tokens_out: float) -> float:
+        """Of so many tokens."""
+        cost_in, cost_out = self.prices or (0.0, 0.0)
+        return (tokens_in * cost_in + tokens_out * cost_out) / 1e6
+
+    def over(self, tokens_in: float, tokens_out: float) -> bool:
+        """Whether so many tokens are more than is allowed."""
+        dear = self.cost is not None and self.price(tokens_in, tokens_out) > self.cost
+        return dear or tokens_in + tokens_out > self.tokens
+
+
+def tokens_of(texts: Iterable[str]) -> int:
+    """About how many tokens messages have."""
+    return sum(round(len(text) / CHARACTERS) + OVERHEAD for text in texts)
+
+
+class Spending:
+    """What has been spent, by several threads at once."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.spent = [0, 0]
+        self._reserved = [0, 0]
+        self._lock = threading.Lock()
+
+    def reserve(self, most: tuple[int, int]) -> None:
+        """Before asking: what the answer may cost at most.
+
+        Raises:
+            MPDError: with what is still under way it could go over the cap.
+        """
+        with self._lock:
+            total = [s + r + m for s, r, m in zip(self.spent, self._reserved, most, strict=True)]
+            if self.limits.over(*total):
+                raise MPDError(
+                    f"The judge has used {sum(self.spent):,} tokens and another answer could go "
+                    "over the cap: verdicts so far are stored; raise --most-tokens or --most-cost "
+                    "and judge again to go on."
+                )
+            self._reserved = [r + m for r, m in zip(self._reserved, most, strict=True)]
+
+    def settle(self, most: tuple[int, int], used: tuple[int, int]) -> None:
+        """After the answer, or its failure: what it did cost, whatever it was to cost at most."""
+        with self._lock:
+            self._reserved = [r - m for r, m in zip(self._reserved, most, strict=True)]
+            self.spent = [s + u for s, u in zip(self.spent, used, strict=True)]
+
+
+def estimate(each: Sequence[tuple[int, int]], limits: Limits) -> str:
+    """What so many questions may cost at most, in words.
+
+    Raises:
+        RequestError: more than is allowed.
+    """
+    tokens_in, tokens_out = sum(one for one, _ in each), sum(most for _, most in each)
+    cost = f", {limits.price(tokens_in, tokens_out):.2f} by the prices" if limits.prices else ""
+    said = f"{len(each):,} questions, about {tokens_in:,} tokens in and at most {tokens_out:,} out"
+    if limits.over(tokens_in, tokens_out):
+        raise RequestError(
+            f"{said}{cost}: more than the cap allows; raise --most-tokens or --most-cost, or ask "
+            "less with --pairs and --methods."
+        )
+    return said + cost + "."

@@ -1,0 +1,21 @@
+"""Who meets whom: pairs of methods that are compared."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from mpd_core.engine.plan import ONE_EXPERT
+
+MAIN = "mpd"
+
+
+def meetings(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Everybody meets everybody, but of single experts each meets only MPD."""
+    main = MAIN if MAIN in methods else methods[0]
+    ordered = [main, *(method for method in methods if method != main)]
+    return [
+        (first, second)
+        for first, second in itertools.combinations(ordered, 2)
+        if first == main or (not second.startswith(ONE_EXPERT) and not first.startswith(ONE_EXPERT))
+    ]

@@ -1,0 +1,109 @@
+"""The paper's tables, from the figures of a run: Tables 2, 3 and 5, 4, and the order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from mpd_core.engine.plan import ONE_EXPERT
+from mpd_core.evaluation.jobs import AT, WEIGHT_SPACE
+from mpd_core.evaluation.meetings import MAIN
+
+Figures = dict[str, Any]
+
+BASELINES = ("vanilla", "prompting", "soup")
+ORDER = (*BASELINES, "uniform", MAIN)
+"""From worst to best as the paper found them."""
+
+
+def rate(meetings: Sequence[Mapping[str, Any]], first: str, second: str) -> float | None:
+    """The win rate of one method over another by the paper's rule, whichever was asked first."""
+    for row in meetings:
+        if (row["first"], row["second"]) == (first, second):
+            found: float | None = row["paper_rate"]
+            return found
+        if (row["first"], row["second"]) == (second, first) and row["paper_rate"] is not None:
+            return 1 - float(row["paper_rate"])
+    return None
+
+
+def table_2(judge: Mapping[str, Any], methods: Sequence[str]) -> Figures:
+    """Rows against columns, as the paper's Table 2, with one row for every method that merges.
+
+    The columns are the three baselines and MPD; the average of a baseline and of MPD is over all
+    other columns, that of another method over the baselines alone, so that it compares with MPD's.
+
+    Returns:
+        ``columns``, and ``rows``: {method: {"rates": {column: rate or None}, "average"}}.
+    """
+    columns = [name for name in (*BASELINES, MAIN) if name in methods]
+    others = [m for m in methods if m not in columns and not m.startswith(ONE_EXPERT)]
+    rows: Figures = {}
+    for name in (*columns, *others):
+        rates = {c: rate(judge["meetings"], name, c) for c in columns if c != name}
+        counted = [r for c, r in rates.items() if r is not None and (name in columns or c != MAIN)]
+        rows[name] = {"rates": rates, "average": fmean(counted) if counted else None}
+    return {"columns": columns, "rows": rows}
+
+
+def table_3(judges: Mapping[str, Mapping[str, Any]]) -> list[Figures]:
+    """MPD against each other method by every judge, as the paper's Tables 3 and 5.
+
+    Returns:
+        Rows with ``second`` and, by judge, rate, interval, p, Holm's p and decided pairs.
+    """
+    found: dict[str, Figures] = {}
+    for name, judge in judges.items():
+        for row in judge["meetings"]:
+            if row["first"] == MAIN and not row["second"].startswith(ONE_EXPERT):
+                found.setdefault(row["second"], {})[name] = {
+                    "rate": row["paper_rate"],
+                    "interval": row["paper_interval"],
+                    "p": row["p"],
+                    "p_holm": row.get("p_holm"),
+                    "decided": row["wins"] + row["losses"],
+                }
+    return [{"second": second, "judges": by_judge} for second, by_judge in found.items()]
+
+
+def table_4(
+    judge: Mapping[str, Any], methods: Sequence[str], own_space: str, training: Mapping[str, str]
+) -> list[Figures]:
+    """Average win rates over the baselines by merging space and training, as the paper's Table 4.
+
+    Args:
+        judge: its figures.
+        methods: of the run.
+        own_space: the pack's, in which methods without a space in their name were merged.
+        training: of the pack's PCM: ``method`` and ``reward``; empty where it is untrained.
+    """
+    rows = []
+    for method in methods:
+        name, _, space = method.partition(AT)
+        if name not in ("uniform", "static", "top-1", MAIN):
+            continue
+        rates = [rate(judge["meetings"], method, other) for other in BASELINES]
+        known = [found for found in rates if found is not None]
+        trained = bool(training) and name in ("top-1", MAIN)
+        rows.append(
+            {
+                "method": method,
+                "space": space or own_space,
+                "training": training.get("method", "–") if trained else "–",
+                "reward": training.get("reward", "–") if trained else "–",
+                "average": fmean(known) if known else None,
+            }
+        )
+    return sorted(rows, key=lambda row: -1.0 if row["average"] is None else row["average"])
+
+
+def order(judge: Mapping[str, Any]) -> list[str]:
+    """The paper's five methods from worst to best by Bradley-Terry strength, as found here."""
+    met = [name for name in ORDER if name in judge["strengths"]]
+    return sorted(met, key=lambda name: float(judge["strengths"][name]))
+
+
+def is_weight_space(method: str) -> bool:
+    """Whether a method joins weights rather than outputs."""
+    return method == "soup" or method in WEIGHT_SPACE

@@ -1,0 +1,87 @@
+"""The paper's tables as Markdown, for the report and for README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mpd_core.evaluation.cells import NOTHING, percent, table
+from mpd_core.evaluation.paper import ORDER
+
+
+def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
+    """Every table of ``found["paper"]``, a judge after the other."""
+    for name, tables in found["paper"]["judges"].items():
+        kind = found["judges"][name]["kind"]
+        yield f"### Table 2, by the judge '{name}'"
+        yield ""
+        yield (
+            f"Win rate of row over column in percent. {kind} Average: of baselines and MPD over "
+            "all other columns, of others over the three baselines."
+        )
+        yield ""
+        yield from table_2(tables["table_2"])
+        yield order_said(tables["order"])
+        yield ""
+        yield f"### Table 4, by the judge '{name}'"
+        yield ""
+        yield f"Average win rate over the three baselines, in percent. {kind}"
+        yield ""
+        yield from table_4(tables["table_4"])
+    yield from table_3(found)
+
+
+def table_2(found: Mapping[str, Any]) -> list[str]:
+    """Rows over columns, in percent."""
+    columns = found["columns"]
+    rows = [
+        [name, *(percent(row["rates"].get(c)) for c in columns), percent(row["average"])]
+        for name, row in found["rows"].items()
+    ]
+    return table(["", *columns, "average"], rows)
+
+
+def table_3(found: Mapping[str, Any]) -> Iterator[str]:
+    """MPD against the others, a column a judge."""
+    rows = found["paper"]["table_3"]
+    names = list(dict.fromkeys(name for row in rows for name in row["judges"]))
+    if not names:
+        return
+    yield "### Tables 3 and 5: MPD against each method, by judge"
+    yield ""
+    yield (
+        "Win rate in percent with a 95% interval over prompts; p: two-sided exact binomial test on "
+        "pairs that are no tie; Holm: adjusted over all meetings of the judge."
+    )
+    yield ""
+    yield from table(
+        ["MPD against", *names],
+        [[row["second"], *(_cell(row["judges"].get(n)) for n in names)] for row in rows],
+    )
+    for name in names:
+        if name in found["judges"]:
+            yield f"- {name}: {found['judges'][name]['kind']}"
+    yield ""
+
+
+def _cell(found: Mapping[str, Any] | None) -> str:
+    if found is None or found["rate"] is None:
+        return NOTHING
+    reach = found["interval"]
+    span = f" ({percent(reach[0])} to {percent(reach[1])})" if reach else ""
+    holm = "" if found["p_holm"] is None else f", Holm {found['p_holm']:.2g}"
+    return f"{percent(found['rate'])}{span}, p {found['p']:.2g}{holm}, n {found['decided']}"
+
+
+def table_4(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Spaces and training, in percent."""
+    head = ["method", "merging space", "training", "reward", "average win rate"]
+    names = ("method", "space", "training", "reward")
+    return table(head, [[*(row[n] for n in names), percent(row["average"])] for row in rows])
+
+
+def order_said(found: Sequence[str]) -> str:
+    """The order as found, beside the paper's."""
+    known = [name for name in ORDER if name in found]
+    same = "as in the paper" if list(found) == known else f"in the paper {' < '.join(known)}"
+    return f"From worst to best by Bradley-Terry: {' < '.join(found)} ({same})."

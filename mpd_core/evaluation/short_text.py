@@ -1,0 +1,83 @@
+"""Parts of the report as Markdown: which poles show, in short, and what people chose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mpd_core.evaluation.cells import NOTHING, number, table
+
+IDENTIFIED = (
+    "Mean over cells; share of replies that show every chosen pole; and the worst cell, by judge:"
+)
+NAMES = {"measure": "measures", "measure_forced": "measures, forced to name one"}
+
+
+def summary(found: Mapping[str, Any]) -> Iterator[str]:
+    """Mean and worst cell of every method by every judge, and what each preference shows least."""
+    yield IDENTIFIED
+    yield ""
+    yield from identified(found["identified"])
+    yield from worst(found)
+
+
+def identified(found: Mapping[str, Any]) -> list[str]:
+    """A row a method, a column a judge."""
+    judges = list(dict.fromkeys(name for row in found.values() for name in row))
+    rows = [[method, *(_both(row.get(name)) for name in judges)] for method, row in found.items()]
+    return table(["method", *(NAMES.get(name, name) for name in judges)], rows)
+
+
+def _both(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return NOTHING
+    code, name, share = cell["worst"]
+    return f"{cell['mean']:.2f}; {number(cell['whole'])}; {share:.2f} ({name} of {code})"
+
+
+def worst(found: Mapping[str, Any]) -> Iterator[str]:
+    """Which dimension each preference shows least, by method."""
+    codes = list(dict.fromkeys(code for row in found["worst"].values() for code in row))
+    if not codes:
+        return
+    yield "The worst dimension of each preference:"
+    yield ""
+    yield from table(
+        ["method", *codes],
+        [
+            [method, *(f"{row[c][0]} {row[c][1]:.2f}" if c in row else NOTHING for c in codes)]
+            for method, row in found["worst"].items()
+        ],
+    )
+
+
+def people(found: Mapping[str, Any]) -> Iterator[str]:
+    """Win rates by people's votes, and how far they agree."""
+    if not found["meetings"]:
+        return
+    yield "## Who wins, by people"
+    yield ""
+    agreed = [f"{k} {number(v)}" for k, v in found["agreement"].items() if v is not None]
+    said = f"Krippendorff's alpha: {', '.join(agreed)}." if agreed else "No pair has two raters."
+    yield f"{found['votes']} votes by {found['raters']} raters. {said}"
+    yield ""
+    yield from table(
+        ["first", "second", "dimension", "W/T/L", "win rate", "(W+T/2)/N", "p"],
+        [
+            [
+                *(row["first"], row["second"], row["dimension"]),
+                f"{row['wins']}/{row['ties']}/{row['losses']}",
+                *(rate(row), number(row["half_rate"]), f"{row['p']:.2g}"),
+            ]
+            for row in found["meetings"]
+        ],
+    )
+
+
+def rate(row: Mapping[str, Any]) -> str:
+    """A win rate by the paper's rule with its interval."""
+    if row["paper_rate"] is None:
+        return NOTHING
+    reach = row["paper_interval"]
+    tail = f" ({reach[0]:.2f} to {reach[1]:.2f})" if reach else ""
+    return f"{row['paper_rate']:.2f}{tail}"

@@ -1,0 +1,115 @@
+"""Verdicts on single replies: which pole of a dimension a judge names who sees nothing else.
+
+Toggle identification by judges other than the text measures, which need no store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from tqdm import tqdm
+
+from mpd_core.evaluation.judging import UNREAD, Answer, Named
+from mpd_core.evaluation.measures import Scorer
+from mpd_core.evaluation.store import Lines, Row, read_rows
+from mpd_core.method.preferences import Dimension, PreferenceSpace
+
+SINGLES = "singles-{judge}.jsonl"
+NEITHER = "neither"
+
+
+@dataclass(frozen=True)
+class Single:
+    """Which of these poles does the reply show?"""
+
+    prompt: str
+    text: str
+    dimension: str
+    poles: tuple[str, ...]
+    instructions: tuple[str, ...]
+
+
+@runtime_checkable
+class SingleJudge(Named, Protocol):
+    """Whoever can be asked about one reply."""
+
+    def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
+        """A verdict is the number of a pole, from 1, or 0 for neither; in any order."""
+
+
+def singles_of(space: PreferenceSpace, replies: Sequence[Row]) -> list[Single]:
+    """Every reply in every dimension of its preference that is not left out, each once."""
+    found = [
+        _single(row["prompt"], row["text"], dimension)
+        for row in replies
+        for dimension, pole in _chosen(space, row["code"])
+        if pole
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _chosen(space: PreferenceSpace, code: str) -> list[tuple[Dimension, bool]]:
+    preference = space.parse(code)
+    pairs = zip(preference.dimensions, preference.choices, strict=True)
+    return [(dimension, pole is not None) for dimension, pole in pairs]
+
+
+def _single(prompt: str, text: str, dimension: Dimension) -> Single:
+    poles = dimension.poles
+    names = tuple(pole.name for pole in poles)
+    return Single(prompt, text, dimension.name, names, tuple(pole.instruction for pole in poles))
+
+
+def judge_singles(judge: SingleJudge, asked: Sequence[Single], folder: Path) -> None:
+    """Ask about whatever has no stored verdict yet.
+
+    Raises:
+        MPDError: whatever stops the judge; what it had said until then is stored.
+    """
+    with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
+        waiting = [single for single in asked if _key(judge, single) not in lines.rows]
+        if not waiting:
+            return
+        with tqdm(total=len(waiting), desc="single replies", leave=False) as bar:
+            for single, answer in judge.singles(waiting):
+                lines.add(_row(judge, single, answer))
+                bar.update()
+
+
+def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:
+    """What the judge's stored verdicts say of a reply; of what is not there, nothing."""
+    rows = read_rows(folder / SINGLES.format(judge=judge.name))
+    stored = {row["key"]: row["verdict"] for row in rows if row["verdict"] != UNREAD}
+
+    def verdicts(prompt: str, text: str) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for dimension in space.dimensions:
+            said = stored.get(_key(judge, _single(prompt, text, dimension)))
+            if said is not None:
+                found[dimension.name] = None if said == NEITHER else said
+        return found
+
+    return verdicts
+
+
+def _key(judge: Named, single: Single) -> str:
+    content = json.dumps([judge.name, judge.version, *astuple(single)], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _row(judge: Named, single: Single, answer: Answer) -> Row:
+    names = (NEITHER, *single.poles)
+    return {
+        "key": _key(judge, single),
+        "judge": judge.name,
+        "version": judge.version,
+        "dimension": single.dimension,
+        "verdict": UNREAD if answer.verdict is None else names[answer.verdict],
+        "raw": answer.raw,
+        **answer.facts,
+    }

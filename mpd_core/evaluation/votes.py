@@ -1,0 +1,154 @@
+"""Votes in SQLite: one row each, whole or not at all, never two of one rater on one pair."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, astuple, dataclass, fields
+from datetime import datetime, timezone
+from pathlib import Path
+
+from mpd_core.errors import MPDError
+
+FILE, DATA = "votes.sqlite3", "MPD_DATA"
+"""Name of the file, and the environment variable that names its folder."""
+WAIT_SECONDS = 20.0
+"""For another process or thread that is writing."""
+TABLE = """
+CREATE TABLE IF NOT EXISTS votes (
+  at TEXT NOT NULL, rater TEXT NOT NULL, pair TEXT NOT NULL, pack TEXT NOT NULL,
+  content TEXT NOT NULL, prompt TEXT NOT NULL, code TEXT NOT NULL, first TEXT NOT NULL,
+  second TEXT NOT NULL, swapped INTEGER NOT NULL, seed INTEGER NOT NULL, verdicts TEXT NOT NULL,
+  UNIQUE (rater, pair)
+)
+"""
+
+
+def folder() -> Path:
+    """Where votes are kept: what ``MPD_DATA`` names, or ``runs``."""
+    return Path(os.environ.get(DATA) or "runs").expanduser()
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one rater said of one pair."""
+
+    rater: str
+    """Hash of an anonymous cookie."""
+    pair: str
+    pack: str
+    content: str
+    """Hash of pack and setting, see ``jobs.content_of``."""
+    prompt: str
+    """Its id."""
+    code: str
+    first: str
+    second: str
+    """Methods."""
+    swapped: bool
+    """The second was shown as Output 1."""
+    seed: int
+    verdicts: Mapping[str, int]
+    """By dimension, from the view of ``first``: 1, 0 for a tie, -1."""
+    at: str = ""
+    """When, in UTC; filled in when it is cast."""
+
+
+class Votes:
+    """A file of votes; every call opens it anew, so that any number of processes may."""
+
+    def __init__(self, file: Path) -> None:
+        """Make the file where there is none.
+
+        Raises:
+            MPDError: it cannot be written, or is something else.
+        """
+        self._file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._refused(error) from error
+        with self._open() as votes:
+            votes.execute("PRAGMA journal_mode = WAL")
+            votes.execute(TABLE)
+
+    def cast(self, vote: Vote) -> bool:
+        """Keep a vote, on the disk when this returns.
+
+        Returns:
+            False where this rater has judged the pair before: the first vote stands.
+        """
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        row = {**asdict(vote), "at": now, "verdicts": json.dumps(dict(vote.verdicts))}
+        names = ", ".join(row)
+        places = ", ".join(f":{name}" for name in row)
+        with self._open() as votes:
+            done = votes.execute(f"INSERT OR IGNORE INTO votes ({names}) VALUES ({places})", row)
+            return done.rowcount == 1
+
+    def all(self) -> list[Vote]:
+        """Every vote, the oldest first."""
+        names = [field.name for field in fields(Vote)]
+        with self._open() as votes:
+            rows = votes.execute(f"SELECT {', '.join(names)} FROM votes ORDER BY rowid").fetchall()
+        found = [dict(zip(names, row, strict=True)) for row in rows]
+        return [
+            Vote(
+                **{**row, "swapped": bool(row["swapped"]), "verdicts": json.loads(row["verdicts"])}
+            )
+            for row in found
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """How many votes each pair has."""
+        with self._open() as votes:
+            return dict(votes.execute("SELECT pair, COUNT(*) FROM votes GROUP BY pair").fetchall())
+
+    def done(self, rater: str) -> set[str]:
+        """The pairs that a rater has judged."""
+        with self._open() as votes:
+            rows = votes.execute("SELECT pair FROM votes WHERE rater = ?", (rater,)).fetchall()
+        return {pair for (pair,) in rows}
+
+    def csv(self) -> str:
+        """Every vote as a line, a column a dimension; no cell begins like a formula."""
+        votes = self.all()
+        dimensions = list(dict.fromkeys(name for vote in votes for name in vote.verdicts))
+        plain = [field.name for field in fields(Vote) if field.name != "verdicts"]
+        lines = io.StringIO()
+        writer = csv.writer(lines)
+        writer.writerow([*plain, *map(_cell, dimensions)])
+        for vote in votes:
+            values = dict(zip((f.name for f in fields(Vote)), astuple(vote), strict=True))
+            cells = [_cell(values[name]) for name in plain]
+            writer.writerow([*cells, *(vote.verdicts.get(name, "") for name in dimensions)])
+        return lines.getvalue()
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection, and one transaction, for as long as the block lasts."""
+        try:
+            with closing(sqlite3.connect(self._file, timeout=WAIT_SECONDS)) as votes:
+                votes.execute("PRAGMA synchronous = FULL")
+                with votes:
+                    yield votes
+        except sqlite3.Error as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> MPDError:
+        return MPDError(
+            f"{self._file}: votes cannot be kept there ({error}): set MPD_DATA to a folder that "
+            "can be written."
+        )
+
+
+def _cell(value: object) -> object:
+    """Spreadsheets run what begins like a formula."""
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
+        return f"'{value}"
+    return value

@@ -1,0 +1,221 @@
+"""Baselines in weight space as PEFT ships them: merging by TIES and DARE, and Arrow routing.
+
+They need one model that holds every chosen expert, so they run beside the engine, through
+transformers' own forward, with the engine's prompts, penalties and draw. Like the soup they read
+all instructions of the preference.
+
+TIES (Yadav et al., 2023), DARE (Yu et al., 2024): PEFT's ``add_weighted_adapter``, which works on A
+and B apart. Arrow (Ostapenko et al., 2024): at every layer and token, experts are weighed by how
+much of the input lies along the first right singular vector of each.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import ArrowConfig, LoraConfig, PeftModel
+from torch import nn
+from transformers import DynamicCache
+
+from mpd_core.engine.records import finish_reason
+from mpd_core.errors import MPDError, RequestError
+from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
+from mpd_core.evaluation.runs import Outcomes, plain_row
+from mpd_core.evaluation.store import Row
+from mpd_core.method.preferences import Pole
+from mpd_core.models.architecture import cache_arguments
+from mpd_core.models.base import load_model, weight_format
+from mpd_core.models.linear import PACKED, dense_linears, round_to
+from mpd_core.models.sources import obtain
+from mpd_core.models.store import one_line
+from mpd_core.packs import Pack, Quantize
+from mpd_core.prompts import PromptRenderer, StreamDecoder
+from mpd_core.sampling import choose, draw
+
+TOGETHER = 8
+"""Replies of one batch, all of one preference."""
+SEED = 0
+"""Of what DARE drops, and of Arrow's power iteration."""
+MERGED, ROUTER = "merged", "arrow_router"
+
+
+class WeightSpace:
+    """The base with a pack's experts in PEFT's own model."""
+
+    def __init__(
+        self, pack: Pack, *, quantize: Quantize | None = None, device: str | None = None
+    ) -> None:
+        """Load the base; errors as ``Engine.open``."""
+        spec = pack.spec.base
+        self._format = weight_format(device, quantize or spec.quantize, spec.precision)
+        loaded = load_model(obtain(pack, spec.source), self._format)
+        self._base, self._tokenizer, self._pack = loaded.model, loaded.tokenizer, pack
+        self._prompts = PromptRenderer(loaded.tokenizer, pack.spec.template)
+        self._products: dict[nn.Linear, nn.Module] = {}
+        if self._format.packed:
+            round_to(self._base, self._format.packed)
+
+    @torch.inference_mode()
+    def outcomes(self, jobs: Sequence[Job]) -> Outcomes:
+        """The row of each job, or why there is none; jobs of one merged model come together."""
+        ordered = sorted(jobs, key=lambda job: (job.method, job.code))
+        for (method, code), group in itertools.groupby(ordered, lambda job: (job.method, job.code)):
+            alike = list(group)
+            try:
+                with self.merged(method, self._pack.space.parse(code).poles) as model:
+                    yield from self._replies(model, alike)
+            except MPDError as error:
+                yield from ((job, error) for job in alike)
+
+    @contextmanager
+    def merged(self, method: str, poles: Sequence[Pole]) -> Iterator[Any]:
+        """The model for one preference, for as long as the block lasts.
+
+        Raises:
+            RequestError: experts that PEFT cannot merge in this way.
+        """
+        names = [pole.name for pole in poles]
+        adapters = self._pack.spec.experts.adapters
+        folders = [self._pack.path(adapters[name].folder) for name in names]
+        with torch.random.fork_rng(devices=[]):  # PEFT draws numbers and puts the file's over them
+            torch.manual_seed(SEED)
+            model = PeftModel.from_pretrained(self._base, folders[0], adapter_name=names[0])
+            for name, folder in zip(names[1:], folders[1:], strict=True):
+                model.load_adapter(folder, adapter_name=name)
+        try:
+            try:
+                _merge(model, method, names)
+            except (ValueError, TypeError, KeyError) as error:
+                raise RequestError(
+                    f"Method '{method}': PEFT cannot join the experts {', '.join(names)} "
+                    f"({one_line(error)}): give them equal rank and targets, or leave it out."
+                ) from error
+            with self._as_served(model):
+                yield model.eval()
+        finally:
+            model.unload()
+
+    @contextmanager
+    def _as_served(self, model: Any) -> Iterator[None]:
+        """Weights rounded as the engine's, and its products under the adapters, while it lasts."""
+        kind = self._format.packed
+        if kind is None:
+            yield
+            return
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(parameter.to(kind))
+        plain = list(dense_linears(model))
+        for parent, name, linear in plain:
+            if linear not in self._products:  # made once, for whatever adapters come on top
+                self._products[linear] = PACKED[kind](linear.weight, linear.bias)
+            setattr(parent, name, self._products[linear])
+        try:
+            yield
+        finally:
+            for parent, name, linear in plain:
+                setattr(parent, name, linear)
+
+    def _replies(self, model: Any, jobs: Sequence[Job]) -> Outcomes:
+        fitting = []
+        for job in jobs:
+            ids = self._ids(job)
+            asked, most = job.request.sampling.max_new_tokens, self._pack.spec.decode.context
+            if len(ids) + asked > most:
+                yield (
+                    job,
+                    RequestError(
+                        f"The prompt has {len(ids)} tokens and the reply may have {asked}, but "
+                        f"together at most {most} fit."
+                    ),
+                )
+            else:
+                fitting.append((job, ids))
+        fitting.sort(key=lambda pair: len(pair[1]))  # little padding
+        for start in range(0, len(fitting), TOGETHER):
+            batch = fitting[start : start + TOGETHER]
+            tokens = self._decode(model, [job for job, _ in batch], [ids for _, ids in batch])
+            yield from ((job, self._row(job, t)) for (job, _), t in zip(batch, tokens, strict=True))
+
+    def _ids(self, job: Job) -> list[int]:
+        chosen = self._pack.space.parse(job.code).poles
+        return self._prompts.render(job.request.messages, [pole.instruction for pole in chosen])
+
+    def _decode(
+        self, model: Any, jobs: Sequence[Job], prompts: Sequence[list[int]]
+    ) -> list[list[int]]:
+        """Replies of one batch, padded on the left, in one cache; each until its own end."""
+        samplings = [job.request.sampling for job in jobs]
+        generators = [torch.Generator().manual_seed(s.seed) for s in samplings]
+        width, device = max(map(len, prompts)), model.device
+        ids = torch.tensor([[p[0]] * (width - len(p)) + p for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        replies: list[list[int]] = [[] for _ in jobs]
+        memory = cache_arguments(self._base, DynamicCache())
+        running = set(range(len(jobs)))
+        while running:
+            places = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+            said = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=places,
+                logits_to_keep=1,
+                **memory,
+            )
+            log_probs = torch.log_softmax(said.logits[:, -1].float(), dim=-1)
+            chosen = choose(log_probs, samplings, replies, [draw(g) for g in generators])
+            for row in sorted(running):
+                replies[row].append(int(chosen[row]))
+                if finish_reason(replies[row], samplings[row], self._prompts.end_of_turn):
+                    running.discard(row)
+            ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(jobs), 1)], dim=1)
+        return replies
+
+    def _row(self, job: Job, tokens: Sequence[int]) -> Row:
+        decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
+        last = len(tokens) - 1
+        text = "".join(decoder.push(t, last=k == last) for k, t in enumerate(tokens))
+        finished = tokens[-1] in self._prompts.end_of_turn
+        where = (self._format.device, f"{self._format}, by transformers")
+        return plain_row(job, text, finished, len(tokens), where)
+
+
+def _merge(model: Any, method: str, names: Sequence[str]) -> None:
+    """Put one adapter in charge that stands for all of these."""
+    if method in (TIES, DARE):
+        kind, weight = ("ties", 1.0) if method == TIES else ("dare_linear", 1.0 / len(names))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            weights = [weight] * len(names)
+            model.add_weighted_adapter(names, weights, MERGED, kind, density=DENSITY)
+        model.set_adapter(MERGED)
+        return
+    config = ArrowConfig(
+        top_k=min(ROUTED, len(names)), router_temperature=TEMPERATURE, rng_seed=SEED
+    )
+    config.task_adapter_names, config.gks_adapter_names = list(names), []
+    # By full names, unlike PEFT's create_arrow_model: experts may leave lower layers alone.
+    targets = _targets(model, names)
+    rank = model.peft_config[names[0]].r
+    model.add_adapter(ROUTER, LoraConfig(arrow_config=config, target_modules=targets, r=rank))
+    model.set_adapter(ROUTER)
+
+
+def _targets(model: Any, names: Sequence[str]) -> list[str]:
+    """Full names of the modules that all of these adapters change.
+
+    Raises:
+        ValueError: they change different ones, or in different ranks.
+    """
+    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in names]
+    for full, module in model.base_model.model.named_modules():
+        for found, name in zip(shapes, names, strict=True):
+            if name in getattr(module, "lora_A", {}):
+                found[full] = tuple(module.lora_A[name].weight.shape)
+    if any(found != shapes[0] for found in shapes):
+        raise ValueError("their ranks or targets differ")
+    return sorted(shapes[0])

@@ -1,0 +1,1 @@
+"""Experts on other machines: the next-token distributions of a completions server."""

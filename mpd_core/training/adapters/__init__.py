@@ -1,0 +1,1 @@
+"""Adapters of one base: experts and reward models, by supervised training."""

@@ -1,0 +1,119 @@
+"""Experts: one LoRA adapter a pole, all of which go on from one that knows every style."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from torch import Tensor
+
+from mpd_core.engine.plan import ANCHOR
+from mpd_core.errors import PackError
+from mpd_core.method.preferences import Pole
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.packs import file_sha256
+from mpd_core.training.adapters.fitting import fit
+from mpd_core.training.context import RECORD, TrainingContext
+from mpd_core.training.data import Split, Styled, common_answers, pole_answers
+from mpd_core.training.packed import pack_answers, states
+from mpd_core.training.recipe import StageSpec
+from mpd_core.training.results import ADAPTER, save_adapter
+
+
+def expert_folder(setup: TrainingContext, pole: Pole) -> Path:
+    """A folder with the adapter of a pole: trained here, or the pack's."""
+    here = setup.out / "experts" / pole.name / ADAPTER
+    packed = setup.pack.spec.experts.adapters.get(pole.name)
+    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+
+
+def anchor_folder(setup: TrainingContext) -> Path:
+    """A folder with the adapter that all experts went on from; see ``expert_folder``."""
+    here = setup.out / "experts" / ANCHOR / ADAPTER
+    packed = setup.pack.spec.experts.anchor
+    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+
+
+def experts_key(setup: TrainingContext) -> str:
+    """A short name for the experts as they are now: what is made with others must not be mixed."""
+    known = {name: sha for name, sha in setup.pack.hashes.items() if name == "base"}
+    folders = {pole.name: expert_folder(setup, pole) for pole in setup.pack.space.poles}
+    for name, folder in {**folders, ANCHOR: anchor_folder(setup)}.items():
+        file = folder / WEIGHTS_FILE
+        known[name] = file_sha256(file) if file.is_file() else "none of its own"
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def train_experts(setup: TrainingContext, poles: Sequence[Pole], *, resume: bool) -> None:
+    """Train the adapters of these poles; a finished one is left alone when resuming.
+
+    With a table ``[anchor]`` in the recipe, one adapter is first trained on the answers to all
+    preferences and the neutral ones. Poles go on from it, so that what all styles have in common is
+    learned once, and what is left between a pole and it is the pole's style: the shift of the space
+    ``strength``, whose anchor it is.
+    """
+    start, spec = None, setup.recipe.anchor
+    if spec is not None:
+        start = anchor_folder(setup)
+        trained = (start / WEIGHTS_FILE).is_file()
+        if not trained or (len(poles) == len(setup.pack.space.poles) and not resume):
+            _train(setup, ANCHOR, common_answers(setup.pack.space), spec, None, resume=resume)
+            start = anchor_folder(setup)
+    for pole in poles:
+        names = pole_answers(setup.pack.space, pole)
+        _train(setup, pole.name, names, setup.recipe.sft, start, resume=resume)
+
+
+def _train(
+    setup: TrainingContext,
+    name: str,
+    answers: Sequence[str],
+    stage: StageSpec,
+    start: Path | None,
+    *,
+    resume: bool,
+) -> None:
+    folder = setup.out / "experts" / name
+    if resume and (folder / RECORD).is_file():
+        return
+    (folder / RECORD).unlink(missing_ok=True)
+    set_seed(setup.recipe.seed)  # the adapter's first values
+    model = setup.causal_lm(setup.recipe.lora, start)
+    fit(
+        model,
+        _rows(setup, "train", answers),
+        _rows(setup, "valid", answers),
+        lambda model, rows: answer_loss(setup, model, rows, answers),
+        stage,
+        folder,
+        title=f"Expert: {name}",
+        seed=setup.recipe.seed,
+        resume=resume,
+    )
+    save_adapter(model, folder / ADAPTER)
+    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
+    setup.record(folder, "expert", name=name, answers=list(answers), weights_sha256=weights)
+
+
+def _rows(setup: TrainingContext, split: Split, answers: Iterable[str]) -> list[Styled]:
+    rows = [row for row in setup.styles.split(split) if row.texts(answers)]
+    if not rows and split == "train":
+        raise PackError(f"data.file: no row has an answer named {' or '.join(answers)}.")
+    return rows
+
+
+def answer_loss(
+    setup: TrainingContext, model: Any, rows: Sequence[Styled], answers: Sequence[str]
+) -> tuple[Tensor, int]:
+    """-ln p of the answers' tokens, end of turn included, their sum and how many they are."""
+    batch = pack_answers(setup, [(row.prompt, row.texts(answers)) for row in rows])
+    hidden = states(model, batch.ids, batch.layout, mixed=setup.mixed)
+    with torch.autocast(hidden.device.type, torch.bfloat16, enabled=setup.mixed):
+        logits = model.get_base_model().lm_head(hidden[batch.before.to(hidden.device)])
+    targets = batch.targets.to(hidden.device)
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum"), len(targets)

@@ -1,0 +1,108 @@
+"""The loop that trains an adapter on packed answers: AdamW, warm-up and cosine, checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mpd_core.training import checkpoint
+from mpd_core.training.recipe import StageSpec
+from mpd_core.training.results import CHECKPOINTS, write_metrics
+
+LOGGED = 10
+STATE = "state.safetensors"
+_Row = TypeVar("_Row")
+
+Loss = Callable[[nn.Module, Sequence[_Row]], tuple[Tensor, int]]
+"""Model and some rows to the sum of their losses and the number of terms in it."""
+
+
+def in_order(rows: Sequence[_Row], stage: StageSpec, seed: int) -> list[Sequence[_Row]]:
+    """All epochs' batches; they depend on nothing but the seed. Part of an epoch is its start."""
+    count = max(1, round(stage.epochs * len(rows)))
+    draw = random.Random(seed)
+    order: list[_Row] = []
+    while len(order) < count:
+        order += draw.sample(rows, len(rows))
+    return [order[k : min(k + stage.batch, count)] for k in range(0, count, stage.batch)]
+
+
+def fit(
+    model: nn.Module,
+    train: Sequence[_Row],
+    held: Sequence[_Row],
+    loss: Loss[_Row],
+    stage: StageSpec,
+    folder: Path,
+    *,
+    title: str,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Train what asks for gradients in a model.
+
+    Args:
+        model: in the end with the last step's weights.
+        train: rows to learn from, in any order.
+        held: rows whose loss is measured at the end.
+        loss: see ``Loss``.
+        stage: epochs, batch (in rows) and rates.
+        folder: of checkpoints, log and curves.
+        title: of the curves.
+        seed: of the order.
+        resume: go on from the last checkpoint, if there is one, to the same weights.
+    """
+    if not resume:
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=stage.lr, weight_decay=0.0)
+    batches, state = in_order(train, stage, seed), folder / CHECKPOINTS / STATE
+    log: list[dict[str, float]] = []
+    if state.is_file():
+        log = json.loads(checkpoint.facts_of(state)["log"])
+        checkpoint.load(state, model, optimiser)
+    done = int(log[-1]["step"]) if log else 0
+    for step in tqdm(range(done, len(batches)), desc=title, leave=False):
+        for group in optimiser.param_groups:
+            group["lr"] = stage.lr * _rate(step, len(batches), stage.warmup)
+        total, terms = loss(model, batches[step])
+        (total / terms).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        log.append({"step": step + 1.0, "loss": float(total.detach()) / terms})
+        if (step + 1) % stage.save_steps == 0:
+            checkpoint.save(state, model, optimiser, {"log": json.dumps(log)})
+    entries = [
+        *_averaged(log),
+        {"step": float(len(batches)), "held_loss": measure(model, held, loss, stage.batch)},
+    ]
+    write_metrics(folder, title, entries)
+
+
+@torch.no_grad()
+def measure(model: nn.Module, rows: Sequence[_Row], loss: Loss[_Row], batch: int) -> float:
+    """Mean loss of some rows."""
+    pieces = [loss(model, rows[k : k + batch]) for k in range(0, len(rows), batch)]
+    return sum(float(total) for total, _ in pieces) / max(1, sum(terms for _, terms in pieces))
+
+
+def _rate(step: int, steps: int, warmup: float) -> float:
+    """Share of the highest rate: linear up, then half a cosine down to zero."""
+    up = (step + 1) / max(1.0, warmup * steps)
+    return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def _averaged(log: Sequence[dict[str, float]]) -> Iterator[dict[str, float]]:
+    for start in range(0, len(log), LOGGED):
+        some = log[start : start + LOGGED]
+        yield {"step": some[-1]["step"], "loss": sum(entry["loss"] for entry in some) / len(some)}

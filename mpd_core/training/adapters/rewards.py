@@ -1,0 +1,114 @@
+"""Reward models: one adapter on the base and a linear head with a score a pole, pairwise loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.packs import file_sha256
+from mpd_core.training.adapters.fitting import fit
+from mpd_core.training.context import RECORD, TrainingContext
+from mpd_core.training.data import Styled, comparisons
+from mpd_core.training.packed import pack_answers, states
+from mpd_core.training.results import ADAPTER, HEAD, save_adapter
+
+
+def reward_folder(setup: TrainingContext) -> Path:
+    """A folder with the reward models, adapter and head: trained here, or the pack's."""
+    here = setup.out / "rewards" / ADAPTER
+    packed = setup.pack.spec.rewards
+    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+
+
+class RewardModel(nn.Module):
+    """The frozen base with an adapter, and a score for every pole at the end of an answer."""
+
+    def __init__(self, setup: TrainingContext) -> None:
+        """A fresh one, whose scores are zero."""
+        super().__init__()
+        self._setup = setup
+        self.body = setup.causal_lm(setup.recipe.reward.lora)
+        width, poles = self.body.config.hidden_size, len(setup.pack.space.poles)
+        self.head = nn.Linear(width, poles, device=next(self.body.parameters()).device)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, rows: Sequence[tuple[str, Sequence[str]]]) -> Tensor:
+        """Prompts with some answers each to scores, [answers of all rows, poles]."""
+        batch = pack_answers(self._setup, rows)
+        hidden = states(self.body, batch.ids, batch.layout, mixed=self._setup.mixed)
+        scores: Tensor = self.head(hidden[batch.last.to(hidden.device)].float())
+        return scores
+
+
+def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
+    """Train the reward models of all poles at once; a finished one is left alone when resuming."""
+    folder = setup.out / "rewards"
+    if resume and (folder / RECORD).is_file():
+        return
+    (folder / RECORD).unlink(missing_ok=True)
+    set_seed(setup.recipe.seed)  # the adapter's first values
+    model = RewardModel(setup)
+    train = setup.styles.split("train")
+    fit(
+        model,
+        train,
+        setup.styles.split("valid"),
+        lambda model, rows: comparison_loss(setup, model, rows),
+        setup.recipe.reward,
+        folder,
+        title="Reward models",
+        seed=setup.recipe.seed,
+        resume=resume,
+    )
+    _centre(setup, model, train[: setup.recipe.reward.centred_on])
+    save_adapter(model.body, folder / ADAPTER)
+    head = {"weight": model.head.weight, "bias": model.head.bias}
+    save_file({k: v.detach().float().cpu() for k, v in head.items()}, folder / ADAPTER / HEAD)
+    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
+    setup.record(folder, "rewards", weights_sha256=weights)
+
+
+def comparison_loss(
+    setup: TrainingContext, model: Any, rows: Sequence[Styled]
+) -> tuple[Tensor, int]:
+    """-ln sigmoid(r_chosen - r_rejected): its sum over some rows' comparisons, and their number."""
+    space, spec = setup.pack.space, setup.recipe.reward
+    scores = model([(row.prompt, list(row.answers.values())) for row in rows])
+    first, chosen, rejected, poles = 0, [], [], []
+    for row in rows:
+        names = list(row.answers)
+        for pair in comparisons(space, names):
+            chosen.append(first + names.index(pair.chosen))
+            rejected.append(first + names.index(pair.rejected))
+            poles.append(space.poles.index(pair.pole))
+        first += len(names)
+    better, worse = scores[chosen, poles], scores[rejected, poles]
+    loss = -nn.functional.logsigmoid(better - worse) + spec.centre * (better + worse).square()
+    return loss.sum(), len(poles)
+
+
+@torch.no_grad()
+def _centre(setup: TrainingContext, model: RewardModel, rows: Sequence[Styled]) -> None:
+    """Scores whose mean over the answers to all preferences is 0.
+
+    Half of them show a pole of two and half do not, so that 0 lies between, and scores of different
+    poles can be compared.
+    """
+    codes = [preference.code for preference in setup.pack.space]
+    scores = [model([(row.prompt, row.texts(codes))]) for row in rows if row.texts(codes)]
+    if scores:
+        model.head.bias.sub_(torch.cat(scores).mean(dim=0))
+
+
+def load_head(folder: Path) -> tuple[Tensor, Tensor]:
+    """Weight [poles, D] and bias [poles] of saved reward models."""
+    tensors = load_file(folder / HEAD)
+    return tensors["weight"], tensors["bias"]

@@ -1,0 +1,229 @@
+"""What all trainings of a pack share: its base, its tokenizer, its data and where results go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from mpd_core.errors import PackError
+from mpd_core.models.architecture import text_config
+from mpd_core.models.base import LOCAL, check_keys
+from mpd_core.models.machine import trains_in_bf16
+from mpd_core.models.sources import obtain
+from mpd_core.models.targets import linear_shape
+from mpd_core.packs import Pack
+from mpd_core.prompts import PromptRenderer
+from mpd_core.request import Message
+from mpd_core.training.data import Styles, load_styles
+from mpd_core.training.recipe import FILE, LoraSpec, Recipe, load_recipe
+from mpd_core.training.trunk import Trunk, share_trunk
+
+RUNS = Path("runs")
+RECORD = "run.json"
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""Settings that let a layer see no further back."""
+
+
+@dataclass
+class TrainingContext:
+    """A pack that is being trained; models are made from it as often as needed."""
+
+    pack: Pack
+    recipe: Recipe
+    styles: Styles
+    out: Path
+    base: Path
+    tokenizer: Any
+    renderer: PromptRenderer
+    _trunks: dict[int, Trunk] = field(default_factory=dict)
+
+    @classmethod
+    def open(
+        cls, pack: Pack, out: Path | None = None, progress: Callable[[str], None] = lambda _: None
+    ) -> TrainingContext:
+        """Read the pack's recipe and data, and obtain its base.
+
+        Args:
+            pack: has a ``train.toml`` beside its ``pack.toml``.
+            out: folder of results; default: ``runs/NAME``.
+            progress: is told in sentences what is being done.
+
+        Raises:
+            PackError: a recipe or data that cannot be read.
+            ModelSourceError: the base cannot be obtained.
+        """
+        recipe = load_recipe(pack)
+        styles = load_styles(pack.path(recipe.data.file))
+        base = obtain(pack, pack.spec.base.source, progress=progress)
+        tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
+        renderer = PromptRenderer(tokenizer, pack.spec.template)
+        _prepare(tokenizer, renderer)
+        out = out or RUNS / pack.spec.name
+        return cls(pack, recipe, styles, out, base, tokenizer, renderer)
+
+    @property
+    def end_of_turn(self) -> str:
+        """The token that a reply ends with."""
+        return str(self.tokenizer.eos_token)
+
+    def prompt(self, instruction: str) -> str:
+        """A prompt's text, up to where the reply begins."""
+        return self.renderer.text(self.messages(instruction))
+
+    def ids(self, text: str) -> list[int]:
+        """A text's tokens and no others."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    @staticmethod
+    def messages(instruction: str) -> tuple[Message, ...]:
+        """A conversation of one turn."""
+        return (Message("user", instruction),)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether training multiplies in bf16: where that is fast."""
+        return trains_in_bf16()
+
+    def causal_lm(self, lora: LoraSpec, start: Path | None = None) -> Any:
+        """The frozen base with an adapter to train: a fresh one, or a copy of a saved one."""
+        model = self.bare(lora)
+        adapted = (
+            PeftModel.from_pretrained(model, start, is_trainable=True)
+            if start
+            else _adapted(model, lora)
+        )
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # saved as fp16
+            elif self.mixed and parameter.dim() == 2:
+                parameter.data = parameter.data.bfloat16()  # once, instead of at every product
+        return adapted
+
+    def bare(self, lora: LoraSpec) -> Any:
+        """The frozen base whose layers below the adapter are the shared trunk."""
+        return self._with_trunk(self._load(self.base), lora)
+
+    def pcm_body(self, lora: LoraSpec, adapter: Path | None = None) -> Any:
+        """The PCM's frozen backbone, the base or a model of its own, with an adapter to train."""
+        backbone = self.pack.spec.pcm.backbone
+        if backbone == "base":
+            model = self.bare(lora)
+        else:
+            model = self._load(obtain(self.pack, backbone))
+            _check_lora(model, lora)
+        if adapter:
+            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        return _adapted(model, lora)
+
+    def record(self, folder: Path, kind: str, **facts: Any) -> None:
+        """Write down what a result was made from."""
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {
+            "kind": kind,
+            "seed": self.recipe.seed,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_sha256": self.recipe.sha256,
+            "data_sha256": self.styles.sha256,
+            "pack_hashes": self.pack.hashes,
+            **facts,
+        }
+        write_json(folder / RECORD, content)
+
+    def _load(self, folder: Path) -> Any:
+        transformers_logging.disable_progress_bar()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if device == "cuda" else torch.float32
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told in ``info``, and refused there
+            **LOCAL,
+        )
+        check_keys(folder, info, type(model).__name__)
+        self._check_attention(model)
+        model.requires_grad_(False)
+        model.config.use_cache = False
+        return model.to(device)
+
+    def _check_attention(self, model: Any) -> None:
+        """Packed answers are read with one mask for all layers."""
+        context = self.pack.spec.decode.context
+        config = text_config(model)
+        everywhere = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
+        sizes = (getattr(config, name, None) or context for name in WINDOWS)
+        narrow = [size for size in sizes if size < context and not everywhere]
+        if narrow:
+            raise PackError(
+                f"base: {type(model).__name__} attends to {min(narrow)} tokens in some layers, and "
+                f"training reads up to decode.context = {context} with full attention: lower it to "
+                f"{min(narrow)}, or train another base."
+            )
+
+    def _with_trunk(self, model: Any, lora: LoraSpec) -> Any:
+        _check_lora(model, lora)
+        known = self._trunks.get(lora.first_layer)
+        trunk = share_trunk(model, lora.first_layer, self.tokenizer.pad_token_id, known)
+        if trunk is not None:
+            self._trunks[lora.first_layer] = trunk
+        return model
+
+
+def _adapted(model: Any, lora: LoraSpec) -> Any:
+    upper = range(lora.first_layer, model.config.num_hidden_layers) if lora.first_layer else ()
+    config = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        layers_to_transform=list(upper) or None,
+    )
+    return get_peft_model(model, config)
+
+
+def _check_lora(model: Any, lora: LoraSpec) -> None:
+    """What PEFT would pass over, or train though no engine runs it."""
+    layers = model.config.num_hidden_layers
+    if lora.first_layer >= layers:
+        raise PackError(f"{FILE}: lora.first_layer: the base has {layers} layers.")
+    for target in lora.targets:
+        found = [m for name, m in model.named_modules() if f".{name}".endswith(f".{target}")]
+        if not found or not all(linear_shape(module) for module in found):
+            raise PackError(f"{FILE}: lora.targets: the base has no linears named '{target}'.")
+
+
+def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
+    """Make the trainers' tokenization the engine's: no tokens but those of the template."""
+    ends = sorted(renderer.end_of_turn)
+    if tokenizer.eos_token_id not in ends:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    # Padding must not be the end of a turn, which is learned.
+    others = (
+        token
+        for token in (tokenizer.unk_token, "<|endoftext|>", "<pad>")
+        if token in tokenizer.get_vocab() and token != tokenizer.eos_token
+    )
+    tokenizer.pad_token = next(others, tokenizer.eos_token)
+    tokenizer.padding_side = "right"
+    if hasattr(tokenizer, "add_bos_token"):
+        tokenizer.add_bos_token = False
+    probe = (Message("user", "Why?"),)
+    if list(tokenizer(renderer.text(probe))["input_ids"]) != renderer.render(probe):
+        raise PackError("base: its tokenizer adds tokens of its own to the template's.")
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file as a whole."""
+    scratch = file.with_suffix(".part")
+    scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    scratch.replace(file)

@@ -1,0 +1,174 @@
+"""From trained weights to a pack: TOML with hashes, comments kept, and small folders of weights."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from mpd_core.engine.plan import ANCHOR
+from mpd_core.errors import PackError
+from mpd_core.models.adapter_config import CONFIG_FILE
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.packs import Pack, file_sha256, load_pack
+from mpd_core.training.adapters.experts import anchor_folder, expert_folder
+from mpd_core.training.adapters.rewards import reward_folder
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.results import ADAPTER, HEAD
+
+PACK = "pack.toml"
+
+
+def build_pack(
+    setup: TrainingContext, folder: Path, pcm: Path | None = None, *, rewards: bool = False
+) -> Pack:
+    """A pack of trained experts, and a PCM if there is one, for the engine to open.
+
+    Args:
+        setup: with all experts that it trains, or none; those of the pack count, too.
+        folder: where the pack is written; weights are copied into it.
+        pcm: a folder with an adapter and ``head.safetensors``.
+        rewards: copy the reward models, too, if there are any.
+
+    Raises:
+        PackError: some weights are missing, or the pack does not hold together.
+    """
+    experts, trained_here = _experts(setup)
+    models = _rewards(setup) if rewards else None
+    folder.mkdir(parents=True, exist_ok=True)
+    document = tomlkit.parse((setup.pack.folder / PACK).read_text(encoding="utf-8-sig"))
+    if folder.resolve() != setup.pack.folder.resolve():
+        _make_absolute(setup, document)
+    if trained_here:
+        document["experts"]["prompt"] = "plain"  # type: ignore[index]
+    for name, source in experts.items():
+        _put(document, ("experts", "adapters", name), _take(source, folder, "experts", name))
+    if trained_here and _holds(anchor_folder(setup), WEIGHTS_FILE):
+        _put(document, ("experts", ANCHOR), _take(anchor_folder(setup), folder, "experts", ANCHOR))
+    if pcm:
+        _put(document, ("pcm", "adapter"), _take(pcm / ADAPTER, folder, "pcm"))
+        _copy(pcm / HEAD, folder / "pcm" / HEAD)
+        head = {"file": f"pcm/{HEAD}", "sha256": file_sha256(folder / "pcm" / HEAD)}
+        _put(document, ("pcm", "head"), head)
+    if models:
+        table = _take(models, folder, "rewards")
+        _copy(models / HEAD, folder / "rewards" / HEAD)
+        table["head_sha256"] = file_sha256(folder / "rewards" / HEAD)
+        document.pop("rewards", None)
+        _put(document, ("rewards",), table)
+    (folder / PACK).write_text(tomlkit.dumps(document), encoding="utf-8")
+    return load_pack(folder)
+
+
+def check_experts(setup: TrainingContext) -> None:
+    """Before hours of work: no expert's training was cut off, and written answers have readers.
+
+    Raises:
+        PackError: names the poles that have no adapter.
+    """
+    there, _ = _experts(setup)
+    missing = [pole.name for pole in setup.pack.space.poles if pole.name not in there]
+    if setup.recipe.pcm.answers and missing:
+        raise PackError(_untrained(missing))
+
+
+def check_rewards(setup: TrainingContext) -> None:
+    """Before hours of work: there are reward models, or another scorer of every pole.
+
+    Raises:
+        PackError: names the poles that have none.
+    """
+    names = [pole.name for pole in setup.pack.space.poles]
+    missing = [name for name in names if name not in setup.recipe.scorers]
+    if missing and not _rewards(setup):
+        raise PackError(f"rewards of {', '.join(missing)} are missing: run train rewards first.")
+
+
+def any_trained(setup: TrainingContext) -> bool:
+    """Whether there are experts or reward models at all, here or in the pack."""
+    return bool(_experts(setup)[0] or _rewards(setup))
+
+
+def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
+    """Folders of the adapters that there are, by pole; and whether any was trained here.
+
+    Where any was, all must be there: an expert without one would be the bare base. Where none was,
+    the pack's own stand beside prompts as its author wrote them.
+    """
+    others = {*setup.pack.spec.experts.checkpoints, *setup.pack.spec.experts.remotes}
+    folders = {
+        pole.name: expert_folder(setup, pole)
+        for pole in setup.pack.space.poles
+        if pole.name not in others
+    }
+    there = {name: folder for name, folder in folders.items() if _holds(folder, WEIGHTS_FILE)}
+    packed = {n: setup.pack.path(a.folder) for n, a in setup.pack.spec.experts.adapters.items()}
+    begun = any(folder != packed.get(name) for name, folder in there.items())
+    missing = [name for name in folders if name not in there]
+    if begun and missing:
+        raise PackError(_untrained(missing))
+    return there, begun
+
+
+def _rewards(setup: TrainingContext) -> Path | None:
+    """The folder of the reward models, if there are any."""
+    folder = reward_folder(setup)
+    return folder if _holds(folder, WEIGHTS_FILE, HEAD) else None
+
+
+def _holds(folder: Path, *files: str) -> bool:
+    return all((folder / name).is_file() for name in (CONFIG_FILE, *files))
+
+
+def _untrained(poles: Sequence[str]) -> str:
+    options = " ".join(f"--pole {name}" for name in poles)
+    return f"experts: {', '.join(poles)} have not been trained: run train experts {options} first."
+
+
+def write_static(folder: Path, weights: Mapping[str, Sequence[float]]) -> None:
+    """Name the best constant weights of each preference in a pack."""
+    file = folder / PACK
+    document = tomlkit.parse(file.read_text(encoding="utf-8-sig"))
+    document.pop("static", None)
+    document["static"] = {code: [round(w, 4) for w in row] for code, row in weights.items()}
+    file.write_text(tomlkit.dumps(document), encoding="utf-8")
+
+
+def _take(source: Path, folder: Path, *place: str) -> dict[str, str]:
+    """Copy an adapter into a pack; its table there."""
+    target = folder.joinpath(*place)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        _copy(source / name, target / name)
+    return {"folder": "/".join(place), "sha256": file_sha256(target / WEIGHTS_FILE)}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Replace a file as a whole: an engine may have the old one mapped into memory."""
+    if source.resolve() != target.resolve():
+        scratch = target.with_name(target.name + ".part")
+        shutil.copyfile(source, scratch)
+        scratch.replace(target)
+
+
+def _put(document: Any, keys: Sequence[str], value: Mapping[str, str]) -> None:
+    *above, last = keys
+    for key in above:
+        if key not in document:
+            document[key] = tomlkit.table(is_super_table=True)
+        document = document[key]
+    table = tomlkit.table()
+    table.update(value)
+    document[last] = table
+
+
+def _make_absolute(setup: TrainingContext, table: Any) -> None:
+    """Files and folders are named relative to their pack, and this one lies elsewhere."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            _make_absolute(setup, value)
+        elif key == "folder" or (key == "file" and table.get("kind") != "gguf"):
+            table[key] = str(setup.pack.path(Path(value)))

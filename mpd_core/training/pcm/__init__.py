@@ -1,0 +1,1 @@
+"""Training of the Preference Control Model: open ``loop.py`` first."""

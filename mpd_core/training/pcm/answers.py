@@ -1,0 +1,158 @@
+"""What every expert says of the written answers to whole preferences, by teacher forcing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mpd_core.engine.plan import ANCHOR, PLAIN
+from mpd_core.errors import PackError
+from mpd_core.method.preferences import Preference
+from mpd_core.method.static import uniform
+from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
+from mpd_core.models.threads import run_in_fresh_thread
+from mpd_core.training import rollouts
+from mpd_core.training.adapters.experts import anchor_folder, expert_folder, experts_key
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import Split, Styled
+from mpd_core.training.rollouts import DIGITS, Reply
+from mpd_core.training.teacher_forcing import TeacherForcing
+
+WRITTEN = "written"
+"""What stands for the method of a reply that a person wrote."""
+TEXTS = 8
+OTHERS = 24
+"""Tokens beside a written one that are noted; together they have nearly all of the mass."""
+
+
+def written(setup: TrainingContext, split: Split, prompts: int | None = None) -> list[Reply]:
+    """The split's answers to whole preferences as if the engine had sampled them.
+
+    They are kept in a file by the experts' hashes: reading them takes minutes.
+
+    Args:
+        setup: with trained experts.
+        split: whose answers.
+        prompts: only of so many, the first ones; None: of all.
+
+    Raises:
+        PackError: no such answers, or experts that are not adapters.
+    """
+    rows = setup.styles.split(split)[:prompts]
+    space = setup.pack.spec.decode.space
+    file = setup.out / "answers" / f"{experts_key(setup)}-{space}-{split}-{len(rows)}.jsonl"
+    if not file.is_file():
+        rollouts.save(file, run_in_fresh_thread(_read, setup, split, rows))
+    return rollouts.load(file)
+
+
+def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[Reply]:
+    texts = list(_texts(setup, rows))
+    if not texts:
+        raise PackError(
+            f"data.file: no {split} row has an answer to a whole preference (named by its code): "
+            "write some, or take [pcm.answers] out of the recipe."
+        )
+    space = setup.pack.spec.decode.space
+    first = anchor_names(setup) if space == "strength" else ()
+    reader = TeacherForcing(
+        setup, _adapters(setup), texts=TEXTS, length=setup.recipe.data.max_tokens
+    )
+    replies: dict[int, Reply] = {}
+    for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
+        names = [[*first, *(p.name for p in texts[k].preference.poles)] for k in batch]
+        states = reader.states([texts[k].ids for k in batch], names)
+        for k, some, every in zip(batch, names, states, strict=True):
+            before = slice(len(texts[k].prompt_ids) - 1, -1)
+            said = [
+                reader.log_probs(row[before], name).cpu()
+                for name, row in zip(some, every, strict=True)
+            ]
+            replies[k] = _reply(texts[k], torch.stack(said, -1), others=space != "probability")
+    return [replies[k] for k in range(len(texts))]
+
+
+def anchor_names(setup: TrainingContext) -> tuple[str, ...]:
+    """Rows of the space ``strength`` that are no experts."""
+    trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
+    return (PLAIN, ANCHOR) if trained else (PLAIN,)
+
+
+def _adapters(setup: TrainingContext) -> list[LoraAdapter]:
+    poles = setup.pack.space.poles
+    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in poles]
+    anchor = anchor_folder(setup)
+    if (anchor / WEIGHTS_FILE).is_file():
+        adapters.append(load_adapter(ANCHOR, anchor))
+    return adapters
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A prompt with a written answer, its end of turn included."""
+
+    prompt: str
+    preference: Preference
+    answer: str
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return self.prompt_ids + self.answer_ids
+
+
+def _texts(setup: TrainingContext, rows: Sequence[Styled]) -> Iterator[_Text]:
+    for row in rows:
+        for preference in setup.pack.space:
+            if answer := row.answers.get(preference.code):
+                prompt = setup.ids(setup.prompt(row.prompt))
+                most = setup.recipe.data.max_tokens - len(prompt)
+                own = setup.ids(answer + setup.end_of_turn)[: max(0, most)]
+                if own:
+                    yield _Text(row.prompt, preference, answer, prompt, own)
+
+
+def _reply(text: _Text, said: Tensor, *, others: bool) -> Reply:
+    """A text as a reply that nobody weighed.
+
+    Args:
+        text: of T tokens.
+        said: ln p_i of the whole vocabulary before each token, anchors first where there are any,
+            [T, V, E].
+        others: note the likeliest other tokens, which normalise spaces that are no mixtures.
+    """
+    experts = len(text.preference.poles)
+    tokens = torch.tensor(text.answer_ids)[:, None]
+    own = said.gather(1, tokens[:, :, None].expand(-1, -1, said.shape[-1]))[:, 0]
+    told: tuple[Any, ...] = ()
+    if others:
+        # The likeliest with anybody, in the geometric mean too: those share what likes agree on.
+        anybody = torch.maximum(said.amax(dim=-1), said.mean(dim=-1).log_softmax(dim=-1))
+        likely = anybody.scatter(1, tokens, -torch.inf).topk(OTHERS, dim=1).indices
+        table = said.gather(1, likely[:, :, None].expand(-1, -1, said.shape[-1]))
+        told = _frozen((table * 10**DIGITS).round() / 10**DIGITS)
+    return Reply(
+        prompt=text.prompt,
+        preference=text.preference.code,
+        method=WRITTEN,
+        text=text.answer,
+        finished=True,
+        tokens=tuple(text.answer_ids),
+        log_probs=_frozen(own),
+        weights=(uniform(experts),) * len(tokens),
+        disagreement=(0.0,) * len(tokens),
+        others=told,
+    )
+
+
+def _frozen(table: Tensor) -> tuple[Any, ...]:
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return tuple(tuples(table.tolist()))

@@ -1,0 +1,140 @@
+"""Replies as tensors for the PCM: those to one prompt and preference are one packed row."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.request import Space
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.trunk import PADDING, Layout
+
+UNLIKELY = -1e4
+"""A log-probability of nothing whose gradient is still a number."""
+
+
+@dataclass(frozen=True)
+class Merging:
+    """The space of a pack, and the settings of ``strength``; see ``mpd_core.method.merging``."""
+
+    space: Space
+    strength: float
+    settled: float
+    fade: float
+    plausibility: float
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N replies in G packed rows of L tokens; T tokens of a reply at most, E experts at most."""
+
+    ids: Tensor
+    """What the PCM reads: a prompt with its preference, then replies to it, each without its last
+    token, [G, L]."""
+    layout: Layout
+    """Where a row's replies begin and end."""
+    at: Tensor
+    """Where, in all rows one behind the other, it says the weights of each token, [N, T]."""
+    mask: Tensor
+    """True at tokens of the reply, [N, T]."""
+    log_probs: Tensor
+    """Recorded ln p_i, [N, T, E]; in the space ``strength`` [N, T, A + E], anchors first."""
+    others: Tensor
+    """Likewise of other likely tokens, [N, T, C, E]; C is 0 where none are needed."""
+    poles: Tensor
+    """Index of each expert's pole in the head, [N, E]; -1 where there is no expert."""
+    merging: Merging
+    """How the replies' experts are merged."""
+
+    def to(self, device: torch.device) -> Batch:
+        here = {field.name: getattr(self, field.name) for field in fields(self)}
+        update_stats = {name: value.to(device) for name, value in here.items() if name != "merging"}
+        return Batch(**update_stats, merging=self.merging)
+
+
+class Collator:
+    """Turns replies into batches for a policy."""
+
+    def __init__(self, setup: TrainingContext) -> None:
+        self._space = setup.pack.space
+        self._renderer = setup.renderer
+        self._pad = setup.tokenizer.pad_token_id
+        self._messages = setup.messages
+        self._merging = Merging(**setup.pack.merging(next(iter(self._space))))
+
+    def __call__(self, replies: Sequence[Reply]) -> Batch:
+        """Pack replies; those that share a row must lie together."""
+        alike = itertools.groupby(replies, key=lambda reply: (reply.prompt, reply.preference))
+        rows = [self._row(*key, list(group)) for key, group in alike]
+        width = max(len(row.ids) for row in rows)
+        lengths = torch.tensor([len(reply.tokens) for reply in replies])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        at = [k * width + places for k, row in enumerate(rows) for places in row.at]
+        return Batch(
+            ids=_stacked([row.ids for row in rows], self._pad),
+            layout=Layout(
+                _stacked([row.positions for row in rows], 0),
+                _stacked([row.segments for row in rows], PADDING),
+            ),
+            at=_stacked(at, 0),
+            mask=mask,
+            log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
+            others=_others(replies, int(lengths.max())),
+            merging=self._merging,
+            poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
+        )
+
+    def _row(self, prompt: str, preference: str, replies: Sequence[Reply]) -> _Row:
+        instructions = [pole.instruction for pole in self._space.parse(preference).poles]
+        asked = self._renderer.render(self._messages(prompt), instructions)
+        ids, positions, segments = list(asked), list(range(len(asked))), [0] * len(asked)
+        at = []
+        for number, reply in enumerate(replies, 1):
+            read = reply.tokens[:-1]
+            at.append(torch.tensor([len(asked) - 1, *range(len(ids), len(ids) + len(read))]))
+            ids += read
+            positions += range(len(asked), len(asked) + len(read))
+            segments += [number] * len(read)
+        return _Row(torch.tensor(ids), torch.tensor(positions), torch.tensor(segments), at)
+
+    def _poles(self, preference: str) -> Tensor:
+        poles = self._space.parse(preference).poles
+        return torch.tensor([self._space.poles.index(pole) for pole in poles])
+
+
+@dataclass(frozen=True)
+class _Row:
+    ids: Tensor
+    positions: Tensor
+    segments: Tensor
+    at: list[Tensor]
+    """Of each reply, where in the row the weights of its tokens are said."""
+
+
+def _others(replies: Sequence[Reply], length: int) -> Tensor:
+    """[N, T, C, E], padded with tokens that no expert would say."""
+    steps = [step for reply in replies for step in reply.others]
+    count = max((len(step) for step in steps), default=0)
+    experts = max(len(reply.log_probs[0]) for reply in replies)
+    table = torch.full((len(replies), length, count, experts), UNLIKELY)
+    for row, reply in enumerate(replies):
+        for place, step in enumerate(reply.others):
+            if step:
+                table[row, place, : len(step), : len(step[0])] = torch.tensor(step)
+    return table
+
+
+def _stacked(rows: Sequence[Tensor], padding: int) -> Tensor:
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)
+
+
+def padded_tables(tables: Sequence[Tensor]) -> Tensor:
+    """[T, E] tables of different sizes to [N, T, E]."""
+    most = max(table.shape[1] for table in tables)
+    wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]
+    return nn.utils.rnn.pad_sequence(wide, batch_first=True)

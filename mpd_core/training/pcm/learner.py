@@ -1,0 +1,148 @@
+"""Some passes over one iteration's replies, with a guard against divergence."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict
+from statistics import fmean
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from mpd_core.training import checkpoint
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.pcm.batches import Collator
+from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.pcm.updates import (
+    PPO,
+    REBEL,
+    Algorithm,
+    RolloutBuffer,
+    minibatch,
+    rollout_buffer,
+    split,
+    update_stats,
+)
+from mpd_core.training.rollouts import Reply
+
+REPLIES_AT_ONCE = 16
+"""Replies of one forward pass of the PCM; whole groups."""
+
+Entry = dict[str, float]
+"""What is noted of one iteration."""
+
+
+class Learner:
+    """Some passes over one iteration's replies."""
+
+    def __init__(
+        self,
+        setup: TrainingContext,
+        policy: Policy,
+        optimiser: torch.optim.Optimizer,
+        accelerator: Accelerator,
+    ) -> None:
+        self._spec = setup.recipe.pcm
+        self._seed = setup.recipe.seed
+        self._policy = policy
+        self._optimiser = optimiser
+        self._accelerator = accelerator
+        self._collate = Collator(setup)
+        self._rates = [group["lr"] for group in optimiser.param_groups]
+        self._algorithm: Algorithm = (
+            REBEL(self._spec.rebel)
+            if self._spec.algorithm == "rebel"
+            else PPO(self._spec.ppo, self._spec.rollouts.temperature)
+        )
+        self.updates = 0
+
+    def learn(self, replies: Sequence[Reply], rewards: torch.Tensor, iteration: int) -> Entry:
+        """Change the policy; a pass that diverges is undone, its moments too, and is the last.
+
+        Returns:
+            Loss before and after, divergence from the sampling policy, and how weights move.
+        """
+        group = self._spec.rollouts.samples
+        buffer = rollout_buffer(
+            self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE
+        )
+        order = random.Random(self._seed * 1000 + iteration)
+        before = self._measure(buffer, now=False)
+        limit = self._spec.guard * max(before["loss"], 1e-6)
+        undone = 0.0
+        for _ in range(self._spec.passes):
+            kept = self._kept()
+            if not self._pass(buffer, order) < limit:
+                undone = 1.0
+                self._restore(kept)
+                break
+        found = self._measure(buffer, now=True)
+        if not undone and not found["loss"] < limit:
+            undone = 1.0
+            self._restore(kept)
+            found = self._measure(buffer, now=True)
+        start = {f"{name}_before": before[name] for name in ("loss", "entropy", "weights_std")}
+        return {**found, **start, "undone": undone}
+
+    def _kept(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        weights = {
+            name: tensor.clone() for name, tensor in checkpoint.trained(self._policy).items()
+        }
+        return weights, deepcopy(self._optimiser.state_dict())
+
+    def _restore(self, kept: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
+        weights, moments = kept
+        checkpoint.restore(self._policy, weights)
+        self._optimiser.load_state_dict(moments)
+
+    def _pass(self, buffer: RolloutBuffer, order: random.Random) -> float:
+        """One update a batch of groups; their mean loss."""
+        groups = list(range(len(buffer.replies) // buffer.group))
+        order.shuffle(groups)
+        starts = range(0, len(groups), self._spec.batch)
+        bar = tqdm(starts, desc="updates", leave=False)
+        return fmean(self._update(buffer, groups[k : k + self._spec.batch]) for k in bar)
+
+    def _update(self, buffer: RolloutBuffer, groups: Sequence[int]) -> float:
+        self._begin()
+        total = 0.0
+        for some in self._split(buffer, groups):
+            data = minibatch(buffer, self._collate, some, self._policy.device)
+            log_probs, _, values = self._policy.log_probs(data.batch)
+            loss = self._algorithm(data, log_probs, values) * len(some) / len(groups)
+            self._accelerator.backward(loss)
+            total += float(loss.detach())
+        self._finish()
+        return total
+
+    def _begin(self) -> None:
+        self.updates += 1
+        scale = min(1.0, self.updates / max(1, self._spec.warmup))
+        for settings, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            settings["lr"] = rate * scale
+        self._optimiser.zero_grad()
+
+    def _finish(self) -> None:
+        parameters = [p for g in self._optimiser.param_groups for p in g["params"]]
+        self._accelerator.clip_grad_norm_(parameters, 1.0)
+        self._optimiser.step()
+
+    @torch.no_grad()
+    def _measure(self, buffer: RolloutBuffer, *, now: bool) -> Entry:
+        """Of the present policy, or of the one that the replies are remembered by."""
+        groups = list(range(len(buffer.replies) // buffer.group))
+        found: list[Entry] = []
+        for some in self._split(buffer, groups):
+            data = minibatch(buffer, self._collate, some, self._policy.device)
+            said = (data.old_log_probs, data.weights, data.values)
+            log_probs, weights, values = self._policy.log_probs(data.batch) if now else said
+            loss = self._algorithm(data, log_probs, values)
+            found.append(asdict(update_stats(data, loss, log_probs, weights)))
+        return {name: fmean(entry[name] for entry in found) for name in found[0]}
+
+    def _split(self, buffer: RolloutBuffer, groups: Sequence[int]) -> list[list[int]]:
+        return split(buffer.replies, buffer.group, groups, REPLIES_AT_ONCE)

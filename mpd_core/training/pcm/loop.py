@@ -1,0 +1,217 @@
+"""Training of the Preference Control Model: sample, score, learn, and again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from mpd_core.engine import Engine
+from mpd_core.errors import PackError
+from mpd_core.method.static import uniform
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.models.base import fastest_precision
+from mpd_core.models.threads import run_in_fresh_thread
+from mpd_core.packs import Pack, file_sha256
+from mpd_core.training import rollouts
+from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.export import build_pack
+from mpd_core.training.pcm import static_search as static
+from mpd_core.training.pcm.learner import Entry, Learner
+from mpd_core.training.pcm.mean_weights import fit_mean_weights
+from mpd_core.training.pcm.policy import Policy, load_state, save_state
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.results import ADAPTER, HEAD, write_metrics
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.scoring.reward_function import RewardFunction, ScoredReply, reward_function
+
+STATE = "state.safetensors"
+
+
+def pcm_folder(setup: TrainingContext) -> Path:
+    """Where this recipe's PCM lies; each algorithm and reward has a folder of its own."""
+    spec = setup.recipe.pcm
+    return setup.out / "pcm" / f"{spec.algorithm}-{spec.reward}"
+
+
+def prompts_of(setup: TrainingContext, iteration: int) -> list[str]:
+    """The prompts of an iteration: the training split in a seeded order, round and round."""
+    prompts = [row.prompt for row in setup.styles.split("train")]
+    random.Random(setup.recipe.seed).shuffle(prompts)
+    count = setup.recipe.pcm.rollouts.prompts
+    return [prompts[(iteration * count + k) % len(prompts)] for k in range(count)]
+
+
+def train_pcm(
+    setup: TrainingContext,
+    *,
+    resume: bool,
+    tell: Callable[[str], None] = print,
+    reward: RewardFunction | None = None,
+) -> None:
+    """Train from the zero head, or from the last finished iteration.
+
+    Args:
+        setup: with trained experts and reward models.
+        resume: go on where a run was cut off.
+        tell: is told one line an iteration.
+        reward: default: the reward models against the references.
+
+    Raises:
+        PackError: experts or reward models are missing.
+    """
+    folder = pcm_folder(setup)
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    set_seed(setup.recipe.seed)
+    trainer = run_in_fresh_thread(Trainer, setup, folder)
+    trainer.run(reward or run_in_fresh_thread(reward_function, setup), tell)
+    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
+    head = file_sha256(folder / HEAD)
+    setup.record(folder, "pcm", weights_sha256=weights, head_sha256=head)
+
+
+class Trainer:
+    """The state between iterations: a policy, its optimiser, and the log."""
+
+    def __init__(self, setup: TrainingContext, folder: Path) -> None:
+        self._setup = setup
+        self._spec = setup.recipe.pcm
+        self._folder = folder
+        self._accelerator = Accelerator()
+        self._policy = Policy(setup)
+        groups = self._policy.parameter_groups(self._spec)
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+        self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
+        self._history: list[Entry] = []
+        self._begun = False
+        if (folder / STATE).is_file():
+            known = load_state(folder / STATE, self._policy, self._optimiser, experts_key(setup))
+            self._history = known
+            self._begun = True
+            self._learner.updates = int(known[-1]["updates"]) if known else 0
+
+    def run(self, reward: RewardFunction, tell: Callable[[str], None]) -> None:
+        """Every iteration that is left."""
+        if not self._begun:
+            run_in_fresh_thread(self._begin, tell)
+        for iteration in range(len(self._history), self._spec.iterations):
+            entry = self._iterate(iteration, reward)
+            self._history.append(entry)
+            run_in_fresh_thread(self._keep)
+            tell(
+                f"iteration {iteration + 1}/{self._spec.iterations}: "
+                f"reward {entry['reward']:.4f}, loss {entry['loss']:.4f}, "
+                f"divergence {entry['divergence']:.4f}, {entry['seconds']:.0f} s"
+            )
+
+    def _iterate(self, iteration: int, reward: RewardFunction) -> Entry:
+        start = time.monotonic()
+        replies = self._sample(iteration, reward)
+        sampled = time.monotonic()
+        scored = run_in_fresh_thread(reward.score, replies)
+        end_of_scoring = time.monotonic()
+        learned = run_in_fresh_thread(
+            self._learner.learn, replies, self._rewards(scored), iteration
+        )
+        end = time.monotonic()
+        return {
+            "step": iteration + 1.0,
+            **_summary(scored),
+            **learned,
+            "updates": float(self._learner.updates),
+            "seconds": end - start,
+            "seconds_sampling": sampled - start,
+            "seconds_scoring": end_of_scoring - sampled,
+            "seconds_learning": end - end_of_scoring,
+        }
+
+    def _sample(self, iteration: int, reward: RewardFunction) -> list[Reply]:
+        file = self._folder / "rollouts" / f"{iteration:03d}.jsonl"
+        spec, prompts = self._spec.rollouts, prompts_of(self._setup, iteration)
+        codes = [preference.code for preference in self._setup.pack.space]
+        engine = Engine.open(run_in_fresh_thread(self._pack), precision=fastest_precision())
+        try:
+            reward.prepare(engine, prompts, codes)
+            if file.is_file():  # cut off after sampling: the policy is still the same
+                return rollouts.load(file)
+            seed = (self._setup.recipe.seed * 1000 + iteration) * 100_000 % 2**31
+            asks = rollouts.every(prompts, codes, spec.samples, seed)
+            sampling = rollouts.learning(spec.max_new_tokens, spec.temperature)
+            replies = rollouts.run(engine, asks, sampling)
+        finally:
+            engine.close()
+        rollouts.save(file, replies)
+        return replies
+
+    def _pack(self) -> Pack:
+        self._policy.save(self._folder)
+        return build_pack(self._setup, self._folder / "pack", self._folder)
+
+    def _begin(self, tell: Callable[[str], None]) -> None:
+        """The policy's first weights, as the recipe wants them; kept, for this may take minutes."""
+        spec, space = self._spec, self._setup.pack.space
+        token_scores = None
+        if spec.answers:
+            log = self._folder / "answers"
+            figures, token_scores = fit_gate_to_answers(
+                self._setup, self._policy, spec.answers, log
+            )
+            tell(
+                "written answers, held out, nats a token: {held_loss:.4f} (uniform weights "
+                "{held_loss_uniform:.4f}, best constant {held_loss_constant:.4f})".format(**figures)
+            )
+        if spec.imitate_static or token_scores:
+            targets: Mapping[str, Sequence[float]] = (
+                self._static_weights()
+                if spec.imitate_static
+                else {p.code: uniform(len(p.poles)) for p in space}
+            )
+            distance = fit_mean_weights(self._policy.head, space, targets, token_scores)
+            tell(f"mean weights imitated: mean distance {distance:.3f}")
+        self._keep()
+
+    def _static_weights(self) -> dict[str, list[float]]:
+        file = static.result(self._setup)
+        if not file.is_file():
+            raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
+        return static.best_weights(file)
+
+    def _rewards(self, scored: Sequence[ScoredReply]) -> torch.Tensor:
+        direct = self._spec.reward == "direct"
+        penalty = self._spec.rollouts.unfinished
+        return torch.tensor(
+            [
+                (j.direct if direct else j.reward) - (0.0 if j.reply.finished else penalty)
+                for j in scored
+            ]
+        )
+
+    def _keep(self) -> None:
+        self._policy.save(self._folder)
+        key = experts_key(self._setup)
+        save_state(self._folder / STATE, self._policy, self._optimiser, self._history, key)
+        write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
+
+
+def _summary(scored: Sequence[ScoredReply]) -> Entry:
+    rewards = [entry.reward for entry in scored]
+    by_code: dict[str, list[float]] = {}
+    for entry in scored:
+        by_code.setdefault(entry.reply.preference, []).append(entry.reward)
+    return {
+        "reward": fmean(rewards),
+        "reward_std": pstdev(rewards),
+        "finished": fmean(entry.reply.finished for entry in scored),
+        "tokens": fmean(len(entry.reply.tokens) for entry in scored),
+        **{f"reward_{code}": fmean(values) for code, values in sorted(by_code.items())},
+    }

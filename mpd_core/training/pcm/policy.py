@@ -1,0 +1,177 @@
+"""The Preference Control Model while it is trained: all weights of a reply in one causal pass."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mpd_core.errors import PackError
+from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_prob
+from mpd_core.method.weight_head import PAIRS, WeightHead
+from mpd_core.models.machine import trains_in_bf16
+from mpd_core.training import checkpoint
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.packed import states
+from mpd_core.training.pcm.batches import UNLIKELY, Batch
+from mpd_core.training.recipe import PCMTrainSpec
+from mpd_core.training.results import ADAPTER, HEAD, save_adapter
+
+POLES = "poles"
+"""Key of a head's metadata: names of the poles that its rows belong to."""
+LOG = "log"
+"""Key of a state's metadata: what was noted of the iterations before it, as JSON."""
+EXPERTS = "experts"
+"""Key of a state's metadata: which experts the policy weighed (``experts_key``)."""
+
+
+class Policy(nn.Module):
+    """Backbone with adapter, weight head, and a value head for PPO.
+
+    Attributes:
+        mixed_precision: products of the backbone in bf16; weights and sums stay fp32.
+    """
+
+    mixed_precision = True
+
+    def __init__(self, setup: TrainingContext) -> None:
+        """A fresh one, whose zero head weighs uniformly, or the pack's own."""
+        super().__init__()
+        pcm, warm = setup.pack.spec.pcm, setup.recipe.pcm.warm_start
+        packed = setup.pack.path(pcm.adapter.folder) if warm and pcm.adapter else None
+        # Without dropout: ratios to the sampling policy would be noise from the first update on.
+        self.body = setup.pcm_body(setup.recipe.pcm.lora, packed).eval()
+        width = self.body.config.hidden_size
+        device = next(self.body.parameters()).device
+        self._temperature = setup.recipe.pcm.rollouts.temperature
+        self._poles = [pole.name for pole in setup.pack.space.poles]
+        self.head = WeightHead(width, len(self._poles))
+        if warm and pcm.head:
+            take_known_poles(self.head, self._poles, setup.pack.path(pcm.head.file))
+        self.head.to(device)
+        self.value = nn.Linear(width, 1, device=device)
+        nn.init.zeros_(self.value.weight)
+        nn.init.zeros_(self.value.bias)
+
+    @property
+    def device(self) -> torch.device:
+        return self.head.linear.weight.device
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Weights [N, T, E] and values [N, T]."""
+        states = self.token_states(batch)
+        return self.head.expert_weights(states, batch.poles), self.value(states)[..., 0]
+
+    def token_states(self, batch: Batch) -> Tensor:
+        """Last hidden states where the weights of each token are said, [N, T, D]."""
+        mixed = self.mixed_precision and trains_in_bf16()
+        return states(self.body, batch.ids, batch.layout, mixed=mixed).float()[batch.at]
+
+    def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
+        weights, values = self(batch)
+        return reply_log_probs(batch, weights, self._temperature), weights, values
+
+    def parameter_groups(self, spec: PCMTrainSpec) -> list[dict[str, Any]]:
+        """Parameters for an optimiser: adapter, heads, and scores that no state is multiplied with.
+
+        A step of AdamW moves a weight by its rate. Over hundreds of hidden dimensions that adds up
+        to much, in a single score it does not: hence three rates.
+        """
+        adapter = [p for p in self.body.parameters() if p.requires_grad]
+        heads = [self.head.linear.weight, *self.value.parameters()]
+        scores = [self.head.linear.bias, self.head.pairs]
+        return [
+            {"params": adapter, "lr": spec.lr},
+            {"params": heads, "lr": spec.head_lr},
+            {"params": scores, "lr": spec.score_lr},
+        ]
+
+    def save(self, folder: Path) -> None:
+        """What the engine loads: an adapter's folder and the head's safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_adapter(self.body, folder / ADAPTER)
+        head = {name: t.detach().cpu().contiguous() for name, t in self.head.tensors().items()}
+        save_file(head, folder / HEAD, metadata={POLES: ",".join(self._poles)})
+
+
+def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
+    """ln pi of each token under some weights, [N, T], 0 outside the mask.
+
+    Args:
+        batch: replies that were sampled at this temperature.
+        weights: alpha, [N, T, E].
+        temperature: after mixing.
+    """
+    merging, anchors = batch.merging, batch.log_probs.shape[-1] - weights.shape[-1]
+    # The token that was sampled, then the others, in the axes of Eq. 1: [N, T, A + E, 1 + C].
+    told = torch.cat([batch.log_probs[:, :, None], batch.others], dim=2).transpose(2, 3)
+    prior, log_probs = told[:, :, :anchors], told[:, :, anchors:]
+    alpha = weights.clamp_min(1e-30)
+    indices = torch.arange(told.shape[1], device=told.device)
+    strength = fading_strength(merging.strength, merging.settled, merging.fade, indices)
+    found = scores(merging.space, log_probs, alpha, prior if anchors else None, strength)
+    chosen, others = found[..., 0], found[..., 1:]
+    if anchors and merging.plausibility > 0:
+        nobody = implausible(log_probs, prior, merging.plausibility)
+        others = others.masked_fill(nobody[..., 1:], UNLIKELY)
+    return tempered_log_prob(chosen, others, temperature).masked_fill(~batch.mask, 0.0)
+
+
+@torch.no_grad()
+def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None:
+    """Copy the rows of poles that a saved head knows by name; the others stay zero.
+
+    Raises:
+        PackError: the file does not say whose its rows are.
+    """
+    with safe_open(file, "pt") as saved:
+        known = ((saved.metadata() or {}).get(POLES) or "").split(",")
+        weight, bias = saved.get_tensor("weight"), saved.get_tensor("bias")
+        named = PAIRS in saved.keys()  # noqa: SIM118
+        pairs = saved.get_tensor(PAIRS) if named else torch.zeros(len(known), len(known))
+    if len(known) != len(weight):
+        raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
+    for row, name in enumerate(known):
+        if name in poles:
+            head.linear.weight[poles.index(name)] = weight[row]
+            head.linear.bias[poles.index(name)] = bias[row]
+            for column, other in enumerate(known):
+                if other in poles:
+                    head.pairs[poles.index(name), poles.index(other)] = pairs[row, column]
+
+
+def save_state(
+    file: Path,
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    log: Sequence[dict[str, float]],
+    experts: str,
+) -> None:
+    """Policy, AdamW's moments, the log so far and whose weights it learns, all or nothing."""
+    checkpoint.save(file, policy, optimiser, {LOG: json.dumps(list(log)), EXPERTS: experts})
+
+
+def load_state(
+    file: Path, policy: Policy, optimiser: torch.optim.Optimizer, experts: str
+) -> list[dict[str, float]]:
+    """Restore what ``save_state`` wrote; rates and groups are the optimiser's own.
+
+    Returns:
+        The log.
+
+    Raises:
+        PackError: the experts have changed since: their rewards and this log would not go together.
+    """
+    facts = checkpoint.facts_of(file)
+    if facts.get(EXPERTS) != experts:
+        raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
+    checkpoint.load(file, policy, optimiser)
+    log: list[dict[str, float]] = json.loads(facts[LOG])
+    return log

@@ -1,0 +1,160 @@
+"""A supervised start of the PCM: whom to listen to at each token of answers that people wrote.
+
+Eq. 1 is a mixture of experts whose gate is the PCM, and a gate can be fitted by maximum likelihood
+(Jacobs et al., 1991): the written answers to whole preferences become likely where, at every token,
+the expert that expects it is listened to. Rewards of whole replies say little about single tokens;
+this says something about each. How much each expert counts on average it says less well than
+rewards do (README has figures): a constant for each preference and expert takes that up, which is
+thrown away, and constants that rewards have chosen take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import get_cosine_schedule_with_warmup
+
+from mpd_core.method.weight_head import softmax_over
+from mpd_core.training.adapters.fitting import in_order
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.pcm.answers import written
+from mpd_core.training.pcm.batches import Batch, Collator
+from mpd_core.training.pcm.policy import Policy, reply_log_probs
+from mpd_core.training.recipe import AnswersSpec
+from mpd_core.training.results import write_metrics
+from mpd_core.training.rollouts import Reply
+
+LOGGED = 10
+"""Steps that an entry of the log is the mean of."""
+CONSTANT_STEPS = 100
+
+
+class SupervisedGate(nn.Module):
+    """A policy whose scores get a constant for each preference and expert."""
+
+    def __init__(self, setup: TrainingContext, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+        self._codes = [preference.code for preference in setup.pack.space]
+        experts = max(len(preference.poles) for preference in setup.pack.space)
+        self.constants = nn.Parameter(torch.zeros(len(self._codes), experts, device=policy.device))
+
+    def forward(self, batch: Batch, replies: Sequence[Reply]) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores without any constant [N, T, poles], ln pi [N, T] and alpha [N, T, E]."""
+        linear = self.policy.head.linear
+        scores = nn.functional.linear(self.policy.token_states(batch), linear.weight)
+        poles = batch.poles[:, None, :].expand(-1, scores.shape[1], -1)
+        own = scores.gather(2, poles.clamp_min(0))
+        constants = self.constants[[self._codes.index(reply.preference) for reply in replies]]
+        alpha = softmax_over(own + constants[:, None, : own.shape[2]], poles >= 0)
+        return scores, reply_log_probs(batch, alpha, 1.0), alpha
+
+    def parameter_groups(self, spec: AnswersSpec) -> list[dict[str, object]]:
+        adapter = [p for p in self.policy.body.parameters() if p.requires_grad]
+        return [
+            {"params": adapter, "lr": spec.lr},
+            {"params": [self.policy.head.linear.weight], "lr": spec.head_lr},
+            {"params": [self.constants], "lr": spec.constant_lr},
+        ]
+
+
+def fit_gate_to_answers(
+    setup: TrainingContext, policy: Policy, spec: AnswersSpec, folder: Path
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Fit the policy's adapter and its head's weight to the training split's written answers.
+
+    Args:
+        setup: with trained experts.
+        policy: a fresh one.
+        spec: epochs, batch and rates.
+        folder: of the log.
+
+    Returns:
+        Figures on the validation split (nats a token), and by preference the scores that the head
+        now gives to the tokens of its answers, [T, poles], for constants to be added to.
+
+    Raises:
+        PackError: there are no such answers, or experts that are not adapters.
+    """
+    train, held = written(setup, "train", spec.prompts), written(setup, "valid", spec.prompts)
+    gate, collate = SupervisedGate(setup, policy), Collator(setup)
+    losses = _fit(gate, collate, in_order(train, spec, setup.recipe.seed), spec)
+    log = [
+        {"step": float(k + LOGGED), "loss": fmean(losses[k : k + LOGGED])}
+        for k in range(0, len(losses), LOGGED)
+    ]
+    figures, scores = _held_out(gate, collate, held, spec.batch)
+    write_metrics(folder, "PCM: written answers", [*log, {"step": float(len(losses)), **figures}])
+    return figures, scores
+
+
+def _fit(
+    gate: SupervisedGate, collate: Collator, batches: Sequence[Sequence[Reply]], spec: AnswersSpec
+) -> list[float]:
+    """One update a batch; their losses."""
+    optimiser = torch.optim.AdamW(gate.parameter_groups(spec), weight_decay=0.0)
+    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    warmup = int(spec.warmup * len(batches))
+    schedule = get_cosine_schedule_with_warmup(optimiser, warmup, len(batches))
+    losses: list[float] = []
+    for replies in tqdm(batches, desc="written answers", leave=False):
+        batch = collate(replies).to(gate.policy.device)
+        _, said, _ = gate(batch, replies)
+        loss = -said[batch.mask].mean()
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def _held_out(
+    gate: SupervisedGate, collate: Collator, replies: Sequence[Reply], size: int
+) -> tuple[dict[str, float], dict[str, Tensor]]:
+    ordered = sorted(replies, key=lambda reply: len(reply.tokens))
+    scores: dict[str, list[Tensor]] = {}
+    said, alphas = [], []
+    for start in range(0, len(ordered), size):
+        some = ordered[start : start + size]
+        batch = collate(some).to(gate.policy.device)
+        with torch.no_grad():
+            found, log_probs, alpha = gate(batch, some)
+        said.append(log_probs[batch.mask])
+        alphas.append(alpha[batch.mask])
+        for row, reply in enumerate(some):
+            scores.setdefault(reply.preference, []).append(found[row, : len(reply.tokens)])
+    figures = {
+        "held_loss": -float(torch.cat(said).mean()),
+        **constant_losses(collate, replies),
+        "weights_std": fmean(float(a.std(dim=0).mean()) for a in alphas),
+    }
+    return figures, {code: torch.cat(rows) for code, rows in scores.items()}
+
+
+def constant_losses(collate: Collator, replies: Sequence[Reply]) -> dict[str, float]:
+    """What weights that do not move reach on the same answers: uniform ones, and the best there
+    are for each preference, fitted to these very answers."""
+    uniform, best, tokens = 0.0, 0.0, 0
+    for code in sorted({reply.preference for reply in replies}):
+        batch = collate([reply for reply in replies if reply.preference == code])
+        free = torch.zeros(batch.poles.shape[1], requires_grad=True)
+        every = torch.ones_like(free, dtype=torch.bool)
+        optimiser = torch.optim.Adam([free], lr=0.1)
+        losses = []
+        for _ in range(CONSTANT_STEPS):
+            alpha = softmax_over(free, every).expand(*batch.mask.shape, -1)
+            loss = -reply_log_probs(batch, alpha, 1.0).sum()
+            losses.append(float(loss.detach()))
+            optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        uniform, best = uniform + losses[0], best + min(losses)
+        tokens += int(batch.mask.sum())
+    return {"held_loss_uniform": uniform / tokens, "held_loss_constant": best / tokens}

@@ -1,0 +1,170 @@
+"""One update of the PCM from replies with rewards: REBEL, or PPO."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.method.ppo import masked_mean, ppo_loss
+from mpd_core.method.rebel import rebel_loss
+from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
+from mpd_core.training.pcm.policy import Policy, reply_log_probs
+from mpd_core.training.recipe import PPOSpec, REBELSpec
+from mpd_core.training.rollouts import Reply
+
+
+@dataclass(frozen=True)
+class RolloutBuffer:
+    """Sampled replies with what is known of them before the first update; lists over replies."""
+
+    replies: Sequence[Reply]
+    rewards: Tensor
+    """[N]."""
+    old_log_probs: Sequence[Tensor]
+    """ln pi_old of each token, [T]."""
+    weights: Sequence[Tensor]
+    """alpha, [T, E]."""
+    values: Sequence[Tensor]
+    """The critic's, [T]."""
+    group: int
+    """Replies of one prompt and preference, which lie together."""
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Some replies of a buffer as tensors; axes as in ``batches.Batch``."""
+
+    batch: Batch
+    rewards: Tensor
+    old_log_probs: Tensor
+    weights: Tensor
+    values: Tensor
+    group: int
+
+
+class Algorithm(Protocol):
+    """From what the present policy says of a minibatch to a loss."""
+
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:
+        """ln pi and critic, both [N, T]."""
+
+
+class REBEL:
+    """Regress log-ratios of replies onto differences of their rewards."""
+
+    def __init__(self, spec: REBELSpec) -> None:
+        self._eta = spec.eta
+
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        ratios = (log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
+        return rebel_loss(ratios, data.rewards.view(-1, data.group), self._eta)
+
+
+class PPO:
+    """Proximal policy optimisation with a penalty on leaving MPD (Uniform)."""
+
+    def __init__(self, spec: PPOSpec, temperature: float) -> None:
+        self._spec = spec
+        self._temperature = temperature
+
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:
+        return ppo_loss(
+            log_probs,
+            values,
+            old_log_probs=data.old_log_probs,
+            old_values=data.values,
+            reference_log_probs=uniform_log_probs(data.batch, self._temperature),
+            rewards=data.rewards,
+            mask=data.batch.mask,
+            **self._spec.model_dump(),
+        )
+
+
+def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
+    """ln pi of MPD (Uniform), [N, T]."""
+    here = (batch.poles >= 0)[:, None, :].expand(-1, batch.mask.shape[1], -1)
+    return reply_log_probs(batch, here / here.sum(dim=-1, keepdim=True), temperature)
+
+
+def split(
+    replies: Sequence[Reply], group: int, groups: Sequence[int], size: int
+) -> list[list[int]]:
+    """Groups that are computed together, about ``size`` replies; long ones with long ones."""
+    ordered = sorted(
+        groups, key=lambda g: sum(len(r.tokens) for r in replies[g * group : (g + 1) * group])
+    )
+    step = max(1, size // group)
+    return [ordered[start : start + step] for start in range(0, len(ordered), step)]
+
+
+@torch.no_grad()
+def rollout_buffer(
+    policy: Policy,
+    collate: Collator,
+    replies: Sequence[Reply],
+    rewards: Tensor,
+    group: int,
+    size: int,
+) -> RolloutBuffer:
+    """The replies with what the policy that is about to change says of them."""
+    nothing = [torch.empty(0)] * len(replies)
+    log_probs, weights, values = list(nothing), list(nothing), list(nothing)
+    for some in split(replies, group, range(len(replies) // group), size):
+        index = [g * group + k for g in some for k in range(group)]
+        batch = collate([replies[i] for i in index]).to(policy.device)
+        said, alpha, critic = (part.cpu() for part in policy.log_probs(batch))
+        for row, i in enumerate(index):
+            length, experts = len(replies[i].tokens), len(replies[i].weights[0])
+            log_probs[i] = said[row, :length]
+            weights[i] = alpha[row, :length, :experts]
+            values[i] = critic[row, :length]
+    return RolloutBuffer(replies, rewards, log_probs, weights, values, group)
+
+
+def minibatch(
+    buffer: RolloutBuffer, collate: Collator, groups: Sequence[int], device: torch.device
+) -> Minibatch:
+    """The replies of some groups."""
+    index = [g * buffer.group + k for g in groups for k in range(buffer.group)]
+    batch = collate([buffer.replies[i] for i in index]).to(device)
+
+    def padded(rows: Sequence[Tensor]) -> Tensor:
+        return nn.utils.rnn.pad_sequence([rows[i] for i in index], batch_first=True).to(device)
+
+    return Minibatch(
+        batch=batch,
+        rewards=buffer.rewards[index].to(device),
+        old_log_probs=padded(buffer.old_log_probs),
+        weights=padded_tables([buffer.weights[i] for i in index]).to(device),
+        values=padded(buffer.values),
+        group=buffer.group,
+    )
+
+
+@dataclass(frozen=True)
+class UpdateStats:
+    """Divergence from the sampling policy after an update."""
+
+    loss: float
+    divergence: float
+    """Of pi_old from pi, per token, in nats (the k3 estimate, which is never negative)."""
+    weights_std: float
+    """Of a weight over tokens, mean over experts: how much the weights move."""
+    entropy: float
+    """Of the weights, over that of uniform ones."""
+
+
+def update_stats(data: Minibatch, loss: Tensor, log_probs: Tensor, weights: Tensor) -> UpdateStats:
+    """Of one minibatch."""
+    mask = data.batch.mask
+    ratio = log_probs - data.old_log_probs
+    k3 = masked_mean(ratio.exp() - 1 - ratio, mask)
+    own = weights[mask]
+    most = math.log(max(2, weights.shape[-1]))
+    entropy = -torch.special.xlogy(own, own).sum(-1).mean() / most
+    return UpdateStats(float(loss), float(k3), float(own.std(dim=0).mean()), float(entropy))

@@ -1,0 +1,1 @@
+"""What a reply is worth: reward models, other scorers, and rewards against a reference."""

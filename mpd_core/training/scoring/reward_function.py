@@ -1,0 +1,150 @@
+"""Rewards of whole replies: Bradley-Terry against a baseline's replies, or raw (Eq. 2)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Protocol
+
+import torch
+
+from mpd_core.engine import Engine
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.method.reward import Aggregate, aggregate, bradley_terry
+from mpd_core.request import Sampling
+from mpd_core.training import rollouts
+from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.rollouts import Ask, Reply
+from mpd_core.training.scoring.reward_models import Scorer, rewards_of
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class ScoredReply:
+    """A reply with one score for each chosen pole."""
+
+    reply: Reply
+    scores: Scores
+    """Raw, by pole."""
+    bt_scores: Scores
+    """Bradley-Terry against the reference, by pole: 0.5 is as good as the reference."""
+    kind: Aggregate = "mean"
+    """How the poles' are made one."""
+
+    @property
+    def reward(self) -> float:
+        """Of the whole reply."""
+        return float(aggregate(torch.tensor(list(self.bt_scores.values())), self.kind))
+
+    @property
+    def direct(self) -> float:
+        """Mean of the raw scores: the paper's ablation."""
+        return fmean(self.scores.values())
+
+
+class References:
+    """Replies of the baseline, by prompt and preference; kept in a file, made when missing."""
+
+    def __init__(self, file: Path, method: str, sampling: Sampling) -> None:
+        self._file = file
+        self._method = method
+        self.sampling = sampling
+        known = rollouts.load(file) if file.is_file() else []
+        self._replies = {self._key(reply.prompt, reply.preference): reply for reply in known}
+
+    def ensure(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
+        """Generate what is missing for these."""
+        asks = rollouts.every(prompts, codes, 1, 0, self._method)
+        missing = {self._key(ask.prompt, ask.preference): replace(ask, seed=0) for ask in asks}
+        missing = {key: ask for key, ask in missing.items() if key not in self._replies}
+        if not missing:
+            return
+        found = rollouts.run(engine, list(missing.values()), self.sampling)
+        self._replies.update(zip(missing, found, strict=True))
+        rollouts.save(self._file, list(self._replies.values()))
+
+    def text(self, prompt: str, code: str) -> str:
+        return self._replies[self._key(prompt, code)].text
+
+    def _key(self, prompt: str, code: str) -> tuple[str, str]:
+        """The bare base does not know of preferences: one reply to a prompt serves all of them."""
+        return prompt, "" if self._method == "vanilla" else code
+
+
+class RewardFunction(Protocol):
+    """What the training of a PCM learns from."""
+
+    def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
+        """Make what replies to these will be measured against."""
+
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+        """Every reply with its scores; what they need must have been prepared."""
+
+
+class ReferenceReward:
+    """Scores replies with reward models; the scores of references are computed once."""
+
+    def __init__(
+        self,
+        space: PreferenceSpace,
+        models: Scorer,
+        references: References,
+        kind: Aggregate = "mean",
+    ) -> None:
+        self._space = space
+        self._kind = kind
+        self.models = models
+        self.references = references
+        self._known: dict[tuple[str, str], Scores] = {}
+
+    def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
+        """Generate the references that are missing."""
+        self.references.ensure(engine, prompts, codes)
+
+    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+        """Every reply with its scores; the references must be there."""
+        keys = {(reply.prompt, reply.preference) for reply in replies} - set(self._known)
+        ordered = sorted(keys)
+        asked = [Ask(prompt, code) for prompt, code in ordered]
+        texts = [self.references.text(prompt, code) for prompt, code in ordered]
+        self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
+        scores = self._scores(replies, [reply.text for reply in replies])
+        return [
+            ScoredReply(
+                reply, own, _bt_scores(own, self._known[reply.prompt, reply.preference]), self._kind
+            )
+            for reply, own in zip(replies, scores, strict=True)
+        ]
+
+    def _scores(self, asked: Sequence[Ask | Reply], texts: Sequence[str]) -> list[Scores]:
+        poles = [[p.name for p in self._space.parse(ask.preference).poles] for ask in asked]
+        return self.models.score([ask.prompt for ask in asked], texts, poles)
+
+
+def _bt_scores(own: Scores, reference: Scores) -> Scores:
+    names = list(own)
+    found = bradley_terry(
+        torch.tensor([own[name] for name in names]),
+        torch.tensor([reference[name] for name in names]),
+    )
+    return dict(zip(names, found.tolist(), strict=True))
+
+
+def references_of(setup: TrainingContext) -> References:
+    """The baseline's replies, by the experts as they are now and under the pack's setting."""
+    spec = setup.recipe.references
+    sampling = setup.pack.spec.decode.sampling(max_new_tokens=spec.max_new_tokens)
+    setting = hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
+    name = f"{spec.method}-{experts_key(setup)}-{setting}.jsonl"
+    return References(setup.out / "references" / name, spec.method, sampling)
+
+
+def reward_function(setup: TrainingContext) -> ReferenceReward:
+    """The trained reward models, or what the recipe names instead, against its references."""
+    references, kind = references_of(setup), setup.recipe.pcm.aggregate
+    return ReferenceReward(setup.pack.space, rewards_of(setup), references, kind)

@@ -1,0 +1,144 @@
+"""What a reply is worth to a pole: trained reward models, or anything else with a score."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from mpd_core.errors import PackError
+from mpd_core.models.adapters import load_adapter
+from mpd_core.training.adapters.rewards import load_head, reward_folder
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.measures import MeasureReward
+from mpd_core.training.recipe import ScorerSpec
+from mpd_core.training.results import HEAD
+from mpd_core.training.scoring.remote_reward import RemoteReward
+from mpd_core.training.teacher_forcing import TeacherForcing
+
+REWARD = "reward"
+ROWS = 24
+"""Texts of one batch."""
+
+
+class Reward(Protocol):
+    """Scores replies for one pole; higher is more of it, on a scale of its own."""
+
+    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+        """One score a reply."""
+
+
+class Scorer(Protocol):
+    """Scores replies for several poles at once."""
+
+    def score(
+        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """By reply, pole to score."""
+
+
+class Rewards:
+    """Trained reward models for most poles, something else for some."""
+
+    def __init__(self, models: Scorer | None, others: Mapping[str, Reward]) -> None:
+        """``models`` may be None where every pole has a reward of its own."""
+        self._models = models
+        self._others = others
+
+    def score(
+        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """By reply, pole to score."""
+        ours = [[name for name in names if name not in self._others] for names in poles]
+        scores: list[dict[str, float]] = [{} for _ in replies]
+        if self._models is not None:
+            scores = self._models.score(prompts, replies, ours)
+        for name, reward in self._others.items():
+            rows = [row for row, names in enumerate(poles) if name in names]
+            found = reward([prompts[row] for row in rows], [replies[row] for row in rows])
+            for row, score in zip(rows, found, strict=True):
+                scores[row][name] = score
+        return scores
+
+    def reward(self, pole: str) -> Reward:
+        """One pole's."""
+
+        def scores(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
+            return [s[pole] for s in self.score(prompts, replies, [(pole,)] * len(replies))]
+
+        return scores
+
+
+class RewardModels:
+    """The trained reward models: one pass of the base with their adapter scores every pole."""
+
+    def __init__(self, setup: TrainingContext, folder: Path, length: int = 1024) -> None:
+        """Load the adapter with its head.
+
+        Args:
+            setup: for the base and the prompts.
+            folder: a PEFT folder with ``head.safetensors`` in it.
+            length: longest text, in tokens.
+
+        Raises:
+            PackError: an adapter that cannot be read or does not fit.
+        """
+        self._setup = setup
+        self._length = length
+        self._reader = TeacherForcing(
+            setup, [load_adapter(REWARD, folder)], texts=ROWS, length=length
+        )
+        self._weight, self._bias = load_head(folder)
+        self._poles = [pole.name for pole in setup.pack.space.poles]
+        if self._weight.shape[0] != len(self._poles):
+            raise PackError(
+                f"rewards: {folder / HEAD} scores {self._weight.shape[0]} poles, and the pack has "
+                f"{len(self._poles)}: run train rewards."
+            )
+
+    def score(
+        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
+    ) -> list[dict[str, float]]:
+        """Scores of replies, each for some poles; alike texts are read together.
+
+        Args:
+            prompts: what was asked.
+            replies: without an end-of-turn token, which is added: a reward judges what was said.
+            poles: whose scores are wanted, by reply.
+
+        Returns:
+            By reply, pole to score.
+        """
+        ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
+        scores: list[dict[str, float]] = [{} for _ in ids]
+        for batch in self._reader.batches(ids):
+            states = self._reader.states([ids[k] for k in batch], [(REWARD,)] * len(batch))
+            for k, (row,) in zip(batch, states, strict=True):
+                every = (self._weight @ row[-1].float().cpu() + self._bias).tolist()
+                found = dict(zip(self._poles, every, strict=True))
+                scores[k] = {name: found[name] for name in poles[k]}
+        return scores
+
+    def _ids(self, prompt: str, reply: str) -> list[int]:
+        ids = self._setup.ids(self._setup.prompt(prompt) + reply + self._setup.end_of_turn)
+        end = ids[-1:]  # a reply that is too long is cut, not its end
+        return ids if len(ids) <= self._length else ids[: self._length - 1] + end
+
+
+def rewards_of(setup: TrainingContext) -> Rewards:
+    """What scores replies for each pole.
+
+    Raises:
+        PackError: a reward model that is missing.
+    """
+    others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
+    needed = any(pole.name not in others for pole in setup.pack.space.poles)
+    return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)
+
+
+def _other(spec: ScorerSpec) -> Reward:
+    if spec.measure:
+        return MeasureReward(spec.measure)
+    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
+    return RemoteReward(spec.url or "", key)

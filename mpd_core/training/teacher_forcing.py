@@ -1,0 +1,96 @@
+"""Whole texts read through adapters of one base: rows of one batched forward pass, like experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mpd_core.models.adapters import LoraAdapter, lowest_layer
+from mpd_core.models.base import fastest_precision, load_model, weight_format
+from mpd_core.models.llama import is_llama
+from mpd_core.models.rows import RowModel
+from mpd_core.training.context import TrainingContext
+
+Ids = Sequence[int]
+
+
+class TeacherForcing:
+    """The base with some adapters; layers below all of them run once a text."""
+
+    def __init__(
+        self, setup: TrainingContext, adapters: Sequence[LoraAdapter], *, texts: int, length: int
+    ) -> None:
+        """Load the base.
+
+        Args:
+            setup: for the base.
+            adapters: to read through.
+            texts: most texts of a pass.
+            length: longest text, in tokens.
+
+        Raises:
+            PackError: an adapter that does not fit.
+        """
+        self.texts = texts
+        self._names = {adapter.name for adapter in adapters}
+        base = load_model(setup.base, weight_format(precision=fastest_precision()))
+        count = base.model.config.num_hidden_layers
+        first = lowest_layer(adapters, count) if is_llama(base.model) else 0
+
+        def part(layers: range | None, capacity: int, stacked: Sequence[Any]) -> RowModel:
+            return RowModel(
+                base.model,
+                stacked,
+                capacity=capacity,
+                length=length,
+                packed=base.format.packed,
+                layers=layers,
+            )
+
+        self._trunk = part(range(first), texts, ()) if 0 < first < count else None
+        upper = range(first, count) if self._trunk else None
+        self._upper = part(upper, texts * max(1, len(adapters)), adapters)
+
+    def batches(self, texts: Sequence[Ids]) -> Iterator[list[int]]:
+        """Which texts to read together, by their places: those of like length."""
+        order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
+        for start in range(0, len(order), self.texts):
+            yield order[start : start + self.texts]
+
+    def states(self, texts: Sequence[Ids], names: Sequence[Sequence[str]]) -> list[list[Tensor]]:
+        """Last hidden states.
+
+        Args:
+            texts: at most as many as a pass takes.
+            names: of each text, the adapters to read it through; others are the bare base.
+
+        Returns:
+            By text and adapter, [tokens of the text, D] on the model's device.
+        """
+        longest = max(map(len, texts))
+        tokens = torch.zeros(len(texts), longest, dtype=torch.long)
+        for row, text in enumerate(texts):
+            tokens[row, : len(text)] = torch.tensor(text)
+        positions = torch.arange(longest).expand_as(tokens)
+        inputs = tokens
+        if self._trunk is not None:
+            inputs = self._trunk.forward(tokens, positions, 0, [()] * len(texts))
+        owner = [row for row, some in enumerate(names) for _ in some]
+        known = self._names
+        adapters = [((name, 1.0),) if name in known else () for some in names for name in some]
+        rows = iter(self._upper.forward(inputs[owner], positions[owner], 0, adapters))
+        return [
+            [next(rows)[: len(text)] for _ in some] for text, some in zip(texts, names, strict=True)
+        ]
+
+    def log_probs(self, states: Tensor, name: str) -> Tensor:
+        """Of the next token, [T, D] to [T, V] in fp32.
+
+        ``name`` is of the adapter that the states were read through.
+        """
+        mix = ((name, 1.0),) if name in self._names else ()
+        found: Tensor = self._upper.log_probs(states[None], [mix])[0]
+        return found

@@ -1,0 +1,78 @@
+"""Where votes are kept and where the replies to vote on come from."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from mpd_core.errors import MPDError
+from mpd_core.evaluation.record import FILE, load_run
+from mpd_core.evaluation.votes import DATA, Votes, folder
+from mpd_core.evaluation.votes import FILE as VOTES
+from mpd_core.packs import Pack
+from mpd_core.ui.people.ballots import Ballots
+
+RUNS = Path("runs")
+NO_RUN = (
+    "There are no stored replies to vote on yet: make some with "
+    "python -m mpd_core evaluate run, then reload this page."
+)
+
+
+class Place:
+    """One app's votes and ballots; both are opened when somebody comes."""
+
+    def __init__(self, pack: Pack) -> None:
+        self.pack = pack
+        self._lock = threading.Lock()
+        self._ballots: tuple[tuple[Path, int], Ballots] | None = None
+
+    @property
+    def warning(self) -> str:
+        """What a page says where votes may not last; "" where nothing is known against it."""
+        if os.environ.get(DATA):
+            return ""
+        host = "Space" if os.environ.get("SPACE_ID") else "container"
+        if host == "container" and not Path("/.dockerenv").exists():
+            return ""
+        return (
+            f"Votes are lost when this {host} restarts: its owner can set {DATA} to a folder on a "
+            "lasting disk."
+        )
+
+    def votes(self) -> Votes:
+        """The votes.
+
+        Raises:
+            MPDError: the folder cannot be written, or the file is no database of votes.
+        """
+        return Votes(folder() / VOTES)
+
+    def ballots(self) -> Ballots:
+        """Of the newest run of this pack; read again when there is a newer one.
+
+        Raises:
+            MPDError: there is none, or it cannot be read.
+        """
+        file = self._newest()
+        stamp = (file, file.stat().st_mtime_ns)
+        with self._lock:
+            if self._ballots is None or self._ballots[0] != stamp:
+                self._ballots = (stamp, Ballots.read(file.parent, self.pack))
+            return self._ballots[1]
+
+    def _newest(self) -> Path:
+        """Runs lie under ``runs``, under the votes' folder, or with the pack."""
+        own = self.pack.folder / "evaluation"
+        places = (RUNS / self.pack.spec.name, folder() / self.pack.spec.name, own)
+        files = [file for place in places for file in place.glob(f"*/{FILE}")]
+        files += [place / FILE for place in places if (place / FILE).is_file()]
+        files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
+        for file in files:
+            try:
+                if load_run(file.parent).pack == self.pack.spec.name:
+                    return file
+            except MPDError:  # e.g. a training's, which has the same name
+                continue
+        raise MPDError(NO_RUN)

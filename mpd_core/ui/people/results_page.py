@@ -1,0 +1,96 @@
+"""The Results page: what all votes on this pack's replies say."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from mpd_core.errors import MPDError
+from mpd_core.evaluation.people import Meeting, agreement, meetings_of
+from mpd_core.ui.people.navigation import navigation
+from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.vote_page import PRIVATE
+
+HEAD = [
+    *("first", "second", "dimension", "votes", "wins / ties / losses", "win rate"),
+    *("95% interval", "(W+T/2)/N", "binomial p"),
+]
+LEAD = (
+    "### What people chose\n"
+    "Win rate of the first method: for all dimensions the sign of their sum, ties dropped, as in "
+    "the paper; its interval draws whole prompts; p: exact two-sided binomial test on votes that "
+    "are no tie. Agreement: Krippendorff's alpha on pairs that several people have judged, with "
+    "loss, tie and win as -1, 0 and 1."
+)
+
+
+def build(page: Any, place: Place) -> None:
+    """Add the page to an app."""
+    folder = Path(tempfile.mkdtemp(prefix="mpd-votes-"))  # of a file that Gradio copies to its own
+    with page.route("Results", "/results"):
+        navigation()
+        gr.Markdown(LEAD)
+        gr.Markdown(place.warning, visible=bool(place.warning), elem_id="results-warning")
+        summary = gr.Textbox(label="Votes", interactive=False, lines=2, elem_id="results-summary")
+        table = gr.Dataframe(
+            headers=HEAD, datatype="str", interactive=False, wrap=True, elem_id="results-table"
+        )
+        with gr.Row():
+            again = gr.Button("Refresh", elem_id="results-refresh")
+            export = gr.Button("Votes as CSV", elem_id="results-export")
+        file = gr.File(label="CSV", visible=False, interactive=False, elem_id="results-file")
+
+    def show() -> list[Any]:
+        return [*_shown(place)]
+
+    def write() -> Any:
+        try:
+            content = place.votes().csv()
+        except MPDError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        with tempfile.NamedTemporaryFile("wb", dir=folder, delete=False) as part:
+            part.write(content.encode("utf-8"))
+        return gr.update(value=str(Path(part.name).replace(folder / "votes.csv")), visible=True)
+
+    with page:
+        page.load(show, None, [summary, table], **PRIVATE)
+        again.click(show, None, [summary, table], **PRIVATE)
+        export.click(write, None, file, **PRIVATE)
+
+
+def _shown(place: Place) -> tuple[str, list[list[str]]]:
+    try:
+        every = place.votes().all()
+    except MPDError as error:
+        return str(error), []
+    try:
+        content = place.ballots().content
+    except MPDError:
+        content = every[-1].content if every else ""
+    votes = [vote for vote in every if vote.content == content]
+    others = len(every) - len(votes)
+    raters = len({vote.rater for vote in votes})
+    said = f"{len(votes)} votes by {raters} raters."
+    if others:
+        said += f" {others} more, on other weights or settings, are only in the CSV."
+    found = [f"{name} {value:.2f}" for name, value in agreement(votes).items() if value is not None]
+    said += f" Agreement: {', '.join(found)}." if found else " No pair has two raters yet."
+    return said, [_row(meeting) for meeting in meetings_of(votes)]
+
+
+def _row(meeting: Meeting) -> list[str]:
+    tally, reach = meeting.tally, meeting.interval
+    return [
+        meeting.first,
+        meeting.second,
+        meeting.dimension,
+        str(tally.pairs),
+        f"{tally.wins} / {tally.ties} / {tally.losses}",
+        "–" if tally.paper_rate is None else f"{tally.paper_rate:.2f}",
+        f"{reach[0]:.2f} to {reach[1]:.2f}" if reach else "–",
+        "–" if tally.half_rate is None else f"{tally.half_rate:.2f}",
+        f"{tally.p:.3g}",
+    ]

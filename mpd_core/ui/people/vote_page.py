@@ -1,0 +1,100 @@
+"""The Vote page: two anonymous replies, and for each dimension which shows it better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from mpd_core.ui import assets
+from mpd_core.ui.people.navigation import navigation
+from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.voting import CHOICES, Shown, State, Voting
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+_RATER = """async (...values) => {
+  while (!window.mpdVote) await new Promise(done => setTimeout(done, 20));
+  return [window.mpdVote.rater(), ...values.slice(1)];
+}"""
+LEAD = (
+    "### Which reply is closer to what was asked for?\n"
+    "Read the instruction and both replies. For each row choose the output that shows it better, "
+    "or Tie. Keys: 1, 2 and 0 (tie) answer the next open row, Enter goes on. Nothing about you is "
+    "kept but a random number in a cookie, so that no pair counts twice."
+)
+
+
+def build(page: Any, place: Place) -> None:
+    """Add the page to an app."""
+    voting = Voting(place)
+    dimensions = place.pack.space.dimensions
+    with page.route("Vote", "/vote"):
+        navigation()
+        gr.HTML("", js_on_load=assets.text("vote.js"), elem_id="vote-keys")
+        gr.Markdown(LEAD)
+        warning = place.warning
+        gr.Markdown(warning, visible=bool(warning), elem_id="vote-warning")
+        rater, state = gr.Textbox(visible=False), gr.State({})
+        note = gr.Textbox(label="Note", visible=False, interactive=False, elem_id="vote-note")
+        with gr.Column(visible=False, elem_id="vote-ballot") as ballot:
+            instruction = _text("Instruction", "vote-instruction", 2)
+            with gr.Row():
+                outputs = [_text(f"Output {n}", f"vote-output-{n}", 8) for n in (1, 2)]
+            with gr.Column(elem_id="vote-rows"):
+                rows = [
+                    gr.Radio(list(CHOICES), label=d.name, elem_id=f"vote-row-{k}")
+                    for k, d in enumerate(dimensions)
+                ]
+            go = gr.Button("Next", variant="primary", elem_id="vote-next")
+        progress = gr.Textbox(show_label=False, interactive=False, elem_id="vote-progress")
+    shown = [state, note, ballot, instruction, *outputs, *rows, progress]
+
+    def show(shown: Shown) -> list[Any]:
+        return _updates(place, shown)
+
+    def begin(cookie: str) -> list[Any]:
+        return show(voting.next(cookie))
+
+    def cast(cookie: str, looked_at: State, *choices: str | None) -> list[Any]:
+        found = voting.cast(cookie, looked_at or {}, choices)
+        if isinstance(found, str):
+            return [gr.skip(), gr.update(value=found, visible=True), *_same(len(shown) - 2)]
+        return show(found)
+
+    with page:
+        page.load(begin, rater, shown, js=_RATER, **PRIVATE)
+        go.click(cast, [rater, state, *rows], shown, js=_RATER, trigger_mode="once", **PRIVATE)
+
+
+def _text(label: str, name: str, lines: int) -> gr.Textbox:
+    """Plain text, whatever it holds: never markdown or HTML."""
+    return gr.Textbox(label=label, lines=lines, max_lines=24, interactive=False, elem_id=name)
+
+
+def _same(count: int) -> list[Any]:
+    return [gr.skip() for _ in range(count)]
+
+
+def _updates(place: Place, shown: Shown) -> list[Any]:
+    ballot = shown.ballot
+    rows = [gr.update(value=None, visible=False) for _ in place.pack.space.dimensions]
+    if ballot:
+        chosen = place.pack.space.parse(ballot.code)
+        rows = [
+            gr.update(value=None, visible=False)
+            if pole is None
+            else gr.update(
+                value=None, visible=True, label=f"{pole.name}: {pole.instruction.strip()}"
+            )
+            for pole in chosen.choices
+        ]
+    done = f"You have judged {shown.done} pair{'s' if shown.done != 1 else ''}."
+    return [
+        shown.state,
+        gr.update(value=shown.note, visible=bool(shown.note)),
+        gr.update(visible=ballot is not None),
+        ballot.prompt if ballot else "",
+        *shown.texts,
+        *rows,
+        done,
+    ]

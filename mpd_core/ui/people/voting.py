@@ -1,0 +1,124 @@
+"""What the Vote page's events do. Knows votes and ballots; knows no components."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpd_core.errors import MPDError
+from mpd_core.evaluation.votes import Vote
+from mpd_core.ui.people.ballots import Ballot, swapped
+from mpd_core.ui.people.place import Place
+
+COOKIE = re.compile(r"[0-9a-f]{32}")
+MOST_SEED = 2**31
+FIRST, TIE, SECOND = "Output 1", "Tie", "Output 2"
+CHOICES = (FIRST, TIE, SECOND)
+THANKS = "Thank you: you have judged every pair that there is."
+TWICE = "You have judged this pair before, and that vote stands: here is another."
+ANEW = "The replies have changed since: that vote is not counted, here is another pair."
+
+State = dict[str, Any]
+"""The pair that a visitor looks at and the seed of its order; empty where there is none."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the page is to show."""
+
+    state: State
+    note: str
+    ballot: Ballot | None = None
+    done: int = 0
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """Output 1 and Output 2."""
+        if self.ballot is None:
+            return "", ""
+        first, second = self.ballot.texts
+        return (second, first) if swapped(self.state["seed"]) else (first, second)
+
+
+class Voting:
+    """The events of one app."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def next(self, cookie: str, note: str = "") -> Shown:
+        """A pair that this rater has not judged."""
+        try:
+            rater, votes = rater_of(cookie), self._place.votes()
+            ballots, done = self._place.ballots(), votes.done(rater)
+            seed = secrets.randbelow(MOST_SEED)
+            ballot = ballots.draw(seed, done, votes.counts())
+        except MPDError as error:
+            return Shown({}, str(error))
+        if ballot is None:
+            return Shown({}, THANKS, done=len(done))
+        return Shown({"pair": ballot.key, "seed": seed}, note, ballot, len(done))
+
+    def cast(self, cookie: str, state: State, choices: Sequence[str | None]) -> Shown | str:
+        """Keep what a rater chose, and go on; or say what is missing.
+
+        Args:
+            cookie: the rater's.
+            state: what was shown.
+            choices: one of ``CHOICES`` for each dimension of the pack; of those that the
+                preference leaves out, anything.
+        """
+        try:
+            ballot = self._place.ballots().find(str(state.get("pair")))
+            if ballot is None:
+                return self.next(cookie, ANEW)
+            vote = self._vote(rater_of(cookie), ballot, state["seed"], choices)
+            if vote is None:
+                return "Choose Output 1, Output 2 or Tie in every row first."
+            counted = self._place.votes().cast(vote)
+        except MPDError as error:
+            return str(error)
+        return self.next(cookie, "" if counted else TWICE)
+
+    def _vote(
+        self, rater: str, ballot: Ballot, seed: int, choices: Sequence[str | None]
+    ) -> Vote | None:
+        chosen = self._place.pack.space.parse(ballot.code)
+        sign = -1 if swapped(seed) else 1
+        value = {FIRST: sign, TIE: 0, SECOND: -sign}
+        verdicts = {}
+        for dimension, pole, choice in zip(chosen.dimensions, chosen.choices, choices, strict=True):
+            if pole is None:
+                continue
+            if choice not in value:
+                return None
+            verdicts[dimension.name] = value[choice]
+        pack, content = self._place.pack.spec.name, self._place.ballots().content
+        return Vote(
+            rater,
+            ballot.key,
+            pack,
+            content,
+            ballot.id,
+            ballot.code,
+            ballot.first,
+            ballot.second,
+            swapped(seed),
+            seed,
+            verdicts,
+        )
+
+
+def rater_of(cookie: str) -> str:
+    """A rater by an anonymous cookie, which is not kept itself.
+
+    Raises:
+        MPDError: it is none of ours.
+    """
+    if not isinstance(cookie, str) or not COOKIE.fullmatch(cookie):
+        raise MPDError("Your browser sent no cookie of this page: reload it.")
+    return hashlib.sha256(f"rater {cookie}".encode()).hexdigest()[:16]

@@ -1,0 +1,324 @@
+"""Tables as the paper has them, README's results, and everything by one command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mpd_core.cli.main import main
+
+from mpd_core.errors import MPDError, RequestError
+from mpd_core.evaluation import full as whole
+from mpd_core.evaluation import paper
+from mpd_core.evaluation.efficiency import efficiency
+from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
+from mpd_core.evaluation.paper_text import order_said
+from mpd_core.evaluation.plots import bars
+from mpd_core.evaluation.readme import BEGIN, END, keep, rewrite, runs_of, stored
+from mpd_core.evaluation.report import report
+from mpd_core.evaluation.statistics import Tally, bradley_terry
+from mpd_core.evaluation.store import read_rows
+from mpd_core.packs import Pack, load_pack
+from mpd_core.request import Sampling
+from tests.training_fixtures import write_training_pack
+from tests.vote_fixtures import vote
+
+MEASURES = 'up0 = "-grade"\ndown0 = "grade"\nup1 = "words"\ndown1 = "-words"'
+PAPER = {
+    ("mpd", "vanilla"): 0.8311,
+    ("mpd", "prompting"): 0.6113,
+    ("mpd", "soup"): 0.5459,
+    ("uniform", "vanilla"): 0.7888,
+    ("uniform", "prompting"): 0.5022,
+    ("uniform", "soup"): 0.5126,
+    ("prompting", "vanilla"): 0.8157,
+    ("soup", "vanilla"): 0.7910,
+    ("soup", "prompting"): 0.5134,
+}
+"""Its Table 2."""
+
+
+def meeting(first: str, second: str, rate: float | None) -> dict[str, Any]:
+    return {
+        "first": first,
+        "second": second,
+        "paper_rate": rate,
+        "paper_interval": None,
+        "p": 0.5,
+        "p_holm": 1.0,
+        "wins": 3,
+        "losses": 1,
+    }
+
+
+def judge() -> dict[str, Any]:
+    return {
+        "meetings": [meeting(*pair, rate) for pair, rate in PAPER.items()],
+        "strengths": {"mpd": 1100, "uniform": 1000, "soup": 1010, "prompting": 990, "vanilla": 700},
+    }
+
+
+def test_table_2_is_the_papers_with_the_papers_averages() -> None:
+    """From its pairwise rates alone: averages and reversed pairs come out as printed there."""
+    methods = ["vanilla", "prompting", "soup", "uniform", "mpd", "expert:friendly"]
+    table = paper.table_2(judge(), methods)
+    assert table["columns"] == ["vanilla", "prompting", "soup", "mpd"]
+    averages = {name: round(100 * row["average"], 2) for name, row in table["rows"].items()}
+    assert averages == {
+        "vanilla": 18.74,
+        "prompting": 56.37,
+        "soup": 58.62,
+        "mpd": 66.28,
+        "uniform": 60.12,
+    }
+    assert table["rows"]["vanilla"]["rates"]["mpd"] == pytest.approx(0.1689)
+    assert "vanilla" not in table["rows"]["vanilla"]["rates"]
+
+
+def test_tables_3_and_4_take_what_there_is() -> None:
+    rows = paper.table_3({"a": judge(), "people": {"meetings": [meeting("mpd", "soup", 0.6)]}})
+    by_method = {row["second"]: row["judges"] for row in rows}
+    assert by_method["soup"]["people"]["rate"] == 0.6
+    assert by_method["soup"]["a"]["decided"] == 4
+    assert set(by_method) == {"vanilla", "prompting", "soup"}
+    found = judge()
+    found["meetings"] += [meeting("uniform@logit", "vanilla", 0.5), meeting("x", "soup", None)]
+    methods = ["mpd", "uniform", "uniform@logit", "soup"]
+    training = {"method": "REBEL", "reward": "bradley terry"}
+    table = {r["method"]: r for r in paper.table_4(found, methods, "probability", training)}
+    assert set(table) == {"mpd", "uniform", "uniform@logit"}
+    assert round(table["mpd"]["average"], 4) == 0.6628
+    assert (table["mpd"]["training"], table["uniform"]["training"]) == ("REBEL", "–")
+    assert (table["uniform@logit"]["space"], table["uniform"]["space"]) == ("logit", "probability")
+    assert table["uniform@logit"]["average"] == 0.5
+
+
+def test_the_order_is_stated_as_found() -> None:
+    found = paper.order(judge())
+    assert found == ["vanilla", "prompting", "uniform", "soup", "mpd"]
+    said = order_said(found)
+    assert "uniform < soup < mpd (in the paper vanilla < prompting < soup < uniform < mpd)" in said
+    assert "as in the paper" in order_said(["vanilla", "soup", "mpd"])
+
+
+def test_strengths_without_ties_are_those_of_evalica() -> None:
+    """Its Bradley-Terry on the same wins, on the scale of chess."""
+    evalica = pytest.importorskip("evalica")
+    pytest.importorskip("scipy")
+    wins = {("a", "b"): (7, 3), ("b", "c"): (6, 2), ("a", "c"): (9, 4)}
+    ours = bradley_terry({pair: Tally(won, 0, lost) for pair, (won, lost) in wins.items()}, "b")
+    rows = [
+        (first, second, winner)
+        for (first, second), (won, lost) in wins.items()
+        for winner, count in ((evalica.Winner.X, won), (evalica.Winner.Y, lost))
+        for _ in range(count)
+    ]
+    xs, ys, winners = zip(*rows, strict=True)
+    scores = evalica.bradley_terry(list(xs), list(ys), list(winners), tolerance=1e-9).scores
+    for name in "ac":
+        odds = 10 ** ((ours[name] - ours["b"]) / 400)
+        assert odds == pytest.approx(float(scores[name] / scores["b"]), rel=1e-2)
+
+
+def test_bars_show_each_weight_as_wide_as_it_is() -> None:
+    page = bars([("<first>", [0.25, 0.75])], ["a", "b"], "said & shown")
+    assert 'width="82.5"' in page
+    assert 'width="247.5"' in page
+    assert "&lt;first&gt;" in page
+    assert 'aria-label="said &amp; shown"' in page
+
+
+@pytest.fixture
+def pack(tiny_base: Path, tmp_path: Path) -> Pack:
+    """Two dimensions with measures for every pole."""
+    folder = tmp_path / "pack"
+    folder.mkdir()
+    write_training_pack(folder, tiny_base, adapters=True)
+    recipe = folder / "train.toml"
+    recipe.write_text(recipe.read_text().replace('up0 = "-grade"', MEASURES))
+    return load_pack(folder)
+
+
+def settings(**chosen: Any) -> Settings:
+    usual = {"methods": "mpd,uniform,vanilla", "judges": ("measures",), "known": 4}
+    return Settings(sampling=Sampling(max_new_tokens=5), **{**usual, **chosen})  # type: ignore[arg-type]
+
+
+def test_everything_is_made_judged_and_written_into_readme(
+    pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two sets of prompts; run again nothing is generated; README has the figures of the reports
+    and keeps them when the runs are gone; other weights make them void."""
+    prompts, root = tmp_path / "koala x.txt", tmp_path / "runs"
+    prompts.write_text("Why?\nHow?\nWhat?\n")
+    options = ["--pack", str(pack.folder), "--out", str(root)]
+    asked = ["--prompts", "test", "--prompts", str(prompts), "--methods", "mpd,uniform,vanilla"]
+    asked += ["--judges", "measures", "--max-new-tokens", "5", "--limit", "2"]
+    assert main(["evaluate", "full", *options, *asked]) == 0
+    assert [folder.name for folder in runs_of(root)] == ["evaluation-koala-x", "evaluation-test"]
+    before = (root / "evaluation-test" / "replies.jsonl").read_bytes()
+    assert len(before.splitlines()) == 2 * (4 + 4 + 1)
+    assert main(["evaluate", "full", *options, *asked]) == 0
+    assert (root / "evaluation-test" / "replies.jsonl").read_bytes() == before
+
+    readme = tmp_path / "README.md"
+    readme.write_text(f"# Mine\n{BEGIN}\nold figures\n{END}\nThe end.\n")
+    assert main(["evaluate", "readme", *options, "--file", str(readme)]) == 0
+    text = readme.read_text()
+    assert "old figures" not in text
+    assert text.startswith("# Mine\n")
+    assert text.endswith("\nThe end.\n")
+    assert "### koala-x" in text
+    found = json.loads((root / "evaluation-test" / "report.json").read_text())
+    rate = found["paper"]["judges"]["measures"]["table_2"]["rows"]["uniform"]["average"]
+    row = next(line for line in text.split("### test")[1].splitlines() if "| uniform |" in line)
+    assert row.endswith(f"| {'–' if rate is None else f'{100 * rate:.1f}'} |")
+    assert found["run"]["replies_sha256"][:12] in text
+
+    shutil.rmtree(root)
+    assert main(["evaluate", "readme", *options, "--file", str(readme)]) == 0
+    assert readme.read_text() == text
+    toml = pack.folder / "pack.toml"
+    toml.write_text(toml.read_text().replace("Please go up 0.", "Go up."))
+    capsys.readouterr()
+    assert main(["evaluate", "readme", *options, "--file", str(readme)]) == 2
+    assert "its run is of other weights or settings" in capsys.readouterr().err
+    assert readme.read_text() == text
+
+
+def test_readme_without_runs_or_marks_is_left_alone(pack: Pack, tmp_path: Path) -> None:
+    with pytest.raises(MPDError, match=r"no stored run of this pack: evaluate full"):
+        stored(pack)
+    readme = tmp_path / "README.md"
+    for text in ("no marks", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
+        readme.write_text(text)
+        with pytest.raises(MPDError, match="once each, in order"):
+            rewrite(readme, {})
+        assert readme.read_text() == text
+    (pack.folder / "evaluation").mkdir()
+    (pack.folder / "evaluation" / "x.json").write_text("[]")
+    with pytest.raises(MPDError, match=r"x.json: not a report"):
+        stored(pack)
+
+
+def test_the_projects_readme_has_the_marks() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    assert text.count(BEGIN) == text.count(END) == 1
+    assert text.index(BEGIN) < text.index(END)
+
+
+class Clock:
+    """Each look at it takes a minute."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 60
+        return self.now
+
+
+def test_a_full_run_ends_with_its_time_and_whole_prompts(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each set has its share of the time and at least one turn; a report of what is there works."""
+    prompts = tmp_path / "many.txt"
+    prompts.write_text("".join(f"Question {n}?\n" for n in range(20)))
+    monkeypatch.setattr(whole, "time", Clock())
+    said: list[str] = []
+    asked = settings(prompts=(str(prompts), "test"), minutes=10.0)
+    folders = full(pack, asked, tmp_path / "runs", (), said.append)
+    counts = [len({row["id"] for row in read_rows(f / "replies.jsonl")}) for f in folders]
+    assert 2 <= counts[0] < 20
+    assert counts[1] >= 1
+    assert f"replies to {counts[0]} of 20 prompts" in " ".join(said)
+    assert report(pack, folders[0], ())["run"]["count"] == counts[0]
+
+
+def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
+    pack: Pack, tmp_path: Path
+) -> None:
+    for chosen, said in (
+        ({"judges": ("nobody",)}, "Unknown judge 'nobody'"),
+        ({"methods": "magic"}, "Unknown method 'magic'"),
+        ({"prompts": ("test", "nowhere.txt")}, "nowhere.txt: no such file"),
+        ({"judges": ("server",)}, "needs --url and --model"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            full(pack, settings(**chosen), tmp_path / "runs", ())
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(RequestError, match="two sets have the same name"):
+        settings(prompts=("a/x.jsonl", "b/x.txt"))
+    with pytest.raises(RequestError, match="--minutes"):
+        settings(minutes=float("nan"))
+    assert set_name("../data/eval koala.jsonl") == "eval-koala"
+    assert not [m for m in usual_methods(pack) if m.startswith("expert:") or m == "dare"]
+
+
+def test_votes_stand_in_the_report_of_the_replies_that_they_are_on(
+    pack: Pack, tmp_path: Path
+) -> None:
+    (folder,) = full(pack, settings(limit=1), tmp_path / "runs", ())
+    content = json.loads((folder / "run.json").read_text())["content"]
+    mine = [replace(vote(r, "1", tone=1), content=content, second="vanilla") for r in ("a", "b")]
+    other = vote("c", "1", tone=-1)
+    found = report(pack, folder, (), [*mine, other])
+    assert (found["people"]["votes"], found["people"]["raters"]) == (2, 2)
+    row = next(r for r in found["paper"]["table_3"] if r["second"] == "vanilla")
+    assert row["judges"]["people"]["rate"] == 1.0
+    assert "2 votes by 2 raters" in (folder / "report.md").read_text()
+    assert "2 votes by 2 raters" in (folder / "report.html").read_text()
+    assert keep(pack, folder).name == "test.json"
+
+
+def bench_file(folder: Path, **data: Any) -> Path:
+    file = folder / "bench.txt"
+    found = {"bench": "mpd", "machine": {"cpu": "<x>", "cores": 2, "gpu": None}, "data": data}
+    file.write_text("figure  value\n----\n" + json.dumps(found) + "\n")
+    return file
+
+
+def spread(median: float) -> dict[str, float]:
+    return {"median": median, "min": median, "max": median}
+
+
+def test_the_papers_32_requests_and_its_model_stand_beside_what_was_measured(
+    pack: Pack, tmp_path: Path
+) -> None:
+    """6 s against 15 and 3: 40% and 200%; steps of 10, 12 and 60 ms: 1, 1.2 and 6 times one."""
+    points = [
+        {"x": n, "requests": n, "experts": 3, "ms_per_step": ms, "tokens_per_s": 1.0}
+        for n, ms in ((1, 10.0), (2, 12.0), (16, 60.0))
+    ]
+    seconds = {"mpd": spread(6.0), "a": spread(15.0), "c": spread(3.0)}
+    crowd = {"requests": 32, "preferences": 8, "seconds": seconds}
+    file = bench_file(tmp_path, serve32=crowd, growth={"lines": {"requests": points}})
+    out = tmp_path / "runs" / "efficiency"
+    assert main(["evaluate", "efficiency", str(file), "--out", str(out)]) == 0
+    text = (out / "efficiency.md").read_text()
+    assert "| soups one by one, transformers, as in the paper | 0.469 | 0.188 | 40.0 |" in text
+    assert "| soups as stacked adapters, one batch, this engine | 0.094 | 0.188 | 200.0 |" in text
+    assert "| 16 | 6.00 | 1.00 | 0.375 | 0.062 |" in text
+    page = (out / "efficiency.html").read_text()
+    assert page.count('fill="none"') == 3
+    assert "<x>" not in page
+    full(pack, settings(limit=1), tmp_path / "runs", ())
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}{END}")
+    asked = ["--pack", str(pack.folder), "--out", str(tmp_path / "runs"), "--file", str(readme)]
+    assert main(["evaluate", "readme", *asked]) == 0
+    assert "| 13.25 | 10.48 | 79.1 |" in readme.read_text()
+
+
+def test_what_is_no_result_of_the_bench_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "x"
+    for content in ("", "no line", '{"a": 1}', '{"machine": {}, "data": []}'):
+        broken.write_text(content)
+        with pytest.raises(MPDError, match=r"x: holds no result of the bench"):
+            efficiency(broken)
+    with pytest.raises(MPDError, match="neither serve32 nor growth"):
+        efficiency(bench_file(tmp_path))
