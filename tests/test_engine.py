@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import threading
 from collections import deque
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import normalizers
+from transformers import AutoTokenizer
 
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
@@ -22,7 +25,7 @@ from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models.cache import RowCache
-from mpd_core.packs import Pack, Precision
+from mpd_core.packs import Pack, Precision, load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import StepRecord
 from tests import tiny
@@ -360,6 +363,22 @@ def test_bad_requests(
 ) -> None:
     with pytest.raises(RequestError, match=message):
         tiny_engine.submit(request_())
+
+
+def test_a_text_of_which_the_tokenizer_keeps_nothing_is_refused(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    """Where the template writes nothing itself, and invisible characters are normalised away."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    tokenizer.save_pretrained(base)
+    template = "[template]\nchat = \"{{ messages[-1]['content'] }}\""
+    pack = load_pack(tiny.write_pack(tmp_path, base, dimensions=1, extra=template))
+    engine = Engine.open(pack, device="cpu")
+    with pytest.raises(RequestError, match="To this model the prompt is empty"):
+        engine.submit(ask("\u200b", "A", "vanilla"))
+    engine.close()
 
 
 def test_full_queue_is_busy(
