@@ -392,12 +392,19 @@ def test_full_queue_is_busy(
     engine.close()
 
 
-def test_a_failing_request_ends_alone(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+class Panic(BaseException):
+    """What a panic of a tokenizer's Rust code is in Python: no Exception."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+def test_a_failing_request_ends_alone(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     real = Engine._tell
 
     def fragile(self: Engine, sequence: object, *rest: object) -> object:
         if sequence.request.sampling.seed == 666:  # type: ignore[attr-defined]
-            raise RuntimeError("boom")
+            raise kind("boom")
         return real(self, sequence, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "_tell", fragile)
@@ -410,12 +417,16 @@ def test_a_failing_request_ends_alone(tiny_engine: Engine, monkeypatch: pytest.M
     assert bad.trace().finish_reason == "error"
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
 def test_a_failing_forward_ends_the_batch_not_the_engine(
-    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
+    def fails(*_: object) -> None:
+        raise kind("boom")
+
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_engine._runner, "step", lambda *_: 1 / 0)
-        with pytest.raises(EngineError, match="division by zero"):
+        patch.setattr(tiny_engine._runner, "step", fails)
+        with pytest.raises(EngineError, match="boom"):
             list(tiny_engine.submit(ask()))
     assert tiny_engine.generate(ask()).finish_reason in ("stop", "length")
 
