@@ -222,7 +222,7 @@ def test_settings_that_change_nothing_may_be_there(tmp_path):
     ],
 )
 def test_text_is_split_as_the_file_says(tmp_path, pre, text, pieces):
-    """Digits, for one: all of a number, three at a time, each by itself; before blanks, or after."""
+    """Digits, for one: all of a number, three at a time, each by itself; before or after blanks."""
     folder = convert(tmp_path, settings={"tokenizer.ggml.pre": pre})
     tokenizer = AutoTokenizer.from_pretrained(folder)
     split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
