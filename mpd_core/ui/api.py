@@ -49,6 +49,13 @@ class Page(gr.Blocks):  # type: ignore[misc]
             inputs = [*inputs, *(block.value for block in absent)]
         return await super().preprocess_data(block_fn, inputs, *rest, **more)
 
+    def get_config_file(self) -> Any:
+        """Without Gradio's heartbeat: a connection for each open tab, of which a browser has six.
+
+        It only tells when a session's State can go before its turn; ours are few and small.
+        """
+        return {**super().get_config_file(), "connect_heartbeat": False}
+
 
 def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., Iterator[Reply]]:
     """The endpoint's function; its parameters follow the pack's dimensions."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from playwright.sync_api import Browser
 
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.server import launch
@@ -36,6 +37,28 @@ def test_the_page_keeps_its_width_and_place(visit: Visit) -> None:
     visitor.run("slow and steady", wait=False)
     assert (page.evaluate(wide), page.evaluate(run)) == before
     assert page.evaluate("window.shift") < 0.1
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_nothing_jumps_while_the_page_and_its_example_come(
+    browser: Browser, studio: str, width: int
+) -> None:
+    """But for what Gradio itself shows before our page is there."""
+    context = browser.new_context(viewport={"width": width, "height": 844})
+    page = context.new_page()
+    page.add_init_script(
+        """window.shift = 0; new PerformanceObserver(list => {
+          for (const e of list.getEntries()) {
+            const loader = e.sources.some(s => String(s.node?.className).includes('translucent'));
+            if (!e.hadRecentInput && !loader) window.shift += e.value;
+          }
+        }).observe({type: 'layout-shift', buffered: true});"""
+    )
+    page.goto(studio)
+    page.wait_for_selector(".strip .tok")
+    page.wait_for_function("!document.querySelector('.tok.unsaid')")
+    assert page.evaluate("window.shift") < 0.1
+    context.close()
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 820, 1000, 1280, 2560])
@@ -75,8 +98,8 @@ def phone(visit: Visit) -> Visitor:
 
 def test_a_phone_shows_the_reply_as_it_is_written_and_stop(visit: Visit) -> None:
     visitor = phone(visit)
-    visitor.run("slow and steady", wait=False)
-    visitor.page.wait_for_timeout(700)
+    visitor.run("slow tale", wait=False)
+    visitor.page.wait_for_function("document.querySelectorAll('.strip .tok').length > 8")
     end = "document.querySelector('.tok:last-of-type').getBoundingClientRect()"
     assert 0 < visitor.page.evaluate(f"{end}.bottom") < 844
     stop = visitor.page.locator(".mpd-stop")
@@ -140,9 +163,24 @@ def long_pack() -> Iterator[str]:
 def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
     visit: Visit, long_pack: str
 ) -> None:
-    """Long tasks, in ms a second; the limit leaves room for a machine that does other things."""
+    """Long tasks, in ms a second, where the page has a core to itself; where it has to share one,
+    every task is long, and its processor time is looked at instead."""
     visitor = visit(long_pack)
     page = visitor.page
+    busy = page.context.new_cdp_session(page)
+    busy.send("Performance.enable")
+    processes = page.context.browser.new_browser_cdp_session()  # type: ignore[union-attr]
+
+    def used() -> tuple[float, float]:
+        """Seconds of processor time of all pages, and seconds that this page's tasks took."""
+        found = processes.send("SystemInfo.getProcessInfo")["processInfo"]
+        tasks = busy.send("Performance.getMetrics")["metrics"]
+        return (
+            sum(process["cpuTime"] for process in found if process["type"] == "renderer"),
+            next(metric["value"] for metric in tasks if metric["name"] == "TaskDuration"),
+        )
+
+    before = used()
     page.evaluate(
         """() => { window.long = 0; new PerformanceObserver(list => {
           for (const e of list.getEntries()) window.long += e.duration;
@@ -152,10 +190,11 @@ def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
     page.wait_for_selector('#view [data-done="true"]', timeout=120_000)
     assert visitor.view.get_attribute("data-count") == "1000"
     seconds = page.evaluate("(performance.now() - window.begun) / 1000")
-    print(
-        f"{page.evaluate('window.long') / seconds:.0f} ms of long tasks a second, {seconds:.1f} s"
-    )
-    assert page.evaluate("window.long") / seconds < 200
+    long = page.evaluate("window.long") / seconds
+    processor, tasks = (after - first for after, first in zip(used(), before, strict=True))
+    print(f"{long:.0f} ms of long tasks, {1000 * processor / seconds:.0f} ms of processor a second")
+    assert processor / seconds < 0.5
+    assert long < 200 or tasks > 1.3 * processor
     assert page.evaluate("window.Plotly") is None
 
 
