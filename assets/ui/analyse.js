@@ -39,7 +39,7 @@ async function plot(figure, box, title, rows, experts, kind, slots) {
   }));
   const grid = look.colour('--mpd-line');
   await window.Plotly.newPlot(box, series, {
-    ...look.layout, height: 320, margin: {t: 10, r: 10, b: 60, l: 50}, barmode: 'group', legend: {orientation: 'h', y: -0.2},
+    ...look.layout, height: 340, margin: {t: 40, r: 10, b: 80, l: 50}, barmode: 'group', legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'},
     xaxis: {type: 'category', gridcolor: grid}, yaxis: {rangemode: 'tozero', gridcolor: grid, zerolinecolor: grid}, showlegend: Boolean(experts),
   }, look.config);
 }
