@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 import threading
 from collections import deque
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import normalizers
+from transformers import AutoTokenizer
 
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
@@ -22,7 +25,7 @@ from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models.cache import RowCache
-from mpd_core.packs import Pack, Precision
+from mpd_core.packs import Pack, Precision, load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import StepRecord
 from tests import tiny
@@ -362,6 +365,22 @@ def test_bad_requests(
         tiny_engine.submit(request_())
 
 
+def test_a_text_of_which_the_tokenizer_keeps_nothing_is_refused(
+    tmp_path: Path, tiny_base: Path
+) -> None:
+    """Where the template writes nothing itself, and invisible characters are normalised away."""
+    base = Path(shutil.copytree(tiny_base, tmp_path / "base"))
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    tokenizer.save_pretrained(base)
+    template = "[template]\nchat = \"{{ messages[-1]['content'] }}\""
+    pack = load_pack(tiny.write_pack(tmp_path, base, dimensions=1, extra=template))
+    engine = Engine.open(pack, device="cpu")
+    with pytest.raises(RequestError, match="To this model the prompt is empty"):
+        engine.submit(ask("\u200b", "A", "vanilla"))
+    engine.close()
+
+
 def test_full_queue_is_busy(
     make_pack: Callable[..., Pack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -373,12 +392,19 @@ def test_full_queue_is_busy(
     engine.close()
 
 
-def test_a_failing_request_ends_alone(tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+class Panic(BaseException):
+    """What a panic of a tokenizer's Rust code is in Python: no Exception."""
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
+def test_a_failing_request_ends_alone(
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
+) -> None:
     real = Engine._tell
 
     def fragile(self: Engine, sequence: object, *rest: object) -> object:
         if sequence.request.sampling.seed == 666:  # type: ignore[attr-defined]
-            raise RuntimeError("boom")
+            raise kind("boom")
         return real(self, sequence, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Engine, "_tell", fragile)
@@ -391,12 +417,16 @@ def test_a_failing_request_ends_alone(tiny_engine: Engine, monkeypatch: pytest.M
     assert bad.trace().finish_reason == "error"
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, Panic])
 def test_a_failing_forward_ends_the_batch_not_the_engine(
-    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch
+    tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
+    def fails(*_: object) -> None:
+        raise kind("boom")
+
     with monkeypatch.context() as patch:
-        patch.setattr(tiny_engine._runner, "step", lambda *_: 1 / 0)
-        with pytest.raises(EngineError, match="division by zero"):
+        patch.setattr(tiny_engine._runner, "step", fails)
+        with pytest.raises(EngineError, match="boom"):
             list(tiny_engine.submit(ask()))
     assert tiny_engine.generate(ask()).finish_reason in ("stop", "length")
 

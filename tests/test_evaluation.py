@@ -346,6 +346,8 @@ def test_a_run_is_judged_and_reported(
     cells = [c["measure"] for row in found["identification"]["mpd"].values() for c in row.values()]
     assert sum(cells) / len(cells) > 0.9
     assert found["identification"]["soup"]["AAA"]["tone"]["measure"] == 0.5
+    kind = found["judges"]["measures"]["kind"]
+    assert kind.count("not a neural model") == kind.count("names the pole right in 0.9") == 1
     assert found["identified"]["mpd"]["measure"]["whole"] > 0.7
     assert found["identified"]["soup"]["measure"]["whole"] == 0
     assert found["worst"]["mpd"]["AAA"][1] == min(

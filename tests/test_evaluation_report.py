@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mpd_core.cli.main import main
 
+from mpd_core.cli import main
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import full as whole
 from mpd_core.evaluation import paper

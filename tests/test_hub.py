@@ -114,3 +114,31 @@ def test_an_unknown_hub_repository_is_a_clear_error(tmp_path):
         said = from_hub(address, tmp_path, repo="nobody/other")
     assert said.startswith("refused: nobody/other (revision main) could not be obtained")
     assert "\n" not in said
+
+
+def prompts_from_hub(address, home, source):
+    code = f"""if True:
+        from mpd_core.errors import RequestError
+        from mpd_core.evaluation.prompts import prompts_of
+        from mpd_core.packs import load_pack
+        try:
+            print(prompts_of(load_pack("smollm2-135m"), {source!r}))
+        except RequestError as error:
+            print("refused:", error)"""
+    return in_python(code, HF_ENDPOINT=address, HF_HOME=str(home), HF_HUB_DISABLE_XET="1")
+
+
+def test_prompts_of_a_data_set_are_read_and_kept(tmp_path):
+    """Offline they come from the hub's cache; what is not there is refused in one sentence."""
+    source = "hub:nobody/koala/data/eval.jsonl"
+    with fake_hub("nobody/koala", {"data/eval.jsonl": b'{"prompt": "Why?"}'}) as (address, fetched):
+        said = prompts_from_hub(address, tmp_path, source)
+        other = prompts_from_hub(address, tmp_path, "hub:nobody/koala/none.jsonl")
+    assert said.splitlines()[-1] == "[Prompt(id='1', text='Why?')]"
+    assert fetched == ["data/eval.jsonl"]
+    assert other.splitlines()[-1].startswith("refused: --prompts hub:nobody/koala/none.jsonl: ")
+    silent = "http://127.0.0.1:9"
+    assert prompts_from_hub(silent, tmp_path, source).splitlines()[-1] == said.splitlines()[-1]
+    away = prompts_from_hub(silent, tmp_path / "other", source).splitlines()[-1]
+    assert away.endswith("the Hugging Face hub does not answer.")
+    assert "write hub:OWNER/NAME/FILE" in prompts_from_hub(silent, tmp_path, "hub:koala")

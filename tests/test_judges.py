@@ -291,10 +291,11 @@ class CountedWords:
 
 def test_reward_models_score_each_text_once_and_tie_where_they_are_near(tmp_path: Path) -> None:
     models = CountedWords()
-    judge = RewardsJudge(models, "1")  # type: ignore[arg-type]
+    judge = RewardsJudge(models, "1", ["concise"])  # type: ignore[arg-type]
     near = Pair("n", "AAA", "mpd", "soup", {"length": question("a b c", "a b c d")}, -1)
     judge_pairs(judge, [*pairs(1), near], tmp_path)
-    assert len(models.texts) == 4
+    judge_pairs(judge, [*pairs(2), near], tmp_path / "another run")
+    assert len(models.texts) == 4 + 2
     found = judged(judge, [*pairs(1), near], tmp_path)
     assert [row.verdicts["length"] for row in found] == [1, 0]
     assert "Not independent" in kind_of(judge)
@@ -381,6 +382,6 @@ def test_reward_models_name_a_pole_only_where_it_stands_out() -> None:
             del prompts, poles
             return [{"a": float(text), "b": 0.0} for text in texts]
 
-    judge = RewardsJudge(Fixed(), "1")  # type: ignore[arg-type]
+    judge = RewardsJudge(Fixed(), "1", ["a", "b"])  # type: ignore[arg-type]
     asked = [Single("?", text, "d", ("a", "b"), ("x", "y")) for text in ("0.3", "0.1", "-0.3")]
     assert [answer.verdict for _, answer in judge.singles(asked)] == [1, 0, 2]

@@ -78,7 +78,7 @@ def test_the_program_ends_in_one_line_where_the_page_is_up_and_the_model_is_not(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
     assert "while the model loads" in done.stdout
-    assert [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in done.stderr
 
 

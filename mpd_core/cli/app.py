@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -142,7 +143,8 @@ def serve(
 
     loaded, chosen = load_pack(pack), quantize_of(quantize)
     opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
-    serve_page(opening, host=host, port=port)
+    with contextlib.closing(opening), contextlib.suppress(KeyboardInterrupt):
+        serve_page(opening, host=host, port=port)
 
 
 @app.command()

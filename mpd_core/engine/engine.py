@@ -165,7 +165,9 @@ class Engine:
             while not self._closed:
                 try:
                     self._turn()
-                except Exception as error:  # this batch is lost; the engine and its queue are not
+                # This batch is lost; the engine and its queue are not. A tokenizer's panic, which
+                # comes from Rust, is no Exception.
+                except BaseException as error:
                     log.exception("a turn of the engine failed")
                     self._start_over(EngineError(f"The model failed: {error}. Try again."))
         self._start_over("cancelled")
@@ -206,7 +208,7 @@ class Engine:
             yield
         except EngineError as error:
             self._end(sequence, error)
-        except Exception as error:
+        except BaseException as error:  # a tokenizer's panic is no Exception
             log.exception("a request failed")
             self._end(sequence, EngineError(f"The request failed: {error}. Try again."))
 

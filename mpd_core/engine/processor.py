@@ -119,6 +119,8 @@ class RequestProcessor:
 
     def _row(self, call: ExpertCall, request: GenerationRequest) -> CacheRow:
         prompt = tuple(self._prompts.render(request.messages, call.instructions))
+        if not prompt:
+            raise RequestError("To this model the prompt is empty: type something else.")
         if max(prompt) >= self._sizes.get(call.model, self._sizes[BASE]):
             raise RequestError(
                 f"The text holds {self._name(max(prompt))}, a token that '{call.name}' has no "

@@ -101,7 +101,7 @@ def full(
     judges: Annotated[str, typer.Option(help="With commas: measures, rewards.")] = (
         "measures,rewards"
     ),
-    max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 96,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 200,
     out: OutOption = None,
     pack: PackOption = None,
     quantize: QuantizeOption = None,

@@ -15,6 +15,7 @@ from mpd_core.training.recipe import load_recipe
 
 MOST_PROMPTS = 100_000
 MOST_BYTES = 256 << 20
+HUB = "hub:"
 FIELDS = ("prompt", "instruction", "question", "text")
 """Names under which a line of JSON may hold its prompt; the first that is there counts."""
 
@@ -32,7 +33,8 @@ def prompts_of(pack: Pack, source: str, limit: int | None = None) -> list[Prompt
 
     Args:
         pack: whose written answers a split's name means.
-        source: a ``.jsonl`` file, a text with a prompt a line, or ``train``, ``valid``, ``test``.
+        source: a ``.jsonl`` file, a text with a prompt a line, ``train``, ``valid``, ``test``, or
+            such a file of a data set on the Hugging Face hub, ``hub:OWNER/NAME/FILE``.
         limit: only the first ones.
 
     Raises:
@@ -43,7 +45,7 @@ def prompts_of(pack: Pack, source: str, limit: int | None = None) -> list[Prompt
         rows = load_styles(pack.path(load_recipe(pack).data.file)).split(source)  # type: ignore[arg-type]
         found = [Prompt(row.id, row.prompt) for row in rows]
     else:
-        found = _read(Path(source).expanduser())
+        found = _read(_from_hub(source) if source.startswith(HUB) else Path(source).expanduser())
     found = found[:limit]
     if not found:
         raise RequestError(f"--prompts {source[:200]}: there is no prompt in it.")
@@ -51,6 +53,33 @@ def prompts_of(pack: Pack, source: str, limit: int | None = None) -> list[Prompt
     if len(ids) < len(found):
         raise RequestError(f"--prompts {source[:200]}: two prompts have the same id.")
     return found
+
+
+def _from_hub(source: str) -> Path:
+    """The file in the hub's own cache; asked for anew only where it is not there."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    from mpd_core.models.hub import hub_answers
+    from mpd_core.models.store import one_line
+
+    owner, name, file = [*source.removeprefix(HUB).split("/", 2), "", ""][:3]
+    if not (owner and name and file):
+        raise RequestError(f"--prompts {source[:200]}: write hub:OWNER/NAME/FILE.jsonl.")
+    repo = f"{owner}/{name}"
+    try:
+        held = try_to_load_from_cache(repo, file, repo_type="dataset")
+        if isinstance(held, str):
+            return Path(held)
+        if not hub_answers():
+            raise RequestError(f"--prompts {source[:200]}: the Hugging Face hub does not answer.")
+        return Path(hf_hub_download(repo, file, repo_type="dataset"))
+    except RequestError:
+        raise
+    except Exception as error:  # the client raises its own, its HTTP library's and OSError's
+        raise RequestError(
+            f"--prompts {source[:200]}: cannot be obtained ({one_line(error)[:200]}): check the "
+            "names, or give a file."
+        ) from error
 
 
 def _read(file: Path) -> list[Prompt]:

@@ -182,9 +182,7 @@ def _judges(
             continue
         table[judge.name] = {
             "version": judge.version,
-            "kind": " ".join(
-                [kind_of(judge), said] if judge.name == MEASURES else [kind_of(judge)]
-            ),
+            "kind": said if judge.name == MEASURES else kind_of(judge),
             "unread": unread(judge, folder),
             **compute.matrix(met, methods, length),
             "card": card([row for row in found if row.pair.first == RIGHT], length),

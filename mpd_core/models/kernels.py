@@ -62,16 +62,16 @@ ROUND = np.float32(1.5 * 2**23)  # added and taken off again: the nearest whole 
 EXP = tuple(np.float32(1 / math.factorial(n)) for n in range(8))
 
 
-def compiled(*liberties: str, parallel: bool = False) -> Callable[[F], F]:
+def compiled(*fastmath: str, parallel: bool = False) -> Callable[[F], F]:
     """Compile a function when it is first called, and keep the code on disk.
 
     Args:
-        liberties: LLVM's fast-math flags, beside ``contract``, a product and a sum in one go.
+        fastmath: LLVM's flags; ``contract``, fused multiply-add, is always on.
         parallel: share its outer loop out among threads.
     """
-    shared = parallel and HAS_OPENMP
-    options = {"nogil": True, "fastmath": {"contract", *liberties}, "parallel": shared}
-    kept = shared or not parallel  # on disk, code for threads and for none have one name
+    threaded = parallel and HAS_OPENMP
+    options = {"nogil": True, "fastmath": {"contract", *fastmath}, "parallel": threaded}
+    kept = threaded or not parallel  # on disk, code for threads and for none have one name
 
     def decorate(function: F) -> F:
         try:
@@ -99,7 +99,7 @@ def _power_of_two(_: Any, shifted: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def _wide(_: Any, value: Any) -> Any:
+def _to_fp32(_: Any, value: Any) -> Any:
     """An fp32 as it is, an int16 as the fp16 whose bits it has."""
 
     def of_half(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -138,7 +138,7 @@ def exp(x: Number) -> Number:
 def _dot(x: Factor, y: Array) -> Number:
     total = ZERO
     for i in range(len(x)):
-        total += _wide(x[i]) * y[i]
+        total += _to_fp32(x[i]) * y[i]
     return total
 
 
@@ -176,16 +176,17 @@ def _add_rows(weights: Array, rows: Factor, total: Array) -> None:
         w0, w1, w2, w3 = weights[t], weights[t + 1], weights[t + 2], weights[t + 3]
         r0, r1, r2, r3 = rows[t], rows[t + 1], rows[t + 2], rows[t + 3]
         for i in range(len(total)):
-            start = (total[i] + w0 * _wide(r0[i])) + w1 * _wide(r1[i])
-            total[i] = (start + w2 * _wide(r2[i])) + w3 * _wide(r3[i])
+            start = (total[i] + w0 * _to_fp32(r0[i])) + w1 * _to_fp32(r1[i])
+            total[i] = (start + w2 * _to_fp32(r2[i])) + w3 * _to_fp32(r3[i])
     for t in range(by_four, length):
         row = rows[t]
         for i in range(len(total)):
-            total[i] += weights[t] * _wide(row[i])
+            total[i] += weights[t] * _to_fp32(row[i])
 
 
 @compiled()
-def _turn(x: Array, cos: Array, sin: Array, scale: Number, out: Array) -> None:
+def _apply_rope(x: Array, cos: Array, sin: Array, scale: Number, out: Array) -> None:
+    """out = scale (x cos + rotate(x) sin); the first half of ``sin`` holds rotate's minus sign."""
     half = len(x) // 2
     for i in range(half):
         out[i] = (x[i] * cos[i] + x[half + i] * sin[i]) * scale
@@ -204,7 +205,7 @@ def attend(
     positions: Whole,
     out: Array,
 ) -> None:
-    """New tokens of each row: turn them, cache their keys and values, and look back with them.
+    """New tokens of each row: rotate them, cache their keys and values, attend to all before them.
 
     A token that is read alone and one that is read with others give the same bits.
 
@@ -219,25 +220,25 @@ def attend(
         out: [rows, T, heads, d].
     """
     rows, tokens, heads, width = out.shape
-    shared = keys.shape[1]
-    few = heads // shared
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads  # query heads that share a key
     scale = ONE / np.float32(math.sqrt(width))
     for row in prange(rows):
         for n in range(tokens):
             at = positions[row, n]
-            for k in range(shared):
+            for k in range(kv_heads):
                 own = keys[first + row, k, at]
-                _turn(qkv[row, n, heads + k], cos[row, n], sin[row, n], ONE, own)
-                values[first + row, k, at] = qkv[row, n, heads + shared + k]
-    for task in prange(rows * tokens * shared):
+                _apply_rope(qkv[row, n, heads + k], cos[row, n], sin[row, n], ONE, own)
+                values[first + row, k, at] = qkv[row, n, heads + kv_heads + k]
+    for task in prange(rows * tokens * kv_heads):
         # From both ends in turn: later tokens look back further, and threads take tasks in order.
-        place = task // 2 if task % 2 == 0 else rows * tokens * shared - 1 - task // 2
-        row, n, k = place // (tokens * shared), place // shared % tokens, place % shared
+        place = task // 2 if task % 2 == 0 else rows * tokens * kv_heads - 1 - task // 2
+        row, n, k = place // (tokens * kv_heads), place // kv_heads % tokens, place % kv_heads
         length = positions[row, n] + 1
         own_keys, own_values = keys[first + row, k], values[first + row, k]
         query, scores = np.empty(width, np.float32), np.empty(length, np.float32)
-        for h in range(k * few, (k + 1) * few):
-            _turn(qkv[row, n, h], cos[row, n], sin[row, n], scale, query)
+        for h in range(k * group, (k + 1) * group):
+            _apply_rope(qkv[row, n, h], cos[row, n], sin[row, n], scale, query)
             for t in range(length):
                 scores[t] = _dot(own_keys[t], query)
             _softmax(scores)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 from mpd_core.models.adapter_config import MERGE
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
-from mpd_core.models.layouts import Apart, Block, Together
+from mpd_core.models.layouts import Block, LoraLayout, Routing, RowLoopLora, SideBySideLora
 
 Mix = tuple[tuple[str, float], ...]
 """A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
@@ -66,44 +66,30 @@ class LoraStack:
         self.like = like.new_empty(0)  # not the tensor itself, which may be large
         self._wrapped: list[StackedLora] = []
         self._covered: set[str] = set()
-        self.present: Tensor | None = None
-        """Each row's weight of each adapter in the present pass, scaled, [rows, adapters]."""
-        self.size = (0, 0)
-        """Rows, and tokens of each, in the present pass."""
-        self._masks: dict[tuple[int, ...], Tensor] = {}
-        self.in_use: tuple[int, ...] = ()
-        """Adapters that are laid out; a pass may use fewer."""
-        self.active = False
-        """Whether any row of the present pass has an adapter."""
+        self.routing = Routing()
 
-    def gates(self, rows: Sequence[Mix]) -> Tensor:
+    def adapter_weights(self, rows: Sequence[Mix]) -> Tensor:
         """Each row's weight of each adapter, scaled, [rows, adapters]; lays out what is needed."""
         used = self._indices(rows)
-        if not used <= set(self.in_use):
-            self.in_use = tuple(sorted(used.union(self.in_use)))
-        gates = torch.zeros(len(rows), len(self._adapters))
+        if not used <= set(self.routing.in_use):
+            self.routing.in_use = tuple(sorted(used.union(self.routing.in_use)))
+        weights = torch.zeros(len(rows), len(self._adapters))
         for row, mix in enumerate(rows):
             for name, weight in mix:
                 index = self._index[name]
-                gates[row, index] = weight * self._adapters[index].scaling
-        self.active = bool(used)
-        return gates.to(self.like)
-
-    def route(self, gates: Tensor, tokens: int) -> None:
-        """Give the rows of the next pass, with so many tokens each, their adapters."""
-        self._masks.clear()
-        self.present = gates
-        self.size = (len(gates), tokens)
+                weights[row, index] = weight * self._adapters[index].scaling
+        self.routing.active = bool(used)
+        return weights.to(self.like)
 
     def keep(self, rows: Sequence[Mix]) -> None:
         """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""
         if rows:
-            self.in_use = tuple(sorted(self._indices(rows)))
+            self.routing.in_use = tuple(sorted(self._indices(rows)))
 
     @property
     def names_in_use(self) -> tuple[str, ...]:
         """Adapters that are laid out, by name."""
-        in_use = self.in_use  # before the names, which only grow: whoever asks is no worker
+        in_use = self.routing.in_use  # before the names, which only grow: whoever asks is no worker
         names = {index: name for name, index in self._index.copy().items()}
         return tuple(names[index] for index in in_use)
 
@@ -116,7 +102,7 @@ class LoraStack:
             parts = [self._adapters[self._index[n]] for n in name.split("+")]
             self._hold(mean_of_factors(parts))
             for stacked in self._wrapped:
-                stacked.add(self._index[name], self._adapters[-1])
+                stacked.add(self._index[name], self._factors[-1])
         return self._index[name]
 
     def _hold(self, adapter: LoraAdapter) -> None:
@@ -124,25 +110,11 @@ class LoraStack:
         self._factors.append(dict(adapter.factors))
         self._adapters.append(replace(adapter, factors=self._factors[-1]))
 
-    def factors(self, block: Block) -> tuple[Tensor, Tensor]:
-        """A [r, in] and B [part, r]."""
-        return self._factors[block.adapter][block.module]
-
-    def move(self, block: Block, a: Tensor, b: Tensor) -> None:
-        """The same factors, elsewhere in memory: where they were, they cost nothing any more."""
-        self._factors[block.adapter][block.module] = (a, b)
-
-    def mask(self, columns: tuple[int, ...], places: Tensor) -> Tensor:
-        """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters.
-
-        Args:
-            columns: index of each column's adapter.
-            places: the same as a tensor on the device.
-        """
-        assert self.present is not None
-        if columns not in self._masks:  # once a pass for all linears with the same columns
-            self._masks[columns] = self.present.index_select(1, places)[:, None, :]
-        return self._masks[columns]
+    def layout(self) -> LoraLayout:
+        """How one linear's adapters are computed."""
+        if self.loops:
+            return RowLoopLora(self.routing)
+        return SideBySideLora(self.routing, self.like, self.packed)
 
     def wrap(self, linear: nn.Module, parts: Sequence[tuple[str, int]]) -> nn.Module:
         """Put the adapters of some linears, fused into one, on top of it.
@@ -153,8 +125,8 @@ class LoraStack:
         """
         self._covered.update(name for name, _ in parts)
         stacked = StackedLora(linear, self, parts)
-        for index, adapter in enumerate(self._adapters):
-            stacked.add(index, adapter)
+        for index, held in enumerate(self._factors):
+            stacked.add(index, held)
         if stacked.empty:
             return linear
         self._wrapped.append(stacked)
@@ -176,22 +148,22 @@ class StackedLora(nn.Module):
     def __init__(self, base: nn.Module, stack: LoraStack, parts: Sequence[tuple[str, int]]) -> None:
         super().__init__()
         self.base = base
-        self._stack = stack
+        self._routing = stack.routing
         self._parts = parts
         self._blocks: list[Block] = []
-        self._layout = Apart() if stack.loops else Together()
+        self._layout = stack.layout()
 
     @property
     def empty(self) -> bool:
         """Whether no adapter targets any of its parts."""
         return not self._blocks
 
-    def add(self, index: int, adapter: LoraAdapter) -> None:
+    def add(self, index: int, held: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Take an adapter's factors for these parts, if it has any."""
         start = 0
         for module, width in self._parts:
-            if module in adapter.factors:
-                self._blocks.append(Block(index, module, start))
+            if module in held:
+                self._blocks.append(Block(index, module, start, held))
             start += width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,11 +173,11 @@ class StackedLora(nn.Module):
             PackError: it is called for other tokens than all, so that whose they are is not known.
         """
         y: Tensor = self.base.forward(x)
-        if not self._stack.active:
+        if not self._routing.active:
             return y
-        if x.shape[:-1] == self._stack.size:
-            return self._layout.add(x, y, self._blocks, self._stack)
-        rows, tokens = self._stack.size
+        if x.shape[:-1] == self._routing.size:
+            return self._layout.add(x, y, self._blocks)
+        rows, tokens = self._routing.size
         known = x.shape[:2] == (rows, tokens) or x.shape[:-1] == (rows * tokens,)
         if not (known and isinstance(y, Tensor)):
             raise PackError(
@@ -213,4 +185,4 @@ class StackedLora(nn.Module):
                 f"different adapters cannot follow: {MERGE}."
             )
         x, flat = x.reshape(rows, -1, x.shape[-1]), y.reshape(rows, -1, y.shape[-1])
-        return self._layout.add(x, flat, self._blocks, self._stack).view(y.shape)
+        return self._layout.add(x, flat, self._blocks).view(y.shape)

@@ -138,25 +138,26 @@ class RowModel:
         # A PCM's own backbone may lack tokens that were added to the base's vocabulary.
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
-        gates = self._stack.gates(adapters)
+        gates = self._stack.adapter_weights(adapters)
         if not self._reads_own:
             self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
             window = self._window(int(positions.max()))  # before the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
             return self._compute(inputs, positions, gates, window, first)
-        return self._graphs.run(inputs, positions, gates, self._stack.in_use)
+        return self._graphs.run(inputs, positions, gates, self._stack.routing.in_use)
 
     def _compute(
         self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, first: int
     ) -> Tensor:
         self.cache.window = Window(slice(first, first + len(inputs)), positions, window)
-        self._stack.route(gates, inputs.shape[1])
+        self._stack.routing.begin(gates, inputs.shape[1])
         seen = torch.arange(window, device=self.device)
         return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
 
     def _step(self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int) -> Tensor:
-        self._stack.active = bool(self._stack.in_use)  # rows that come later may have adapters
+        routing = self._stack.routing
+        routing.active = bool(routing.in_use)  # rows that come later may have adapters
         return self._compute(inputs, positions, gates, window, 0)
 
     @property
@@ -205,7 +206,7 @@ class RowModel:
         lm_head = self._body.lm_head
         states = hidden.reshape(len(adapters), -1, hidden.shape[-1])
         if isinstance(lm_head, StackedLora):
-            self._stack.route(self._stack.gates(adapters), states.shape[1])
+            self._stack.routing.begin(self._stack.adapter_weights(adapters), states.shape[1])
         logits = lm_head(states)
         logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
         return torch.log_softmax(self._finish(logits).float(), dim=-1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mpd_core.errors import PackError
@@ -14,6 +14,8 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.results import HEAD
 from mpd_core.training.scoring.reward_models import RewardModels, Scorer
 
+Text = tuple[str, str]
+"""A prompt and a reply."""
 NAME = "rewards"
 TIE = 0.2
 """Scores that differ by less are a tie: odds of 11 to 9 at most."""
@@ -24,9 +26,16 @@ class RewardsJudge:
 
     name = NAME
 
-    def __init__(self, models: Scorer, version: str) -> None:
+    def __init__(self, models: Scorer, version: str, poles: Sequence[str]) -> None:
+        """
+        Args:
+            models: that score.
+            version: of their weights.
+            poles: all of the pack's.
+        """
         self.version = version
-        self._models = models
+        self._models, self._poles = models, tuple(poles)
+        self._known: dict[Text, Mapping[str, float]] = {}
 
     @classmethod
     def of(cls, pack: Pack) -> RewardsJudge:
@@ -40,7 +49,7 @@ class RewardsJudge:
         if not (folder / HEAD).is_file():
             raise PackError(f"The pack '{pack.spec.name}' has no reward models: run train rewards.")
         version = f"{_version(folder)} tie {TIE}"
-        return cls(RewardModels(setup, folder), version)
+        return cls(RewardModels(setup, folder), version, [pole.name for pole in pack.space.poles])
 
     def knows(self, dimension: str) -> bool:
         """Every pole of the pack has a score."""
@@ -48,9 +57,9 @@ class RewardsJudge:
         return True
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
-        """Each text is scored once, for every pole that is asked of it."""
+        """In the order asked; a reply that stands in several pairs is read once."""
         scores = self._scores(
-            ((question.prompt, reply), question.pole)
+            (question.prompt, reply)
             for question in questions
             for reply in (question.first, question.second)
         )
@@ -65,29 +74,21 @@ class RewardsJudge:
 
     def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
         """The pole that scores highest; neither where another comes near. Scores are centred."""
-        scores = self._scores(
-            ((single.prompt, single.text), pole) for single in asked for pole in single.poles
-        )
+        scores = self._scores((single.prompt, single.text) for single in asked)
         for single in asked:
             found = [scores[single.prompt, single.text][pole] for pole in single.poles]
             best, next_best = sorted(found, reverse=True)[:2]
             verdict = found.index(best) + 1 if best - next_best >= TIE else 0
             yield single, Answer(verdict, " : ".join(f"{score:.3f}" for score in found))
 
-    def _scores(
-        self, wanted: Iterable[tuple[tuple[str, str], str]]
-    ) -> dict[tuple[str, str], dict[str, float]]:
-        """By prompt and reply, scores of the poles that are wanted of it."""
-        poles: dict[tuple[str, str], set[str]] = {}
-        for text, pole in wanted:
-            poles.setdefault(text, set()).add(pole)
-        texts = list(poles)
+    def _scores(self, texts: Iterable[Text]) -> Mapping[Text, Mapping[str, float]]:
+        """Scores of prompts with their replies; each is read once, whoever asks again."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
         found = self._models.score(
-            [prompt for prompt, _ in texts],
-            [reply for _, reply in texts],
-            [sorted(poles[text]) for text in texts],
+            [prompt for prompt, _ in new], [reply for _, reply in new], [self._poles] * len(new)
         )
-        return dict(zip(texts, found, strict=True))
+        self._known |= zip(new, found, strict=True)
+        return self._known
 
 
 def _version(folder: Path) -> str:
