@@ -13,18 +13,23 @@ async function showAnalysis(node, found, load, slots = {}) {
   ].map(([title, rows]) => rowTable(title, rows, found.experts)));
   if (!found.tokens) return;
   try { await load(); } catch (error) { plots.replaceChildren(make('p', 'mpd-hint', error.message)); return; }
-  await plot(plots, 'Mean weight by position', found.positions, found.experts, 'lines+markers', slots);
-  await plot(plots, 'Mean weight by kind of token', found.kinds, found.experts, 'bar', slots);
-  await plot(plots, 'Mean weight by preference', found.preferences, found.experts, 'bar', slots);
-  await plot(plots, 'How far experts lie apart, in nats', found.kinds, null, 'bar', {});
+  const figures = [
+    ['Mean weight by position', found.positions, found.experts, 'lines+markers'], ['Mean weight by kind of token', found.kinds, found.experts, 'bar'],
+    ['Mean weight by preference', found.preferences, found.experts, 'bar'], ['How far experts lie apart, in nats', found.kinds, null, 'bar'],
+  ].map(([title, ...what]) => ({title, what, ...frameOf(plots, title)}));
+  for (const {title, what, figure, box} of figures) await plot(figure, box, title, ...what, slots);  // all have their places by now
   node.dataset.ready = 'true';
 }
 
-/** One figure: a line or a group of bars an expert; without experts the rows' divergence. */
-async function plot(plots, title, rows, experts, kind, slots) {
+function frameOf(plots, title) {
   const figure = make('figure', 'mpd-plot-one'), box = make('div');
   figure.append(make('figcaption', '', title), box);
   plots.append(figure);
+  return {figure, box};
+}
+
+/** One figure: a line or a group of bars an expert; without experts the rows' divergence. */
+async function plot(figure, box, title, rows, experts, kind, slots) {
   const look = plotLook(figure, title.replace(/\W+/g, '-').toLowerCase()), names = rows.map(row => plain(row.name));
   const colour = (expert, k) => look.colour(`--mpd-e${slots[expert] ?? SPREAD[k % SPREAD.length]}`);
   const series = (experts ?? ['divergence']).map((expert, k) => ({
@@ -34,7 +39,7 @@ async function plot(plots, title, rows, experts, kind, slots) {
   }));
   const grid = look.colour('--mpd-line');
   await window.Plotly.newPlot(box, series, {
-    ...look.layout, height: 320, margin: {t: 10, r: 10, b: 60, l: 50}, barmode: 'group', legend: {orientation: 'h', y: -0.2},
+    ...look.layout, height: 340, margin: {t: 40, r: 10, b: 80, l: 50}, barmode: 'group', legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'},
     xaxis: {type: 'category', gridcolor: grid}, yaxis: {rangemode: 'tozero', gridcolor: grid, zerolinecolor: grid}, showlegend: Boolean(experts),
   }, look.config);
 }

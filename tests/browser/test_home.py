@@ -140,7 +140,11 @@ def test_the_tab_analyses_this_conversation_and_files(visit: Visit, tmp_path: Pa
     page.get_by_role("button", name="Replies of this conversation").click()
     page.wait_for_selector('.mpd-analysis[data-ready="true"]')
     assert page.locator(".mpd-analysis-sum").inner_text().startswith("2 replies, ")
-    assert page.locator("#analyse .mpd-plot-one .main-svg").count() >= 4
+    plots = page.locator("#analyse .mpd-plot-one").evaluate_all(
+        "all => all.map(f => [f.clientWidth, f.querySelector('.main-svg').clientWidth])"
+    )
+    assert len(plots) == 4
+    assert all(0 < drawn <= room for room, drawn in plots)
     assert page.evaluate("window.pwned") is None
     with page.expect_download() as kept:
         page.get_by_role("button", name="Save as CSV").click()
