@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM
 
@@ -135,6 +137,28 @@ def test_install_before_everything_is_there(
     )
     with pytest.raises(PackError, match="was cut off: run train pcm --resume first"):
         install(setup, target)
+
+
+def test_install_keeps_a_share_of_the_scores(
+    setup: TrainingContext, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Half of them: the softmax lies half-way, in logarithms, to equal weights. The training's own
+    pack has them whole."""
+    trained = setup.out / "pcm" / "rebel-bradley_terry"
+    for pole in POLES:
+        train_expert(setup, tiny_base, pole)
+    tiny.save_adapter(tiny_base, trained / ADAPTER, rank=2, seed=0)
+    tiny.save_head(trained / HEAD, hidden=64, poles=4)
+    whole = load_file(trained / HEAD)
+    half = setup.recipe.pcm.model_copy(update={"keep": 0.5})
+    setup = replace(setup, recipe=setup.recipe.model_copy(update={"pcm": half}))
+    pack = load_pack(install(setup, tmp_path / "installed"))
+    pack.verify_files()  # its hash is that of what was written
+    for name, tensor in load_file(pack.folder / "pcm" / HEAD).items():
+        assert whole[name].any()
+        torch.testing.assert_close(tensor, whole[name] / 2)
+    build_pack(setup, tmp_path / "working", trained)
+    assert (tmp_path / "working" / "pcm" / HEAD).read_bytes() == (trained / HEAD).read_bytes()
 
 
 @pytest.mark.parametrize("stage", ["static", "pcm"])

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import tomlkit
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mpd_core.engine.plan import ANCHOR
 from mpd_core.errors import PackError
@@ -23,7 +25,12 @@ PACK = "pack.toml"
 
 
 def build_pack(
-    setup: TrainingContext, folder: Path, pcm: Path | None = None, *, rewards: bool = False
+    setup: TrainingContext,
+    folder: Path,
+    pcm: Path | None = None,
+    *,
+    rewards: bool = False,
+    keep: float = 1.0,
 ) -> Pack:
     """A pack of trained experts, and a PCM if there is one, for the engine to open.
 
@@ -32,6 +39,7 @@ def build_pack(
         folder: where the pack is written; weights are copied into it.
         pcm: a folder with an adapter and ``head.safetensors``.
         rewards: copy the reward models, too, if there are any.
+        keep: of the PCM's scores; see ``PCMTrainSpec.keep``.
 
     Raises:
         PackError: some weights are missing, or the pack does not hold together.
@@ -50,7 +58,7 @@ def build_pack(
         _put(document, ("experts", ANCHOR), _take(anchor_folder(setup), folder, "experts", ANCHOR))
     if pcm:
         _put(document, ("pcm", "adapter"), _take(pcm / ADAPTER, folder, "pcm"))
-        _copy(pcm / HEAD, folder / "pcm" / HEAD)
+        _scale(pcm / HEAD, folder / "pcm" / HEAD, keep)
         head = {"file": f"pcm/{HEAD}", "sha256": file_sha256(folder / "pcm" / HEAD)}
         _put(document, ("pcm", "head"), head)
     if models:
@@ -61,6 +69,19 @@ def build_pack(
         _put(document, ("rewards",), table)
     (folder / PACK).write_text(tomlkit.dumps(document), encoding="utf-8")
     return load_pack(folder)
+
+
+def _scale(source: Path, target: Path, share: float) -> None:
+    """A copy of a head whose scores are multiplied: its softmax lies nearer to equal weights."""
+    if share == 1.0:
+        _copy(source, target)
+        return
+    with safe_open(source, "pt") as saved:
+        tensors = {name: saved.get_tensor(name) * share for name in saved.keys()}  # noqa: SIM118
+        metadata = saved.metadata()
+    scratch = target.with_name(target.name + ".part")
+    save_file(tensors, scratch, metadata=metadata)
+    scratch.replace(target)
 
 
 def check_experts(setup: TrainingContext) -> None:

@@ -174,6 +174,9 @@ class PCMTrainSpec(Table):
     """Of the head's bias and pair scores."""
     warmup: int = Field(10, ge=0)
     """Updates over which the rates rise."""
+    keep: float = Field(1.0, gt=0, le=1)
+    """Share of the trained head's scores that ``install`` writes: what few replies taught may go
+    too far, and half-way to equal weights can be better than either; chosen on validation."""
     guard: float = Field(3.0, gt=1)
     """An update whose loss exceeds this many times that of doing nothing stops the iteration."""
     rollouts: RolloutSpec = RolloutSpec()

@@ -39,7 +39,8 @@ def install(setup: TrainingContext, folder: Path) -> Path:
         raise PackError(f"pcm: {trained} was cut off: run train pcm --resume first.")
     if not (any(parts) or any_trained(setup)):
         raise PackError(f"Nothing has been trained in {setup.out}: run train experts first.")
-    build_pack(setup, folder, trained if all(parts) else None, rewards=True)
+    keep = setup.recipe.pcm.keep
+    build_pack(setup, folder, trained if all(parts) else None, rewards=True, keep=keep)
     best = static_search.result(setup)
     if best.is_file():
         write_static(folder, static_search.best_weights(best))
