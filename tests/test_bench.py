@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from mpd_core.bench.field import Apart, Here
-from mpd_core.bench.floor import Rows, step_cost
+from mpd_core.bench.context import EXACT, ROUNDED, compare
 from mpd_core.bench.material import Shapes, shapes_of, write_pack, write_wide_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, MEASURES, BenchError, BenchOptions
+from mpd_core.bench.peer_pool import InProcess, OwnProcess
 from mpd_core.bench.report import aligned
+from mpd_core.bench.roofline import Rows, step_cost
 from mpd_core.bench.run import MEASURE, USES, run
-from mpd_core.bench.setting import EXACT, ROUNDED, compare
-from mpd_core.bench.values import Ask, Heard, Run, Said, Spec
+from mpd_core.bench.values import Ask, Replayed, Run, Said, Spec
 from mpd_core.charts import panel
 from mpd_core.errors import RequestError
 from mpd_core.packs import Pack, load_pack
@@ -37,15 +37,15 @@ def bench_pack(tiny_pack_dir: Path, tiny_base: Path, tmp_path_factory: Any) -> P
 
 
 @pytest.fixture(scope="module")
-def side(bench_pack: Pack) -> Iterator[Callable[..., Here]]:
+def side(bench_pack: Pack) -> Iterator[Callable[..., InProcess]]:
     """Competitors in this process, made once."""
-    made: dict[tuple[str, bool], Here] = {}
+    made: dict[tuple[str, bool], InProcess] = {}
 
-    def get(kind: str, fp32: bool = False) -> Here:
+    def get(kind: str, fp32: bool = False) -> InProcess:
         if (kind, fp32) not in made:
             precision = "fp32" if fp32 else "auto"
             spec = Spec(kind, bench_pack.folder, precision, "cpu", half_weights=fp32)  # type: ignore[arg-type]
-            made[kind, fp32] = Here(spec)
+            made[kind, fp32] = InProcess(spec)
         return made[kind, fp32]
 
     yield get
@@ -53,29 +53,31 @@ def side(bench_pack: Pack) -> Iterator[Callable[..., Here]]:
         competitor.close()
 
 
-def test_random_adapters_matter(side: Callable[..., Here]) -> None:
+def test_random_adapters_matter(side: Callable[..., InProcess]) -> None:
     assert side("engine").call("said", ASK, TOKENS).disagreement > 0.01
 
 
 @pytest.mark.parametrize("fp32", [False, True])
 @pytest.mark.parametrize("scheme", ["loop", "batch", "nocache"])
-def test_peft_schemes_are_the_engine(side: Callable[..., Here], scheme: str, *, fp32: bool) -> None:
+def test_peft_schemes_are_the_engine(
+    side: Callable[..., InProcess], scheme: str, *, fp32: bool
+) -> None:
     assert_same(side, ASK, EXACT, "peft", scheme, fp32=fp32)
 
 
-def test_separate_models_are_the_engine_but_for_rounding(side: Callable[..., Here]) -> None:
+def test_separate_models_are_the_engine_but_for_rounding(side: Callable[..., InProcess]) -> None:
     first = Ask(ASK.prompt, "AAA")  # the preference whose experts it holds
     assert_same(side, first, ROUNDED, "separate", "separate")
     assert_same(side, first, EXACT, "separate", "separate", fp32=True)
 
 
 @pytest.mark.parametrize("method", ["vanilla", "soup"])
-def test_plain_models_are_the_engine(side: Callable[..., Here], method: str) -> None:
+def test_plain_models_are_the_engine(side: Callable[..., InProcess], method: str) -> None:
     assert_same(side, Ask(ASK.prompt, "BAB", method), EXACT, "plain", fp32=True)
 
 
 def assert_same(
-    side: Callable[..., Here],
+    side: Callable[..., InProcess],
     ask: Ask,
     tolerance: float,
     kind: str,
@@ -86,7 +88,7 @@ def assert_same(
     """Equal distributions on the engine's tokens, and the same tokens when run alone."""
     said: Said = side("engine").call("said", ask, TOKENS)
     peer, heading = side(kind, fp32), (scheme,) if scheme else ()
-    heard: Heard = peer.call("hear", *heading, ask, said.tokens, said.candidates)
+    heard: Replayed = peer.call("replay", *heading, ask, said.tokens, said.candidates)
     assert compare(kind, said, heard, tolerance).max_log_prob_difference <= tolerance
     if ask.method == "soup":
         result, merging = peer.call("soup", (ask,), TOKENS)
@@ -98,7 +100,7 @@ def assert_same(
     assert list(result.stamps[0]) == sorted(result.stamps[0])
 
 
-def test_a_crowd_says_what_each_says_alone(side: Callable[..., Here]) -> None:
+def test_a_crowd_says_what_each_says_alone(side: Callable[..., InProcess]) -> None:
     engine = side("engine")
     asks = tuple(Ask(ASK.prompt, code, "soup") for code in ("AAA", "BBB", "AAA"))
     alone = [engine.call("said", ask, TOKENS).tokens for ask in asks]
@@ -109,17 +111,17 @@ def test_a_crowd_says_what_each_says_alone(side: Callable[..., Here]) -> None:
 
 def test_another_distribution_is_found() -> None:
     said = Said((1, 2), ((1, 3), (2, 3)), ((-0.1, -3.0), (-0.2, -2.0)), (0.5, 0.6), 0.0)
-    same = Heard((1, 2), said.log_probs, said.entropies)
+    same = Replayed((1, 2), said.log_probs, said.entropies)
     assert compare("same", said, same, EXACT).max_log_prob_difference == 0
-    other = Heard((1, 3), ((-0.1, -3.0), (-0.2, -2.5)), said.entropies)
+    other = Replayed((1, 3), ((-0.1, -3.0), (-0.2, -2.5)), said.entropies)
     found = compare("other", said, other, EXACT)
     assert found.max_log_prob_difference == pytest.approx(0.5)
     assert found.same_choice == "1 of 2"
-    broken = Heard((1, 2), said.log_probs, (0.5, float("nan")))
+    broken = Replayed((1, 2), said.log_probs, (0.5, float("nan")))
     assert not compare("broken", said, broken, EXACT).max_log_prob_difference <= EXACT
 
 
-def test_memory_of_each_kind(side: Callable[..., Here], bench_pack: Pack) -> None:
+def test_memory_of_each_kind(side: Callable[..., InProcess], bench_pack: Pack) -> None:
     weights = side("engine").call("memory")["weights"]
     files = bench_pack.folder.glob("*/adapter_model.safetensors")
     factors = sum(path.stat().st_size for path in files) / 2  # fp32 there, fp16 here
@@ -157,7 +159,7 @@ def test_the_last_line_is_json_with_every_figure(
 
 
 def test_a_competitor_in_a_process_of_its_own(bench_pack: Pack) -> None:
-    engine = Apart(Spec("engine", bench_pack.folder, "auto", "cpu"))
+    engine = OwnProcess(Spec("engine", bench_pack.folder, "auto", "cpu"))
     try:
         result: Run = engine.call("decode", (ASK, ASK), TOKENS)
         assert len(result.tokens) == 2
@@ -211,7 +213,7 @@ def test_step_cost_by_hand() -> None:
     adapter, cache = 8 * (2 + 3), 2 * 2 * 4
     assert mpd.bytes == 2 * (16 + 3 * adapter) + 4 * 3 * cache
     assert mpd.operations == 2 * (3 * 6 + 2 * 10 + 3 * adapter) + 3 * (4 * 2 * 4)
-    assert plain.floor(64e3, 1e9) == (1.0, "memory")
+    assert plain.roofline(64e3, 1e9) == (1.0, "memory")
 
 
 def test_tables_and_charts_are_well_formed() -> None:

@@ -43,14 +43,14 @@ import json, sys
 import torch
 from mpd_core.engine import Engine
 from mpd_core.models import kernels
-from mpd_core.models.linear import Fp16Linear
+from mpd_core.models.linear import PackedLinear
 from mpd_core.packs import load_pack
 from tests.test_engine import ask
 
 torch.manual_seed(0)
 unequal = []
 for size in ((64, 64), (405, 64), (96, 576)):
-    product, x = Fp16Linear(torch.randn(size)), torch.randn(270, size[1])
+    product, x = PackedLinear(torch.randn(size)), torch.randn(270, size[1])
     whole = product(x)
     for count in (*range(1, 70), 119, 120, 121, 122, 127, 128, 150, 240, 241, 255, 256, 257, 270):
         for first in {0, 270 - count}:

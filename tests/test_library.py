@@ -20,13 +20,20 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
 
 
 def test_spaces_installs_what_the_package_needs() -> None:
     """Spaces reads requirements.txt alone; pip reads pyproject.toml."""
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not line.startswith("#")] == PROJECT["dependencies"]
+
+
+def test_every_package_is_installed() -> None:
+    found = {path.parent.relative_to(ROOT) for path in (ROOT / "mpd_core").rglob("__init__.py")}
+    named = [".".join(folder.parts) for folder in sorted(found)]
+    assert PYPROJECT["tool"]["setuptools"]["packages"] == [*named, "mpd_core.assets"]
 
 
 def test_public_names_are_there_and_wait_for_torch() -> None:
@@ -63,7 +70,7 @@ def test_a_request_has_the_packs_own_settings() -> None:
 
 def test_a_wheel_holds_the_default_pack_and_the_page(tmp_path: Path) -> None:
     """Built by the setuptools that is here; what its command runs finds them."""
-    for name in ("mpd_core", "assets", "pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("mpd_core", "assets", "pyproject.toml", "README.md", "LICENSE"):
         (tmp_path / name).symlink_to(ROOT / name)
     build = "from setuptools import build_meta; print('wheel', build_meta.build_wheel('.'))"
     run = subprocess.run(

@@ -210,12 +210,22 @@ def test_settings_that_change_nothing_may_be_there(tmp_path):
     assert load_file(convert(tmp_path, settings=settings) / "model.safetensors")
 
 
-@pytest.mark.parametrize(("pre", "pieces"), [("gpt-2", 1), ("llama-bpe", 2), ("qwen2", 4)])
-def test_text_is_split_as_the_file_says(tmp_path, pre, pieces):
-    """Digits, for one: all of a number, three at a time, each by itself."""
+@pytest.mark.parametrize(
+    ("pre", "text", "pieces"),
+    [
+        ("gpt-2", "2026", 1),
+        ("llama-bpe", "2026", 2),
+        ("qwen2", "2026", 4),
+        ("smollm", "2026", 4),
+        ("gpt-2", "\n\n1.", 4),
+        ("smollm", "\n\n1.", 3),
+    ],
+)
+def test_text_is_split_as_the_file_says(tmp_path, pre, text, pieces):
+    """Digits, for one: all of a number, three at a time, each by itself; before or after blanks."""
     folder = convert(tmp_path, settings={"tokenizer.ggml.pre": pre})
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str("2026")
+    split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
     assert len(split) == pieces
 
 

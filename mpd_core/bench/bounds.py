@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mpd_core.bench.floor import Rows, step_cost
+from mpd_core.bench.context import BenchContext
 from mpd_core.bench.measures import per_token
-from mpd_core.bench.setting import Setting
+from mpd_core.bench.roofline import Rows, step_cost
 from mpd_core.bench.values import Ask, Figure, Section
 
 PROFILED_TOKENS = 16
 
 
-def memory(bench: Setting) -> Section:
+def memory(bench: BenchContext) -> Section:
     """Bytes of the weights: one base with adapters against one model, and against n models."""
     ours: dict[str, Any] = bench.get("engine").call("memory")
     base, adapters = ours["weights"]["base"], ours["weights"]["adapters"]
@@ -35,7 +35,7 @@ def memory(bench: Setting) -> Section:
     return Section(tuple(figures), data)
 
 
-def floor(bench: Setting) -> Section:
+def roofline(bench: BenchContext) -> Section:
     """Share of a measured step that bytes or arithmetic alone would take: 1 is perfect."""
     experts = len(bench.pack.space.dimensions)
     cases = {
@@ -54,13 +54,13 @@ def floor(bench: Setting) -> Section:
     return Section(tuple(figures), data)
 
 
-def _share(bench: Setting, ask: Ask, rows: Rows) -> dict[str, Any]:
+def _share(bench: BenchContext, ask: Ask, rows: Rows) -> dict[str, Any]:
     engine, tokens = bench.get("engine"), bench.options.tokens
     runs = bench.take_turns({"step": lambda: engine.call("decode", (ask,), tokens)})
     step = per_token(runs)["step"].median
     rate = bench.product_rate(rows.all)
     cost = step_cost(bench.shapes, rows, bench.precision, cpu=bench.on_cpu)
-    least, binds = cost.floor(bench.bandwidth(), rate)
+    least, binds = cost.roofline(bench.bandwidth(), rate)
     return {
         "rows": rows.all,
         "step_ms": step,

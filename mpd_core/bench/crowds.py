@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from mpd_core.bench.floor import Rows, step_cost
+from mpd_core.bench.context import BenchContext, ratio
 from mpd_core.bench.measures import spreads
-from mpd_core.bench.setting import Setting, ratio
+from mpd_core.bench.roofline import Rows, step_cost
 from mpd_core.bench.values import Ask, Figure, Run, Section, Spread
 
 SOUP = "soup"
@@ -22,7 +22,7 @@ MOST_TOKENS = 256
 SKIPPED = "this engine has no method 'soup'"
 
 
-def serve32(bench: Setting) -> Section:
+def serve32(bench: BenchContext) -> Section:
     """Total time of a crowd: MPD over three ways to serve Personalized Soups."""
     count, tokens, engine = bench.options.requests, bench.options.tokens, bench.get("engine")
     asks, soups = bench.crowd(count, "mpd"), bench.crowd(count, SOUP)
@@ -50,7 +50,7 @@ def serve32(bench: Setting) -> Section:
 
 
 def _opponents(
-    bench: Setting, soups: tuple[Ask, ...], merging: dict[str, float]
+    bench: BenchContext, soups: tuple[Ask, ...], merging: dict[str, float]
 ) -> dict[str, Callable[[], Run]]:
     """Ways to serve soups; ``merging`` receives the seconds that (a) spends on making them."""
     engine, tokens, ways = bench.get("engine"), bench.options.tokens, dict[str, Any]()
@@ -68,7 +68,7 @@ def _opponents(
 
 
 def _soups_in_turn(
-    bench: Setting, fp32: bool, asks: tuple[Ask, ...], merging: dict[str, float], label: str
+    bench: BenchContext, fp32: bool, asks: tuple[Ask, ...], merging: dict[str, float], label: str
 ) -> Callable[[], Run]:
     def run() -> Run:
         result, merging[label] = bench.get("plain", fp32=fp32).call(
@@ -80,7 +80,7 @@ def _soups_in_turn(
     return run
 
 
-def _meanings(bench: Setting) -> dict[str, str]:
+def _meanings(bench: BenchContext) -> dict[str, str]:
     meanings = {"a": "MPD / soups request by request, transformers"}
     if len(bench.peer_precisions) > 1:
         meanings["a.fp32"] = "MPD / soups request by request, transformers in fp32"
@@ -116,7 +116,7 @@ def _quantile(values: list[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def _regime(bench: Setting, asks: tuple[Ask, ...]) -> dict[str, Any]:
+def _regime(bench: BenchContext, asks: tuple[Ask, ...]) -> dict[str, Any]:
     """What binds a step of the full crowd, and how near it comes to its floor."""
     kinds = {ask.preference for ask in asks}
     poles = {pole for kind in kinds for pole in bench.pack.space.parse(kind).poles}
@@ -127,12 +127,12 @@ def _regime(bench: Setting, asks: tuple[Ask, ...]) -> dict[str, Any]:
         texts = 2 * len(asks)
         rows = Rows(experts * len(asks), len(asks), len(poles) + 1, bench.context, texts=texts)
     cost = step_cost(bench.shapes, rows, bench.precision, cpu=bench.on_cpu)
-    least, binds = cost.floor(bench.bandwidth(), bench.product_rate(rows.all))
+    least, binds = cost.roofline(bench.bandwidth(), bench.product_rate(rows.all))
     point = step_of(bench, "engine", asks)
     return {"rows": rows.all, "bound_by": binds, "floor_ms": least, "step_ms": point}
 
 
-def step_of(bench: Setting, kind: str, asks: tuple[Ask, ...]) -> float | None:
+def step_of(bench: BenchContext, kind: str, asks: tuple[Ask, ...]) -> float | None:
     """Milliseconds a step while all decode; None where their rows do not fit at once."""
     # Requests enter one after the other: the first must not end before the last has entered.
     tokens = min(STEPS_TO_ENTER * (len(asks) - 1) + STEPS, MOST_TOKENS)
@@ -140,7 +140,7 @@ def step_of(bench: Setting, kind: str, asks: tuple[Ask, ...]) -> float | None:
     return run.together_ms
 
 
-def growth(bench: Setting) -> Section:
+def growth(bench: BenchContext) -> Section:
     """Milliseconds a step and tokens a second, over requests and over experts."""
     experts = len(bench.pack.space.dimensions)
     requests = [
@@ -158,7 +158,7 @@ def growth(bench: Setting) -> Section:
     return Section((Figure("growth.most", best, meaning),), {"lines": lines})
 
 
-def _wide_point(bench: Setting, experts: int, crowd: int) -> dict[str, float] | None:
+def _wide_point(bench: BenchContext, experts: int, crowd: int) -> dict[str, float] | None:
     code = "A" * experts + "-" * (bench.options.widest - experts)
     asks = tuple(bench.ask(k, preference=code) for k in range(crowd))
     point = _point(bench, "wide", asks, experts)
@@ -166,7 +166,7 @@ def _wide_point(bench: Setting, experts: int, crowd: int) -> dict[str, float] | 
 
 
 def _point(
-    bench: Setting, kind: str, asks: tuple[Ask, ...], experts: int
+    bench: BenchContext, kind: str, asks: tuple[Ask, ...], experts: int
 ) -> dict[str, float] | None:
     """One crowd; None where its rows do not fit into the engine at once."""
     bench.tell(f"Growth: {len(asks)} requests, {experts} experts.")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mpd_core.bench.setting import Setting, ratio
+from mpd_core.bench.context import BenchContext, ratio
 from mpd_core.bench.values import Ask, Figure, Run, Section, Spread
 
 NOCACHE_TOKENS = 8
 
 
-def tax(bench: Setting) -> Section:
+def tax(bench: BenchContext) -> Section:
     """What MPD costs over one plain model."""
     mpd, vanilla = bench.ask(), bench.ask(method="vanilla")
     engine, plain = bench.get("engine"), bench.get("plain", fp32=bench.on_cpu)
@@ -34,7 +34,7 @@ def tax(bench: Setting) -> Section:
     )
 
 
-def fairness(bench: Setting) -> Section:
+def fairness(bench: BenchContext) -> Section:
     """A plain model before the others have started, and among them."""
     tokens, ask = bench.options.tokens, bench.ask(method="vanilla")
 
@@ -53,7 +53,7 @@ def fairness(bench: Setting) -> Section:
     )
 
 
-def vs_mod(bench: Setting) -> Section:
+def vs_mod(bench: BenchContext) -> Section:
     """Against one forward an expert: by setting adapters, and with separate models."""
     peers = {"loop": ("peft", "loop")}
     if bench.mergeable:
@@ -61,12 +61,12 @@ def vs_mod(bench: Setting) -> Section:
     return _against(bench, "vs_mod", peers, bench.options.tokens)
 
 
-def vs_peft(bench: Setting) -> Section:
+def vs_peft(bench: BenchContext) -> Section:
     """Against PEFT's mixed batch."""
     return _against(bench, "vs_peft", {"batch": ("peft", "batch")}, bench.options.tokens)
 
 
-def vs_nocache(bench: Setting) -> Section:
+def vs_nocache(bench: BenchContext) -> Section:
     """Against reading the whole text again at every token."""
     tokens = min(NOCACHE_TOKENS, bench.options.tokens)
     return _against(bench, "vs_nocache", {"nocache": ("peft", "nocache")}, tokens)
@@ -81,7 +81,7 @@ MEANINGS = {
 
 
 def _against(
-    bench: Setting, measure: str, peers: dict[str, tuple[str, str]], tokens: int
+    bench: BenchContext, measure: str, peers: dict[str, tuple[str, str]], tokens: int
 ) -> Section:
     ask, engine = bench.ask(), bench.get("engine")
     contests: dict[str, Callable[[], Run]] = {"mpd": lambda: engine.call("decode", (ask,), tokens)}

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mpd_core.bench.schemes import Loader, hear, mean_change
-from mpd_core.bench.values import Ask, Heard, Run, Spec
+from mpd_core.bench.schemes import Loader, mean_change, replay
+from mpd_core.bench.values import Ask, Replayed, Run, Spec
 from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.linear import PACKED
@@ -74,12 +74,12 @@ class PlainSide:
         replies = tuple(reply for run in runs for reply in run.tokens)
         return Run(replies, tuple(times for run in runs for times in run.stamps)), merging
 
-    def hear(
+    def replay(
         self, ask: Ask, tokens: tuple[int, ...], candidates: tuple[tuple[int, ...], ...]
-    ) -> Heard:
+    ) -> Replayed:
         """What the model, or the soup where the method is ``soup``, says of the candidates."""
         self._mix(ask.preference if ask.method == "soup" else None)
-        return hear(self._cached, ask, tokens, candidates)
+        return replay(self._cached, ask, tokens, candidates)
 
     def memory(self) -> dict[str, Any]:
         """Bytes of the model's weights, and of the process."""

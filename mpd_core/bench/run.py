@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.bench import bounds, crowds, measures, report
-from mpd_core.bench.field import Field
+from mpd_core.bench.context import BenchContext
 from mpd_core.bench.material import shapes_of, write_pack, write_wide_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
-from mpd_core.bench.setting import Setting
+from mpd_core.bench.peer_pool import PeerPool
 from mpd_core.bench.values import Section, Spec
 from mpd_core.models.base import default_device
 from mpd_core.models.linear import can_pack
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, load_pack
 
-MEASURE: dict[str, Callable[[Setting], Section]] = {
+MEASURE: dict[str, Callable[[BenchContext], Section]] = {
     "fairness": measures.fairness,
     "tax": measures.tax,
     "vs_mod": measures.vs_mod,
@@ -28,7 +28,7 @@ MEASURE: dict[str, Callable[[Setting], Section]] = {
     "vs_nocache": measures.vs_nocache,
     "serve32": crowds.serve32,
     "memory": bounds.memory,
-    "floor": bounds.floor,
+    "floor": bounds.roofline,
     "growth": crowds.growth,
 }
 USES = {
@@ -57,7 +57,7 @@ def run(options: BenchOptions, *, apart: bool = True) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="mpd-bench-") as scratch:
         specs = _material(options, Path(scratch))
-        field = Field(specs, apart=apart)
+        field = PeerPool(specs, apart=apart)
         try:
             return _run(options, field, specs("engine", False).folder)
         finally:
@@ -87,7 +87,7 @@ def _material(options: BenchOptions, scratch: Path) -> Callable[[str, bool], Spe
     return spec
 
 
-def _run(options: BenchOptions, field: Field, folder: Path) -> dict[str, Any]:
+def _run(options: BenchOptions, field: PeerPool, folder: Path) -> dict[str, Any]:
     names = [name for name in MEASURE if name in options.only]
     if "tax" in names:
         names.insert(0, "fairness")  # a plain model before any other process has started
@@ -105,17 +105,20 @@ def _run(options: BenchOptions, field: Field, folder: Path) -> dict[str, Any]:
     return _report(options, setting, {**facts, "precision": setting.precision}, sections)
 
 
-def _setting(options: BenchOptions, field: Field, pack: Pack, close_again: bool) -> Setting:
+def _setting(options: BenchOptions, field: PeerPool, pack: Pack, close_again: bool) -> BenchContext:
     info = field.get("engine").call("info")
     if close_again:
         field.close()
     source = pack.spec.base.source
     shapes = shapes_of(obtain(pack, source), pack)
-    return Setting(options, pack, shapes, field, info, _tell)
+    return BenchContext(options, pack, shapes, field, info, _tell)
 
 
 def _report(
-    options: BenchOptions, setting: Setting, facts: dict[str, Any], sections: dict[str, Section]
+    options: BenchOptions,
+    setting: BenchContext,
+    facts: dict[str, Any],
+    sections: dict[str, Section],
 ) -> dict[str, Any]:
     targets = CPU_TARGETS if setting.on_cpu else GPU_TARGETS
     checks = setting.checks_as_dicts()

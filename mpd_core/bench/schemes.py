@@ -1,7 +1,7 @@
 """How every peer decodes, whatever it runs: a scheme is a generator.
 
 It yields the log-probabilities [V] of the next token and is sent the token that was chosen. The
-same loop then times it, or feeds it the engine's tokens to hear whether it says the same.
+same loop then times it, or feeds it the engine's tokens to see whether it says the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpd_core.bench.values import Ask, Heard, Run, Spec
+from mpd_core.bench.values import Ask, Replayed, Run, Spec
 from mpd_core.method.merging import entropy
 from mpd_core.method.soup import mean_of_changes
 from mpd_core.models.adapters import load_adapter
@@ -47,15 +47,15 @@ def run_greedily(scheme: Scheme, asks: tuple[Ask, ...], tokens: int) -> Run:
 
 
 @torch.inference_mode()
-def hear(
+def replay(
     scheme: Scheme, ask: Ask, tokens: tuple[int, ...], candidates: tuple[tuple[int, ...], ...]
-) -> Heard:
+) -> Replayed:
     """What a scheme says of the engine's candidates, fed with the engine's tokens."""
     steps = scheme(ask)
     said = [next(steps)]
     said += [steps.send(token) for token in tokens[:-1]]
     pairs = zip(said, candidates, strict=True)
-    return Heard(
+    return Replayed(
         best=tuple(int(log_probs.argmax()) for log_probs in said),
         log_probs=tuple(tuple(lp[list(ids)].tolist()) for lp, ids in pairs),
         entropies=tuple(float(entropy(log_probs)) for log_probs in said),
@@ -63,7 +63,7 @@ def hear(
 
 
 @dataclass(frozen=True)
-class Voice:
+class AdapterInput:
     """One adapter on the base, and what it reads."""
 
     adapter: str
@@ -100,11 +100,11 @@ class Loader:
             for parent, name, linear in list(dense_linears(model)):
                 setattr(parent, name, PACKED[self.format.packed](linear.weight, linear.bias))
 
-    def voices(self, ask: Ask) -> list[Voice]:
+    def adapter_inputs(self, ask: Ask) -> list[AdapterInput]:
         """The chosen experts of Eq. 1, which read what the user wrote, and last the PCM."""
         poles = self.pack.space.parse(ask.preference).poles
-        experts = [Voice(pole.name, (), self.pack.space.poles.index(pole)) for pole in poles]
-        return [*experts, Voice("pcm", tuple(pole.instruction for pole in poles))]
+        experts = [AdapterInput(pole.name, (), self.pack.space.poles.index(pole)) for pole in poles]
+        return [*experts, AdapterInput("pcm", tuple(pole.instruction for pole in poles))]
 
     def ids(self, ask: Ask, instructions: tuple[str, ...]) -> Tensor:
         """A prompt with some preference sentences, [1, T]."""

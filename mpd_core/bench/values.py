@@ -94,7 +94,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Replayed:
     """What a peer says at the same steps, fed with the engine's tokens."""
 
     best: tuple[int, ...]

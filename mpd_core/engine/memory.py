@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.models.cache import RowCache
-from mpd_core.models.linear import Fp16Linear
+from mpd_core.models.linear import PackedLinear
 
 ADAPTER_MODULES = tuple(f"mpd_core.models.{name}" for name in ("lora", "layouts", "adapters"))
 KNOWN = ("mpd_core", "transformers.cache")
@@ -39,7 +39,7 @@ def held_bytes(root: Any) -> dict[str, int]:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 found[kind] += storage.nbytes()
-        elif isinstance(thing, Fp16Linear):
+        elif isinstance(thing, PackedLinear):
             found[kind] += 2 * thing.in_features * thing.out_features
         else:
             pending += [(part, _kind(part, name, kind)) for name, part in _parts(thing)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from mpd_core.models.linear import Bf16Linear, Fp16Linear
+from mpd_core.models.linear import Bf16Linear, PackedLinear
 from mpd_core.models.rows import RowModel
 
 ROWS, TOKENS = 7, 3
@@ -32,7 +32,7 @@ def try_out(lane: RowModel, *, reads_states: bool) -> None:
         reads_states: of a trunk below, instead of tokens.
     """
     bases = (getattr(module, "base", module) for module in lane.products())
-    products = [base for base in bases if isinstance(base, (Fp16Linear, Bf16Linear))]
+    products = [base for base in bases if isinstance(base, (PackedLinear, Bf16Linear))]
     alike = all(product.counts.alike for product in products)
     if lane.device.type != "cpu" or lane.graphs is not None or not (products and alike):
         return

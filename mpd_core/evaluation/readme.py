@@ -98,7 +98,7 @@ def rewrite(
     _, after = rest.split(END)
     text_of_all = [*block(reports)]
     if measured:
-        text_of_all += ["### Efficiency", "", *efficiency_text(measured)]
+        text_of_all += ["#### Efficiency", "", *efficiency_text(measured)]
     inside = "\n".join(text_of_all).rstrip("\n")
     readme.write_text(f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}", encoding="utf-8")
 
@@ -107,7 +107,7 @@ def block(reports: Mapping[str, Any]) -> Iterator[str]:
     """Every stored report, a set of prompts after the other."""
     for name, found in reports.items():
         run = found["run"]
-        yield f"### {line(name)}"
+        yield f"#### {line(name)}"
         yield ""
         sampling = run["sampling"]
         yield (
@@ -126,7 +126,8 @@ def block(reports: Mapping[str, Any]) -> Iterator[str]:
             yield f"**Table 4, judge '{line(judge)}'.** Average over the three baselines."
             yield ""
             yield from table_4(tables["table_4"])
-        yield from table_3(found)
+        for text in table_3(found):
+            yield f"**{text.removeprefix('### ')}.**" if text.startswith("### ") else text
         yield from _identification(found)
 
 

@@ -25,6 +25,7 @@ from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import Scorer, TextJudge
 from mpd_core.evaluation.people import ALL, meetings_of
 from mpd_core.evaluation.people import agreement as agreement_of
+from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, Run, load_run, replies_of
 from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row
@@ -89,7 +90,7 @@ def _facts(run: Run, folder: Path, replies: Sequence[Row]) -> dict[str, Any]:
         "pack": run.pack,
         "content": run.content,
         "hashes": run.hashes,
-        "prompts": run.prompts,
+        "prompts": run.prompts if run.prompts.startswith(HUB) else Path(run.prompts).name,
         "count": run.count,
         "methods": list(run.methods),
         "sampling": run.sampling,

@@ -17,7 +17,7 @@ from mpd_core.models.store import need_space, one_line
 if TYPE_CHECKING:
     from mpd_core.models.gguf_file import GGUFContents
 
-SAMPLE = " The  cat's 2026 naïve\n\n\t日本 😀 <x>, isn't it? "
+SAMPLE = " The  cat's 2026 naïve\n\n1.\n\n\t日本 😀 <x>, isn't it? "
 """Text of many kinds, to tell tokenizers apart by."""
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mpd_core.errors import ModelSourceError
-from mpd_core.models.gguf_words import end_tokens, lost_words
+from mpd_core.models.gguf_words import end_tokens, lost_words, split_digits
 
 FREQUENCIES = "rope_freqs.weight"
 SYNONYMS = {
@@ -91,11 +91,11 @@ class GGUFContents:
         return end_tokens(self._fields)
 
     def check(self, model: Any, tokenizer: Any, info: Mapping[str, Any]) -> None:
-        """Hold what transformers made against the file; may complete the model's configuration.
+        """Hold what transformers made against the file; may complete what it can.
 
         Args:
             model: whose configuration gets the rotary scaling that the file has.
-            tokenizer: of the same file.
+            tokenizer: of the same file; splits digits afterwards where that is the file's way.
             info: transformers' loading info.
 
         Raises:
@@ -105,6 +105,7 @@ class GGUFContents:
             raise self._refusal(f"lacks the tensor '{key}' of {type(model).__name__}")
         for key, found, wanted in sorted(info["mismatched_keys"]):
             raise self._refusal(f"has '{key}' in the shape {tuple(found)}, not {tuple(wanted)}")
+        split_digits(self._fields, tokenizer)
         for key in lost_words(self._fields, tokenizer):
             raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")
         self._carry_rope(model)

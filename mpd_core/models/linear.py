@@ -29,7 +29,7 @@ COLUMN_BLOCK = 32
 """Outputs that the kernel of fp16 products computes together; fewer are summed another way."""
 
 
-class Fp16Linear(nn.Module):
+class PackedLinear(nn.Module):
     """fp16 weights in the layout of the CPU's matrix kernel, fp32 activations and sums.
 
     Half the bytes of fp32 a step. Each row's result is the same to the bit whatever other rows are
@@ -74,7 +74,7 @@ def _fp16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
 class Bf16Linear(nn.Module):
     """bf16 weights and activations, fp32 sums, for CPUs that multiply bf16 in hardware.
 
-    Twice the rate of ``Fp16Linear`` from about 16 rows on, and as independent of other rows; but
+    Twice the rate of ``PackedLinear`` from about 16 rows on, and as independent of other rows; but
     activations are rounded to 8 bits, which fp16 weights with fp32 activations are not.
     """
 
@@ -120,8 +120,8 @@ def _check_range(weight: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-PACKED: dict[torch.dtype, type[Fp16Linear] | type[Bf16Linear]] = {
-    torch.float16: Fp16Linear,
+PACKED: dict[torch.dtype, type[PackedLinear] | type[Bf16Linear]] = {
+    torch.float16: PackedLinear,
     torch.bfloat16: Bf16Linear,
 }
 """What computes fp32 to fp32 with weights of fewer bits, by the type of the weights."""

@@ -44,7 +44,7 @@ class Competitor(Protocol):
     def close(self) -> None: ...
 
 
-class Here:
+class InProcess:
     """A competitor in this process: for tests, where only results matter."""
 
     def __init__(self, spec: Spec) -> None:
@@ -57,7 +57,7 @@ class Here:
         self._side.close()
 
 
-class Apart:
+class OwnProcess:
     """A competitor in a new process."""
 
     def __init__(self, spec: Spec) -> None:
@@ -96,7 +96,7 @@ class Apart:
         return value
 
 
-class Field:
+class PeerPool:
     """Opens competitors when they are first called, and closes them when they are done with."""
 
     def __init__(self, specs: Callable[[str, bool], Spec], *, apart: bool = True) -> None:
@@ -107,7 +107,7 @@ class Field:
             apart: each in its own process; otherwise in this one.
         """
         self._specs = specs
-        self._open: Callable[[Spec], Competitor] = Apart if apart else Here
+        self._open: Callable[[Spec], Competitor] = OwnProcess if apart else InProcess
         self._competitors: dict[tuple[str, bool], Competitor] = {}
 
     def get(self, kind: str, *, fp32: bool = False) -> Competitor:

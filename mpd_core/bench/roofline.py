@@ -40,7 +40,7 @@ class StepCost:
     operations: float
     """Floating point, a multiplication and an addition being two."""
 
-    def floor(self, bandwidth: float, rate: float) -> tuple[float, str]:
+    def roofline(self, bandwidth: float, rate: float) -> tuple[float, str]:
         """Milliseconds that it takes at least, and which of the two binds.
 
         Args:

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mpd_core.bench.field import Competitor, Field, take_turns
 from mpd_core.bench.material import PROMPTS, Shapes
 from mpd_core.bench.options import BenchError, BenchOptions
-from mpd_core.bench.values import Ask, Heard, Run, Said, Spread
+from mpd_core.bench.peer_pool import Competitor, PeerPool, take_turns
+from mpd_core.bench.values import Ask, Replayed, Run, Said, Spread
 from mpd_core.packs import Pack
 
 CHECK_TOKENS = 8
@@ -38,14 +38,14 @@ class Check:
 
 
 @dataclass
-class Setting:
+class BenchContext:
     """One run of the bench."""
 
     options: BenchOptions
     pack: Pack
     """The bench's own."""
     shapes: Shapes
-    field: Field
+    field: PeerPool
     info: Mapping[str, Any]
     """The engine's own description."""
     tell: Callable[[str], None]
@@ -114,7 +114,7 @@ class Setting:
         tokens = min(CHECK_TOKENS, self.options.tokens)
         said: Said = self.get("engine").call("said", ask, tokens)
         heading = (scheme, ask) if scheme else (ask,)
-        heard: Heard = peer.call("hear", *heading, said.tokens, said.candidates)
+        heard: Replayed = peer.call("replay", *heading, said.tokens, said.candidates)
         check = compare(label, said, heard, self._tolerance(rounded))
         self.checks.append(check)
         if not check.max_log_prob_difference <= check.tolerance:
@@ -144,7 +144,7 @@ class Setting:
         return ROUNDED if rounded and self.precision.startswith("fp16") else EXACT
 
 
-def compare(label: str, said: Said, heard: Heard, tolerance: float) -> Check:
+def compare(label: str, said: Said, heard: Replayed, tolerance: float) -> Check:
     """Largest difference of a log-probability, or of an entropy, over all steps."""
     pairs = [
         (ours, theirs)
