@@ -256,6 +256,7 @@ class Turn {
     if (!this.version || this.trail[this.spot] === this.version) return;
     this.trail = [...this.trail.slice(0, this.spot + 1), this.version];
     this.spot = this.trail.length - 1;
+    this.arrange();
   }
 
   /** What undo (-1) or redo (1) leads to, or undefined. */

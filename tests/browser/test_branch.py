@@ -13,7 +13,7 @@ from mpd_core.request import Branch
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
 from tests.browser.test_inspect import force
-from tests.browser.test_keep import download, replay
+from tests.browser.test_keep import replay, text_of
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -127,7 +127,7 @@ def test_a_branch_that_is_refused_leaves_the_original(
 def test_a_branch_is_exported_as_a_whole_and_comes_back(visitor: Visitor) -> None:
     pinned(visitor, "hostile reply")
     made = press(visitor, "… and all that follow")
-    text = download(visitor, "JSON")
+    text = text_of(visitor, "JSON")
     trace = trace_from_dict(json.loads(text))
     assert HOSTILE in trace.text
     assert [s.index for s in trace.steps] == list(range(len(trace.steps)))

@@ -16,7 +16,7 @@ from mpd_core.analysis import analyse, trace_from_dict
 from mpd_core.ui.standalone import report_page
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import HOSTILE, ScriptedEngine
-from tests.browser.test_keep import a_trace, replay
+from tests.browser.test_keep import a_trace, download, replay
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -24,12 +24,7 @@ Visit = Callable[..., Visitor]
 
 def saved(visitor: Visitor, kind: str, file: Path) -> Path:
     """Save the newest visible reply as a kind of file."""
-    keep = visitor.page.locator(".mpd-version:visible .mpd-keep").last
-    if not keep.evaluate("node => node.open"):
-        keep.locator("summary").click()
-    with visitor.page.expect_download() as kept:
-        keep.get_by_role("button", name=kind, exact=True).click()
-    kept.value.save_as(file)
+    file.write_bytes(download(visitor, kind))
     return file
 
 

@@ -21,10 +21,18 @@ pytestmark = MARKS
 Visit = Callable[..., Visitor]
 
 
-def download(visitor: Visitor, button: str) -> str:
+def download(visitor: Visitor, kind: str) -> bytes:
+    """Save the newest visible reply as a kind of file; its content."""
+    keep = visitor.page.locator(".mpd-version:visible .mpd-keep").last
+    if not keep.evaluate("node => node.open"):
+        keep.locator("summary").click()
     with visitor.page.expect_download() as kept:
-        visitor.page.locator(f'.mpd-version:visible button:has-text("{button}")').last.click()
-    return Path(kept.value.path()).read_bytes().decode("utf-8")
+        keep.get_by_role("button", name=kind, exact=True).click()
+    return Path(kept.value.path()).read_bytes()
+
+
+def text_of(visitor: Visitor, kind: str) -> str:
+    return download(visitor, kind).decode("utf-8")
 
 
 def replay(visitor: Visitor, text: str | bytes, name: str = "trace.json") -> None:
@@ -65,7 +73,7 @@ def test_json_is_a_whole_trace_that_the_program_reads(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:
     visitor.run("Explain photosynthesis.")
-    trace = trace_from_dict(json.loads(download(visitor, "JSON")))
+    trace = trace_from_dict(json.loads(text_of(visitor, "JSON")))
     made = engine.streams[-1].trace()
     assert (trace.text, trace.method, trace.preference) == (SPEECH, made.method, made.preference)
     assert trace.settings == made.settings
@@ -81,7 +89,7 @@ def test_json_is_a_whole_trace_that_the_program_reads(
 
 def test_csv_has_one_row_a_step_and_no_formulas(visitor: Visitor, engine: ScriptedEngine) -> None:
     visitor.run('echo =1+1 "quoted", @x')
-    rows = list(csv.DictReader(io.StringIO(download(visitor, "CSV"))))
+    rows = list(csv.DictReader(io.StringIO(text_of(visitor, "CSV"))))
     steps = engine.streams[-1].steps
     assert len(rows) == len(steps)
     assert [json.loads(row["text_json"]) for row in rows] == [step.text for step in steps]
@@ -97,7 +105,7 @@ def test_an_exported_reply_comes_back_the_same_without_the_engine(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:
     first = visitor.run("hostile reply")
-    exported = download(visitor, "JSON")
+    exported = text_of(visitor, "JSON")
     visitor.page.click("#new")
     visitor.page.wait_for_selector('#view [data-run=""]')
     asked = len(engine.streams)
@@ -107,7 +115,7 @@ def test_an_exported_reply_comes_back_the_same_without_the_engine(
     assert "from a file" in visitor.page.locator(".mpd-made").inner_text()
     assert HOSTILE in visitor.text(again)
     visitor.pin(again, 3)
-    assert json.loads(download(visitor, "JSON")) == json.loads(exported)
+    assert json.loads(text_of(visitor, "JSON")) == json.loads(exported)
     assert visitor.page.evaluate("window.pwned") is None
     assert visitor.page.locator("#view img, #view script, #view a").count() == 0
 
