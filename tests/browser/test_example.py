@@ -60,7 +60,7 @@ def test_the_example_gives_way_and_is_no_part_of_the_conversation(
     assert visitor.page.locator(".mpd-turn").count() == 1
     visitor.page.click("#new")
     visitor.page.wait_for_selector(".mpd-turn", state="detached")
-    assert visitor.page.locator(".mpd-steps").is_visible()
+    visitor.page.locator(".mpd-steps").wait_for()
 
 
 def test_what_moves_is_still_for_who_asked_for_that(visit: Visit) -> None:
