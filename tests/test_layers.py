@@ -12,7 +12,7 @@ LAYERS = """
     request trace
     method
     packs
-    prompts sampling charts console options
+    prompts sampling charts console options analysis
     models
     remote
     engine.plan
@@ -28,7 +28,6 @@ LAYERS = """
     training.estimate
     training.stages
     evaluation bench
-    analysis
     ui
     cli
     __main__

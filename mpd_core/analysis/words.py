@@ -24,6 +24,7 @@ _ENGLISH = """
     and but or nor so yet if because although though while whereas unless than whether when
     whenever where wherever how why then there here
     not n't very too also just only even still again ever never
+    further once
     i'm i've i'd i'll you're you've you'd you'll he's he'd he'll she's she'd she'll it's it'd it'll
     we're we've we'd we'll they're they've they'd they'll that's there's here's what's who's let's
     isn't aren't wasn't weren't don't doesn't didn't haven't hasn't hadn't can't cannot couldn't

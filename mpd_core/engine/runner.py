@@ -200,8 +200,10 @@ class Runner:
         like = sequences[0].request
         plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
         anchors = torch.stack(plain) if plain else None
-        indices = [len(s.prefix) + len(s.tokens) for s in sequences]
-        strength = strength_of(like, torch.tensor(indices, device=said.device))
+        strength: float | Tensor = like.strength
+        if anchors is not None:  # only the space ``strength`` has any
+            indices = [len(s.prefix) + len(s.tokens) for s in sequences]
+            strength = strength_of(like, torch.tensor(indices, device=said.device))
         merged = merge(like.space, said, weights, anchors, strength, like.plausibility)
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}

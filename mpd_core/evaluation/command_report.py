@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -27,9 +27,6 @@ from mpd_core.options import (
     quantize_of,
 )
 from mpd_core.packs import load_pack
-
-if TYPE_CHECKING:
-    pass
 
 
 def report(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
+from mpd_core.analysis import words
 from mpd_core.evaluation.store import Row
-from mpd_core.evaluation.wordlists import FUNCTION
 
 PARTS = ("first third", "second third", "last third")
 KINDS = ("function words", "content words", "other")
-WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def weights_by(replies: Iterable[Row]) -> dict[str, Any]:
@@ -57,20 +55,6 @@ def positions(row: Row) -> list[str]:
 def kinds(pieces: Sequence[str]) -> list[str]:
     """Of each token: is the word that it is part of a function word, a content word, or neither?
 
-    A piece belongs to the word that it shares most letters with, the first of them on a draw.
+    As ``python -m mpd_core trace`` has it, whose punctuation is ``other`` here.
     """
-    text = "".join(pieces)
-    words = [(m.start(), m.end(), m.group().lower() in FUNCTION) for m in WORD.finditer(text)]
-    labels, start, index = [], 0, 0
-    for piece in pieces:
-        end = start + len(piece)
-        while index < len(words) and words[index][1] <= start:
-            index += 1
-        shared: list[tuple[int, str]] = [(0, KINDS[2])]
-        for begin, stop, function in words[index:]:
-            if begin >= end:
-                break
-            shared.append((min(end, stop) - max(start, begin), KINDS[0 if function else 1]))
-        labels.append(max(shared, key=lambda item: item[0])[1])
-        start = end
-    return labels
+    return [f"{kind}s" if kind.endswith("word") else KINDS[2] for kind in words.kinds(pieces)]

@@ -59,18 +59,3 @@ YOU = _words("you you'd you'll you're you've your yours yourself")
 
 WE = _words("let's our ours us we we'll we're we've")
 """The writer and the reader."""
-
-FUNCTION = _words(
-    "a about above after again against all although am an and any are aren't around as at be "
-    "because been before being below between both but by can can't cannot could couldn't did "
-    "didn't do does doesn't doing don't down during each either few for from further had hadn't "
-    "has hasn't have haven't having he he's her here hers herself him himself his how i i'd i'll "
-    "i'm i've if in into is isn't it it's its itself just let's may me might more most must my "
-    "myself neither no nor not of off on once one only or other our ours ourselves out over own "
-    "same shall she she's should shouldn't since so some such than that that's the their theirs "
-    "them themselves then there there's these they they'll they're they've this those through to "
-    "too under until up upon us very was wasn't we we'll we're we've were weren't what when where "
-    "whether which while who whom whose why will with within without won't would wouldn't you "
-    "you'd you'll you're you've your yours yourself"
-)
-"""Words of grammar rather than of content."""

@@ -135,6 +135,21 @@ MATHS = """([file, top, weights, space, strength, k]) => {
 }"""
 
 
+def test_what_if_knows_how_strength_fades(visitor: Visitor) -> None:
+    """7 (0.4 + 0.6 e^(-i/25)), as the engine has it; files from before it faded keep all of it."""
+    from mpd_core.ui import assets
+
+    code = """([file, settings, at]) => {
+      const Version = new Function(file + '; return Version;')();
+      return at.map(i => Version.prototype.strengthAt.call({head: {settings}}, i));
+    }"""
+    settings = {"strength": 7.0, "settled": 0.4, "fade": 25.0}
+    found = visitor.page.evaluate(code, [assets.text("turns.js"), settings, [0, 25, 10_000]])
+    assert found == pytest.approx([7.0, 7 * (0.4 + 0.6 / math.e), 2.8])
+    old = visitor.page.evaluate(code, [assets.text("turns.js"), {"strength": 5.0}, [0, 80]])
+    assert old == [5.0, 5.0]
+
+
 @pytest.mark.parametrize("space", ["probability", "logit", "strength"])
 def test_bounds_hold_whatever_lies_outside_the_record(visitor: Visitor, space: str) -> None:
     """Against whole distributions, of which the page sees the recorded part."""
