@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from enum import Enum
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,7 +17,7 @@ from mpd_core.cli.train import train
 from mpd_core.engine.plan import plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
-from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
+from mpd_core.options import DeviceOption, PackOption, QuantizeOption
 from mpd_core.packs import Pack, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Space
 from mpd_core.trace import Trace
@@ -32,8 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="MPD Studio: experts weighed anew at every token.",
 )
-
-_SpaceChoice = Enum("_SpaceChoice", {s: s for s in get_args(Space)}, type=str)  # type: ignore[misc]
 
 METHODS = (
     "mpd, uniform, top-1, soup, prompting, vanilla, static, static:0.5,0.3,0.2 or expert:NAME."
@@ -77,7 +74,7 @@ def generate(
         str | None, typer.Option(help="One letter a dimension, e.g. AAB; - leaves one out.")
     ] = None,
     method: Annotated[str, typer.Option(help=METHODS)] = "mpd",
-    space: Annotated[_SpaceChoice | None, typer.Option(help="Where experts are merged.")] = None,
+    space: Annotated[Space | None, typer.Option(help="Where experts are merged.")] = None,
     strength: Annotated[
         float | None, typer.Option(help="How far experts move the text, in the space strength.")
     ] = None,
@@ -111,7 +108,7 @@ def generate(
         console.typed(prompt),
         chosen.code,
         method,
-        space=space.value if space else None,
+        space=space,
         strength=strength,
         settled=settled,
         fade=fade,
@@ -141,7 +138,7 @@ def serve(
     from mpd_core.ui.opening import Opening
     from mpd_core.ui.server import serve as serve_page
 
-    loaded, chosen = load_pack(pack), quantize_of(quantize)
+    loaded, chosen = load_pack(pack), quantize
     opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
     with contextlib.closing(opening), contextlib.suppress(KeyboardInterrupt):
         serve_page(opening, host=host, port=port)
@@ -196,7 +193,7 @@ def soak(
 def _run(
     pack: Pack,
     request: GenerationRequest,
-    quantize: QuantizeChoice | None,
+    quantize: Quantize | None,
     device: str | None,
     *,
     show: bool,
@@ -212,8 +209,8 @@ def _run(
         engine.close()
 
 
-def _open(pack: Pack, quantize: QuantizeChoice | None, device: str | None) -> Engine:
-    return _engine(pack, quantize_of(quantize), device, _tell)
+def _open(pack: Pack, quantize: Quantize | None, device: str | None) -> Engine:
+    return _engine(pack, quantize, device, _tell)
 
 
 def _engine(
