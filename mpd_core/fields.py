@@ -24,10 +24,14 @@ class Number:
     help: str
     above: bool
     """Whether ``low`` itself is out of bounds."""
+    label: str
+    """On the page."""
+    usual: tuple[float, float, float] | None
+    """Least, most and step of its slider there; None: it is typed."""
 
     @property
-    def kind(self) -> type[int] | type[float]:
-        return type(self.default)
+    def whole(self) -> bool:
+        return isinstance(self.default, int)
 
     def check(self, value: object) -> None:
         """Refuse what is no such number.
@@ -35,20 +39,28 @@ class Number:
         Raises:
             RequestError: it is of another type, or out of bounds.
         """
-        known: Any = self.kind if self.kind is int else (int, float)
-        number = isinstance(value, known) and not isinstance(value, bool)
-        fits = number and self.low <= value <= self.high  # type: ignore[operator]
+        number = isinstance(value, int if self.whole else (int, float))
+        fits = number and not isinstance(value, bool) and self.low <= value <= self.high  # type: ignore[operator]
         if not fits or (self.above and value == self.low):
-            kind = "a whole number" if self.kind is int else "a number"
-            edge = f"above {self.low:g} and at most" if self.above else f"from {self.low} to"
-            raise RequestError(f"{self.name} is {value!r:.60}: give {kind} {edge} {self.high}.")
+            kind = "a whole number" if self.whole else "a number"
+            low, high = (f"{n:g}" if isinstance(n, float) else n for n in (self.low, self.high))
+            edge = f"above {low} and at most" if self.above else f"from {low} to"
+            raise RequestError(f"{self.name} is {value!r:.60}: give {kind} {edge} {high}.")
 
 
-def number(default: float, low: float, high: float, meaning: str, *, above: bool = False) -> Any:
+def number(
+    default: float,
+    low: float,
+    high: float,
+    meaning: str,
+    *,
+    above: bool = False,
+    label: str = "",
+    usual: tuple[float, float, float] | None = None,
+) -> Any:
     """A dataclass field that is a number; see ``Number``."""
-    return field(
-        default=default, metadata={"low": low, "high": high, "help": meaning, "above": above}
-    )
+    declared = {"low": low, "high": high, "help": meaning, "above": above}
+    return field(default=default, metadata={**declared, "label": label, "usual": usual})
 
 
 @cache

@@ -53,7 +53,7 @@ def with_numbers(*owners: type, pack_decides: bool = False) -> Callable[[_Comman
 
 
 def _option(number: Number, pack_decides: bool) -> inspect.Parameter:
-    kind, shown = number.kind, typer.Option(help=number.help)
+    kind, shown = int if number.whole else float, typer.Option(help=number.help)
     return inspect.Parameter(
         number.name,
         inspect.Parameter.POSITIONAL_OR_KEYWORD,
