@@ -97,11 +97,18 @@ def _train(
     )
     save_adapter(model, folder / ADAPTER)
     weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    setup.record(folder, "expert", name=name, answers=list(answers), weights_sha256=weights)
+    setup.record(
+        folder,
+        "expert",
+        name=name,
+        answers=list(answers),
+        taught_sha256=setup.taught.sha256,
+        weights_sha256=weights,
+    )
 
 
 def _rows(setup: TrainingContext, split: Split, answers: Iterable[str]) -> list[Styled]:
-    rows = [row for row in setup.styles.split(split) if row.texts(answers)]
+    rows = [row for row in setup.taught.split(split) if row.texts(answers)]
     if not rows and split == "train":
         raise PackError(f"data.file: no row has an answer named {' or '.join(answers)}.")
     return rows
