@@ -42,6 +42,8 @@ def anchor_folder(setup: TrainingContext) -> Path:
 def experts_key(setup: TrainingContext) -> str:
     """A short name for the experts as they are now: what is made with others must not be mixed."""
     known = {name: sha for name, sha in setup.pack.hashes.items() if name == "base"}
+    if prior := setup.pack.spec.experts.prior:
+        known["prior"] = str(prior)
     folders = {pole.name: expert_folder(setup, pole) for pole in setup.pack.space.poles}
     for name, folder in {**folders, ANCHOR: anchor_folder(setup)}.items():
         file = folder / WEIGHTS_FILE

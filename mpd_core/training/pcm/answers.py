@@ -60,8 +60,13 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
         )
     space = setup.pack.spec.decode.space
     first = anchor_names(setup) if space == "strength" else ()
+    prior = setup.pack.spec.experts.prior
     reader = TeacherForcing(
-        setup, _adapters(setup), texts=TEXTS, length=setup.recipe.data.max_tokens
+        setup,
+        _adapters(setup),
+        texts=TEXTS,
+        length=setup.recipe.data.max_tokens,
+        mixes={PLAIN: ((ANCHOR, prior),)} if prior else {},
     )
     replies: dict[int, Reply] = {}
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
@@ -80,7 +85,8 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
 def anchor_names(setup: TrainingContext) -> tuple[str, ...]:
     """Rows of the space ``strength`` that are no experts."""
     trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
-    return (PLAIN, ANCHOR) if trained else (PLAIN,)
+    both = trained and setup.pack.spec.experts.prior < 1.0
+    return (PLAIN, ANCHOR) if both else (PLAIN,)
 
 
 def _adapters(setup: TrainingContext) -> list[LoraAdapter]:
