@@ -40,7 +40,8 @@ class TrainingContext:
     recipe: Recipe
     styles: Styles
     taught: Styles
-    """What experts learn from: ``styles``, where the recipe names nothing else."""
+    """What experts and the PCM's supervised start learn from: ``styles``, where the recipe names
+    nothing else."""
     out: Path
     base: Path
     tokenizer: Any

@@ -101,7 +101,7 @@ def pcm(setup: TrainingContext) -> Iterator[Work]:
     generated = replies * spec.rollouts.max_new_tokens
     steps = spec.iterations * spec.passes * -(-groups // spec.batch)
     if spec.answers:
-        rows = setup.styles.split("train")
+        rows = setup.taught.split("train")
         codes = {preference.code for preference in setup.pack.space}
         texts = [
             setup.prompt(r.prompt) + a for r in rows for n, a in r.answers.items() if n in codes

@@ -43,9 +43,10 @@ def written(setup: TrainingContext, split: Split, prompts: int | None = None) ->
     Raises:
         PackError: no such answers, or experts that are not adapters.
     """
-    rows = setup.styles.split(split)[:prompts]
+    rows = setup.taught.split(split)[:prompts]
     space = setup.pack.spec.decode.space
-    file = setup.out / "answers" / f"{experts_key(setup)}-{space}-{split}-{len(rows)}.jsonl"
+    made_of = f"{experts_key(setup)}-{setup.taught.sha256[:12]}"
+    file = setup.out / "answers" / f"{made_of}-{space}-{split}-{len(rows)}.jsonl"
     if not file.is_file():
         rollouts.save(file, run_in_fresh_thread(_read, setup, split, rows))
     return rollouts.load(file)
