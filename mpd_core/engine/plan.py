@@ -143,16 +143,16 @@ def _pcm(pack: Pack, instructions: tuple[str, ...]) -> ExpertCall:
 
 
 def _anchors(pack: Pack, method: str) -> tuple[ExpertCall, ...]:
-    """The bare base, which reads what the user wrote, and the pack's anchor.
+    """z_0, which reads what the user wrote, and, where it is another, the pack's anchor.
 
     Prompting is a shift of the base itself.
     """
-    trained = pack.spec.experts.anchor is not None and method != "prompting"
-    return (
-        (ExpertCall(PLAIN), ExpertCall(ANCHOR, adapters=((ANCHOR, 1.0),)))
-        if trained
-        else (ExpertCall(PLAIN),)
-    )
+    experts = pack.spec.experts
+    if experts.anchor is None or method == "prompting":
+        return (ExpertCall(PLAIN),)
+    begin = ExpertCall(PLAIN, adapters=((ANCHOR, experts.prior),) if experts.prior else ())
+    same = experts.prior == 1.0
+    return (begin,) if same else (begin, ExpertCall(ANCHOR, adapters=((ANCHOR, 1.0),)))
 
 
 def has_soup(pack: Pack) -> bool:

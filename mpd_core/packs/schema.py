@@ -124,6 +124,9 @@ class ExpertsSpec(Table):
     anchor: AdapterSpec | None = None
     """LoRA on the base that answers in every pole's style alike and that experts went on from: what
     their shifts are measured from in the space ``strength``. Absent: the bare base."""
+    prior: float = Field(0.0, ge=0.0, le=1.0)
+    """How much of the anchor is in z_0, what shifts move: 0 is the bare base, 1 the anchor itself,
+    which then counts as both; between them its adapter is scaled."""
     soup: Literal["product", "factors"] = "product"
     """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
@@ -262,6 +265,8 @@ class PackSpec(Table):
     @model_validator(mode="after")
     def _experts_are_poles(self) -> PackSpec:
         poles = {pole.name for dimension in self.dimensions for pole in dimension.poles}
+        if self.experts.prior and self.experts.anchor is None:
+            raise ValueError("experts.prior: without [experts.anchor] there is nothing to begin at")
         kind_of: dict[str, str] = {}
         for kind in ("adapters", "checkpoints", "remotes"):
             for name in getattr(self.experts, kind):
