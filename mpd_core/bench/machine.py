@@ -72,7 +72,7 @@ class MachineSide:
         its kernel. What it reads from memory is counted by ``bandwidth``, so here it reads none.
         """
         width = self._shapes.hidden
-        height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
+        height = min(2 * max(out for _, out in self._shapes.linears.values()), MOST_COLUMNS)
         dense = nn.Linear(width, height, bias=False)
         dtype, packed = self._format.dtype, self._format.packed
         linear = PACKED[packed](dense.weight, None) if packed else dense
