@@ -107,7 +107,7 @@ class GenerationRequest:
     strength: float = number(
         1.0, 0.0, 10.0, "B of the space strength: how far experts move the text."
     )
-    """Of the base; see ``method.merging``."""
+    """Of the base's text; see ``method.merging``."""
     settled: float = number(
         1.0, 0.0, 1.0, "Share of it that is left in the long run.", title="Strength that stays"
     )
@@ -116,10 +116,7 @@ class GenerationRequest:
     )
     """After so many, 1 - 1/e of what is to go has gone."""
     plausibility: float = number(
-        0.0,
-        0.0,
-        1.0,
-        "Floor of that space: share of an expert's likeliest token's probability.",
+        0.0, 0.0, 1.0, "Floor of that space: share of an expert's likeliest token's probability."
     )
     """A token stays possible if some expert, or the base, gives it at least this share of the
     probability of its own likeliest token; 0 keeps every token."""
