@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from mpd_core.bench.material import shapes_of
-from mpd_core.bench.schemes import Loader
+from mpd_core.bench.schemes import Peer
 from mpd_core.bench.values import Spec
 from mpd_core.models.linear import PACKED
 
@@ -32,13 +32,9 @@ class MachineSide:
     """Probes of one machine, run as a competitor so that they too have the cores to themselves."""
 
     def __init__(self, spec: Spec) -> None:
-        loader = Loader(spec)
-        self._format = loader.format
-        self._shapes = shapes_of(loader.base, loader.pack)
-        self._rates: dict[int, float] = {}
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        peer = Peer(spec)
+        self._format = peer.format
+        self._shapes = shapes_of(peer.base, peer.pack)
 
     def facts(self) -> dict[str, Any]:
         """Names and versions, for whoever reads the figures."""
@@ -75,16 +71,14 @@ class MachineSide:
         The matrix has the width of the base's widest product, fused as the engine fuses it, and
         its kernel. What it reads from memory is counted by ``bandwidth``, so here it reads none.
         """
-        if rows not in self._rates:
-            width = self._shapes.hidden
-            height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
-            dense, dtype = nn.Linear(width, height, bias=False), self._format.dtype
-            packed = self._format.packed
-            linear = PACKED[packed](dense.weight, None) if packed else dense
-            linear = linear.to(self._format.device, dtype)
-            x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
-            self._rates[rows] = 2 * rows * width * height / self._best(lambda: linear(x))
-        return self._rates[rows]
+        width = self._shapes.hidden
+        height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
+        dense = nn.Linear(width, height, bias=False)
+        dtype, packed = self._format.dtype, self._format.packed
+        linear = PACKED[packed](dense.weight, None) if packed else dense
+        linear = linear.to(self._format.device, dtype)
+        x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
+        return 2 * rows * width * height / self._best(lambda: linear(x))
 
     def _best(self, action: Callable[[], Any], calls: int | None = None) -> float:
         """Seconds of the fastest trial, per call: a floor must not be flattered by noise."""

@@ -17,6 +17,17 @@ from mpd_core.request import Space
 ONE_EXPERT, TOP = "expert:", "top-1"
 BASE, PCM, TRUNK = "base", "pcm", "trunk"
 PLAIN, ANCHOR = "plain", "anchor"
+METHODS = {
+    "mpd": "MPD: weights anew at every token",
+    "uniform": "MPD uniform: equal weights",
+    TOP: "MPD top-1: only the expert with the largest weight",
+    STATIC: "MPD static: the pack's best constant weights",
+    "soup": "Personalized soup: adapters averaged",
+    "prompting": "Preference prompting: the base, all instructions",
+    "vanilla": "Vanilla prompting: the base alone",
+}
+"""All but the single experts, with what people call them."""
+METHOD_HELP = f"{', '.join(METHODS)}, static:0.5,0.3,0.2 or expert:NAME."
 
 
 @dataclass(frozen=True)
@@ -62,11 +73,9 @@ def method_names(pack: Pack) -> tuple[str, ...]:
     Beside these, ``static:0.5,0.3,0.2`` merges with any constant weights. ``top-1`` needs a trained
     PCM: an untrained one weighs all alike, and none of them is the first.
     """
+    lacking = {STATIC: not pack.spec.static, "soup": not has_soup(pack), TOP: not pack.trained}
     singles = (f"{ONE_EXPERT}{pole.name}" for pole in pack.space.poles)
-    static = (STATIC,) if pack.spec.static else ()
-    soup = ("soup",) if has_soup(pack) else ()
-    top = (TOP,) if pack.trained else ()
-    return ("mpd", "uniform", *top, *static, *soup, "prompting", "vanilla", *singles)
+    return (*(name for name in METHODS if not lacking.get(name)), *singles)
 
 
 def plan_request(
