@@ -17,11 +17,7 @@ function showLook() {
   for (const button of root.querySelectorAll('.mpd-views button')) button.setAttribute('aria-pressed', String(button.dataset.view === state.look.view));
 }
 
-$('.mpd-mode').append(...Object.entries(COLOURINGS).map(([name, way]) => {
-  const option = make('option', '', way.label);
-  option.value = name;
-  return option;
-}));
+$('.mpd-mode').append(...Object.entries(COLOURINGS).map(([name, {label}]) => choiceOf(name, label)));
 $('.mpd-mode').addEventListener('change', e => relook({mode: e.target.value}));
 $('.mpd-unit').addEventListener('change', e => relook({unit: e.target.value}));
 for (const button of root.querySelectorAll('.mpd-views button')) button.addEventListener('click', () => relook({view: button.dataset.view}));

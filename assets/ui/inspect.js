@@ -24,9 +24,14 @@ function fact(label, value) {
   return pair;
 }
 
-function meter(expert, value) {
+/** A bar; `mean` marks where it stands on average over the reply. */
+function meter(expert, value, mean = null) {
   const bar = make('span', 'mpd-bar');
   bar.style.setProperty('--share', value ?? 0);
+  if (mean !== null) {
+    bar.style.setProperty('--mean', mean);
+    bar.title = `${percent(mean)} on average over the reply`;
+  }
   const row = make('div', 'mpd-row'), name = make('span', 'mpd-name');
   row.dataset.slot = expert.slot;
   name.append(glyphOf(expert), expert.name);
@@ -115,7 +120,7 @@ class Inspector {
     const rows = make('div', 'mpd-rows mpd-detail-rows'), title = make('h3');
     title.append(term('weight', 'Weights'));
     data.experts.forEach((e, k) => {
-      const row = meter(e, data.weight[i][k]), notes = make('span', 'mpd-row-notes');
+      const mean = still(data) ? null : data.total[k] / data.text.length, row = meter(e, data.weight[i][k], mean), notes = make('span', 'mpd-row-notes');
       const likeliest = data.top[i].reduce((best, c) => (best === null || c.chance[k] > best.chance[k] ? c : best), null);
       const note = (key, label, value) => {
         const part = make('span');
@@ -148,7 +153,8 @@ class Inspector {
       cell.append(...(column.expert ? [glyphOf(column.expert)] : []), make('span', '', column.name));
       return cell;
     }));
-    const ranked = columns.map(column => [...tokens].sort((a, b) => column.value(b) - column.value(a)).slice(0, k));
+    // What decoding had taken out (p = 0) is nobody's proposal.
+    const ranked = columns.map(column => tokens.filter(t => column.value(t) > 0).sort((a, b) => column.value(b) - column.value(a)).slice(0, k));
     for (let r = 0; r < Math.max(...ranked.map(list => list.length)); r++) {
       const row = make('tr');
       row.append(...columns.map((column, n) => candidateCell(ranked[n][r], column.value, data.id[i], go)));

@@ -63,9 +63,8 @@ function mark() {
 }
 
 function paintScale() {
-  const way = COLOURINGS[state.look.mode], box = $('.mpd-scale'), most = state.version && way.most?.(state.version.data);
-  box.hidden = !way.scale || !most;
-  if (!box.hidden) box.textContent = `${way.scale}: bar from 0 to ${most.toFixed(2)}${way.unit}`;
+  const data = state.version?.data, words = data?.text.length ? legendOf(data, state.look.mode) : '';
+  if ($('.mpd-scale').textContent !== words) $('.mpd-scale').textContent = words;
 }
 
 function shownToken() {

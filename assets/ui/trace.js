@@ -17,7 +17,7 @@ const ANCHORS = ['plain', 'anchor'];
 
 function emptyData(pack, names) {
   return {
-    experts: names.map((name, k) => lookOf(pack, name, k)), total: names.map(() => 0),
+    experts: names.map((name, k) => lookOf(pack, name, k)), total: names.map(() => 0), squares: names.map(() => 0),
     text: [], id: [], weight: [], chance: [], logprob: [], responsibility: [], probability: [], entropy: [],
     disagreement: [], divergence: [], top: [], missing: [], anchors: 0, listed: 0, most: {entropy: 0, disagreement: 0, divergence: 0},
   };
@@ -41,7 +41,7 @@ function addRow(data, [text, id, weights, probability, logprobs, entropy, disagr
   data.missing.push(missing ?? {});
   // The union of the top k of 1 + experts lists: so many of each are recorded at least.
   data.listed = Math.max(data.listed, Math.ceil(top.length / (1 + count)));
-  weights.forEach((w, k) => { data.total[k] += w; });
+  weights.forEach((w, k) => { data.total[k] += w; data.squares[k] += w * w; });
   for (const name of Object.keys(data.most)) data.most[name] = Math.max(data.most[name], data[name].at(-1) ?? 0);
 }
 
