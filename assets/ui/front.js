@@ -23,6 +23,10 @@ $('.mpd-unit').addEventListener('change', e => relook({unit: e.target.value}));
 for (const button of root.querySelectorAll('.mpd-views button')) button.addEventListener('click', () => relook({view: button.dataset.view}));
 $('.mpd-marks').addEventListener('change', e => root.classList.toggle('marks', e.target.checked));
 $('.mpd-stop').addEventListener('click', () => document.querySelector('#stop').click());
+$('.mpd-next').addEventListener('click', () => {  // on a phone the instruction is screens away
+  window.scrollTo(0, 0);
+  document.querySelector('#prompt textarea').focus({preventScroll: true});
+});
 $('.mpd-explore').addEventListener('click', () => explore($('.mpd-dialog'), props.plotly, state.version.data, map.layer, fileName(state.version, '')));
 new MutationObserver(() => { map.theme(); map.paint(); }).observe(document.body, {attributeFilter: ['class']});
 

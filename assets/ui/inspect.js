@@ -2,6 +2,11 @@
 
 const FINISH = {stop: 'ended by itself', length: 'cut at the limit', cancelled: 'stopped', error: 'failed'};
 
+/** How a reply ended; a file may say anything. */
+function endOf({finish}, unknown) {
+  return Object.hasOwn(FINISH, finish) ? FINISH[finish] : unknown;
+}
+
 function glyphOf(expert) {
   const glyph = make('span', 'mpd-glyph', expert.glyph);
   glyph.dataset.slot = expert.slot;
@@ -71,7 +76,7 @@ class Inspector {
         fact(term('divergence', 'Mean divergence'), nats(mean(data.divergence))),
         fact(term('switches', 'Switches'), `${(100 * switches / count).toFixed(0)} per 100`)] : []),
       fact('Device', head ? `${head.device}, ${head.precision}` : '–'),
-      fact('Reply', version.closed ? FINISH[version.finish] ?? 'cut' : 'being written'));
+      fact('Reply', version.closed ? endOf(version, 'cut') : 'being written'));
     const weights = make('div', 'mpd-rows mpd-means');
     weights.append(...data.experts.map((e, k) => meter(e, data.total[k] / count)));
     const title = make('h3');
@@ -134,7 +139,16 @@ class Inspector {
       row.append(notes);
       rows.append(row);
     });
-    const box = make('section');
+    const box = make('section'), names = data.anchors > 1 ? ['start', 'anchor'] : data.anchors ? ['start'] : [];
+    if (names.length) {
+      const notes = make('span', 'mpd-row-notes mpd-anchors');
+      notes.append(...names.map((name, a) => {
+        const part = make('span');
+        part.append(term(name === 'start' && names.length > 1 ? 'base-start' : name, name), ` finds it ${percent(chanceOf(data.logprob[i][data.experts.length + a]))}`);
+        return part;
+      }));
+      rows.append(notes);
+    }
     box.append(title, rows);
     return box;
   }

@@ -61,6 +61,9 @@ class Version {
     return strength * (settled + (1 - settled) * Math.exp(-i / fade));
   }
 
+  /** Share of the likeliest token's probability below which a token is taken out in that space. */
+  get plausibility() { return (this.head?.settings ?? this.plan.settings).plausibility ?? 0; }
+
   build(form) {
     const {method, seed} = this.plan.settings, uses = method !== 'vanilla' && !method.startsWith('expert:');
     this.node = make('article', 'mpd-version');
