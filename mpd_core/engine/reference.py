@@ -10,6 +10,7 @@ import shutil
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -142,10 +143,19 @@ def _load(pack: Pack, source: Source, format_: WeightFormat, precision: Precisio
     """The engine's weights, in plain fp32 arithmetic."""
     folder = obtain(pack, source)
     loaded = load_model(folder, format_)
-    if format_.packed:
-        written_out = is_llama(loaded.model) and in_blocks(format_, precision, folder).blocks
-        round_to(loaded.model, format_.packed, block_names(folder) if written_out else ())
+    if is_llama(loaded.model) and in_blocks(format_, precision, folder).blocks:
+        loaded = replace(loaded, kept=block_names(folder))
+    _round(loaded, loaded.model)
     return loaded
+
+
+def _round(loaded: LoadedModel, model: Any) -> None:
+    """Linears and embeddings to what they are packed to; blocks are as they are."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = (base.get_submodule(name.removesuffix(".weight")) for name in loaded.kept)
+    if loaded.format.packed:
+        kept = [getattr(module, "base_layer", module).weight for module in modules]
+        round_to(model, loaded.format.packed, kept)
 
 
 def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
@@ -157,9 +167,7 @@ def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
                 model.load_adapter(files, adapter_name=name)
             else:
                 model = PeftModel.from_pretrained(model, files, adapter_name=name)
-    for path, module in model.named_modules():
-        if loaded.format.packed and "lora_" in path:
-            round_to(module, loaded.format.packed)
+    _round(loaded, model)
     return model.eval()
 
 

@@ -66,6 +66,8 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     format: WeightFormat
+    kept: frozenset[str] = frozenset()
+    """Parameters that are computed as they are where others are rounded to be packed."""
 
     @property
     def config(self) -> Any:

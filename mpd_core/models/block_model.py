@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpd_core.errors import PackError
-from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels
+from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, unpack
 from mpd_core.models.files import BLOCKS, weight_files
 from mpd_core.models.llama import is_llama
 from mpd_core.models.numbers import is_finite
@@ -72,13 +72,32 @@ def _place_blocks(folder: Path, model: Any, names: frozenset[str]) -> None:
                 raise PackError(
                     f"base: '{name}' in {folder} holds numbers that are not finite: obtain it again"
                 )
-            panels = Panels.of(file.get_tensor(name + CODES), scales)
+            codes = file.get_tensor(name + CODES)
+            _check_same(folder, name, codes, scales)
+            panels = Panels.of(codes, scales)
             made: nn.Module = BlockEmbedding(panels)
             if found is not embeddings:
                 made = BlockLinear(panels, _bias(folder, path) if found.bias is not None else None)
             elif tied:
                 model.lm_head = BlockLinear(panels)
             setattr(model.get_submodule(parent), child, made)
+
+
+def _check_same(folder: Path, name: str, codes: Tensor, scales: Tensor) -> None:
+    """Weights may have been trained and saved where they lay: then blocks are what they were."""
+    ends = (slice(0, 1), slice(-1, None))
+    for weights in weight_files(folder):
+        with safe_open(folder / weights, "pt") as file:
+            if name in file.keys():  # noqa: SIM118
+                held = file.get_slice(name)
+                count = held.get_shape()[0]
+                rows = [held[:1], held[count - 1 :]]
+                found = [unpack(codes[end], scales[end]) for end in ends]
+                if all(torch.equal(a, b.float()) for a, b in zip(found, rows, strict=True)):
+                    return
+    raise PackError(
+        f"base: {BLOCKS} in {folder} is not of the weights beside it ('{name}'): remove {BLOCKS}."
+    )
 
 
 def _bias(folder: Path, path: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -188,12 +188,12 @@ def _is_dense(linear: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def round_to(model: nn.Module, dtype: torch.dtype, kept: Collection[str] = ()) -> None:
+def round_to(model: nn.Module, dtype: torch.dtype, kept: Iterable[Tensor] = ()) -> None:
     """Round linears and embeddings in place to what a type holds; they stay fp32 tensors.
 
-    What is quantised already stays as it is, and so do parameters of the names ``kept``.
+    What is quantised already stays as it is, and so do weights that are ``kept``.
     """
-    places = {model.get_parameter(name).data_ptr() for name in kept}  # tied ones have two names
+    places = {weight.data_ptr() for weight in kept}  # tied layers have one weight
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.is_floating_point():
             if module.weight.data_ptr() in places:
