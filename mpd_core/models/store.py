@@ -23,10 +23,10 @@ from filelock import FileLock, Timeout
 from mpd_core.errors import ModelSourceError
 
 CACHE_ENV = "MPD_CACHE"
-LAYOUT = 3
+LAYOUT = 4
 """Part of each folder's name: raise it when the conversion changes, and models are redone."""
-MIN_FREE_BYTES = 750_000_000
-"""What the default base needs while it is converted: wheel, GGUF and fp32 safetensors."""
+MIN_FREE_BYTES = 850_000_000
+"""What the default base needs while it is converted: wheel, GGUF, fp32 safetensors, blocks."""
 MANIFEST = "manifest.json"
 
 Progress = Callable[[str], None]
