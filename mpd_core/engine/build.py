@@ -94,11 +94,13 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
         RequestError: a device or a precision that this machine does not have.
         EngineError: a remote expert whose address or key cannot be used.
     """
-    quantize, precision = options.get("quantize"), options.get("precision")
-    device, kept_rows = options.get("device"), options.get("kept_rows", KEPT_ROWS)
+    if unknown := options.keys() - EngineOptions.__annotations__.keys():
+        raise TypeError(f"An engine has no option '{min(unknown)}'.")
+    quantize, device = options.get("quantize"), options.get("device")
+    kept_rows = options.get("kept_rows", KEPT_ROWS)
     progress: Callable[[str], None] = options.get("progress", lambda _: None)
     spec = pack.spec.base
-    precision = precision or spec.precision
+    precision = options.get("precision") or spec.precision
     format_ = weight_format(device, quantize or spec.quantize, precision)
     _remotes(pack, 0, keep=False)  # what can be refused now should not wait for gigabytes
     folder = obtain(pack, spec.source, progress=progress)
