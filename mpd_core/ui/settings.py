@@ -65,14 +65,18 @@ def _control(number: Number, decode: DecodeSpec) -> Any:
 
 def describe(controls: dict[str, Any]) -> list[dict[str, Any]]:
     """What the page's JavaScript must know to read a share link: names, defaults and bounds."""
-    return [
-        {
-            "name": name,
-            "label": control.label,
-            "value": control.value,
-            "low": getattr(control, "minimum", None),
-            "high": getattr(control, "maximum", None),
-            "choices": [value for _, value in getattr(control, "choices", None) or []],
-        }
-        for name, control in controls.items()
-    ]
+    return [_described(name, control, NUMBERS.get(name)) for name, control in controls.items()]
+
+
+def _described(name: str, control: Any, number: Number | None) -> dict[str, Any]:
+    """A slider's own bounds where it has some: its value could stand nowhere else."""
+    low, high = (getattr(control, end, None) for end in ("minimum", "maximum"))
+    return {
+        "name": name,
+        "label": control.label,
+        "value": control.value,
+        "low": number.low if number and low is None else low,
+        "high": number.high if number and high is None else high,
+        "whole": number is not None and number.whole,
+        "choices": [value for _, value in getattr(control, "choices", None) or []],
+    }
