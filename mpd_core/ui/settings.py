@@ -14,7 +14,7 @@ from mpd_core.fields import Number
 from mpd_core.request import NUMBERS, Space
 
 if TYPE_CHECKING:
-    from mpd_core.packs.schema import DecodeSpec
+    from mpd_core.packs.schema import DecodeSpec, ExpertsSpec
     from mpd_core.ui.opening import Host
 
 
@@ -42,12 +42,20 @@ def build(engine: Host) -> dict[str, Any]:
             list(get_args(Space)),
             value=decode.space,
             label="Experts are merged in this space",
-            info="probability: a weighted mean (Eq. 1); logit: a weighted product; strength: the "
-            "base, moved by what experts change",
+            info="probability: a weighted mean (Eq. 1); logit: a weighted product; strength: "
+            f"{moved(engine.pack.spec.experts)}, moved by what experts change",
             elem_id="set-space",
         ),
     }
     return controls | {name: _control(number, decode) for name, number in NUMBERS.items()}
+
+
+def moved(experts: ExpertsSpec) -> str:
+    """What the space ``strength`` moves, in words."""
+    if experts.prior == 0.0:
+        return "the bare base"
+    whole = experts.prior == 1.0
+    return "the anchor of all experts" if whole else "the base with a part of the experts' anchor"
 
 
 def _control(number: Number, decode: DecodeSpec) -> Any:
