@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Callable, Iterator
+from email.message import Message
 
 import pytest
 from playwright.sync_api import Browser
@@ -245,6 +247,18 @@ def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
     assert page.evaluate("window.Plotly") is None
 
 
+def test_pages_travel_compressed(studio: str) -> None:
+    def answer(**headers: str) -> Message:
+        asked = urllib.request.Request(studio, headers={"Accept-Encoding": "gzip", **headers})
+        with urllib.request.urlopen(asked) as response:
+            return response.headers
+
+    page = answer(Accept="text/html,*/*")
+    assert page["Content-Encoding"] == "gzip"
+    assert int(page["Content-Length"]) < 120_000
+    assert answer(Accept="text/event-stream")["Content-Encoding"] is None
+
+
 def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: Visit) -> None:
     sizes: list[int] = []
     visitor = visit()
@@ -262,7 +276,7 @@ def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: V
     page.wait_for_function("window.mpdStudio !== undefined")
     page.wait_for_timeout(1500)
     print(f"first visit {loaded[0] / 1000:.0f} kB")
-    assert loaded[0] < 1_000_000
+    assert loaded[0] < 700_000
     assert page.evaluate("window.Plotly") is None
     run = visitor.run("hostile <b>plot</b>")
     page.click(".mpd-explore")
