@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -13,7 +14,7 @@ from mpd_core.errors import MPDError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message
-from mpd_core.trace import StepRecord
+from mpd_core.trace import Candidate, StepRecord
 from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu
 from mpd_core.ui.ask import uses_preference, whole
 from mpd_core.ui.handlers import Handlers
@@ -91,6 +92,27 @@ def test_frame_is_json_even_with_impossible_tokens() -> None:
     assert [row[0] for row in rows(said)] == ["Hi", ""]
     assert rows(said)[0][2] == [0.5, 0.25, 0.25]
     assert rows(said)[1][4] == [None, None, None]
+
+
+@pytest.mark.parametrize("anchors", [(), ("plain",), ("plain", "anchor")])
+def test_rows_of_the_space_strength_follow_the_experts(anchors: tuple[str, ...]) -> None:
+    """One where a pack starts from what its shifts are measured from, else two."""
+    experts = ("elementary", "concise", "friendly")
+    said = step(0, "Hi")
+    named = {**said.logprobs, **{name: -2.0 - k for k, name in enumerate(anchors)}}
+    one = Candidate(7, "Hi", 0.5, named)
+    row = json.loads(wire.encode(experts, [replace(said, logprobs=named, top_k=(one,))]))[0]
+    expected = [*(said.logprobs[name] for name in experts), -2.0, -3.0][: 3 + len(anchors)]
+    assert row[4] == pytest.approx(expected)
+    assert row[7][0][3] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"), [(0.0, "the bare base"), (0.5, "a part"), (1.0, "the anchor of all")]
+)
+def test_settings_say_what_strength_moves(prior: float, words: str) -> None:
+    experts = load_pack("smollm2-135m").spec.experts
+    assert words in settings.moved(experts.model_copy(update={"prior": prior}))
 
 
 def test_frames_hold_the_last_chunks_and_a_fetch_holds_all() -> None:

@@ -19,7 +19,7 @@ const COLOURINGS = {
 
 /** What the map may show: one number a cell between `low` and `high` of the reply. */
 const LAYERS = {
-  deviation: {label: 'weights against their means', of: (d, i) => deviations(d, i), low: d => -swing(d), high: d => swing(d),
+  deviation: {label: 'rise and fall of weights', of: (d, i) => deviations(d, i), low: d => -swing(d), high: d => swing(d),
     ends: d => [`−${points(swing(d))}`, `+${points(swing(d))} points`], around: true},
   weight: {label: 'weights', of: (d, i) => d.weight[i], low: () => 0, high: () => 1, ends: () => ['0', '1']},
   responsibility: {label: 'responsibility', of: (d, i) => d.responsibility[i], low: () => 0, high: () => 1, ends: () => ['0', '1']},

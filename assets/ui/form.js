@@ -80,7 +80,7 @@ class Form {
   parse(setting, text) {
     if (setting.choices.length > 0) return setting.choices.includes(text) ? text : null;
     const number = text.trim() === '' ? NaN : Number(text);
-    const fits = Number.isFinite(number) && number >= (setting.low ?? 0) && number <= (setting.high ?? 2 ** 32 - 1);
+    const fits = Number.isFinite(number) && number >= setting.low && number <= setting.high && (!setting.whole || Number.isInteger(number));
     return fits ? number : null;
   }
 

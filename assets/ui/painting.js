@@ -77,7 +77,10 @@ function paintDetail() {
   // A pinned token's record never changes: a slider that is being dragged must stay.
   const {version} = state, key = `${version?.id} ${pinned ? version.closed : version?.painted} ${i} ${pinned}`;
   if (key === state.detail) return;
-  state.detail = key;
+  // Of a reply that is being written nobody reads eight tokens a second: two are enough.
+  const live = version && !version.closed && state.hovered === null && !pinned, now = performance.now();
+  if (live && now - state.detailAt < 450) return;
+  Object.assign(state, {detail: key, detailAt: now});
   const focus = side.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
   inspector.show(version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});
   if (focus) [...side.querySelectorAll('[aria-label]')].find(n => n.getAttribute('aria-label') === focus && !n.disabled)?.focus();

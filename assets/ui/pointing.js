@@ -28,6 +28,7 @@ function hover(version, i) {
   if (i !== null && version !== state.version) return;  // another version wakes by a click
   if (state.hovered === i) return;
   setMark('hovered', i);
+  state.detailAt = 0;
   paintDetail();
   map.mark(state);
 }
@@ -37,7 +38,7 @@ function pin(version, i, fromMap = false) {
   if (version !== state.version) { activate(version); repaint(); }
   setMark('hovered', null);
   setMark('pinned', state.pinned === i ? null : i);
-  state.detail = '';
+  Object.assign(state, {detail: '', detailAt: 0});
   paintDetail();
   map.mark(state);
   if (state.pinned === null) return;

@@ -9,6 +9,7 @@ const wide = window.matchMedia('(min-width: 1200px)'), phone = window.matchMedia
 const state = {
   turns: [], version: null,        // version: the one that map and inspector show
   hovered: null, pinned: null,     // token indices within it
+  detail: null, detailAt: 0,       // what the inspector shows, and since when
   look: {mode: props.trained ? 'deviation' : 'keenest', unit: 'token', view: 'tokens'},
   intent: null,                    // what the next press of Run is for, where it is no plain run
   fill: null,                      // values for the controls

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets, identity, palette, zerogpu
+from mpd_core.ui import assets, compressed, identity, palette, zerogpu
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 from mpd_core.ui.opening import Opening
 
@@ -120,6 +120,7 @@ def _switches() -> dict[str, Any]:
         "prevent_thread_lock": True,
         "max_threads": CONCURRENT_RUNS + 40,
         "footer_links": ["api"],
+        "app_kwargs": {"middleware": compressed.middleware()},
         "favicon_path": assets.FOLDER / "favicon.svg",
     }
 

@@ -14,7 +14,7 @@ from mpd_core.fields import Number
 from mpd_core.request import NUMBERS, Space
 
 if TYPE_CHECKING:
-    from mpd_core.packs.schema import DecodeSpec
+    from mpd_core.packs.schema import DecodeSpec, ExpertsSpec
     from mpd_core.ui.opening import Host
 
 
@@ -56,12 +56,20 @@ def build(engine: Host) -> dict[str, Any]:
             list(get_args(Space)),
             value=decode.space,
             label="Experts are merged in this space",
-            info="probability: a weighted mean (Eq. 1); logit: a weighted product; strength: the "
-            "base, moved by what experts change",
+            info="probability: a weighted mean (Eq. 1); logit: a weighted product; strength: "
+            f"{moved(engine.pack.spec.experts)}, moved by what experts change",
             elem_id="set-space",
         ),
     }
     return controls | {name: _control(number, decode) for name, number in NUMBERS.items()}
+
+
+def moved(experts: ExpertsSpec) -> str:
+    """What the space ``strength`` moves, in words."""
+    if experts.prior == 0.0:
+        return "the bare base"
+    whole = experts.prior == 1.0
+    return "the anchor of all experts" if whole else "the base with a part of the experts' anchor"
 
 
 def _control(number: Number, decode: DecodeSpec) -> Any:
@@ -79,14 +87,18 @@ def _control(number: Number, decode: DecodeSpec) -> Any:
 
 def describe(controls: dict[str, Any]) -> list[dict[str, Any]]:
     """What the page's JavaScript must know to read a share link: names, defaults and bounds."""
-    return [
-        {
-            "name": name,
-            "label": control.label,
-            "value": control.value,
-            "low": getattr(control, "minimum", None),
-            "high": getattr(control, "maximum", None),
-            "choices": [value for _, value in getattr(control, "choices", None) or []],
-        }
-        for name, control in controls.items()
-    ]
+    return [_described(name, control, NUMBERS.get(name)) for name, control in controls.items()]
+
+
+def _described(name: str, control: Any, number: Number | None) -> dict[str, Any]:
+    """A slider's own bounds where it has some: its value could stand nowhere else."""
+    low, high = (getattr(control, end, None) for end in ("minimum", "maximum"))
+    return {
+        "name": name,
+        "label": control.label,
+        "value": control.value,
+        "low": number.low if number and low is None else low,
+        "high": number.high if number and high is None else high,
+        "whole": number is not None and number.whole,
+        "choices": [value for _, value in getattr(control, "choices", None) or []],
+    }

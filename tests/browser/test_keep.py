@@ -257,10 +257,16 @@ def test_what_a_link_gets_wrong_is_said_and_left_out(
 ) -> None:
     before = len(engine.streams)
     visitor = visit(
-        f"{studio}/?prompt=echo+hi&run=1&preference=ZZ&method=%3Cimg%20src=x%3E&seed=-1&top_p=x"
+        f"{studio}/?prompt=echo+hi&run=1&preference=ZZ&method=%3Cimg%20src=x%3E&seed=-1&top_p=x&max_new_tokens=7.5"
     )
     said = notice(visitor)
-    for wrong in ("preference “ZZ”", "method “<img src=x>”", "seed “-1”", "top_p “x”"):
+    for wrong in (
+        "preference “ZZ”",
+        "method “<img src=x>”",
+        "seed “-1”",
+        "top_p “x”",
+        "max_new_tokens “7.5”",
+    ):
         assert wrong in said
     visitor.wait_for_draft("echo hi")
     assert visitor.toggles() == ["elementary", "concise", "friendly"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Callable, Iterator
+from email.message import Message
 
 import pytest
 from playwright.sync_api import Browser
@@ -94,6 +96,53 @@ def test_the_map_follows_the_window(visit: Visit) -> None:
 
 def phone(visit: Visit) -> Visitor:
     return visit(width=390, height=844, has_touch=True, is_mobile=True)
+
+
+@pytest.mark.parametrize(("width", "height"), [(390, 844), (360, 740), (768, 1024)])
+def test_instruction_toggles_and_reply_share_a_small_screen(
+    visit: Visit, width: int, height: int
+) -> None:
+    """A visitor presses Run and sees what is written and Stop, and scrolls for neither."""
+    visitor = visit(width=width, height=height, has_touch=True, is_mobile=True)
+    page = visitor.page
+
+    def place(part: str) -> tuple[float, float]:
+        box = page.locator(part).first.bounding_box()
+        assert box, part
+        return box["y"], box["y"] + box["height"]
+
+    order = ["#prompt", "#dimensions", "#run", ".mpd-log"]
+    assert page.evaluate("window.scrollY") == 0
+    bottoms = [place(part)[1] for part in order[:3]]
+    assert max(bottoms) <= place(".mpd-log")[0] < height * 0.65
+    assert place(".mpd-log")[1] <= place("#more")[0] < place("#advanced")[0]
+    visitor.run("slow tale", wait=False)
+    page.wait_for_function("document.querySelectorAll('.last .strip .tok').length > 3")
+    stops = [page.locator(part) for part in (".mpd-stop", "#stop")]
+    for shown in (
+        page.locator(".last .strip .tok").nth(3),
+        next(s for s in stops if s.is_visible()),
+    ):
+        box = shown.bounding_box()
+        assert box
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height
+    page.evaluate("document.querySelector('#stop').click()")
+    visitor.page.wait_for_selector('#view [data-done="true"]')
+
+
+def test_a_phone_leads_back_to_the_instruction(visit: Visit) -> None:
+    visitor = phone(visit)
+    visitor.run("long story, 256 tokens")
+    page = visitor.page
+    page.wait_for_function("window.scrollY > 200")
+    following = page.get_by_role("button", name="Ask next")
+    box = following.bounding_box()
+    assert box
+    assert box["y"] + box["height"] <= 844
+    following.tap()
+    page.wait_for_function("window.scrollY === 0")
+    assert page.evaluate("document.activeElement.closest('#prompt') !== null")
 
 
 def test_a_phone_shows_the_reply_as_it_is_written_and_stop(visit: Visit) -> None:
@@ -198,6 +247,18 @@ def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
     assert page.evaluate("window.Plotly") is None
 
 
+def test_pages_travel_compressed(studio: str) -> None:
+    def answer(**headers: str) -> Message:
+        asked = urllib.request.Request(studio, headers={"Accept-Encoding": "gzip", **headers})
+        with urllib.request.urlopen(asked) as response:
+            return response.headers
+
+    page = answer(Accept="text/html,*/*")
+    assert page["Content-Encoding"] == "gzip"
+    assert int(page["Content-Length"]) < 120_000
+    assert answer(Accept="text/event-stream")["Content-Encoding"] is None
+
+
 def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: Visit) -> None:
     sizes: list[int] = []
     visitor = visit()
@@ -215,7 +276,7 @@ def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: V
     page.wait_for_function("window.mpdStudio !== undefined")
     page.wait_for_timeout(1500)
     print(f"first visit {loaded[0] / 1000:.0f} kB")
-    assert loaded[0] < 1_000_000
+    assert loaded[0] < 700_000
     assert page.evaluate("window.Plotly") is None
     run = visitor.run("hostile <b>plot</b>")
     page.click(".mpd-explore")

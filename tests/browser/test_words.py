@@ -219,7 +219,7 @@ FILE = """([file, weights]) => {
   const data = emptyData({dimensions: [], shapes: '✚✖✦', firstExtra: 0}, experts);
   for (const w of weights) addRow(data, ['x', 1, w, 0.5, w.map(() => -1), 1, 1, [], {}, 1]);
   return {looks: weights.map((_, i) => unitLook(data, 'deviation', i, i + 1)),
-    legend: legendOf(data, 'deviation'), layer: layerOf(data, 'deviation').label};
+    legend: legendOf(data, 'deviation'), layer: layerOf(data, "deviation").label};
 }"""
 
 
