@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from enum import Enum
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from mpd_core.fields import Number, numbers_of
 from mpd_core.packs import Quantize
 
-QuantizeChoice = Enum("QuantizeChoice", {q: q for q in get_args(Quantize)}, type=str)  # type: ignore[misc]
+_Command = TypeVar("_Command", bound=Callable[..., None])
 
 PackOption = Annotated[
     str | None, typer.Option("--pack", help="Name of a pack, or path of a pack.toml.")
 ]
 QuantizeOption = Annotated[
-    QuantizeChoice | None, typer.Option("--quantize", help="Override the pack's precision.")
+    Quantize | None, typer.Option("--quantize", help="Override the pack's precision.")
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
 OutOption = Annotated[
@@ -25,12 +27,36 @@ OutOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def quantize_of(choice: QuantizeChoice | None) -> Quantize | None:
-    """The plain value; None where nothing was chosen."""
-    chosen: Quantize | None = choice.value if choice else None
-    return chosen
-
-
 def listed(names: str | None) -> tuple[str, ...]:
     """Names given with commas."""
     return tuple(part.strip() for part in (names or "").split(",") if part.strip())
+
+
+def with_numbers(*owners: type, pack_decides: bool = False) -> Callable[[_Command], _Command]:
+    """Give a command one option for each number of these dataclasses, which it takes as ``**``.
+
+    Args:
+        owners: dataclasses that declare numbers, see ``mpd_core.fields``.
+        pack_decides: what is not given is None, and the pack's own; otherwise the default.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        signature = inspect.signature(command, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        added = [_option(n, pack_decides) for o in owners for n in numbers_of(o).values()]
+        changed: Any = command  # typer asks for both
+        changed.__signature__ = signature.replace(parameters=[*own, *added])
+        changed.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+        return command
+
+    return decorate
+
+
+def _option(number: Number, pack_decides: bool) -> inspect.Parameter:
+    kind, shown = int if number.whole else float, typer.Option(help=number.help)
+    return inspect.Parameter(
+        number.name,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+        default=None if pack_decides else number.default,
+        annotation=Annotated[kind | None if pack_decides else kind, shown],
+    )

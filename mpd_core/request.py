@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from mpd_core.errors import RequestError
+from mpd_core.fields import Number, check_numbers, number, numbers_of
 
 Role = Literal["system", "user", "assistant"]
 Space = Literal["probability", "logit", "strength"]
@@ -14,26 +15,6 @@ MAX_MESSAGES = 64
 MAX_CHARACTERS = 100_000
 MAX_NEW_TOKENS = 4096
 MAX_SEED = 2**32 - 1
-SHIFTING = ("strength", "settled", "fade", "plausibility")
-"""Fields of a request that only the space ``strength`` reads."""
-
-MAX_STRENGTH = 10.0
-MAX_FADE = 1000.0
-
-
-def _check_int(name: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise RequestError(f"{name} is {value!r}: give a whole number from {low} to {high}.")
-
-
-def _check_float(
-    name: str, value: object, low: float, high: float, *, low_open: bool = False
-) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    fits = number and low <= value <= high  # type: ignore[operator]
-    if not fits or (low_open and value == low):
-        edge = f"above {low:g} and at most" if low_open else f"from {low:g} to"
-        raise RequestError(f"{name} is {value!r}: give a number {edge} {high:g}.")
 
 
 @dataclass(frozen=True)
@@ -60,20 +41,21 @@ class Message:
 class Sampling:
     """How a token is drawn from the merged distribution; temperature 0 is greedy."""
 
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    dry_multiplier: float = 0.0
-    seed: int = 0
+    max_new_tokens: int = number(
+        128, 1, MAX_NEW_TOKENS, "Most tokens of a reply.", title="Longest reply"
+    )
+    temperature: float = number(0.0, 0.0, 5.0, "0 always takes the likeliest token.")
+    top_p: float = number(
+        1.0, 0.0, 1.0, "Draw from the likeliest tokens of this mass.", above=True, title="Top-p"
+    )
+    repetition_penalty: float = number(1.0, 1.0, 5.0, "On words that occurred; 1 is none.")
+    dry_multiplier: float = number(
+        0.0, 0.0, 5.0, "On repeating whole sequences (DRY); 0 is none.", title="Loop penalty"
+    )
+    seed: int = number(0, 0, MAX_SEED, "The same seed draws the same.")
 
     def __post_init__(self) -> None:
-        _check_int("max_new_tokens", self.max_new_tokens, 1, MAX_NEW_TOKENS)
-        _check_int("seed", self.seed, 0, MAX_SEED)
-        _check_float("temperature", self.temperature, 0.0, 5.0)
-        _check_float("top_p", self.top_p, 0.0, 1.0, low_open=True)
-        _check_float("repetition_penalty", self.repetition_penalty, 1.0, 5.0)
-        _check_float("dry_multiplier", self.dry_multiplier, 0.0, 5.0)
+        check_numbers(self)
 
 
 @dataclass(frozen=True)
@@ -98,13 +80,15 @@ class Branch:
         if not isinstance(self.prefix, tuple) or len(self.prefix) >= MAX_NEW_TOKENS:
             raise RequestError(f"branch.prefix: give a list of fewer than {MAX_NEW_TOKENS} tokens.")
         for token in (*self.prefix, *(() if self.token is None else (self.token,))):
-            _check_int("branch: a token", token, 0, 2**31 - 1)
+            if type(token) is not int or not 0 <= token < 2**31:
+                raise RequestError(f"branch: a token is {token!r:.60}: give a token's id.")
         if not isinstance(self.lasting, bool):
             raise RequestError(f"branch.lasting is {self.lasting!r:.60}: give true or false.")
         if self.weights is not None and not isinstance(self.weights, tuple):
             raise RequestError("branch.weights: give a list of numbers, one for each expert.")
         for weight in self.weights or ():
-            _check_float("branch: a weight", weight, 0.0, 1.0)
+            if type(weight) not in (int, float) or not 0 <= weight <= 1:
+                raise RequestError(f"branch: a weight is {weight!r:.60}: give one from 0 to 1.")
 
 
 @dataclass(frozen=True)
@@ -120,15 +104,22 @@ class GenerationRequest:
     method: str = "mpd"
     space: Space = "probability"
     sampling: Sampling = Sampling()
-    strength: float = 1.0
-    """B of the space ``strength``: how far experts move the base's text; see ``method.merging``."""
-    settled: float = 1.0
-    """In that space: the share of the strength that is left in the long run; 1 keeps all of it."""
-    fade: float = 25.0
-    """In that space: tokens after which 1 - 1/e of what is to go has gone."""
-    plausibility: float = 0.0
-    """In that space: a token stays possible if some expert, or the base, gives it at least this
-    share of the probability of its own likeliest token; 0 keeps every token."""
+    strength: float = number(
+        1.0, 0.0, 10.0, "B of the space strength: how far experts move the text."
+    )
+    """Of the base's text; see ``method.merging``."""
+    settled: float = number(
+        1.0, 0.0, 1.0, "Share of it that is left in the long run.", title="Strength that stays"
+    )
+    fade: float = number(
+        25.0, 0.0, 1000.0, "Tokens over which the strength fades to that share.", above=True
+    )
+    """After so many, 1 - 1/e of what is to go has gone."""
+    plausibility: float = number(
+        0.0, 0.0, 1.0, "Floor of that space: share of an expert's likeliest token's probability."
+    )
+    """A token stays possible if some expert, or the base, gives it at least this share of the
+    probability of its own likeliest token; 0 keeps every token."""
     branch: Branch | None = None
     """Where the reply leaves another one; None begins at its beginning."""
 
@@ -144,12 +135,15 @@ class GenerationRequest:
         if self.space not in get_args(Space):
             known = ", ".join(get_args(Space))
             raise RequestError(f"Unknown space '{self.space}': use one of {known}.")
-        _check_float("strength", self.strength, 0.0, MAX_STRENGTH)
-        _check_float("settled", self.settled, 0.0, 1.0)
-        _check_float("fade", self.fade, 0.0, MAX_FADE, low_open=True)
-        _check_float("plausibility", self.plausibility, 0.0, 1.0)
+        check_numbers(self)
         if self.branch and len(self.branch.prefix) >= self.sampling.max_new_tokens:
             raise RequestError(
                 f"The branch begins with {len(self.branch.prefix)} tokens and max_new_tokens is "
                 f"{self.sampling.max_new_tokens}: raise it, or branch earlier."
             )
+
+
+SHIFTING = tuple(numbers_of(GenerationRequest))
+"""Numbers of a request that only the space ``strength`` reads."""
+NUMBERS: dict[str, Number] = {**numbers_of(GenerationRequest), **numbers_of(Sampling)}
+"""All that a client may set: the one list of the page, ``/generate`` and the command line."""

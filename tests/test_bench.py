@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from mpd_core.bench.context import EXACT, ROUNDED, compare
-from mpd_core.bench.material import Shapes, shapes_of, write_pack, write_wide_pack
+from mpd_core.bench.material import shapes_of, write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, MEASURES, BenchError, BenchOptions
-from mpd_core.bench.peer_pool import InProcess, OwnProcess
+from mpd_core.bench.peer_pool import COMPETITORS, InProcess, OwnProcess
 from mpd_core.bench.report import aligned
-from mpd_core.bench.roofline import Rows, step_cost
-from mpd_core.bench.run import MEASURE, USES, run
-from mpd_core.bench.values import Ask, Replayed, Run, Said, Spec
+from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
+from mpd_core.bench.run import MEASURE, run
+from mpd_core.bench.values import Ask, Run, Said, Spec
 from mpd_core.charts import panel
 from mpd_core.errors import RequestError
 from mpd_core.packs import Pack, load_pack
@@ -73,7 +73,7 @@ def test_separate_models_are_the_engine_but_for_rounding(side: Callable[..., InP
 
 @pytest.mark.parametrize("method", ["vanilla", "soup"])
 def test_plain_models_are_the_engine(side: Callable[..., InProcess], method: str) -> None:
-    assert_same(side, Ask(ASK.prompt, "BAB", method), EXACT, "plain", fp32=True)
+    assert_same(side, Ask(ASK.prompt, "BAB", method), EXACT, "plain", "cached", fp32=True)
 
 
 def assert_same(
@@ -81,20 +81,22 @@ def assert_same(
     ask: Ask,
     tolerance: float,
     kind: str,
-    scheme: str | None = None,
+    scheme: str,
     *,
     fp32: bool = False,
 ) -> None:
     """Equal distributions on the engine's tokens, and the same tokens when run alone."""
     said: Said = side("engine").call("said", ask, TOKENS)
-    peer, heading = side(kind, fp32), (scheme,) if scheme else ()
-    heard: Replayed = peer.call("replay", *heading, ask, said.tokens, said.candidates)
+    peer = side(kind, fp32)
+    heard: Said = peer.call("replay", scheme, ask, said)
     assert compare(kind, said, heard, tolerance).max_log_prob_difference <= tolerance
     if ask.method == "soup":
-        result, merging = peer.call("soup", (ask,), TOKENS)
-        assert merging >= 0
+        result = peer.call("soup", (ask,), TOKENS)
+        assert result.uncounted >= 0
+    elif kind == "plain":
+        result = peer.call("generate", (ask,), TOKENS)
     else:
-        result = peer.call("decode", *heading, (ask,), TOKENS)
+        result = peer.call("decode", scheme, (ask,), TOKENS)
     assert result.tokens == (said.tokens,)
     assert len(result.stamps[0]) == TOKENS
     assert list(result.stamps[0]) == sorted(result.stamps[0])
@@ -110,14 +112,13 @@ def test_a_crowd_says_what_each_says_alone(side: Callable[..., InProcess]) -> No
 
 
 def test_another_distribution_is_found() -> None:
-    said = Said((1, 2), ((1, 3), (2, 3)), ((-0.1, -3.0), (-0.2, -2.0)), (0.5, 0.6), 0.0)
-    same = Replayed((1, 2), said.log_probs, said.entropies)
-    assert compare("same", said, same, EXACT).max_log_prob_difference == 0
-    other = Replayed((1, 3), ((-0.1, -3.0), (-0.2, -2.5)), said.entropies)
+    said = Said((1, 2), ((-0.1, -3.0), (-0.2, -2.0)), (0.5, 0.6), ((1, 3), (2, 3)))
+    assert compare("same", said, said, EXACT).max_log_prob_difference == 0
+    other = Said((1, 3), ((-0.1, -3.0), (-0.2, -2.5)), said.entropies)
     found = compare("other", said, other, EXACT)
     assert found.max_log_prob_difference == pytest.approx(0.5)
     assert found.same_choice == "1 of 2"
-    broken = Replayed((1, 2), said.log_probs, (0.5, float("nan")))
+    broken = Said((1, 2), said.log_probs, (0.5, float("nan")))
     assert not compare("broken", said, broken, EXACT).max_log_prob_difference <= EXACT
 
 
@@ -171,13 +172,17 @@ def test_a_competitor_in_a_process_of_its_own(bench_pack: Pack) -> None:
         engine.close()
 
 
-def test_every_measure_has_its_competitors() -> None:
-    assert set(MEASURE) == set(USES) == {*MEASURES, "fairness"}
+def test_every_measure_has_competitors_that_there_are() -> None:
+    assert set(MEASURE) == {*MEASURES, "fairness"}
+    assert all(kinds <= set(COMPETITORS) for _, kinds in MEASURE.values())
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"only": ("tax", "speed")}, "Unknown measure 'speed'"), ({"tokens": 1}, "tokens must be")],
+    [
+        ({"only": ("tax", "speed")}, "Unknown measure 'speed'"),
+        ({"tokens": 1}, "tokens is 1: give a whole number from 2"),
+    ],
 )
 def test_bad_options(values: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
@@ -187,7 +192,7 @@ def test_bad_options(values: dict[str, Any], message: str) -> None:
 def test_wide_pack_lets_many_experts_speak(
     tiny_pack_dir: Path, tiny_base: Path, tmp_path: Path
 ) -> None:
-    folder = write_wide_pack(tmp_path / "wide", load_pack(tiny_pack_dir), tiny_base, 0, experts=5)
+    folder = write_pack(tmp_path / "wide", load_pack(tiny_pack_dir), tiny_base, 0, experts=5)
     pack = load_pack(folder)
     assert len(pack.space.parse("AAAA-").poles) == 4
     assert len(pack.spec.experts.adapters) == 5
@@ -205,15 +210,15 @@ def test_run_arithmetic() -> None:
 
 def test_step_cost_by_hand() -> None:
     """One linear [2, 3], V = 5, D = 2, one layer with one head of 2: countable by hand."""
-    shapes = Shapes({"a": (2, 3)}, 5, 2, 3, 1, 1, 1, 2, {"a": (2, 3)})
+    shapes = Shapes({"a": (2, 3)}, 5, 2, 1, 1, 1, 2, {"a": (2, 3)})
     plain = step_cost(shapes, Rows(1), "fp32", cpu=True)
-    assert (plain.bytes, plain.operations) == (4 * (6 + 10), 2 * (6 + 10))
+    assert plain == (4 * (6 + 10), 2 * (6 + 10))
     rows = Rows(experts=2, pcms=1, adapters=3, context=4)
     mpd = step_cost(shapes, rows, "fp16 (fp32 compute)", cpu=True)
     adapter, cache = 8 * (2 + 3), 2 * 2 * 4
-    assert mpd.bytes == 2 * (16 + 3 * adapter) + 4 * 3 * cache
-    assert mpd.operations == 2 * (3 * 6 + 2 * 10 + 3 * adapter) + 3 * (4 * 2 * 4)
-    assert plain.roofline(64e3, 1e9) == (1.0, "memory")
+    assert mpd[0] == 2 * (16 + 3 * adapter) + 4 * 3 * cache
+    assert mpd[1] == 2 * (3 * 6 + 2 * 10 + 3 * adapter) + 3 * (4 * 2 * 4)
+    assert roofline(plain, 64e3, 1e9) == (1.0, "memory")
 
 
 def test_tables_and_charts_are_well_formed() -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mpd_core.cli import METHODS, main
+from mpd_core.cli import main
 from mpd_core.console import CLOSED_PIPE, typed
 from mpd_core.engine import Engine
-from mpd_core.engine.plan import method_names
+from mpd_core.engine.plan import METHOD_HELP, method_names
 from mpd_core.errors import RequestError
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
@@ -119,7 +119,7 @@ def test_bytes_that_the_locale_does_not_know_are_read_as_utf8() -> None:
 
 
 def test_the_help_names_every_method() -> None:
-    named = METHODS.removesuffix(".").replace(" or ", ", ").split(", ")
+    named = METHOD_HELP.removesuffix(".").replace(" or ", ", ").split(", ")
     pack = load_pack("smollm2-135m")
     known = {name if ":" not in name else "expert:NAME" for name in method_names(pack)}
     assert set(named) == known | {"top-1", "static", "static:0.5,0.3,0.2"}

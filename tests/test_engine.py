@@ -123,15 +123,20 @@ def test_trained_pack_equals_reference(
     assert_engine_is_reference(pack, requests)
 
 
-@pytest.mark.parametrize("anchor", [False, True])
+@pytest.mark.parametrize(("anchor", "prior"), [(False, 0.0), (True, 0.0), (True, 0.5), (True, 1.0)])
 @pytest.mark.parametrize("first_layer", [0, 1])
 def test_strength_equals_reference(
-    make_pack: Callable[..., Pack], anchor: bool, first_layer: int
+    make_pack: Callable[..., Pack], anchor: bool, prior: float, first_layer: int
 ) -> None:
-    """With the bare base and with an adapter as anchor, every method, strengths side by side, some
-    of which fade."""
+    """With the bare base and with an adapter as anchor, some or all of which is moved, too; every
+    method, strengths side by side, some of which fade."""
     pack = make_pack(
-        prompt="plain", adapters=True, anchor=anchor, pcm_trained=True, first_layer=first_layer
+        prompt="plain",
+        adapters=True,
+        anchor=anchor,
+        prior=prior,
+        pcm_trained=True,
+        first_layer=first_layer,
     )
     requests = [
         replace(
@@ -155,6 +160,24 @@ def test_strength_equals_reference(
         ]
     ]
     assert_engine_is_reference(pack, requests)
+
+
+def test_the_prior_is_what_is_moved(make_pack: Callable[..., Pack]) -> None:
+    """At B = 0 the reply is z_0's: the base's, or that of the anchor, which no expert then is."""
+    packs = {
+        share: make_pack(prompt="plain", adapters=True, anchor=True, prior=share)
+        for share in (0.0, 1.0)
+    }
+    said = {}
+    for share, pack in packs.items():
+        still = replace(ask(PROMPTS[0], "AAA", "uniform", "strength"), strength=0.0, plausibility=0)
+        said[share] = list(ReferenceDecoder(pack).decode(still))
+    assert [step.token_id for step in said[0.0]] != [step.token_id for step in said[1.0]]
+    for steps in said.values():
+        for step in steps:
+            assert math.log(step.probability) == pytest.approx(step.logprobs["plain"], abs=1e-4)
+    assert "anchor" in said[0.0][0].logprobs
+    assert "anchor" not in said[1.0][0].logprobs
 
 
 def test_a_trace_in_strength_can_be_computed_again(make_pack: Callable[..., Pack]) -> None:

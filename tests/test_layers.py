@@ -9,6 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
     errors resources
+    fields
     request trace
     method
     packs

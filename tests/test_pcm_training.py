@@ -29,7 +29,7 @@ from mpd_core.training import checkpoint, rollouts
 from mpd_core.training import teacher_forcing as reading
 from mpd_core.training.adapters.experts import expert_folder
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.export import build_pack
+from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import loop as pcm
 from mpd_core.training.pcm import supervised_gate as gating
 from mpd_core.training.pcm.answers import WRITTEN, written
@@ -189,7 +189,7 @@ def test_an_update_sees_what_the_engine_said(
         parameter.copy_(torch.randn_like(parameter).mul(0.15).half())  # as it will be saved
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
-    pack = build_pack(setup, tmp_path / "working", tmp_path / "pcm")
+    pack = trained_pack(setup, tmp_path / "pcm")
     engine = Engine.open(pack, precision="fp32")
     asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "AB"], 3, 0)
     said = rollouts.run(engine, asks, rollouts.learning(9))
@@ -226,9 +226,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
         parameter.copy_(torch.randn_like(parameter).mul(0.15).half())
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
-    engine = Engine.open(
-        build_pack(setup, tmp_path / "working", tmp_path / "pcm"), precision="fp32"
-    )
+    engine = Engine.open(trained_pack(setup, tmp_path / "pcm"), precision="fp32")
     asks = [Ask("Why is it so?", code, seed=3) for code in ("AA", "BA")]
     sampling = rollouts.learning(9)
     traces = []

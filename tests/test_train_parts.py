@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from safetensors.torch import load_file, save_file
 from transformers import MistralConfig, MistralForCausalLM
 
 from mpd_core.cli import main
+from mpd_core.engine import Engine
 from mpd_core.errors import PackError
 from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import load_pack
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.export import build_pack, check_experts, check_rewards
+from mpd_core.training.export import check_experts, check_rewards, trained_pack, write_pack
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.results import ADAPTER, HEAD
 from tests import tiny
@@ -49,16 +51,17 @@ def train_rewards(setup: TrainingContext, base: Path) -> None:
 
 def test_all_experts_or_none(setup: TrainingContext, tiny_base: Path, tmp_path: Path) -> None:
     """Without any the pack's prompts stand; with some, those that are missing are named."""
-    bare = build_pack(setup, tmp_path / "bare")
+    bare = trained_pack(setup)
     assert not bare.spec.experts.adapters
     for pole in POLES[:3]:
         train_expert(setup, tiny_base, pole)
-    for what in (build_pack, install):
+    some: Callable[[], object]
+    for some in (lambda: trained_pack(setup), lambda: install(setup, tmp_path / "some")):
         with pytest.raises(PackError, match=r"experts: down1 .* run train experts --pole down1"):
-            what(setup, tmp_path / "some")
+            some()
     assert not (tmp_path / "some").exists()
     train_expert(setup, tiny_base, "down1")
-    assert tuple(build_pack(setup, tmp_path / "all").spec.experts.adapters) == POLES
+    assert tuple(trained_pack(setup).spec.experts.adapters) == POLES
 
 
 def test_a_base_that_attends_to_a_window_is_not_trained_with_full_attention(
@@ -111,7 +114,7 @@ def test_adapters_of_the_pack_stand_beside_prompts(tiny_base: Path, tmp_path: Pa
     before, _, after = text.partition("[experts.adapters.down1]")
     toml.write_text(before + "[pcm]" + after.partition("[pcm]")[2])
     setup = TrainingContext.open(load_pack(pack.folder), tmp_path / "out")
-    working = build_pack(setup, tmp_path / "working")
+    working = write_pack(setup, tmp_path / "working")
     assert tuple(working.spec.experts.adapters) == POLES[:3]
     assert working.spec.experts.prompt == "own"
     assert (working.folder / "experts" / "up0" / WEIGHTS_FILE).is_file()  # moves as a whole
@@ -157,8 +160,34 @@ def test_install_keeps_a_share_of_the_scores(
     for name, tensor in load_file(pack.folder / "pcm" / HEAD).items():
         assert whole[name].any()
         torch.testing.assert_close(tensor, whole[name] / 2)
-    build_pack(setup, tmp_path / "working", trained)
-    assert (tmp_path / "working" / "pcm" / HEAD).read_bytes() == (trained / HEAD).read_bytes()
+    head = trained_pack(setup, trained).spec.pcm.head
+    assert head
+    assert head.file == trained / HEAD
+
+
+def test_a_pack_that_is_being_trained_opens_where_its_weights_lie(
+    setup: TrainingContext, tiny_base: Path, tmp_path: Path
+) -> None:
+    """Nothing is written, and the engine says what it says of the same weights when written."""
+    trained = setup.out / "pcm" / "rebel-bradley_terry"
+    for pole in POLES:
+        train_expert(setup, tiny_base, pole)
+    tiny.save_adapter(tiny_base, trained / ADAPTER, rank=2, seed=0)
+    tiny.save_head(trained / HEAD, hidden=64, poles=4)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    pack = trained_pack(setup, trained)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    pack.verify_files()
+    assert pack.hashes["pack.toml"] != setup.pack.hashes["pack.toml"]
+    written = write_pack(setup, tmp_path / "written", trained)
+    said = []
+    for one in (pack, written):
+        with Engine.open(one) as engine:
+            steps = engine.generate(one.request("Hi", "AB", max_new_tokens=4)).steps
+        said.append([(step.token_id, step.weights, step.entropy) for step in steps])
+    assert said[0] == said[1]
+    tiny.save_head(trained / HEAD, hidden=64, poles=4, seed=5)
+    assert trained_pack(setup, trained).hashes["pcm.head"] != pack.hashes["pcm.head"]
 
 
 @pytest.mark.parametrize("stage", ["static", "pcm"])

@@ -119,6 +119,25 @@ def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) 
     assert said["up0"](own, end_only=True) > said[None](own, end_only=True)
 
 
+def test_experts_learn_from_answers_of_their_own(tiny_base: Path, tmp_path: Path) -> None:
+    """``data.experts``: whole preferences only, in other words than the rest of the training."""
+    write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
+    recipe = tmp_path / "train.toml"
+    recipe.write_text(recipe.read_text().replace("[data]", '[data]\nexperts = "own.jsonl"'))
+    answers = {code: f"the {'dog' if code[0] == 'A' else 'mat'}" for code in ("AA", "AB", "BA")}
+    rows = [
+        {"id": str(k), "split": "train", "prompt": f"go {k}", "answers": answers} for k in "123"
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    setup = TrainingContext.open(load_pack(tmp_path), tmp_path / "out")
+    train_experts(setup, setup.pack.space.poles[:1], resume=False)
+    said = {who: _log_likelihood(setup, who, "go 9") for who in (None, "up0")}
+    assert said["up0"]("the dog") > said[None]("the dog") + 1
+    assert said["up0"]("the dog") > said["up0"]("the cat and friend")
+    record = json.loads((tmp_path / "out" / "experts" / "up0" / RECORD).read_text())
+    assert record["taught_sha256"] == setup.taught.sha256 != record["data_sha256"]
+
+
 def _log_likelihood(setup: TrainingContext, name: str | None, prompt: str) -> Callable[..., float]:
     """ln p of a reply and its end, or of its end alone, as transformers and PEFT say."""
     model = AutoModelForCausalLM.from_pretrained(setup.base)

@@ -140,6 +140,7 @@ def write_pack(
     soup: str = "product",
     adapters: bool = False,
     anchor: bool = False,
+    prior: float = 0.0,
     rank: int | None = None,
     first_layer: int = 0,
     pcm_backbone: Path | None = None,
@@ -152,7 +153,7 @@ def write_pack(
         'schema_version = 1\nname = "tiny"\ntitle = "Tiny"',
         f'[base]\nname = "tiny"\n[base.source]\nkind = "folder"\nfolder = "{base}"',
         *(dimension(d) for d in range(dimensions)),
-        f'[experts]\nprompt = "{prompt}"\nsoup = "{soup}"',
+        f'[experts]\nprompt = "{prompt}"\nsoup = "{soup}"\nprior = {prior}',
     ]
     if adapters:
         for index, pole in enumerate(

@@ -31,11 +31,7 @@ class Columns {
   choice(label, options, chosen) {
     const select = make('select');
     select.setAttribute('aria-label', label);
-    select.append(...options.map(([value, text]) => {
-      const option = make('option', '', text.split(':')[0]);
-      option.value = value;
-      return option;
-    }));
+    select.append(...options.map(([value, text]) => choiceOf(value, text.split(':')[0])));
     select.value = chosen;
     if (select.selectedIndex < 0) select.selectedIndex = 0;
     return select;

@@ -17,16 +17,16 @@ function showLook() {
   for (const button of root.querySelectorAll('.mpd-views button')) button.setAttribute('aria-pressed', String(button.dataset.view === state.look.view));
 }
 
-$('.mpd-mode').append(...Object.entries(COLOURINGS).map(([name, way]) => {
-  const option = make('option', '', way.label);
-  option.value = name;
-  return option;
-}));
+$('.mpd-mode').append(...Object.entries(COLOURINGS).map(([name, {label}]) => choiceOf(name, label)));
 $('.mpd-mode').addEventListener('change', e => relook({mode: e.target.value}));
 $('.mpd-unit').addEventListener('change', e => relook({unit: e.target.value}));
 for (const button of root.querySelectorAll('.mpd-views button')) button.addEventListener('click', () => relook({view: button.dataset.view}));
 $('.mpd-marks').addEventListener('change', e => root.classList.toggle('marks', e.target.checked));
 $('.mpd-stop').addEventListener('click', () => document.querySelector('#stop').click());
+$('.mpd-next').addEventListener('click', () => {  // on a phone the instruction is screens away
+  window.scrollTo(0, 0);
+  document.querySelector('#prompt textarea').focus({preventScroll: true});
+});
 $('.mpd-explore').addEventListener('click', () => explore($('.mpd-dialog'), props.plotly, state.version.data, map.layer, fileName(state.version, '')));
 new MutationObserver(() => { map.theme(); map.paint(); }).observe(document.body, {attributeFilter: ['class']});
 

@@ -2,6 +2,11 @@
 
 const FINISH = {stop: 'ended by itself', length: 'cut at the limit', cancelled: 'stopped', error: 'failed'};
 
+/** How a reply ended; a file may say anything. */
+function endOf({finish}, unknown) {
+  return Object.hasOwn(FINISH, finish) ? FINISH[finish] : unknown;
+}
+
 function glyphOf(expert) {
   const glyph = make('span', 'mpd-glyph', expert.glyph);
   glyph.dataset.slot = expert.slot;
@@ -24,9 +29,14 @@ function fact(label, value) {
   return pair;
 }
 
-function meter(expert, value) {
+/** A bar; `mean` marks where it stands on average over the reply. */
+function meter(expert, value, mean = null) {
   const bar = make('span', 'mpd-bar');
   bar.style.setProperty('--share', value ?? 0);
+  if (mean !== null) {
+    bar.style.setProperty('--mean', mean);
+    bar.title = `${percent(mean)} on average over the reply`;
+  }
   const row = make('div', 'mpd-row'), name = make('span', 'mpd-name');
   row.dataset.slot = expert.slot;
   name.append(glyphOf(expert), expert.name);
@@ -66,7 +76,7 @@ class Inspector {
         fact(term('divergence', 'Mean divergence'), nats(mean(data.divergence))),
         fact(term('switches', 'Switches'), `${(100 * switches / count).toFixed(0)} per 100`)] : []),
       fact('Device', head ? `${head.device}, ${head.precision}` : '–'),
-      fact('Reply', version.closed ? FINISH[version.finish] ?? 'cut' : 'being written'));
+      fact('Reply', version.closed ? endOf(version, 'cut') : 'being written'));
     const weights = make('div', 'mpd-rows mpd-means');
     weights.append(...data.experts.map((e, k) => meter(e, data.total[k] / count)));
     const title = make('h3');
@@ -115,7 +125,7 @@ class Inspector {
     const rows = make('div', 'mpd-rows mpd-detail-rows'), title = make('h3');
     title.append(term('weight', 'Weights'));
     data.experts.forEach((e, k) => {
-      const row = meter(e, data.weight[i][k]), notes = make('span', 'mpd-row-notes');
+      const mean = still(data) ? null : data.total[k] / data.text.length, row = meter(e, data.weight[i][k], mean), notes = make('span', 'mpd-row-notes');
       const likeliest = data.top[i].reduce((best, c) => (best === null || c.chance[k] > best.chance[k] ? c : best), null);
       const note = (key, label, value) => {
         const part = make('span');
@@ -129,7 +139,16 @@ class Inspector {
       row.append(notes);
       rows.append(row);
     });
-    const box = make('section');
+    const box = make('section'), names = data.anchors > 1 ? ['start', 'anchor'] : data.anchors ? ['start'] : [];
+    if (names.length) {
+      const notes = make('span', 'mpd-row-notes mpd-anchors');
+      notes.append(...names.map((name, a) => {
+        const part = make('span');
+        part.append(term(name === 'start' && names.length > 1 ? 'base-start' : name, name), ` finds it ${percent(chanceOf(data.logprob[i][data.experts.length + a]))}`);
+        return part;
+      }));
+      rows.append(notes);
+    }
     box.append(title, rows);
     return box;
   }
@@ -148,7 +167,8 @@ class Inspector {
       cell.append(...(column.expert ? [glyphOf(column.expert)] : []), make('span', '', column.name));
       return cell;
     }));
-    const ranked = columns.map(column => [...tokens].sort((a, b) => column.value(b) - column.value(a)).slice(0, k));
+    // What decoding had taken out (p = 0) is nobody's proposal.
+    const ranked = columns.map(column => tokens.filter(t => column.value(t) > 0).sort((a, b) => column.value(b) - column.value(a)).slice(0, k));
     for (let r = 0; r < Math.max(...ranked.map(list => list.length)); r++) {
       const row = make('tr');
       row.append(...columns.map((column, n) => candidateCell(ranked[n][r], column.value, data.id[i], go)));

@@ -13,7 +13,7 @@ function openKept() {
 knowEngine(props.engine);
 legend($('.mpd-all'), pack.dimensions.flatMap(dimension => dimension.poles));
 try { Object.assign(state.look, JSON.parse(recall('localStorage', 'mpd-look') ?? '{}')); } catch { /* not ours */ }
-if (!Object.hasOwn(COLOURINGS, state.look.mode)) state.look.mode = 'weight';
+if (!Object.hasOwn(COLOURINGS, state.look.mode)) state.look.mode = 'deviation';
 showLook();
 
 window.addEventListener('pagehide', () => store.now(state.turns));

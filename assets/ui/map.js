@@ -7,11 +7,13 @@ class TokenMap {
     this.figure = figure;
     this.node = figure.querySelector('.mpd-heat');
     this.canvas = figure.querySelector('canvas');
-    this.layer = 'weight';
+    this.layer = 'deviation';
     this.start = null;  // first token of the window; null follows the end
     this.data = null;
     this.marks = {hovered: null, pinned: null};
-    figure.querySelector('.mpd-layer').addEventListener('change', e => { this.layer = e.target.value; this.paint(); });
+    const layers = figure.querySelector('.mpd-layer');
+    layers.append(...Object.entries(LAYERS).map(([name, {label}]) => choiceOf(name, label)));
+    layers.addEventListener('change', e => { this.layer = e.target.value; this.paint(); });
     figure.querySelector('.mpd-earlier').addEventListener('click', () => this.move(-1));
     figure.querySelector('.mpd-later').addEventListener('click', () => this.move(1));
     this.canvas.addEventListener('pointermove', e => events.hover(this.column(e)));
@@ -23,10 +25,9 @@ class TokenMap {
   /** Colours and font of the theme; read again only when it changes. */
   theme() {
     const css = getComputedStyle(this.node), name = n => css.getPropertyValue(n).trim();
-    const [low, middle, high] = ['--mpd-heat-0', '--mpd-heat-1', '--mpd-heat-2'].map(n => channels(name(n)));
-    const blend = (a, b, share) => a.map((v, k) => Math.round(v + (b[k] - v) * share));
-    const ramp = Array.from({length: 65}, (_, k) => (k <= 32 ? blend(low, middle, k / 32) : blend(middle, high, (k - 32) / 32)));
-    this.look = {ramp: ramp.map(c => `rgb(${c})`), ink: css.color, soft: name('--mpd-soft'), family: css.fontFamily};
+    const ramp = (...names) => blended(names.map(n => channels(name(n))));
+    const ramps = {plain: ramp('--mpd-heat-0', '--mpd-heat-1', '--mpd-heat-2'), around: ramp('--mpd-below', '--mpd-heat-0', '--mpd-heat-2')};
+    this.look = {...ramps, ink: css.color, soft: name('--mpd-soft'), family: css.fontFamily};
   }
 
   show(data) {
@@ -86,11 +87,12 @@ class TokenMap {
   }
 
   cells(pen, data) {
-    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0;
+    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0, layer = layerOf(data, this.layer);
+    const low = layer.low(data), width = layer.high(data) - low, ramp = layer.around ? this.look.around : this.look.plain;
     for (let i = from; i < to; i++) {
       const x = this.left + (i - from) * this.step;
-      data[this.layer][i].forEach((value, k) => {
-        pen.fillStyle = this.look.ramp[Math.round(64 * Math.max(0, Math.min(1, value ?? 0)))];
+      layer.of(data, i).forEach((value, k) => {
+        pen.fillStyle = ramp[Math.round(64 * Math.max(0, Math.min(1, ((value ?? low) - low) / width)))];
         pen.fillRect(x, k * ROW + 1, this.step - gap + (gap ? 0 : 0.5), ROW - 2);
       });
     }
@@ -143,6 +145,9 @@ class TokenMap {
     note.querySelector('.mpd-range').textContent = `tokens ${from + 1}–${to} of ${count}`;
     this.figure.querySelector('.mpd-earlier').disabled = from === 0;
     this.figure.querySelector('.mpd-later').disabled = to === count;
+    const {around, ends} = layerOf(this.data, this.layer), ramp = this.figure.querySelector('.mpd-ramp');
+    ramp.classList.toggle('around', Boolean(around));
+    ends(this.data).forEach((text, k) => { if (ramp.querySelectorAll('span')[k].textContent !== text) ramp.querySelectorAll('span')[k].textContent = text; });
     Object.assign(this.node.dataset, {columns: to - from, start: from, rows: this.data.experts.length});
   }
 
@@ -153,6 +158,12 @@ class TokenMap {
     const i = from + Math.floor((event.clientX - box.left - this.left) / this.step);
     return i >= from && i < to && event.clientY - box.top < this.data.experts.length * ROW ? i : null;
   }
+}
+
+/** 65 colours through three. */
+function blended([low, middle, high]) {
+  const blend = (a, b, share) => a.map((v, k) => Math.round(v + (b[k] - v) * share));
+  return Array.from({length: 65}, (_, k) => `rgb(${k <= 32 ? blend(low, middle, k / 32) : blend(middle, high, (k - 32) / 32)})`);
 }
 
 /** A hex colour's three channels, 0 to 255. */

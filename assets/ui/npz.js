@@ -3,7 +3,7 @@
 /** The arrays by name: {type, shape, values}; types as numpy writes them. */
 function arraysOf(head, data) {
   const steps = data.text.length, experts = data.experts.map(e => e.name);
-  const voices = [...experts, ...ANCHORS.slice(0, data.anchors)], count = Math.max(0, ...data.top.map(list => list.length));
+  const voices = voicesOf(data), count = Math.max(0, ...data.top.map(list => list.length));
   const padded = (of, empty) => data.top.flatMap(list => Array.from({length: count}, (_, k) => (list[k] ? of(list[k]) : empty)));
   const log = value => value ?? -Infinity, numbers = (shape, values) => ({type: '<f8', shape, values});
   return {

@@ -4,7 +4,7 @@
 
 function announce() {
   const writing = open();
-  root.dataset.busy = writing.length > 0;
+  Object.assign(root.dataset, {busy: writing.length > 0, asked: state.turns.some(turn => !turn.stored)});
   if (writing.length) {
     const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
     const started = writing.some(v => v.status === 'streaming');
@@ -13,7 +13,7 @@ function announce() {
   } else {
     const version = state.version;
     status(!state.engine.ready && !state.engine.offline ? `The model is loading. ${state.engine.stage}`
-      : version?.status === 'done' ? `Reply ${FINISH[version.finish] ?? 'done'}, ${version.data.text.length} tokens.` : '');
+      : version?.status === 'done' ? `Reply ${endOf(version, 'done')}, ${version.data.text.length} tokens.` : '');
   }
 }
 
@@ -63,9 +63,8 @@ function mark() {
 }
 
 function paintScale() {
-  const way = COLOURINGS[state.look.mode], box = $('.mpd-scale'), most = state.version && way.most?.(state.version.data);
-  box.hidden = !way.scale || !most;
-  if (!box.hidden) box.textContent = `${way.scale}: bar from 0 to ${most.toFixed(2)}${way.unit}`;
+  const data = state.version?.data, words = data?.text.length ? legendOf(data, state.look.mode) : '';
+  if ($('.mpd-scale').textContent !== words) $('.mpd-scale').textContent = words;
 }
 
 function shownToken() {

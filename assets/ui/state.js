@@ -9,7 +9,7 @@ const wide = window.matchMedia('(min-width: 1200px)'), phone = window.matchMedia
 const state = {
   turns: [], version: null,        // version: the one that map and inspector show
   hovered: null, pinned: null,     // token indices within it
-  look: {mode: props.trained ? 'weight' : 'keenest', unit: 'token', view: 'tokens'},
+  look: {mode: props.trained ? 'deviation' : 'keenest', unit: 'token', view: 'tokens'},
   intent: null,                    // what the next press of Run is for, where it is no plain run
   fill: null,                      // values for the controls
   fetch: new Set(),                // versions whose chunks are missing

@@ -2,43 +2,6 @@
 // span in the role of a button: text runs through it, so that scripts join, lines break between
 // words alone, right-to-left runs right to left, and a selection may begin anywhere.
 
-/** What a token may be coloured by: one number an expert, or one number on a scale. */
-const COLOURINGS = {
-  weight: {label: 'largest weight', of: (d, i) => d.weight[i]},
-  responsibility: {label: 'expert behind it (responsibility)', of: (d, i) => d.responsibility[i]},
-  keenest: {label: 'most confident expert', of: (d, i) => d.chance[i]},
-  deviation: {label: 'weight above the reply’s mean', of: (d, i) => deviation(d, i)},
-  probability: {label: 'probability', level: (d, i) => d.probability[i], most: () => 1,
-    scale: 'Probability of the token in the merged distribution', unit: ''},
-  entropy: {label: 'entropy', level: (d, i) => d.entropy[i], most: d => d.most.entropy,
-    scale: 'Entropy of the merged distribution', unit: ' nats'},
-  divergence: {label: 'divergence of the experts', level: (d, i) => d.divergence[i], most: d => d.most.divergence,
-    scale: 'Divergence of the experts, each counted alike', unit: ' nats'},
-  disagreement: {label: 'divergence, weighted', level: (d, i) => d.disagreement[i], most: d => d.most.disagreement,
-    scale: 'Divergence of the experts, each counted by its weight', unit: ' nats'},
-};
-
-/** How much more than on average each expert weighs here, stretched: a tenth more is plain to see. */
-function deviation(data, i) {
-  const count = Math.max(1, data.text.length);
-  return data.weight[i].map((w, k) => Math.max(0, Math.min(1, 3 * (w - data.total[k] / count))));
-}
-
-/** How tokens from..to are drawn together: colour slot, strength 0 to 1, glyph, and words. */
-function unitLook(data, mode, from, to) {
-  const way = COLOURINGS[mode], tokens = Array.from({length: to - from}, (_, k) => from + k);
-  if (way.level) {
-    const value = sum(tokens.map(i => way.level(data, i))) / tokens.length;
-    const strength = Math.max(0, Math.min(1, value / (way.most(data) || 1)));
-    return {slot: 'level', strength, glyph: '', words: `${way.label} ${value.toFixed(2)}${way.unit}`};
-  }
-  const values = data.experts.map((_, k) => sum(tokens.map(i => way.of(data, i)[k])) / tokens.length);
-  const best = leader(values);
-  if (best < 0 || values[best] <= 0) return {slot: '', strength: 0, glyph: '=', words: 'no expert leads'};
-  const {slot, glyph, name} = data.experts[best];
-  return {slot, strength: values[best], glyph, words: `${name} ${percent(values[best])}`};
-}
-
 class Strip {
   constructor(node) {
     this.node = node;
@@ -86,12 +49,19 @@ class Strip {
         while (end < this.tokens.length && this.starts[end] === start) end++;
         look = unitLook(data, mode, start, end);
       }
-      const token = this.tokens[i];
-      token.dataset.slot = look.slot;
-      token.dataset.glyph = look.glyph;
-      token.style.setProperty('--a', look.strength.toFixed(3));
-      token.setAttribute('aria-label', `${tokenName(data.text[i])}, ${look.words}`);
+      this.dress(this.tokens[i], data.text[i], look);
     }
+  }
+
+  /** What has not changed is not written: the browser would lay it out anew. */
+  dress(token, text, {slot, glyph, strength, words}) {
+    const share = strength.toFixed(2), worn = `${slot} ${share} ${words}`;
+    if (token.worn === worn) return;
+    token.worn = worn;
+    if (token.dataset.slot !== String(slot)) Object.assign(token.dataset, {slot, glyph});
+    if (token.share !== share) token.style.setProperty('--a', share);
+    token.share = share;
+    token.setAttribute('aria-label', `${tokenName(text)}, ${words}`);
   }
 
   recolour(data, mode, unit = 'token') {

@@ -16,6 +16,13 @@ function makeButton(label, className, act) {
   return button;
 }
 
+/** One choice of a list. */
+function choiceOf(value, label) {
+  const option = make('option', '', label);
+  option.value = value;
+  return option;
+}
+
 /** Leading spaces, core and trailing line breaks of a token: only the core can be pressed. */
 function splitToken(text) {
   const [, lead, core, tail] = /^([ \t]*)([\s\S]*?)(\n*)$/.exec(text);

@@ -12,12 +12,13 @@ function lookOf(pack, name, position) {
   return {name, slot: pack.firstExtra + extra, glyph: pack.shapes[extra]};
 }
 
-/** Whom the space “strength” moves away from: recorded like experts, but without a weight. */
+/** Of the space “strength”, recorded like experts but without a weight: what shifts start from, and,
+ * where that is another distribution, what they are measured from. */
 const ANCHORS = ['plain', 'anchor'];
 
 function emptyData(pack, names) {
   return {
-    experts: names.map((name, k) => lookOf(pack, name, k)), total: names.map(() => 0),
+    experts: names.map((name, k) => lookOf(pack, name, k)), total: names.map(() => 0), squares: names.map(() => 0),
     text: [], id: [], weight: [], chance: [], logprob: [], responsibility: [], probability: [], entropy: [],
     disagreement: [], divergence: [], top: [], missing: [], anchors: 0, listed: 0, most: {entropy: 0, disagreement: 0, divergence: 0},
   };
@@ -41,7 +42,7 @@ function addRow(data, [text, id, weights, probability, logprobs, entropy, disagr
   data.missing.push(missing ?? {});
   // The union of the top k of 1 + experts lists: so many of each are recorded at least.
   data.listed = Math.max(data.listed, Math.ceil(top.length / (1 + count)));
-  weights.forEach((w, k) => { data.total[k] += w; });
+  weights.forEach((w, k) => { data.total[k] += w; data.squares[k] += w * w; });
   for (const name of Object.keys(data.most)) data.most[name] = Math.max(data.most[name], data[name].at(-1) ?? 0);
 }
 
@@ -75,9 +76,14 @@ function inert(json) {
   return json.replace(/[<>&\u2028\u2029]/g, c => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`);
 }
 
+/** Whose log-probabilities are recorded: experts, then anchors. */
+function voicesOf(data) {
+  return [...data.experts.map(e => e.name), ...ANCHORS.slice(0, data.anchors)];
+}
+
 function toTrace(head, data) {
   const named = values => Object.fromEntries(data.experts.map((e, k) => [e.name, values[k]]));
-  const voices = [...data.experts.map(e => e.name), ...ANCHORS.slice(0, data.anchors)];
+  const voices = voicesOf(data);
   const spoken = values => Object.fromEntries(voices.map((name, k) => [name, values[k]]));
   const steps = data.text.map((text, i) => ({
     index: i, token_id: data.id[i], text, weights: named(data.weight[i]), probability: data.probability[i],
@@ -92,9 +98,9 @@ function toTrace(head, data) {
 function toCsv(data) {
   const names = data.experts.map(e => e.name);
   const head = ['step', 'token_id', 'text_json', 'probability', 'entropy_nats', 'divergence_nats',
-    'weighted_divergence_nats', ...['weight', 'responsibility', 'logprob'].flatMap(what => names.map(n => `${what}:${n}`))];
+    'weighted_divergence_nats', ...['weight', 'responsibility'].flatMap(what => names.map(n => `${what}:${n}`)), ...voicesOf(data).map(n => `logprob:${n}`)];
   const rows = data.text.map((text, i) => [i, data.id[i], JSON.stringify(text), data.probability[i], data.entropy[i],
-    data.divergence[i], data.disagreement[i], ...data.weight[i], ...data.responsibility[i], ...data.logprob[i].slice(0, names.length)]);
+    data.divergence[i], data.disagreement[i], ...data.weight[i], ...data.responsibility[i], ...data.logprob[i]]);
   const cell = value => {
     const text = String(value ?? '');
     return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
@@ -121,6 +127,7 @@ function readTrace(text, pack) {
     if (typeof trace[name] !== 'string') wrong(`“${name}” is missing or no text`);
   }
   for (const name of ['settings', 'timing', 'hashes']) if (!isObject(trace[name])) wrong(`“${name}” is missing or no object`);
+  for (const name of ['first_token_s', 'total_s', 'tokens_per_s']) if (typeof trace.timing[name] !== 'number' || !(trace.timing[name] >= 0)) wrong(`its timing has no proper “${name}”`);
   if (!Array.isArray(trace.messages) || !trace.messages.every(m => isObject(m) && typeof m.role === 'string' && typeof m.content === 'string')) {
     wrong('“messages” is no list of turns');
   }
@@ -130,6 +137,7 @@ function readTrace(text, pack) {
   const names = isObject(trace.steps[0]?.weights) ? Object.keys(trace.steps[0].weights) : [...trace.poles];
   if (names.length > EXPERT_LIMIT) wrong(`it has ${names.length} experts; at most ${EXPERT_LIMIT} are read`);
   const anchors = ANCHORS.filter(name => !names.includes(name) && trace.steps[0]?.logprobs?.[name] !== undefined);
+  if (anchors.length === 1 && anchors[0] !== ANCHORS[0]) wrong(`step 1 has log-probabilities of “${ANCHORS[1]}” but none of “${ANCHORS[0]}”, which shifts start from`);
   const rows = trace.steps.map((step, i) => readStep(step, names, anchors, problem => wrong(`step ${i + 1} ${problem}`)));
   if (rows.map(row => row[0]).join('') !== trace.text) wrong('its steps do not join to its text');
   const {steps, ...head} = trace;

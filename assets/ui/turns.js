@@ -35,7 +35,7 @@ class Version {
     this.rows = [];  // chunks of steps as they came, for the browser's storage
     this.unsaved = true;
     this.data = emptyData(pack, []);
-    this.arrived = [];
+    Object.assign(this, {arrived: [], scale: 0, coloured: 0});  // what the strip's colours are of
     this.build(form);
     if (plan.branch && from) this.inherit(from, plan.branch.prefix.length);
   }
@@ -60,6 +60,9 @@ class Version {
     const {strength, settled = 1, fade = 1} = this.head?.settings ?? this.plan.settings;
     return strength * (settled + (1 - settled) * Math.exp(-i / fade));
   }
+
+  /** Share of the likeliest token's probability below which a token is taken out in that space. */
+  get plausibility() { return (this.head?.settings ?? this.plan.settings).plausibility ?? 0; }
 
   build(form) {
     const {method, seed} = this.plan.settings, uses = method !== 'vanilla' && !method.startsWith('expert:');
@@ -157,15 +160,7 @@ class Version {
 
   paint(look, rival) {
     this.node.dataset.status = this.status;
-    if (this.data.text.length > this.strip.tokens.length) {
-      const scaled = COLOURINGS[look.mode].most, most = scaled?.(this.data);
-      this.strip.grow(this.data, look.mode, look.unit);
-      this.strip.tokens[this.plan.branch?.prefix.length]?.classList.add('branched');
-      if (look.mode === 'deviation' || (scaled && most > 1.1 * (this.scale ?? 0))) {
-        this.strip.recolour(this.data, look.mode, look.unit);
-        this.scale = most;
-      }
-    }
+    this.paintStrip(look);
     this.paintMeans();
     if (look.view === 'read') this.paintRead();
     const stopped = this.status === 'done' && this.finish === 'cancelled', limit = this.status === 'done' && this.finish === 'length';
@@ -174,8 +169,20 @@ class Version {
     if (rival && rival !== this && this.closed) this.markDifference(rival.data.text);
   }
 
+  paintStrip(look) {
+    const {strip, data} = this, count = data.text.length, way = COLOURINGS[look.mode];
+    if (count > strip.tokens.length) {
+      strip.grow(data, look.mode, look.unit);
+      strip.tokens[this.plan.branch?.prefix.length]?.classList.add('branched');
+    }
+    // What a colour is measured against moves with the reply: earlier tokens follow now and then, and at its end.
+    const due = this.closed ? count > this.coloured : count > 1.25 * this.coloured;
+    if (way.whole ? due : way.most?.(data) > 1.1 * this.scale) this.recolour(look);
+  }
+
   recolour(look) {
-    this.scale = COLOURINGS[look.mode].most?.(this.data);
+    this.scale = COLOURINGS[look.mode].most?.(this.data) ?? 0;
+    this.coloured = this.strip.tokens.length;
     this.strip.recolour(this.data, look.mode, look.unit);
   }
 

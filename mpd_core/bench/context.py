@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from mpd_core.bench.material import PROMPTS, Shapes
+from mpd_core.bench.material import PROMPTS
 from mpd_core.bench.options import BenchError, BenchOptions
-from mpd_core.bench.peer_pool import Competitor, PeerPool, take_turns
-from mpd_core.bench.values import Ask, Replayed, Run, Said, Spread
+from mpd_core.bench.peer_pool import Competitor, PeerPool
+from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
+from mpd_core.bench.values import Ask, Run, Said
 from mpd_core.packs import Pack
 
 CHECK_TOKENS = 8
@@ -45,13 +45,12 @@ class BenchContext:
     pack: Pack
     """The bench's own."""
     shapes: Shapes
-    field: PeerPool
+    pool: PeerPool
     info: Mapping[str, Any]
     """The engine's own description."""
     tell: Callable[[str], None]
-    checks: list[Check] = dataclasses.field(default_factory=list)
-    _rates: dict[int, float] = dataclasses.field(default_factory=dict)
-    _bandwidth: float | None = None
+    checks: list[Check] = field(default_factory=list)
+    _measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     @property
     def on_cpu(self) -> bool:
@@ -67,11 +66,16 @@ class BenchContext:
         return not self.precision.startswith("nf4")
 
     @property
-    def peer_precisions(self) -> tuple[bool, ...]:
-        """False: the engine's own precision; True: plain fp32, too."""
+    def peer_precisions(self) -> dict[bool, str]:
+        """Whether peers run in plain fp32, with what a label then ends in."""
         own_is_fp32 = self.precision == "fp32"
         wanted = self.options.fp32_peers and self.on_cpu and not own_is_fp32
-        return (False, True) if wanted else (False,)
+        return {False: "", True: ".fp32"} if wanted else {False: ""}
+
+    @property
+    def experts(self) -> int:
+        """Of one request."""
+        return len(self.pack.space.dimensions)
 
     @property
     def context(self) -> int:
@@ -79,12 +83,11 @@ class BenchContext:
         return PROMPT_TOKENS + self.options.tokens // 2
 
     def get(self, kind: str, *, fp32: bool = False) -> Competitor:
-        return self.field.get(kind, fp32=fp32)
+        return self.pool.get(kind, fp32=fp32)
 
     def ask(self, number: int = 0, *, preference: str | None = None, method: str = "mpd") -> Ask:
         """A request; without a preference, the first of the pack."""
-        first = "A" * len(self.pack.space.dimensions)
-        return Ask(PROMPTS[number % len(PROMPTS)], preference or first, method)
+        return Ask(PROMPTS[number % len(PROMPTS)], preference or "A" * self.experts, method)
 
     def crowd(self, count: int, method: str) -> tuple[Ask, ...]:
         """Requests with random preferences: the same ones for every method."""
@@ -94,28 +97,26 @@ class BenchContext:
         )
 
     def take_turns(self, contests: Mapping[str, Callable[[], Run]]) -> dict[str, list[Run]]:
+        """Time each ``repeats`` times, in turn, after a round that does not count."""
         self.tell(f"Timing {', '.join(contests)}.")
-        return take_turns(contests, self.options)
+        runs: dict[str, list[Run]] = {name: [] for name in contests}
+        for _ in range(1 + self.options.repeats):
+            for name, run in contests.items():
+                runs[name].append(run())
+        return {name: some[1:] for name, some in runs.items()}
 
     def check(
-        self,
-        label: str,
-        peer: Competitor,
-        ask: Ask,
-        *,
-        scheme: str | None = None,
-        rounded: bool = False,
+        self, label: str, peer: Competitor, scheme: str, ask: Ask, *, rounded: bool = False
     ) -> None:
         """Hold a peer to the engine's distributions, on the engine's own tokens.
 
         Raises:
             BenchError: they differ by more than their arithmetic explains.
         """
-        tokens = min(CHECK_TOKENS, self.options.tokens)
-        said: Said = self.get("engine").call("said", ask, tokens)
-        heading = (scheme, ask) if scheme else (ask,)
-        heard: Replayed = peer.call("replay", *heading, said.tokens, said.candidates)
-        check = compare(label, said, heard, self._tolerance(rounded))
+        said: Said = self.get("engine").call("said", ask, min(CHECK_TOKENS, self.options.tokens))
+        heard: Said = peer.call("replay", scheme, ask, said)
+        exact = ROUNDED if rounded and self.precision.startswith("fp16") else EXACT
+        check = compare(label, said, heard, exact if self.on_cpu else HALF)
         self.checks.append(check)
         if not check.max_log_prob_difference <= check.tolerance:
             raise BenchError(
@@ -123,42 +124,34 @@ class BenchContext:
                 f"{check.max_log_prob_difference:.2g}, and {check.tolerance:g} is the most."
             )
 
-    def bandwidth(self) -> float:
-        """Bytes a second, measured once."""
-        if self._bandwidth is None:
-            self._bandwidth = float(self.get("machine").call("bandwidth"))
-        return self._bandwidth
+    def least(self, rows: Rows) -> dict[str, Any]:
+        """What a step of such rows must do, and the time that this takes here at least."""
+        bandwidth, rate = self.machine("bandwidth"), self.machine("product_rate", rows.all)
+        cost = step_cost(self.shapes, rows, self.precision, cpu=self.on_cpu)
+        least, binds = roofline(cost, bandwidth, rate)
+        return {
+            "rows": rows.all,
+            "floor_ms": least,
+            "bound_by": binds,
+            "bytes": cost[0],
+            "operations": cost[1],
+            "gflops_at_rows": rate / 1e9,
+            "memory_ms": 1000 * cost[0] / bandwidth,
+            "arithmetic_ms": 1000 * cost[1] / rate,
+        }
 
-    def product_rate(self, rows: int) -> float:
-        """Floating point operations a second at so many rows, measured once."""
-        if rows not in self._rates:
-            self._rates[rows] = float(self.get("machine").call("product_rate", rows))
-        return self._rates[rows]
-
-    def checks_as_dicts(self) -> list[dict[str, Any]]:
-        return [asdict(check) for check in self.checks]
-
-    def _tolerance(self, rounded: bool) -> float:
-        if not self.on_cpu:
-            return HALF
-        return ROUNDED if rounded and self.precision.startswith("fp16") else EXACT
+    def machine(self, *probe: Any) -> float:
+        """A rate of the machine, measured once."""
+        if probe not in self._measured:
+            self._measured[probe] = float(self.get("machine").call(*probe))
+        return self._measured[probe]
 
 
-def compare(label: str, said: Said, heard: Replayed, tolerance: float) -> Check:
+def compare(label: str, said: Said, heard: Said, tolerance: float) -> Check:
     """Largest difference of a log-probability, or of an entropy, over all steps."""
-    pairs = [
-        (ours, theirs)
-        for step, other in zip(said.log_probs, heard.log_probs, strict=True)
-        for ours, theirs in zip(step, other, strict=True)
-    ]
-    pairs += zip(said.entropies, heard.entropies, strict=True)
-    differences = [abs(ours - theirs) for ours, theirs in pairs]
+    steps = zip((*said.log_probs, said.entropies), (*heard.log_probs, heard.entropies), strict=True)
+    differences = [abs(a - b) for ours, theirs in steps for a, b in zip(ours, theirs, strict=True)]
     # A NaN is no agreement, and max() could lose it.
     worst = max(differences) if all(d == d for d in differences) else float("nan")
-    same = sum(a == b for a, b in zip(said.tokens, heard.best, strict=True))
+    same = sum(a == b for a, b in zip(said.tokens, heard.tokens, strict=True))
     return Check(label, worst, tolerance, f"{same} of {len(said.tokens)}", said.disagreement)
-
-
-def ratio(over: Spread, under: Spread) -> float:
-    """Of two medians."""
-    return over.median / under.median

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from mpd_core.bench.material import shapes_of
-from mpd_core.bench.schemes import Loader
+from mpd_core.bench.schemes import Peer
 from mpd_core.bench.values import Spec
 from mpd_core.models.linear import PACKED
 
@@ -24,21 +24,17 @@ READ_BYTES = 2**28
 GPU_READ_BYTES = 2**32
 MOST_COLUMNS = 4096
 """Of the matrix behind the product rate: it must stay in a cache, on a GPU too."""
-TRIALS = 9
-TRIAL_S = 0.05
+MEASURED_S = 0.5
+"""Of trials, however many calls each of them needs."""
 
 
 class MachineSide:
     """Probes of one machine, run as a competitor so that they too have the cores to themselves."""
 
     def __init__(self, spec: Spec) -> None:
-        loader = Loader(spec)
-        self._format = loader.format
-        self._shapes = shapes_of(loader.base, loader.pack)
-        self._rates: dict[int, float] = {}
-
-    def close(self) -> None:
-        """Nothing is held open."""
+        peer = Peer(spec)
+        self._format = peer.format
+        self._shapes = shapes_of(peer.base, peer.pack)
 
     def facts(self) -> dict[str, Any]:
         """Names and versions, for whoever reads the figures."""
@@ -64,8 +60,8 @@ class MachineSide:
         size = GPU_READ_BYTES if self._format.device == "cuda" else READ_BYTES
         source = torch.ones(size // 4, device=self._format.device)
         target = torch.zeros_like(source)
-        read = size / self._best(lambda: source.sum(), calls=1)
-        copied = 2 * size / self._best(lambda: target.copy_(source), calls=1)
+        read = size / self._best(lambda: source.sum())
+        copied = 2 * size / self._best(lambda: target.copy_(source))
         return max(read, copied)
 
     @torch.inference_mode()
@@ -75,33 +71,20 @@ class MachineSide:
         The matrix has the width of the base's widest product, fused as the engine fuses it, and
         its kernel. What it reads from memory is counted by ``bandwidth``, so here it reads none.
         """
-        if rows not in self._rates:
-            width = self._shapes.hidden
-            height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
-            dense, dtype = nn.Linear(width, height, bias=False), self._format.dtype
-            packed = self._format.packed
-            linear = PACKED[packed](dense.weight, None) if packed else dense
-            linear = linear.to(self._format.device, dtype)
-            x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
-            self._rates[rows] = 2 * rows * width * height / self._best(lambda: linear(x))
-        return self._rates[rows]
+        width = self._shapes.hidden
+        height = min(2 * max(out for _, out in self._shapes.linears.values()), MOST_COLUMNS)
+        dense = nn.Linear(width, height, bias=False)
+        dtype, packed = self._format.dtype, self._format.packed
+        linear = PACKED[packed](dense.weight, None) if packed else dense
+        linear = linear.to(self._format.device, dtype)
+        x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
+        return 2 * rows * width * height / self._best(lambda: linear(x))
 
-    def _best(self, action: Callable[[], Any], calls: int | None = None) -> float:
+    def _best(self, action: Callable[[], Any]) -> float:
         """Seconds of the fastest trial, per call: a floor must not be flattered by noise."""
-        calls = calls or max(1, int(TRIAL_S / self._seconds(action, 3)))
-        return min(self._seconds(action, calls) for _ in range(TRIALS))
-
-    def _seconds(self, action: Callable[[], Any], calls: int) -> float:
-        self._wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            action()
-        self._wait()
-        return (time.perf_counter() - start) / calls
-
-    def _wait(self) -> None:
-        if self._format.device == "cuda":
-            torch.cuda.synchronize()
+        threads = torch.get_num_threads()
+        timer = Timer("action()", globals={"action": action}, num_threads=threads)
+        return float(min(timer.blocked_autorange(min_run_time=MEASURED_S).times))
 
 
 def _cpu_name() -> str:

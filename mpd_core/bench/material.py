@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomlkit
 import torch
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from mpd_core.bench.roofline import Shapes
 from mpd_core.models.adapters import load_adapter, lowest_layer
 from mpd_core.models.base import LOCAL
-from mpd_core.packs import Pack, TemplateSpec, file_sha256
+from mpd_core.packs import Pack, file_sha256
 
 RANK = 8
 B_STD = 0.125
@@ -41,26 +41,6 @@ PROMPTS = (
 )
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The base's sizes, as far as bytes and arithmetic of a step depend on them."""
-
-    linears: dict[str, tuple[int, int]]
-    """Full name to (in, out) of every linear except the output layer."""
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    adapted: dict[str, tuple[int, int]]
-    """Those linears that adapters touch."""
-    rank: int = RANK
-    trunk: int = 0
-    """Layers below all adapters, which rows that read the same text share."""
-
-
 def shapes_of(base: Path, pack: Pack) -> Shapes:
     """Read the sizes from a model's folder without its weights, and from a pack's adapters."""
     config = AutoConfig.from_pretrained(base, **LOCAL)
@@ -72,33 +52,24 @@ def shapes_of(base: Path, pack: Pack) -> Shapes:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not output
     }
-    heads = config.num_attention_heads
+    adapters = [load_adapter(n, pack.path(s.folder)) for n, s in pack.spec.experts.adapters.items()]
+    touched = {name for adapter in adapters for name in adapter.factors} or set(linears)
+    heads, layers = config.num_attention_heads, config.num_hidden_layers
     return Shapes(
         linears=linears,
         vocabulary=config.vocab_size,
         hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", 4 * config.hidden_size),
-        layers=config.num_hidden_layers,
+        layers=layers,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
         head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        **_adapter_shape(pack, linears, config.num_hidden_layers),
+        adapted={name: size for name, size in linears.items() if name in touched},
+        rank=max((len(a) for one in adapters for a, _ in one.factors.values()), default=RANK),
+        trunk=lowest_layer(adapters, layers) if adapters else 0,
     )
 
 
-def _adapter_shape(pack: Pack, linears: dict[str, tuple[int, int]], layers: int) -> dict[str, Any]:
-    known = [load_adapter(n, pack.path(s.folder)) for n, s in pack.spec.experts.adapters.items()]
-    if not known:
-        return {"adapted": linears}
-    touched = {name for adapter in known for name in adapter.factors}
-    return {
-        "adapted": {name: size for name, size in linears.items() if name in touched},
-        "rank": max(len(a) for adapter in known for a, _ in adapter.factors.values()),
-        "trunk": lowest_layer(known, layers),
-    }
-
-
-def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
+def _write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
     """Write a random LoRA adapter as PEFT does; the SHA-256 of its weights.
 
     Its numbers are ones that fp16 holds, so that who packs adapters runs the same weights.
@@ -128,78 +99,55 @@ def write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
     return file_sha256(folder / "adapter_model.safetensors")
 
 
-def write_pack(folder: Path, pack: Pack, base: Path, seed: int) -> Path:
-    """The bench's pack: the dimensions of another pack, an adapter for every pole and the PCM."""
-    dimensions = [
-        (d.name, [(p.name, p.instruction) for p in d.poles]) for d in pack.spec.dimensions
-    ]
-    adapted = [pole.name for pole in pack.space.poles]
-    return _write(folder, base, pack, dimensions, adapted, seed)
-
-
-def write_wide_pack(folder: Path, pack: Pack, base: Path, seed: int, experts: int) -> Path:
-    """A pack of so many dimensions that as many experts can speak at once."""
-    dimensions = [
-        (f"d{k}", [(f"on{k}", f"Mind point {k}."), (f"off{k}", f"Forget point {k}.")])
-        for k in range(experts)
-    ]
-    adapted = [f"on{k}" for k in range(experts)]
-    return _write(folder, base, pack, dimensions, adapted, seed)
-
-
-def _write(
-    folder: Path,
-    base: Path,
-    pack: Pack,
-    dimensions: list[tuple[str, list[tuple[str, str]]]],
-    adapted: list[str],
-    seed: int,
+def write_pack(
+    folder: Path, pack: Pack, base: Path, seed: int, *, experts: int | None = None
 ) -> Path:
-    folder.mkdir(parents=True)
+    """The bench's pack: the dimensions of another pack, an adapter for every pole and the PCM.
+
+    With ``experts`` its dimensions are so many that as many experts can speak at once.
+    """
+    dimensions = [d.model_dump() for d in pack.spec.dimensions]
+    if experts:
+        dimensions = [_dimension(k) for k in range(experts)]
+    poles = [pole["name"] for dimension in dimensions for pole in dimension["poles"]]
+    adapted = [name for name in poles if not (experts and name.startswith("off"))]
     shapes = shapes_of(base, pack)
-    lines = ["schema_version = 1", 'name = "bench"', 'title = "Random adapters"']
-    lines += _table("base", name="bench", quantize=pack.spec.base.quantize)
-    lines += _table("base.source", kind="folder", folder=str(base.resolve()))
-    lines += _template(pack.spec.template, base)
-    for name, poles in dimensions:
-        lines += ["[[dimensions]]", f"name = {_text(name)}"]
-        for pole, instruction in poles:
-            lines += _table("[dimensions.poles]", name=pole, instruction=instruction)
-    lines += _table("experts", prompt="plain")
-    for index, name in enumerate(adapted):
-        sha256 = write_adapter(folder / name, shapes, seed + index)
-        lines += _table(f"experts.adapters.{_text(name)}", folder=name, sha256=sha256)
-    outputs = sum(len(poles) for _, poles in dimensions)
-    lines += _pcm(folder, shapes, outputs, seed + len(adapted))
-    lines += _table("decode", context=CONTEXT, max_new_tokens_limit=CONTEXT)
-    (folder / "pack.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    adapters = {
+        name: {"folder": name, "sha256": _write_adapter(folder / name, shapes, seed + k)}
+        for k, name in enumerate([*adapted, "pcm"])
+    }
+    head = folder / "head.safetensors"
+    random = torch.Generator().manual_seed(seed + len(adapted))
+    weight = torch.randn(len(poles), shapes.hidden, generator=random) / math.sqrt(shapes.hidden)
+    save_file({"weight": weight, "bias": torch.zeros(len(poles))}, head)
+    source = {"kind": "folder", "folder": str(base.resolve())}
+    # A fixed number of tokens is what is timed, so a reply ends with a token that is hardly ever
+    # likeliest; that none ended early is checked in every run.
+    template = pack.spec.template.model_dump(mode="json", exclude_none=True)
+    document = {
+        "schema_version": 1,
+        "name": "bench",
+        "title": "Random adapters",
+        "base": {"name": "bench", "quantize": pack.spec.base.quantize, "source": source},
+        "template": {**template, "end_of_turn": [_unlikely_token(base)]},
+        "dimensions": dimensions,
+        "pcm": {
+            "adapter": adapters.pop("pcm"),
+            "head": {"file": head.name, "sha256": file_sha256(head)},
+        },
+        "experts": {"prompt": "plain", "adapters": adapters},
+        "decode": {"context": CONTEXT, "max_new_tokens_limit": CONTEXT},
+    }
+    (folder / "pack.toml").write_text(tomlkit.dumps(document), encoding="utf-8")
     return folder
 
 
-def _pcm(folder: Path, shapes: Shapes, outputs: int, seed: int) -> list[str]:
-    adapter = write_adapter(folder / "pcm-adapter", shapes, seed)
-    head = _write_head(folder / "head.safetensors", shapes.hidden, outputs, seed)
-    return [
-        *_table("pcm", backbone="base"),
-        *_table("pcm.adapter", folder="pcm-adapter", sha256=adapter),
-        *_table("pcm.head", file="head.safetensors", sha256=head),
-    ]
-
-
-def _write_head(file: Path, hidden: int, outputs: int, seed: int) -> str:
-    random = torch.Generator().manual_seed(seed)
-    weight = torch.randn(outputs, hidden, generator=random) / math.sqrt(hidden)
-    save_file({"weight": weight, "bias": torch.zeros(outputs)}, file)
-    return file_sha256(file)
-
-
-def _template(template: TemplateSpec, base: Path) -> list[str]:
-    """The pack's own, except that a reply ends with a token that is hardly ever likeliest.
-
-    A fixed number of tokens is what is timed; that no reply ended early is checked in every run.
-    """
-    values = template.model_dump(exclude_none=True)
-    return _table("template", **{**values, "end_of_turn": [_unlikely_token(base)]})
+def _dimension(k: int) -> dict[str, Any]:
+    on = {"name": f"on{k}", "instruction": f"Mind point {k}."}
+    return {
+        "name": f"d{k}",
+        "poles": [on, {"name": f"off{k}", "instruction": f"Forget point {k}."}],
+    }
 
 
 def _unlikely_token(base: Path) -> str:
@@ -210,19 +158,3 @@ def _unlikely_token(base: Path) -> str:
         text for text in added if text not in usual and text not in (tokenizer.chat_template or "")
     ]
     return spare[-1] if spare else str(tokenizer.convert_ids_to_tokens(len(tokenizer) - 1))
-
-
-def _table(table: str, **values: Any) -> list[str]:
-    return [f"[{table}]", *(f"{key} = {_value(value)}" for key, value in values.items())]
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, Iterable):
-        return f"[{', '.join(_value(item) for item in value)}]"
-    return str(value)
-
-
-def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # TOML's basic strings escape as JSON's do

@@ -1,77 +1,17 @@
-"""One request: MPD beside one plain model, and beside other ways to run several experts."""
+"""One request: MPD beside one plain model and beside other ways to run several experts; bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from mpd_core.bench.context import BenchContext, ratio
-from mpd_core.bench.values import Ask, Figure, Run, Section, Spread
+from mpd_core.bench.context import BenchContext
+from mpd_core.bench.roofline import Rows
+from mpd_core.bench.values import Figure, Run, Section, ratio, spread
 
 NOCACHE_TOKENS = 8
-
-
-def tax(bench: BenchContext) -> Section:
-    """What MPD costs over one plain model."""
-    mpd, vanilla = bench.ask(), bench.ask(method="vanilla")
-    engine, plain = bench.get("engine"), bench.get("plain", fp32=bench.on_cpu)
-    bench.check("generate", plain, vanilla)
-    tokens, precision = bench.options.tokens, " in fp32" if bench.on_cpu else ""
-    runs = bench.take_turns(
-        {
-            "mpd": lambda: engine.call("decode", (mpd,), tokens),
-            "vanilla": lambda: engine.call("decode", (vanilla,), tokens),
-            "generate": lambda: plain.call("decode", (vanilla,), tokens),
-        }
-    )
-    ms = per_token(runs)
-    return Section(
-        (
-            Figure("tax.a", ratio(ms["mpd"], ms["vanilla"]), "MPD / one plain model, this engine"),
-            Figure("tax.b", ratio(ms["mpd"], ms["generate"]), f"MPD / generate{precision}"),
-        ),
-        {"ms_per_token": spreads(ms)},
-    )
-
-
-def fairness(bench: BenchContext) -> Section:
-    """A plain model before the others have started, and among them."""
-    tokens, ask = bench.options.tokens, bench.ask(method="vanilla")
-
-    def run() -> Run:
-        run: Run = bench.get("plain", fp32=bench.on_cpu).call("decode", (ask,), tokens)
-        return run
-
-    alone = [run().ms_per_token for _ in range(1 + bench.options.repeats)][1:]
-    bench.get("engine").call("decode", (bench.ask(),), tokens)
-    among = [run().ms_per_token for _ in range(1 + bench.options.repeats)][1:]
-    ms = {"alone": Spread.of(alone), "among": Spread.of(among)}
-    meaning = "a plain model among the others / alone: 1 is fair"
-    return Section(
-        (Figure("fairness", ratio(ms["among"], ms["alone"]), meaning),),
-        {"ms_per_token": spreads(ms)},
-    )
-
-
-def vs_mod(bench: BenchContext) -> Section:
-    """Against one forward an expert: by setting adapters, and with separate models."""
-    peers = {"loop": ("peft", "loop")}
-    if bench.mergeable:
-        peers["separate"] = ("separate", "separate")
-    return _against(bench, "vs_mod", peers, bench.options.tokens)
-
-
-def vs_peft(bench: BenchContext) -> Section:
-    """Against PEFT's mixed batch."""
-    return _against(bench, "vs_peft", {"batch": ("peft", "batch")}, bench.options.tokens)
-
-
-def vs_nocache(bench: BenchContext) -> Section:
-    """Against reading the whole text again at every token."""
-    tokens = min(NOCACHE_TOKENS, bench.options.tokens)
-    return _against(bench, "vs_nocache", {"nocache": ("peft", "nocache")}, tokens)
-
-
+PROFILED_TOKENS = 16
 MEANINGS = {
     "loop": "set_adapter loop / MPD",
     "separate": "separate merged models in sequence / MPD",
@@ -80,41 +20,121 @@ MEANINGS = {
 }
 
 
-def _against(
-    bench: BenchContext, measure: str, peers: dict[str, tuple[str, str]], tokens: int
-) -> Section:
-    ask, engine = bench.ask(), bench.get("engine")
-    contests: dict[str, Callable[[], Run]] = {"mpd": lambda: engine.call("decode", (ask,), tokens)}
-    for fp32 in bench.peer_precisions:
-        for name, (kind, scheme) in peers.items():
-            if fp32 and kind == "separate":
+def fairness(bench: BenchContext) -> Section:
+    """A plain model before the others have started, and among them."""
+    asks, tokens = (bench.ask(method="vanilla"),), bench.options.tokens
+
+    def run() -> Run:
+        found: Run = bench.get("plain", fp32=bench.on_cpu).call("generate", asks, tokens)
+        return found
+
+    alone = per_token(bench.take_turns({"alone": run}))
+    bench.get("engine").call("decode", (bench.ask(),), tokens)
+    ms = alone | per_token(bench.take_turns({"among": run}))
+    meaning = "a plain model among the others / alone: 1 is fair"
+    figure = Figure("fairness", ratio(ms["among"], ms["alone"]), meaning)
+    return Section([figure], {"ms_per_token": ms})
+
+
+def tax(bench: BenchContext) -> Section:
+    """What MPD costs over one plain model."""
+    vanilla, tokens = bench.ask(method="vanilla"), bench.options.tokens
+    engine, plain = bench.get("engine").call, bench.get("plain", fp32=bench.on_cpu)
+    bench.check("generate", plain, "cached", vanilla)
+    contests: dict[str, Callable[[], Run]] = {
+        "mpd": partial(engine, "decode", (bench.ask(),), tokens),
+        "vanilla": partial(engine, "decode", (vanilla,), tokens),
+        "generate": partial(plain.call, "generate", (vanilla,), tokens),
+    }
+    ms, precision = per_token(bench.take_turns(contests)), " in fp32" if bench.on_cpu else ""
+    figures = [
+        Figure("tax.a", ratio(ms["mpd"], ms["vanilla"]), "MPD / one plain model, this engine"),
+        Figure("tax.b", ratio(ms["mpd"], ms["generate"]), f"MPD / generate{precision}"),
+    ]
+    return Section(figures, {"ms_per_token": ms})
+
+
+def vs_mod(bench: BenchContext) -> Section:
+    """Against one forward an expert: by setting adapters, and with separate models."""
+    return _against(bench, "vs_mod", ["loop", *(["separate"] if bench.mergeable else [])])
+
+
+def vs_peft(bench: BenchContext) -> Section:
+    """Against PEFT's mixed batch."""
+    return _against(bench, "vs_peft", ["batch"])
+
+
+def vs_nocache(bench: BenchContext) -> Section:
+    """Against reading the whole text again at every token."""
+    return _against(bench, "vs_nocache", ["nocache"], NOCACHE_TOKENS)
+
+
+def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 512) -> Section:
+    ask, tokens = bench.ask(), min(most, bench.options.tokens)
+    engine, meanings = bench.get("engine"), dict[str, str]()
+    contests: dict[str, Callable[[], Run]] = {"mpd": partial(engine.call, "decode", (ask,), tokens)}
+    for fp32, ending in bench.peer_precisions.items():
+        for scheme in schemes:
+            merged = scheme == "separate"
+            if fp32 and merged:
                 continue  # as the loop, without the loop's overhead; once is enough
-            peer, label = bench.get(kind, fp32=fp32), name + (".fp32" if fp32 else "")
-            merged = kind == "separate"
-            bench.check(label, peer, ask, scheme=scheme, rounded=merged)
-            contests[label] = _timed(peer, scheme, ask, tokens)
+            peer, label = bench.get("separate" if merged else "peft", fp32=fp32), scheme + ending
+            bench.check(label, peer, scheme, ask, rounded=merged)
+            contests[label] = partial(peer.call, "decode", scheme, (ask,), tokens)
+            meanings[label] = MEANINGS[scheme] + (", peer in fp32" if fp32 else "")
     ms = per_token(bench.take_turns(contests))
     figures = [
-        Figure(f"{measure}.{name}", ratio(spread, ms["mpd"]), _meaning(name))
-        for name, spread in ms.items()
-        if name != "mpd"
+        Figure(f"{measure}.{label}", ratio(ms[label], ms["mpd"]), meaning)
+        for label, meaning in meanings.items()
     ]
-    return Section(tuple(figures), {"ms_per_token": spreads(ms)})
+    return Section(figures, {"ms_per_token": ms})
 
 
-def _meaning(label: str) -> str:
-    name, _, precision = label.partition(".")
-    return MEANINGS[name] + (", peer in fp32" if precision else "")
-
-
-def _timed(peer: Any, scheme: str, ask: Ask, tokens: int) -> Callable[[], Run]:
-    return lambda: peer.call("decode", scheme, (ask,), tokens)
-
-
-def per_token(runs: dict[str, list[Run]]) -> dict[str, Spread]:
+def per_token(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
     """Milliseconds a token while decoding, over the repeats."""
-    return {name: Spread.of([run.ms_per_token for run in some]) for name, some in runs.items()}
+    return {name: spread([run.ms_per_token for run in some]) for name, some in runs.items()}
 
 
-def spreads(values: dict[str, Spread]) -> dict[str, dict[str, float]]:
-    return {name: spread.to_dict() for name, spread in values.items()}
+def memory(bench: BenchContext) -> Section:
+    """Bytes of the weights: one base with adapters against one model, and against n models."""
+    ours: dict[str, Any] = bench.get("engine").call("memory")
+    base, adapters = ours["weights"]["base"], ours["weights"]["adapters"]
+    loaded = len(bench.pack.space.poles) + 1
+    files = sum(f.stat().st_size for f in bench.pack.folder.glob("*/adapter_model.safetensors"))
+    data: dict[str, Any] = {"adapters_loaded": loaded, "adapter_files": files, "engine": ours}
+    figures = [
+        Figure("memory.weights", (base + adapters) / base, f"base + {loaded} adapters / one model"),
+        Figure("memory.least", (base + files) / base, f"the same with the {loaded} files' bytes"),
+        Figure("memory.peak_mb", ours["peak"] / 2**20, "MiB at most of the engine's process"),
+        Figure("memory.resident_mb", ours["resident"] / 2**20, "MiB now of the engine's process"),
+    ]
+    if bench.mergeable:
+        data["separate"] = peers = bench.get("separate").call("memory")
+        models, count = peers["weights"]["base"], bench.experts + 1
+        figures += [
+            Figure("memory.models", models / base, f"{count} separate models / one model"),
+            Figure("memory.models_peak_mb", peers["peak"] / 2**20, "MiB at most of their process"),
+        ]
+    return Section(figures, data)
+
+
+def floor(bench: BenchContext) -> Section:
+    """Share of a measured step that bytes or arithmetic alone would take: 1 is perfect."""
+    n, tokens, engine = bench.experts, bench.options.tokens, bench.get("engine").call
+    cases = {
+        "one": ("mpd", Rows(n, 1, n + 1, bench.context, texts=2), "experts + PCM"),
+        "vanilla": ("vanilla", Rows(1, context=bench.context), "one plain model"),
+    }
+    figures, data = [], dict[str, Any]()
+    for name, (method, rows, what) in cases.items():
+        run = partial(engine, "decode", (bench.ask(method=method),), tokens)
+        step, least = (
+            per_token(bench.take_turns({"step": run}))["step"]["median"],
+            bench.least(rows),
+        )
+        data[name] = {**least, "step_ms": step, "share": least["floor_ms"] / step}
+        text = f"floor / step, one request, {what}: {least['bound_by']}-bound"
+        figures.append(Figure(f"floor.{name}", data[name]["share"], text))
+    data["profile"] = engine("profile", bench.ask(), min(PROFILED_TOKENS, tokens))
+    data["bandwidth_gb_s"] = bench.machine("bandwidth") / 1e9
+    return Section(figures, data)

@@ -50,14 +50,8 @@ class EngineSide:
         """Requests of equal preference at once, one preference after the other."""
         start = time.monotonic()
         ordered = sorted(asks, key=lambda ask: ask.preference)
-        runs = [
-            self._timed(tuple(group), tokens, start)
-            for _, group in groupby(ordered, key=lambda ask: ask.preference)
-        ]
-        return Run(
-            tuple(reply for run in runs for reply in run.tokens),
-            tuple(times for run in runs for times in run.stamps),
-        )
+        groups = groupby(ordered, key=lambda ask: ask.preference)
+        return Run.joined(self._timed(tuple(group), tokens, start) for _, group in groups)
 
     def said(self, ask: Ask, tokens: int) -> Said:
         """One reply, with what a trace records of its distributions."""

@@ -5,28 +5,27 @@ and once the pools of a process have more threads than there are cores, every pr
 twice as long. A competitor that shared a process with the engine's worker would be slow, or make
 the engine slow, for no reason of its own. So each has its process, with one pool, on all cores;
 whoever does not run waits on a pipe, with its threads asleep. Turns alternate, A B A B, so that
-a machine that slows down slows all alike. ``tax`` measures that this is fair: a plain model,
+a machine that slows down slows all alike. ``fairness`` measures that this is fair: a plain model,
 before the others have started and among them, costs the same.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import multiprocessing
 import time
-import traceback
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from multiprocessing.connection import Connection
-from typing import Any, Protocol
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
-from mpd_core.bench.options import BenchError, BenchOptions
-from mpd_core.bench.values import Run, Spec
+from mpd_core.bench.options import BenchError
+from mpd_core.bench.values import Spec
 
-PAUSE_S = 0.25
-"""Between turns: threads of the last one stop spinning, and fall asleep."""
-KINDS = {
+COMPETITORS = {
     "engine": "mpd_core.bench.ours:EngineSide",
     "wide": "mpd_core.bench.ours:EngineSide",
     "plain": "mpd_core.bench.plain:PlainSide",
@@ -34,73 +33,62 @@ KINDS = {
     "separate": "mpd_core.bench.peers:SeparateSide",
     "machine": "mpd_core.bench.machine:MachineSide",
 }
-
-
-class Competitor(Protocol):
-    """Something whose methods can be called by name, wherever it lives."""
-
-    def call(self, method: str, *arguments: Any) -> Any: ...
-
-    def close(self) -> None: ...
+"""A new one is a line here, and a class that takes a ``Spec``; its methods are called by name."""
+PAUSE_S = 0.25
+"""Between turns: threads of the last one stop spinning, and fall asleep."""
 
 
 class InProcess:
     """A competitor in this process: for tests, where only results matter."""
 
     def __init__(self, spec: Spec) -> None:
-        self._side = _make(spec)
+        module, _, name = COMPETITORS[spec.kind].partition(":")
+        self._side = getattr(importlib.import_module(module), name)(spec)
 
     def call(self, method: str, *arguments: Any) -> Any:
         return getattr(self._side, method)(*arguments)
 
     def close(self) -> None:
-        self._side.close()
+        getattr(self._side, "close", lambda: None)()
 
 
 class OwnProcess:
     """A competitor in a new process."""
 
     def __init__(self, spec: Spec) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
         self._name = spec.kind
-        self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
-        self._process.start()
-        theirs.close()
-        self._receive()
+        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        self._ask(_load, spec)
 
     def call(self, method: str, *arguments: Any) -> Any:
         time.sleep(PAUSE_S)
-        self._pipe.send((method, arguments))
-        return self._receive()
+        return self._ask(_answer, method, arguments)
 
     def close(self) -> None:
-        if self._process.is_alive():
-            self._pipe.send(None)
-            self._process.join(timeout=30)
-        if self._process.is_alive():
-            self._process.terminate()
-        self._pipe.close()
+        with contextlib.suppress(BenchError):
+            self._ask(_close)
+        self._process.shutdown()
 
-    def _receive(self) -> Any:
+    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            fine, value = self._pipe.recv()
-        except (EOFError, OSError) as error:
-            self._process.join(timeout=5)
+            return self._process.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
             raise BenchError(
-                f"The process of '{self._name}' ended with code {self._process.exitcode}: "
-                "use smaller sizes if memory is short."
+                f"The process of '{self._name}' ended: use smaller sizes if memory is short."
             ) from error
-        if not fine:
-            raise BenchError(f"'{self._name}' failed: {value}")
-        return value
+        except Exception as error:  # with the traceback of that process as its cause
+            problem = f"{type(error).__name__}: {error}"
+            raise BenchError(f"'{self._name}' failed: {problem}") from error
+
+
+Competitor = InProcess | OwnProcess
 
 
 class PeerPool:
     """Opens competitors when they are first called, and closes them when they are done with."""
 
     def __init__(self, specs: Callable[[str, bool], Spec], *, apart: bool = True) -> None:
-        """Make an empty field.
+        """An empty pool.
 
         Args:
             specs: from a kind, and whether in plain fp32, to what it is to load.
@@ -116,54 +104,25 @@ class PeerPool:
             self._competitors[key] = self._open(self._specs(kind, fp32))
         return self._competitors[key]
 
-    def keep(self, kinds: Iterable[str]) -> None:
+    def keep(self, *kinds: str) -> None:
         """Close all others."""
-        kept = set(kinds)
-        for key in [key for key in self._competitors if key[0] not in kept]:
+        for key in [key for key in self._competitors if key[0] not in kinds]:
             self._competitors.pop(key).close()
 
-    def close(self) -> None:
-        self.keep(())
+
+_HERE: list[InProcess] = []
+"""The competitor of a process that has one."""
 
 
-def take_turns(
-    competitors: Mapping[str, Callable[[], Run]], options: BenchOptions, *, warm: bool = True
-) -> dict[str, list[Run]]:
-    """Time each competitor ``repeats`` times, in turn, after a round that does not count."""
-    if warm:
-        for run in competitors.values():
-            run()
-    runs: dict[str, list[Run]] = {name: [] for name in competitors}
-    for _ in range(options.repeats):
-        for name, run in competitors.items():
-            runs[name].append(run())
-    return runs
-
-
-def _make(spec: Spec) -> Any:
-    module, _, name = KINDS[spec.kind].partition(":")
-    return getattr(importlib.import_module(module), name)(spec)
-
-
-def _serve(pipe: Connection, spec: Spec) -> None:
-    """A competitor's process: load, then answer calls until told to end."""
+def _load(spec: Spec) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    try:
-        side = _make(spec)
-        pipe.send((True, None))
-        while (call := pipe.recv()) is not None:
-            pipe.send(_answer(side, *call))
-        side.close()
-    except (EOFError, KeyboardInterrupt):
-        return  # the bench was interrupted
-    except Exception as error:
-        pipe.send((False, f"{type(error).__name__}: {error}"))
+    _HERE.append(InProcess(spec))
 
 
-def _answer(side: Any, method: str, arguments: tuple[Any, ...]) -> tuple[bool, Any]:
-    try:
-        return True, getattr(side, method)(*arguments)
-    except Exception as error:
-        traceback.print_exc()
-        return False, f"{type(error).__name__}: {error}"
+def _answer(method: str, arguments: tuple[Any, ...]) -> Any:
+    return _HERE[0].call(method, *arguments)
+
+
+def _close() -> None:
+    _HERE.pop().close()

@@ -3,63 +3,53 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mpd_core.bench.schemes import Loader, mean_change, replay
-from mpd_core.bench.values import Ask, Replayed, Run, Spec
-from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.bench.schemes import Peer, Scheme
+from mpd_core.bench.values import Ask, Run, Spec
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.linear import PACKED
 
 
 class _Clock:
-    """A streamer that notes when each token comes."""
+    """A streamer that notes when each token comes; transformers hands over the prompt first."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
-        self._prompt = True
 
     def put(self, _: Tensor) -> None:
-        if not self._prompt:  # transformers hands over the prompt first
-            self.times.append(time.monotonic())
-        self._prompt = False
+        self.times.append(time.monotonic())
 
     def end(self) -> None:
         """Nothing is buffered."""
 
 
-class PlainSide:
+class PlainSide(Peer):
     """The base alone, and merged models made from it, a preference at a time."""
 
     def __init__(self, spec: Spec) -> None:
-        self.loader = Loader(spec)
-        self._model = self.loader.model()
+        super().__init__(spec)
+        self._model = self.model("base")
         # The dense weights that adapters change stay beside packed ones: soups start from them.
         self._dense = {
             name: (module.weight.detach().clone(), module.bias)
             for name, module in self._model.named_modules()
             if type(module) is nn.Linear and module is not self._model.get_output_embeddings()
         }
-        self.loader.pack_linears(self._model)
+        self.pack_linears(self._model)
         self._mixed: str | None = None
 
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def decode(self, asks: tuple[Ask, ...], tokens: int) -> Run:
+    def generate(self, asks: tuple[Ask, ...], tokens: int) -> Run:
         """One request after the other through ``generate``; vanilla, without instructions."""
         self._mix(None)
-        start = time.monotonic()
-        return self._generate(asks, tokens, start, 0.0)
+        return self._generate(asks, tokens, time.monotonic(), 0.0)
 
-    def soup(self, asks: tuple[Ask, ...], tokens: int) -> tuple[Run, float]:
-        """Personalized Soup, one request after the other; the seconds that merging took, apart.
+    def soup(self, asks: tuple[Ask, ...], tokens: int) -> Run:
+        """Personalized Soup, one request after the other.
 
         Merged weights are made once a preference. A server could keep them all, so the run's
         clock stands still meanwhile: the best case for this opponent.
@@ -71,28 +61,17 @@ class PlainSide:
             self._mix(code)
             merging += time.monotonic() - before
             runs.append(self._generate(tuple(group), tokens, start, merging))
-        replies = tuple(reply for run in runs for reply in run.tokens)
-        return Run(replies, tuple(times for run in runs for times in run.stamps)), merging
+        return Run.joined(runs, merging)
 
-    def replay(
-        self, ask: Ask, tokens: tuple[int, ...], candidates: tuple[tuple[int, ...], ...]
-    ) -> Replayed:
-        """What the model, or the soup where the method is ``soup``, says of the candidates."""
+    def cached(self, ask: Ask) -> Scheme:
+        """The model, or the soup where the method is ``soup``, with a cache."""
         self._mix(ask.preference if ask.method == "soup" else None)
-        return replay(self._cached, ask, tokens, candidates)
-
-    def memory(self) -> dict[str, Any]:
-        """Bytes of the model's weights, and of the process."""
-        return {"weights": held_bytes(self._model), **process_memory()}
-
-    def _cached(self, ask: Ask) -> Generator[Tensor, int, None]:
         ids, cache = self._ids(ask), DynamicCache()
         while True:
-            said = self._model(
-                input_ids=ids, logits_to_keep=1, **cache_arguments(self._model, cache)
-            )
+            arguments = cache_arguments(self._model, cache)
+            said = self._model(input_ids=ids, logits_to_keep=1, **arguments)
             token = yield torch.log_softmax(said.logits[0, -1].float(), dim=-1)
-            ids = torch.tensor([[token]], device=ids.device)
+            ids = self.one(token)
 
     def _generate(self, asks: tuple[Ask, ...], tokens: int, start: float, uncounted: float) -> Run:
         replies, stamps = [], []
@@ -108,13 +87,13 @@ class PlainSide:
                     pad_token_id=0,
                 )
             replies.append(tuple(output[0, ids.shape[1] :].tolist()))
-            stamps.append(tuple(when - start - uncounted for when in clock.times))
+            stamps.append(tuple(when - start - uncounted for when in clock.times[1:]))
         return Run(tuple(replies), tuple(stamps))
 
     def _ids(self, ask: Ask) -> Tensor:
-        poles = self.loader.pack.space.parse(ask.preference).poles
+        poles = self.pack.space.parse(ask.preference).poles
         spoken = tuple(pole.instruction for pole in poles) if ask.method == "soup" else ()
-        return self.loader.ids(ask, spoken)
+        return self.ids(ask, spoken)
 
     @torch.no_grad()
     def _mix(self, code: str | None) -> None:
@@ -122,22 +101,18 @@ class PlainSide:
 
         4-bit weights are left alone: a soup would be quantised anew, at the same cost a token.
         """
-        if code == self._mixed or self.loader.format.quantize != "none":
+        if code == self._mixed or self.format.quantize != "none":
             return
-        for name, weight in self._mixed_weights(code):
-            if self.loader.format.packed:
+        poles = self.pack.space.parse(code).poles if code else ()
+        names = [pole.name for pole in poles]
+        changes = self.mean_change(names) if code else ((n, torch.zeros(())) for n in self._dense)
+        for name, change in changes:
+            weight, bias = self._dense[name]
+            weight = weight + change.to(weight)
+            if self.format.packed:
                 parent, _, child = name.rpartition(".")
-                packed = PACKED[self.loader.format.packed](weight, self._dense[name][1])
+                packed = PACKED[self.format.packed](weight, bias)
                 setattr(self._model.get_submodule(parent), child, packed)
             else:
                 self._model.get_submodule(name).weight.copy_(weight)
         self._mixed = code
-
-    def _mixed_weights(self, code: str | None) -> Iterator[tuple[str, Tensor]]:
-        if code is None:
-            yield from ((name, weight) for name, (weight, _) in self._dense.items())
-            return
-        names = tuple(pole.name for pole in self.loader.pack.space.parse(code).poles)
-        for name, change in mean_change(self.loader, names):
-            weight, _ = self._dense[name]
-            yield name, weight + change.to(weight)

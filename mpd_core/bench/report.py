@@ -16,24 +16,6 @@ from mpd_core.console import aligned
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
 
-Table = Sequence[Sequence[str]]
-
-
-def tables(
-    facts: Mapping[str, Any],
-    sections: Mapping[str, Section],
-    targets: Mapping[str, Target],
-    checks: Sequence[Mapping[str, Any]],
-) -> str:
-    """The readable part: the machine, the figures beside their targets, and the checks."""
-    known = [f"{key} {value}" for key, value in facts.items() if value is not None]
-    figures = [f for section in sections.values() for f in section.figures]
-    rows = [("figure", "value", "target", "", "what it is"), *(_row(f, targets) for f in figures)]
-    times = [("time", "median", "min", "max", ""), *_times(sections)]
-    parts = [", ".join(known), aligned(rows), aligned(times), aligned(_heard(checks))]
-    parts += [aligned(_profile(sections)), *_words(sections), *_growth(sections)]
-    return "\n\n".join(part for part in parts if part)
-
 
 def summary(
     facts: Mapping[str, Any],
@@ -59,6 +41,37 @@ def summary(
     }
 
 
+def tables(
+    found: Mapping[str, Any], sections: Mapping[str, Section], targets: Mapping[str, Target]
+) -> str:
+    """The readable part: the machine, the figures beside their targets, and the checks."""
+    figures = [_row(f, targets) for section in sections.values() for f in section.figures]
+    checks = [
+        (
+            check["peer"],
+            f"{check['max_log_prob_difference']:.1e}",
+            f"{check['tolerance']:g}",
+            check["same_choice"],
+            f"{check['disagreement']:.2g} nats",
+        )
+        for check in found["checks"]
+    ]
+    heading = ("checked", "max |ln p - ln p'|", "tolerance", "same choice", "experts apart")
+    # Where the time of a step goes: why a floor is missed.
+    shares = found["data"].get("floor", {}).get("profile", {})
+    profile = [(name, f"{100 * share:.0f}%") for name, share in shares.items()]
+    parts = [
+        _machine(found["machine"]),
+        aligned([("figure", "value", "target", "", "what it is"), *figures]),
+        aligned([("time", "median", "min", "max", ""), *_times(found["data"])]),
+        aligned([heading, *checks]),
+        aligned([("one request, MPD: operator", "of the time"), *profile]),
+        "\n".join(_regimes(found["data"])),
+        *_growth(found["data"]),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
 def one_line(value: Any) -> str:
     """JSON without line breaks; numbers that are none become null."""
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
@@ -69,23 +82,24 @@ def save_growth(folder: Path, facts: Mapping[str, Any], lines: Mapping[str, Any]
     folder.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"machine": dict(facts), "lines": lines}, indent=1)
     (folder / "growth.json").write_text(data + "\n", encoding="utf-8")
-    note = ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
-    path = folder / "growth.html"
+    units = (("Time of a step", "ms", "ms_per_step"), ("Throughput", "tokens/s", "tokens_per_s"))
     curves = {
         f"{heading}: {name} [{unit}]": [(p["x"], p[key]) for p in points]
         for name, points in lines.items()
-        for key, heading, unit in (
-            ("ms_per_step", "Time of a step", "ms"),
-            ("tokens_per_s", "Throughput", "tokens/s"),
-        )
+        for heading, unit, key in units
     }
-    path.write_text(page("How a step grows", note, curves, log_x=True), encoding="utf-8")
+    path = folder / "growth.html"
+    path.write_text(page("How a step grows", _machine(facts), curves, log_x=True), encoding="utf-8")
     return path
 
 
 def short(figure: Figure) -> str:
     """A figure as soon as it is known, for who waits."""
     return f"{figure.name} {'-' if figure.value is None else format(figure.value, '.3g')}"
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
 
 
 def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
@@ -97,66 +111,36 @@ def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
     return (figure.name, text, str(target or ""), verdict, figure.meaning)
 
 
-def _times(sections: Mapping[str, Section]) -> list[tuple[str, ...]]:
-    return [
-        (
-            f"{measure} {name} [{unit}]",
-            *(f"{spread[key]:.4g}" for key in ("median", "min", "max")),
-            "noisy: was the machine quiet?" if spread["max"] > NOISY * spread["min"] else "",
-        )
-        for measure, section in sections.items()
-        for kind, unit in (("ms_per_token", "ms/token"), ("seconds", "s"))
-        for name, spread in section.data.get(kind, {}).items()
-    ]
+def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for measure, section in data.items():
+        for kind, unit in (("ms_per_token", "ms/token"), ("seconds", "s")):
+            for name, found in section.get(kind, {}).items():
+                noisy = found["max"] > NOISY * found["min"]
+                yield (
+                    f"{measure} {name} [{unit}]",
+                    *(f"{found[key]:.4g}" for key in ("median", "min", "max")),
+                    "noisy: was the machine quiet?" if noisy else "",
+                )
 
 
-def _heard(checks: Sequence[Mapping[str, Any]]) -> Table:
-    heading = ("checked", "max |ln p - ln p'|", "tolerance", "same choice", "experts apart")
-    return [
-        heading,
-        *(
-            (
-                check["peer"],
-                f"{check['max_log_prob_difference']:.1e}",
-                f"{check['tolerance']:g}",
-                check["same_choice"],
-                f"{check['disagreement']:.2g} nats",
-            )
-            for check in checks
-        ),
-    ]
-
-
-def _profile(sections: Mapping[str, Section]) -> Table:
-    """Where the time of a step goes: why a floor is missed."""
-    shares = sections["floor"].data["profile"] if "floor" in sections else {}
-    rows = [(name, f"{100 * share:.0f}%") for name, share in shares.items()]
-    return [("one request, MPD: operator", "of the time"), *rows]
-
-
-def _words(sections: Mapping[str, Section]) -> list[str]:
+def _regimes(data: Mapping[str, Any]) -> Iterator[str]:
     """Which regime the crowds of ``serve32`` run in."""
-    regimes = sections["serve32"].data["regime"] if "serve32" in sections else {}
     names = {"mpd": "MPD", "c": "stacked soups"}
-    sentences = []
-    for key, r in regimes.items():
+    for key, r in data.get("serve32", {}).get("regime", {}).items():
         step = f"{r['step_ms']:.0f} ms" if r["step_ms"] else "not measured: the rows do not fit"
-        sentences.append(
+        yield (
             f"serve32, {names[key]}: {r['rows']} rows a step, bound by {r['bound_by']} "
             f"(floor {r['floor_ms']:.0f} ms, step {step})."
         )
-    return ["\n".join(sentences)] if sentences else []
 
 
-def _growth(sections: Mapping[str, Section]) -> Iterator[str]:
+def _growth(data: Mapping[str, Any]) -> Iterator[str]:
     """A table a line of ``growth``."""
-    lines = sections["growth"].data["lines"] if "growth" in sections else {}
-    for name, points in lines.items():
-        rows = [(name, "ms a step", "tokens/s")]
-        rows += [
+    for name, points in data.get("growth", {}).get("lines", {}).items():
+        rows = [
             (f"{p['x']:g}", f"{p['ms_per_step']:.4g}", f"{p['tokens_per_s']:.4g}") for p in points
         ]
-        yield aligned(rows)
+        yield aligned([(name, "ms a step", "tokens/s"), *rows])
 
 
 def _finite(value: Any) -> Any:

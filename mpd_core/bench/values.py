@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,14 @@ class Run:
     """Of each request."""
     stamps: tuple[tuple[float, ...], ...]
     """Seconds from the start of the run to each token of each request."""
+    uncounted: float = 0.0
+    """Seconds during which the run's clock stood still."""
+
+    @classmethod
+    def joined(cls, runs: Iterable[Run], uncounted: float = 0.0) -> Run:
+        """Runs, one after the other by the same clock, as one."""
+        replies = [pair for run in runs for pair in zip(run.tokens, run.stamps, strict=True)]
+        return cls(tuple(t for t, _ in replies), tuple(s for _, s in replies), uncounted)
 
     @property
     def seconds(self) -> float:
@@ -62,11 +70,7 @@ class Run:
     @property
     def gaps_ms(self) -> list[float]:
         """Milliseconds between neighbouring tokens, of all requests."""
-        return [
-            1000 * (later - earlier)
-            for times in self.stamps
-            for earlier, later in itertools.pairwise(times)
-        ]
+        return [1000 * (b - a) for times in self.stamps for a, b in itertools.pairwise(times)]
 
     @property
     def together_ms(self) -> float | None:
@@ -80,43 +84,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Said:
-    """What the engine said at each step of one reply, as far as a trace records it."""
+    """What an engine or a peer said at each step of one reply, at the same candidates."""
 
     tokens: tuple[int, ...]
-    candidates: tuple[tuple[int, ...], ...]
-    """Ids that were recorded at each step: the top of the mixture and of each expert."""
+    """The engine's: chosen; a peer's: what it finds likeliest, fed with the engine's tokens."""
     log_probs: tuple[tuple[float, ...], ...]
-    """The mixture's, of those ids."""
+    """The mixture's, of the candidates."""
     entropies: tuple[float, ...]
     """Of the mixture, nats: a function of the whole distribution."""
-    disagreement: float
+    candidates: tuple[tuple[int, ...], ...] = ()
+    """Ids that a trace records at each step: the top of the mixture and of each expert."""
+    disagreement: float = 0.0
     """Of the experts, nats, averaged over the steps."""
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """What a peer says at the same steps, fed with the engine's tokens."""
-
-    best: tuple[int, ...]
-    log_probs: tuple[tuple[float, ...], ...]
-    entropies: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and range of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        return cls(statistics.median(values), min(values), max(values), len(values))
-
-    def to_dict(self) -> dict[str, float]:
-        return {"median": self.median, "min": self.low, "max": self.high, "n": self.count}
 
 
 @dataclass(frozen=True)
@@ -134,6 +113,17 @@ class Figure:
 class Section:
     """What one measure found."""
 
-    figures: tuple[Figure, ...]
+    figures: Sequence[Figure]
     data: dict[str, Any] = field(default_factory=dict)
     """For the JSON line: milliseconds, bytes and so on behind the figures."""
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and range of repeated measurements."""
+    low, high = min(values), max(values)
+    return {"median": statistics.median(values), "min": low, "max": high, "n": len(values)}
+
+
+def ratio(over: dict[str, float], under: dict[str, float]) -> float:
+    """Of two medians."""
+    return over["median"] / under["median"]

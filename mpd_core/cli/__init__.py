@@ -1,5 +1,5 @@
 """The command line: ``python -m mpd_core``, installed as ``mpd-studio``."""
 
-from mpd_core.cli.app import METHODS, main
+from mpd_core.cli.app import main
 
-__all__ = ["METHODS", "main"]
+__all__ = ["main"]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable
-from enum import Enum
 from json import dumps
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,12 +14,12 @@ from mpd_core import console
 from mpd_core.bench.command import bench
 from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
-from mpd_core.engine.plan import plan_request
+from mpd_core.engine.plan import METHOD_HELP, plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
-from mpd_core.options import DeviceOption, PackOption, QuantizeChoice, QuantizeOption, quantize_of
+from mpd_core.options import DeviceOption, PackOption, QuantizeOption, with_numbers
 from mpd_core.packs import Pack, Quantize, load_pack
-from mpd_core.request import GenerationRequest, Space
+from mpd_core.request import GenerationRequest, Sampling, Space
 from mpd_core.trace import Trace
 
 if TYPE_CHECKING:
@@ -31,12 +30,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="MPD Studio: experts weighed anew at every token.",
-)
-
-_SpaceChoice = Enum("_SpaceChoice", {s: s for s in get_args(Space)}, type=str)  # type: ignore[misc]
-
-METHODS = (
-    "mpd, uniform, top-1, soup, prompting, vanilla, static, static:0.5,0.3,0.2 or expert:NAME."
 )
 
 
@@ -71,58 +64,24 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @app.command()
+@with_numbers(GenerationRequest, Sampling, pack_decides=True)
 def generate(
     prompt: Annotated[str, typer.Argument(help="The instruction; - reads it from stdin.")],
     preference: Annotated[
         str | None, typer.Option(help="One letter a dimension, e.g. AAB; - leaves one out.")
     ] = None,
-    method: Annotated[str, typer.Option(help=METHODS)] = "mpd",
-    space: Annotated[_SpaceChoice | None, typer.Option(help="Where experts are merged.")] = None,
-    strength: Annotated[
-        float | None, typer.Option(help="How far experts move the text, in the space strength.")
-    ] = None,
-    settled: Annotated[
-        float | None, typer.Option(help="Share of the strength that is left in the long run.")
-    ] = None,
-    fade: Annotated[
-        float | None, typer.Option(help="Tokens over which the strength fades to that share.")
-    ] = None,
-    plausibility: Annotated[
-        float | None,
-        typer.Option(help="Floor of the space strength: share of an expert's likeliest token."),
-    ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest reply, in tokens.")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus of the merged distribution.")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option(help="1 is none.")] = None,
-    dry_multiplier: Annotated[
-        float | None, typer.Option(help="Penalty on repeated sequences; 0 is none.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of this request's own generator.")] = 0,
+    method: Annotated[str, typer.Option(help=METHOD_HELP)] = "mpd",
+    space: Annotated[Space | None, typer.Option(help="Where experts are merged.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one trace instead.")] = False,
     pack: PackOption = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
+    **numbers: Any,
 ) -> None:
-    """Answer one prompt on stdout, streamed."""
+    """Answer one prompt on stdout, streamed. What is not given is the pack's own."""
     loaded = load_pack(pack)
     chosen = loaded.space.parse(preference or "A" * len(loaded.space.dimensions))
-    request = loaded.request(
-        console.typed(prompt),
-        chosen.code,
-        method,
-        space=space.value if space else None,
-        strength=strength,
-        settled=settled,
-        fade=fade,
-        plausibility=plausibility,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        dry_multiplier=dry_multiplier,
-        seed=seed,
-    )
+    request = loaded.request(console.typed(prompt), chosen.code, method, space=space, **numbers)
     # What can be refused without a model should not wait for one to load.
     plan_request(loaded, chosen, method, request.space)
     trace = _run(loaded, request, quantize, device, show=not json)
@@ -141,7 +100,7 @@ def serve(
     from mpd_core.ui.opening import Opening
     from mpd_core.ui.server import serve as serve_page
 
-    loaded, chosen = load_pack(pack), quantize_of(quantize)
+    loaded, chosen = load_pack(pack), quantize
     opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
     with contextlib.closing(opening), contextlib.suppress(KeyboardInterrupt):
         serve_page(opening, host=host, port=port)
@@ -196,7 +155,7 @@ def soak(
 def _run(
     pack: Pack,
     request: GenerationRequest,
-    quantize: QuantizeChoice | None,
+    quantize: Quantize | None,
     device: str | None,
     *,
     show: bool,
@@ -212,8 +171,8 @@ def _run(
         engine.close()
 
 
-def _open(pack: Pack, quantize: QuantizeChoice | None, device: str | None) -> Engine:
-    return _engine(pack, quantize_of(quantize), device, _tell)
+def _open(pack: Pack, quantize: Quantize | None, device: str | None) -> Engine:
+    return _engine(pack, quantize, device, _tell)
 
 
 def _engine(

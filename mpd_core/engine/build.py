@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from transformers import AutoTokenizer
@@ -31,6 +31,9 @@ from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 from mpd_core.prompts import PromptRenderer
 from mpd_core.remote.expert import RemoteExpert, RemoteSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,23 @@ class _Lane:
     layers: range | None = None
 
 
-def build(
-    pack: Pack,
-    *,
-    quantize: Quantize | None = None,
-    precision: Precision | None = None,
-    device: str | None = None,
-    kept_rows: int = KEPT_ROWS,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Parts:
-    """Obtain and load a pack's models; arguments as in ``Engine.open``.
+class EngineOptions(TypedDict, total=False):
+    """How an engine is opened; what is left out, or None, is the pack's."""
+
+    quantize: Quantize | None
+    """Overrides the pack's ``base.quantize``."""
+    precision: Precision | None
+    """Overrides the pack's ``base.precision``."""
+    device: str | None
+    """``cpu`` or ``cuda``; default: a GPU where there is one."""
+    kept_rows: int
+    """Of each model, to keep of ended requests, for those that begin alike."""
+    progress: Callable[[str], None]
+    """Is told in sentences what is being done."""
+
+
+def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
+    """Obtain and load a pack's models.
 
     Raises:
         ModelSourceError: a model cannot be obtained.
@@ -84,6 +94,9 @@ def build(
         RequestError: a device or a precision that this machine does not have.
         EngineError: a remote expert whose address or key cannot be used.
     """
+    quantize, precision = options.get("quantize"), options.get("precision")
+    device, kept_rows = options.get("device"), options.get("kept_rows", KEPT_ROWS)
+    progress: Callable[[str], None] = options.get("progress", lambda _: None)
     spec = pack.spec.base
     precision = precision or spec.precision
     format_ = weight_format(device, quantize or spec.quantize, precision)

@@ -17,6 +17,17 @@ from mpd_core.request import Space
 ONE_EXPERT, TOP = "expert:", "top-1"
 BASE, PCM, TRUNK = "base", "pcm", "trunk"
 PLAIN, ANCHOR = "plain", "anchor"
+METHODS = {
+    "mpd": "MPD: weights anew at every token",
+    "uniform": "MPD uniform: equal weights",
+    TOP: "MPD top-1: only the expert with the largest weight",
+    STATIC: "MPD static: the pack's best constant weights",
+    "soup": "Personalized soup: adapters averaged",
+    "prompting": "Preference prompting: the base, all instructions",
+    "vanilla": "Vanilla prompting: the base alone",
+}
+"""All but the single experts, with what people call them."""
+METHOD_HELP = f"{', '.join(METHODS)}, static:0.5,0.3,0.2 or expert:NAME."
 
 
 @dataclass(frozen=True)
@@ -62,11 +73,9 @@ def method_names(pack: Pack) -> tuple[str, ...]:
     Beside these, ``static:0.5,0.3,0.2`` merges with any constant weights. ``top-1`` needs a trained
     PCM: an untrained one weighs all alike, and none of them is the first.
     """
+    lacking = {STATIC: not pack.spec.static, "soup": not has_soup(pack), TOP: not pack.trained}
     singles = (f"{ONE_EXPERT}{pole.name}" for pole in pack.space.poles)
-    static = (STATIC,) if pack.spec.static else ()
-    soup = ("soup",) if has_soup(pack) else ()
-    top = (TOP,) if pack.trained else ()
-    return ("mpd", "uniform", *top, *static, *soup, "prompting", "vanilla", *singles)
+    return (*(name for name in METHODS if not lacking.get(name)), *singles)
 
 
 def plan_request(
@@ -134,16 +143,16 @@ def _pcm(pack: Pack, instructions: tuple[str, ...]) -> ExpertCall:
 
 
 def _anchors(pack: Pack, method: str) -> tuple[ExpertCall, ...]:
-    """The bare base, which reads what the user wrote, and the pack's anchor.
+    """z_0, which reads what the user wrote, and, where it is another, the pack's anchor.
 
     Prompting is a shift of the base itself.
     """
-    trained = pack.spec.experts.anchor is not None and method != "prompting"
-    return (
-        (ExpertCall(PLAIN), ExpertCall(ANCHOR, adapters=((ANCHOR, 1.0),)))
-        if trained
-        else (ExpertCall(PLAIN),)
-    )
+    experts = pack.spec.experts
+    if experts.anchor is None or method == "prompting":
+        return (ExpertCall(PLAIN),)
+    begin = ExpertCall(PLAIN, adapters=((ANCHOR, experts.prior),) if experts.prior else ())
+    same = experts.prior == 1.0
+    return (begin,) if same else (begin, ExpertCall(ANCHOR, adapters=((ANCHOR, 1.0),)))
 
 
 def has_soup(pack: Pack) -> bool:

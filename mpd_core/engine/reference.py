@@ -198,13 +198,15 @@ def _run(model: Any, mix: tuple[tuple[str, float], ...], ids: list[int]) -> Any:
 def _merged(model: Any, mix: tuple[tuple[str, float], ...]) -> str:
     """The name of one PEFT adapter that stands for the mix, merged by PEFT itself."""
     names = [part for name, _ in mix for part in name.split("+")]
-    if len(names) == 1:
+    weights = [weight for _, weight in mix]
+    if len(names) == 1 and weights == [1.0]:
         return names[0]
-    products = len(mix) > 1
-    merged = ("products_" if products else "factors_") + "_".join(names)
+    products = len(mix) == len(names)
+    each = "_".join(f"{weight:g}" for weight in weights).replace(".", "-")  # module names have no .
+    merged = "_".join([*names, each])
     if merged not in model.peft_config:
         # "linear" sums sqrt(weight) A and sqrt(weight) B: weight 1/n^2 gives both means.
-        weights = [w for _, w in mix] if products else [1 / len(names) ** 2] * len(names)
+        shares = weights if products else [1 / len(names) ** 2] * len(names)
         kind = "cat" if products else "linear"
-        model.add_weighted_adapter(names, weights, merged, combination_type=kind)
+        model.add_weighted_adapter(names, shares, merged, combination_type=kind)
     return merged

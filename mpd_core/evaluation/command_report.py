@@ -24,7 +24,6 @@ from mpd_core.options import (
     PackOption,
     QuantizeOption,
     listed,
-    quantize_of,
 )
 from mpd_core.packs import load_pack
 
@@ -119,7 +118,7 @@ def full(
         minutes,
         listed(judges),
         sampling=loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=0.0),
-        quantize=quantize_of(quantize),
+        quantize=quantize,
         device=device,
     )
     answers = held_out(loaded)

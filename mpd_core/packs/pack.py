@@ -35,9 +35,18 @@ PACK_ENV = "MPD_PACK"
 class Pack:
     """A validated pack: its specification, its folder, and the hashes of its files."""
 
-    def __init__(self, spec: PackSpec, folder: Path, toml_sha256: str) -> None:
+    def __init__(self, spec: PackSpec, folder: Path, toml_sha256: str | None = None) -> None:
+        """Hold a specification together.
+
+        Args:
+            spec: what the pack says.
+            folder: that its paths are relative to.
+            toml_sha256: of the file that it was read from; None: it was made in memory.
+        """
         self.spec = spec
         self.folder = folder
+        if toml_sha256 is None:
+            toml_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
         self.toml_sha256 = toml_sha256
         self.space = PreferenceSpace(
             tuple(

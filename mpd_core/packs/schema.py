@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mpd_core.errors import RequestError
-from mpd_core.request import MAX_FADE, MAX_NEW_TOKENS, MAX_STRENGTH, Sampling, Space
+from mpd_core.request import NUMBERS, Sampling, Space
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHA256 = r"^[0-9a-f]{64}$"
@@ -124,6 +124,9 @@ class ExpertsSpec(Table):
     anchor: AdapterSpec | None = None
     """LoRA on the base that answers in every pole's style alike and that experts went on from: what
     their shifts are measured from in the space ``strength``. Absent: the bare base."""
+    prior: float = Field(0.0, ge=0.0, le=1.0)
+    """How much of the anchor is in z_0, what shifts move: 0 is the bare base, 1 the anchor itself,
+    which then counts as both; between them its adapter is scaled."""
     soup: Literal["product", "factors"] = "product"
     """Personalized Soup as the mean of the products B A, or, as published, of A and B apart."""
 
@@ -157,25 +160,31 @@ def is_simplex(weights: Sequence[float], size: int) -> bool:
     return len(weights) == size and inside and abs(sum(weights) - 1.0) < 1e-3
 
 
+def _bounds(name: str) -> Any:
+    """Those of a request's number."""
+    number = NUMBERS[name]
+    low: Any = {"gt" if number.above else "ge": number.low}
+    return Field(le=number.high, **low)
+
+
 class DecodeSpec(Table):
     """Defaults and bounds of a request."""
 
     space: Space = "probability"
-    strength: float = Field(2.0, ge=0.0, le=MAX_STRENGTH)
+    strength: Annotated[float, _bounds("strength")] = 2.0
     """Of the space ``strength``, for a preference that chooses a pole in every dimension."""
-    settled: float = Field(1.0, ge=0.0, le=1.0)
-    fade: float = Field(25.0, gt=0.0, le=MAX_FADE)
-    plausibility: float = Field(0.05, ge=0.0, le=1.0)
+    settled: Annotated[float, _bounds("settled")] = 1.0
+    fade: Annotated[float, _bounds("fade")] = 25.0
+    plausibility: Annotated[float, _bounds("plausibility")] = 0.05
     """How it fades and its floor; see ``GenerationRequest``."""
     context: int = Field(2048, ge=64, le=131_072)
     """Longest prompt plus reply, in tokens."""
-    max_new_tokens: int = Field(128, ge=1, le=MAX_NEW_TOKENS)
-    max_new_tokens_limit: int = Field(512, ge=1, le=MAX_NEW_TOKENS)
-    temperature: float = Field(0.0, ge=0.0, le=5.0)
-    top_p: float = Field(1.0, gt=0.0, le=1.0)
-    repetition_penalty: float = Field(1.0, ge=1.0, le=5.0)
-    dry_multiplier: float = Field(0.0, ge=0.0, le=5.0)
-    """Penalty on repeating whole sequences (DRY), see ``sampling.py``; 0 is none."""
+    max_new_tokens: Annotated[int, _bounds("max_new_tokens")] = 128
+    max_new_tokens_limit: Annotated[int, _bounds("max_new_tokens")] = 512
+    temperature: Annotated[float, _bounds("temperature")] = 0.0
+    top_p: Annotated[float, _bounds("top_p")] = 1.0
+    repetition_penalty: Annotated[float, _bounds("repetition_penalty")] = 1.0
+    dry_multiplier: Annotated[float, _bounds("dry_multiplier")] = 0.0
     top_k_recorded: int = Field(5, ge=1, le=50)
 
     def sampling(self, **overrides: Any) -> Sampling:
@@ -256,6 +265,8 @@ class PackSpec(Table):
     @model_validator(mode="after")
     def _experts_are_poles(self) -> PackSpec:
         poles = {pole.name for dimension in self.dimensions for pole in dimension.poles}
+        if self.experts.prior and self.experts.anchor is None:
+            raise ValueError("experts.prior: without [experts.anchor] there is nothing to begin at")
         kind_of: dict[str, str] = {}
         for kind in ("adapters", "checkpoints", "remotes"):
             for name in getattr(self.experts, kind):

@@ -39,6 +39,9 @@ class TrainingContext:
     pack: Pack
     recipe: Recipe
     styles: Styles
+    taught: Styles
+    """What experts and the PCM's supervised start learn from: ``styles``, where the recipe names
+    nothing else."""
     out: Path
     base: Path
     tokenizer: Any
@@ -62,12 +65,14 @@ class TrainingContext:
         """
         recipe = load_recipe(pack)
         styles = load_styles(pack.path(recipe.data.file))
+        own = recipe.data.experts
+        taught = load_styles(pack.path(own)) if own else styles
         base = obtain(pack, pack.spec.base.source, progress=progress)
         tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
         renderer = PromptRenderer(tokenizer, pack.spec.template)
         _prepare(tokenizer, renderer)
         out = out or RUNS / pack.spec.name
-        return cls(pack, recipe, styles, out, base, tokenizer, renderer)
+        return cls(pack, recipe, styles, taught, out, base, tokenizer, renderer)
 
     @property
     def end_of_turn(self) -> str:

@@ -15,7 +15,7 @@ from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.fitting import in_order
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.data import common_answers, pole_answers
+from mpd_core.training.data import Styles, common_answers, pole_answers
 from mpd_core.training.recipe import StageSpec
 
 PROBE_REPLIES, PROBE_TOKENS = 16, 8
@@ -52,20 +52,24 @@ def experts(setup: TrainingContext) -> Iterator[Work]:
     """One adapter a pole, and what they begin with."""
     recipe, space = setup.recipe, setup.pack.space
     if recipe.anchor:
-        yield _packed(setup, "what experts begin with", recipe.anchor, common_answers(space))
+        yield _packed(
+            setup, setup.taught, "what experts begin with", recipe.anchor, common_answers(space)
+        )
     for pole in space.poles:
-        yield _packed(setup, pole.name, recipe.sft, pole_answers(space, pole))
+        yield _packed(setup, setup.taught, pole.name, recipe.sft, pole_answers(space, pole))
 
 
 def rewards(setup: TrainingContext) -> Iterator[Work]:
     """The reward models."""
     every = {name for row in setup.styles.rows for name in row.answers}
-    yield _packed(setup, "reward models", setup.recipe.reward, sorted(every))
+    yield _packed(setup, setup.styles, "reward models", setup.recipe.reward, sorted(every))
 
 
-def _packed(setup: TrainingContext, name: str, stage: StageSpec, answers: Sequence[str]) -> Work:
+def _packed(
+    setup: TrainingContext, styles: Styles, name: str, stage: StageSpec, answers: Sequence[str]
+) -> Work:
     """Prompts that are read once, with all their answers."""
-    rows = setup.styles.split("train")
+    rows = [row for row in styles.split("train") if row.texts(answers)]
     texts = [t for r in rows for t in (setup.prompt(r.prompt), *r.texts(answers))]
     tokens = sum(len(ids) for ids in setup.tokenizer(texts)["input_ids"])
     return Work(name, len(in_order(rows, stage, 0)), int(tokens * stage.epochs))
@@ -97,7 +101,7 @@ def pcm(setup: TrainingContext) -> Iterator[Work]:
     generated = replies * spec.rollouts.max_new_tokens
     steps = spec.iterations * spec.passes * -(-groups // spec.batch)
     if spec.answers:
-        rows = setup.styles.split("train")
+        rows = setup.taught.split("train")
         codes = {preference.code for preference in setup.pack.space}
         texts = [
             setup.prompt(r.prompt) + a for r in rows for n, a in r.answers.items() if n in codes

@@ -1,4 +1,4 @@
-"""From trained weights to a pack: TOML with hashes, comments kept, and small folders of weights."""
+"""From trained weights to a pack: in memory for training itself, as a folder to be published."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mpd_core.errors import PackError
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack
+from mpd_core.packs.schema import PackSpec
 from mpd_core.training.adapters.experts import anchor_folder, expert_folder
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
@@ -24,43 +25,59 @@ from mpd_core.training.results import ADAPTER, HEAD
 PACK = "pack.toml"
 
 
-def build_pack(
-    setup: TrainingContext,
-    folder: Path,
-    pcm: Path | None = None,
-    *,
-    rewards: bool = False,
-    keep: float = 1.0,
-) -> Pack:
-    """A pack of trained experts, and a PCM if there is one, for the engine to open.
+def trained_pack(setup: TrainingContext, pcm: Path | None = None) -> Pack:
+    """What has been trained so far as a pack in memory, for the engine to open.
+
+    Nothing is written or copied: weights are read where training keeps them.
 
     Args:
         setup: with all experts that it trains, or none; those of the pack count, too.
-        folder: where the pack is written; weights are copied into it.
         pcm: a folder with an adapter and ``head.safetensors``.
-        rewards: copy the reward models, too, if there are any.
+
+    Raises:
+        PackError: some weights are missing.
+    """
+    adapters, trained_here = _adapters(setup, pcm)
+    tables = setup.pack.spec.model_dump()
+    if trained_here:
+        tables["experts"]["prompt"] = "plain"
+    for keys, source in adapters.items():
+        sha256 = file_sha256(source / WEIGHTS_FILE)
+        _put(tables, keys, {"folder": source.resolve(), "sha256": sha256})
+    if pcm:
+        head = (pcm / HEAD).resolve()
+        tables["pcm"]["head"] = {"file": head, "sha256": file_sha256(head)}
+    return Pack(PackSpec.model_validate(tables), setup.pack.folder)
+
+
+def write_pack(
+    setup: TrainingContext, folder: Path, pcm: Path | None = None, *, keep: float = 1.0
+) -> Pack:
+    """A folder with the same pack and the reward models: TOML and copies of all weights.
+
+    Args:
+        setup: as in ``trained_pack``.
+        folder: where the pack is written.
+        pcm: as in ``trained_pack``.
         keep: of the PCM's scores; see ``PCMTrainSpec.keep``.
 
     Raises:
         PackError: some weights are missing, or the pack does not hold together.
     """
-    experts, trained_here = _experts(setup)
-    models = _rewards(setup) if rewards else None
+    adapters, trained_here = _adapters(setup, pcm)
+    models = _rewards(setup)
     folder.mkdir(parents=True, exist_ok=True)
     document = tomlkit.parse((setup.pack.folder / PACK).read_text(encoding="utf-8-sig"))
     if folder.resolve() != setup.pack.folder.resolve():
         _make_absolute(setup, document)
     if trained_here:
         document["experts"]["prompt"] = "plain"  # type: ignore[index]
-    for name, source in experts.items():
-        _put(document, ("experts", "adapters", name), _take(source, folder, "experts", name))
-    if trained_here and _holds(anchor_folder(setup), WEIGHTS_FILE):
-        _put(document, ("experts", ANCHOR), _take(anchor_folder(setup), folder, "experts", ANCHOR))
+    for keys, source in adapters.items():
+        _put(document, keys, _take(source, folder, _place(keys)))
     if pcm:
-        _put(document, ("pcm", "adapter"), _take(pcm / ADAPTER, folder, "pcm"))
-        _scale(pcm / HEAD, folder / "pcm" / HEAD, keep)
-        head = {"file": f"pcm/{HEAD}", "sha256": file_sha256(folder / "pcm" / HEAD)}
-        _put(document, ("pcm", "head"), head)
+        head = folder / "pcm" / HEAD
+        _scale(pcm / HEAD, head, keep)
+        _put(document, ("pcm", "head"), {"file": f"pcm/{HEAD}", "sha256": file_sha256(head)})
     if models:
         table = _take(models, folder, "rewards")
         _copy(models / HEAD, folder / "rewards" / HEAD)
@@ -69,6 +86,24 @@ def build_pack(
         _put(document, ("rewards",), table)
     (folder / PACK).write_text(tomlkit.dumps(document), encoding="utf-8")
     return load_pack(folder)
+
+
+def _adapters(setup: TrainingContext, pcm: Path | None) -> tuple[dict[tuple[str, ...], Path], bool]:
+    """Folders of the adapters that there are, by their keys in TOML; see ``_experts``."""
+    experts, trained_here = _experts(setup)
+    found: dict[tuple[str, ...], Path] = {
+        ("experts", "adapters", name): source for name, source in experts.items()
+    }
+    if trained_here and _holds(anchor_folder(setup), WEIGHTS_FILE):
+        found["experts", ANCHOR] = anchor_folder(setup)
+    if pcm:
+        found["pcm", "adapter"] = pcm / ADAPTER
+    return found, trained_here
+
+
+def _place(keys: tuple[str, ...]) -> str:
+    """Where a written pack has an adapter."""
+    return "pcm" if keys[0] == "pcm" else f"experts/{keys[-1]}"
 
 
 def _scale(source: Path, target: Path, share: float) -> None:
@@ -158,13 +193,13 @@ def write_static(folder: Path, weights: Mapping[str, Sequence[float]]) -> None:
     file.write_text(tomlkit.dumps(document), encoding="utf-8")
 
 
-def _take(source: Path, folder: Path, *place: str) -> dict[str, str]:
+def _take(source: Path, folder: Path, place: str) -> dict[str, str]:
     """Copy an adapter into a pack; its table there."""
-    target = folder.joinpath(*place)
+    target = folder / place
     target.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _copy(source / name, target / name)
-    return {"folder": "/".join(place), "sha256": file_sha256(target / WEIGHTS_FILE)}
+    return {"folder": place, "sha256": file_sha256(target / WEIGHTS_FILE)}
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -175,15 +210,13 @@ def _copy(source: Path, target: Path) -> None:
         scratch.replace(target)
 
 
-def _put(document: Any, keys: Sequence[str], value: Mapping[str, str]) -> None:
+def _put(document: Any, keys: Sequence[str], value: Mapping[str, Any]) -> None:
     *above, last = keys
     for key in above:
         if key not in document:
             document[key] = tomlkit.table(is_super_table=True)
         document = document[key]
-    table = tomlkit.table()
-    table.update(value)
-    document[last] = table
+    document[last] = dict(value)
 
 
 def _make_absolute(setup: TrainingContext, table: Any) -> None:

@@ -26,6 +26,9 @@ class DataSpec(Table):
     """Where answers in every style are; see ``data.load_styles`` for the format."""
 
     file: Path
+    experts: Path | None = None
+    """Answers that the anchor and the experts learn from, and the PCM's supervised start, in the
+    same format; absent: ``file``."""
     max_tokens: int = Field(512, ge=16, le=8192)
     """Longest prompt plus answer; longer ones are cut."""
 

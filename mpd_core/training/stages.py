@@ -14,7 +14,7 @@ from mpd_core.training.adapters.experts import train_experts
 from mpd_core.training.adapters.rewards import train_rewards
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.estimate import Work
-from mpd_core.training.export import build_pack, check_experts, check_rewards
+from mpd_core.training.export import check_experts, check_rewards, trained_pack
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import prompts_of, train_pcm
 from mpd_core.training.scoring.reward_function import references_of, reward_function
@@ -47,7 +47,7 @@ def references(setup: TrainingContext, options: Options) -> None:
     used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
     codes = [preference.code for preference in setup.pack.space]
-    pack = run_in_fresh_thread(build_pack, setup, setup.out / "references" / "pack")
+    pack = run_in_fresh_thread(trained_pack, setup)
     engine = Engine.open(pack, precision=fastest_precision())
     size = setup.recipe.pcm.rollouts.prompts
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ from mpd_core.models.rows import RowModel
 from mpd_core.training.context import TrainingContext
 
 Ids = Sequence[int]
+AdapterMix = tuple[tuple[str, float], ...]
 
 
 class TeacherForcing:
     """The base with some adapters; layers below all of them run once a text."""
 
     def __init__(
-        self, setup: TrainingContext, adapters: Sequence[LoraAdapter], *, texts: int, length: int
+        self,
+        setup: TrainingContext,
+        adapters: Sequence[LoraAdapter],
+        *,
+        texts: int,
+        length: int,
+        mixes: Mapping[str, AdapterMix] | None = None,
     ) -> None:
         """Load the base.
 
@@ -30,12 +37,13 @@ class TeacherForcing:
             adapters: to read through.
             texts: most texts of a pass.
             length: longest text, in tokens.
+            mixes: what else texts can be read through, by name: adapters with their weights.
 
         Raises:
             PackError: an adapter that does not fit.
         """
         self.texts = texts
-        self._names = {adapter.name for adapter in adapters}
+        self._mixes = {a.name: ((a.name, 1.0),) for a in adapters} | dict(mixes or {})
         base = load_model(setup.base, weight_format(precision=fastest_precision()))
         count = base.model.config.num_hidden_layers
         first = lowest_layer(adapters, count) if is_llama(base.model) else 0
@@ -65,7 +73,8 @@ class TeacherForcing:
 
         Args:
             texts: at most as many as a pass takes.
-            names: of each text, the adapters to read it through; others are the bare base.
+            names: of each text, the adapters (or mixes) to read it through; others are the bare
+                base.
 
         Returns:
             By text and adapter, [tokens of the text, D] on the model's device.
@@ -79,8 +88,7 @@ class TeacherForcing:
         if self._trunk is not None:
             inputs = self._trunk.forward(tokens, positions, 0, [()] * len(texts))
         owner = [row for row, some in enumerate(names) for _ in some]
-        known = self._names
-        adapters = [((name, 1.0),) if name in known else () for some in names for name in some]
+        adapters = [self._mixes.get(name, ()) for some in names for name in some]
         rows = iter(self._upper.forward(inputs[owner], positions[owner], 0, adapters))
         return [
             [next(rows)[: len(text)] for _ in some] for text, some in zip(texts, names, strict=True)
@@ -91,6 +99,5 @@ class TeacherForcing:
 
         ``name`` is of the adapter that the states were read through.
         """
-        mix = ((name, 1.0),) if name in self._names else ()
-        found: Tensor = self._upper.log_probs(states[None], [mix])[0]
+        found: Tensor = self._upper.log_probs(states[None], [self._mixes.get(name, ())])[0]
         return found

@@ -6,15 +6,14 @@ import inspect
 import keyword
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args
 
 import gradio as gr
 from gradio.components.api_component import Api
 
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.method.preferences import Dimension
-from mpd_core.request import SHIFTING, GenerationRequest, Message, Sampling, Space
+from mpd_core.request import NUMBERS, SHIFTING, GenerationRequest, Message, Space
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
 from mpd_core.ui.ask import branch, whole
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
 
 Reply = dict[str, Any]
 METHOD = "mpd"
-MERGING = {"space": str, **dict.fromkeys(SHIFTING, float)}
-"""How experts are merged; nothing given is the pack's own way."""
 FIRST = ("max_new_tokens", "temperature", "top_p", "seed")
 """Settings that programs may give by position; those that came later stand behind them."""
 CLIENT = ("self", "api_name", "fn_index", "headers", "result_callbacks")
@@ -80,14 +77,14 @@ def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., 
 
 def _settings(pack: Pack) -> dict[str, tuple[type, Any]]:
     """Type and default of every parameter but the instruction and the dimensions."""
-    decode, types = pack.spec.decode, get_type_hints(Sampling)
+    types: dict[str, type] = {n.name: int if n.whole else float for n in NUMBERS.values()}
+    decode = pack.spec.decode
     sampling = {
-        field.name: (types[field.name], getattr(decode, field.name, field.default))
-        for field in fields(Sampling)
+        name: (types[name], getattr(decode, name, NUMBERS[name].default))
+        for name in (*FIRST, *(name for name in NUMBERS if name not in (*FIRST, *SHIFTING)))
     }
-    first = {name: sampling.pop(name) for name in FIRST}
-    merging = {name: (kind, None) for name, kind in MERGING.items()}
-    return {"method": (str, METHOD), **first, **sampling, **merging, "branch": (dict, None)}
+    merging = {"space": (str, None), **{name: (types[name], None) for name in SHIFTING}}
+    return {"method": (str, METHOD), **sampling, **merging, "branch": (dict, None)}
 
 
 def _parameter_names(pack: Pack) -> list[str]:
@@ -140,22 +137,18 @@ def _request(
         RequestError: a value that cannot be used.
     """
     chosen = {dimension.name: given[name] for name, dimension in poles.items()}
-    preference = pack.space.select(chosen)
+    numbers = {
+        name: whole(name, given[name]) if n.whole and _is_given(given[name]) else given[name]
+        for name, n in NUMBERS.items()
+    }
     space: Any = _word("space", given["space"], pack.spec.decode.space)
-    sampling = {field.name: given[field.name] for field in fields(Sampling)}
-    types = get_type_hints(Sampling)
-    return GenerationRequest(
-        messages=(Message("user", given["instruction"]),),
-        preference=preference.code,
-        method=_word("method", given["method"], METHOD),
-        **pack.merging(preference, space, **{name: given[name] for name in SHIFTING}),
-        sampling=pack.spec.decode.sampling(
-            **{
-                name: whole(name, value) if types[name] is int and _is_given(value) else value
-                for name, value in sampling.items()
-            }
-        ),
+    return pack.request(
+        (Message("user", given["instruction"]),),
+        pack.space.select(chosen).code,
+        _word("method", given["method"], METHOD),
+        space=space,
         branch=branch(given["branch"]),
+        **numbers,
     )
 
 

@@ -9,30 +9,21 @@ from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
-from mpd_core.method.preferences import Preference
 from mpd_core.packs import Pack
 from mpd_core.request import (
     MAX_CHARACTERS,
     MAX_MESSAGES,
-    SHIFTING,
+    NUMBERS,
     Branch,
     GenerationRequest,
     Message,
-    Sampling,
 )
 from mpd_core.ui.runs import Run
 
 MAX_RUNS = 16
 """Replies that one press of a button may ask for."""
 MAX_BYTES = MAX_RUNS * (4 * MAX_CHARACTERS + 150_000)
-_WHOLE = {"max_new_tokens": "Longest reply", "seed": "Seed"}
-_SAMPLING = frozenset(field.name for field in fields(Sampling))
-_REQUEST = frozenset(field.name for field in fields(GenerationRequest)) - {
-    "messages",
-    "preference",
-    "sampling",
-    "branch",
-}
+_SETTINGS = frozenset({"method", "space", *NUMBERS})
 _BRANCH = frozenset(field.name for field in fields(Branch))
 
 
@@ -87,7 +78,7 @@ def request(one: dict[str, Any], pack: Pack) -> GenerationRequest:
         RequestError: a value out of bounds, or a field left empty.
     """
     settings = one.get("settings")
-    if not isinstance(settings, dict) or not settings.keys() <= _SAMPLING | _REQUEST:
+    if not isinstance(settings, dict) or not settings.keys() <= _SETTINGS:
         raise RequestError("The page sent settings that are unknown here: reload it.")
     preference, method = one.get("preference", ""), settings.get("method", "mpd")
     if not isinstance(preference, str) or not isinstance(method, str):
@@ -97,16 +88,20 @@ def request(one: dict[str, Any], pack: Pack) -> GenerationRequest:
             "All toggles are off: choose at least one, or the method “Vanilla prompting” under "
             "Advanced settings, which needs none."
         )
-    whole_numbers = {
-        name: whole(label, settings[name]) for name, label in _WHOLE.items() if name in settings
-    }
-    given = {**settings, **whole_numbers, **_merging(settings, pack.space.parse(preference), pack)}
-    return GenerationRequest(
-        messages=_messages(one.get("messages")),
-        preference=preference,
-        **{name: given[name] for name in _REQUEST & given.keys()},
-        sampling=pack.spec.decode.sampling(**{k: given[k] for k in _SAMPLING & given.keys()}),
+    given = {name: settings[name] for name in NUMBERS if name in settings}
+    for name in given:
+        if NUMBERS[name].whole:
+            given[name] = whole(NUMBERS[name].label, given[name])
+    # A strength that was left at the pack's own follows the number of chosen poles.
+    if given.get("strength") == pack.spec.decode.strength:
+        del given["strength"]
+    return pack.request(
+        _messages(one.get("messages")),
+        preference,
+        method,
+        space=settings.get("space"),
         branch=branch(one.get("branch")),
+        **given,
     )
 
 
@@ -124,14 +119,6 @@ def branch(given: object) -> Branch | None:
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
     return Branch(**checked)
-
-
-def _merging(settings: dict[str, Any], preference: Preference, pack: Pack) -> dict[str, Any]:
-    """A strength that was left at the pack's own follows the number of chosen poles."""
-    given = {name: settings.get(name) for name in ("space", *SHIFTING)}
-    if given["strength"] == pack.spec.decode.strength:
-        given["strength"] = None
-    return pack.merging(preference, **given)
 
 
 def _messages(listed: object) -> tuple[Message, ...]:

@@ -13,6 +13,7 @@ PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 _SCRIPTS = (
     "text.js",
     "terms.js",
+    "colouring.js",
     "strip.js",
     "trace.js",
     "npz.js",

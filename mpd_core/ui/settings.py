@@ -1,4 +1,4 @@
-"""The advanced settings: one line each, named as in ``Sampling`` and ``GenerationRequest``.
+"""The advanced settings: method, space, and every number that a client may set.
 
 The names are also those of the share link and of a trace.
 """
@@ -9,20 +9,27 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import gradio as gr
 
-from mpd_core.request import MAX_SEED, Space
+from mpd_core.engine.plan import METHODS
+from mpd_core.fields import Number
+from mpd_core.request import NUMBERS, Space
 
 if TYPE_CHECKING:
+    from mpd_core.packs.schema import DecodeSpec
     from mpd_core.ui.opening import Host
 
-METHODS = {
-    "mpd": "MPD: weights anew at every token",
-    "uniform": "MPD uniform: equal weights",
-    "top-1": "MPD top-1: only the expert with the largest weight",
-    "static": "MPD static: the pack's best constant weights",
-    "soup": "Personalized soup: adapters averaged",
-    "prompting": "Preference prompting: the base, all instructions",
-    "vanilla": "Vanilla prompting: the base alone",
+
+SLIDERS = {
+    "strength": (0, 10, 0.05),
+    "settled": (0, 1, 0.05),
+    "fade": (1, 200, 1),
+    "plausibility": (0, 0.5, 0.01),
+    "max_new_tokens": (1, 512, 1),
+    "temperature": (0, 2, 0.05),
+    "top_p": (0.05, 1, 0.05),
+    "repetition_penalty": (1, 2, 0.05),
+    "dry_multiplier": (0, 2, 0.05),
 }
+"""What is usual of a number: least, most and step; one that is not here is typed."""
 
 
 def method_label(name: str) -> str:
@@ -36,9 +43,8 @@ def method_label(name: str) -> str:
 
 def build(engine: Host) -> dict[str, Any]:
     """The controls by setting, in the order of the page."""
-    d = engine.pack.spec.decode
-    slider = _slider
-    return {
+    decode = engine.pack.spec.decode
+    controls: dict[str, Any] = {
         "method": gr.Dropdown(
             [(method_label(m), m) for m in engine.methods],
             value="mpd",
@@ -48,62 +54,27 @@ def build(engine: Host) -> dict[str, Any]:
         ),
         "space": gr.Radio(
             list(get_args(Space)),
-            value=d.space,
+            value=decode.space,
             label="Experts are merged in this space",
             info="probability: a weighted mean (Eq. 1); logit: a weighted product; strength: the "
             "base, moved by what experts change",
             elem_id="set-space",
         ),
-        "strength": slider(
-            "Strength", 0, 10, d.strength, 0.05, "of that space: how far experts move the text"
-        ),
-        "settled": slider(
-            "Strength that stays", 0, 1, d.settled, 0.05, "share of it, in a long reply"
-        ),
-        "fade": slider(
-            "Fade", 1, 200, d.fade, 1, "in tokens: how fast the rest of the strength goes"
-        ),
-        "plausibility": slider(
-            "Plausibility",
-            0,
-            0.5,
-            d.plausibility,
-            0.01,
-            "of that space: only tokens to which some expert, or the base, gives this share of its "
-            "likeliest one's probability",
-        ),
-        "max_new_tokens": slider(
-            "Longest reply", 1, d.max_new_tokens_limit, d.max_new_tokens, 1, "in tokens"
-        ),
-        "temperature": slider(
-            "Temperature", 0, 2, d.temperature, 0.05, "0 always takes the likeliest token"
-        ),
-        "top_p": slider(
-            "Top-p", 0.05, 1, d.top_p, 0.05, "draw only from the likeliest tokens of this mass"
-        ),
-        "repetition_penalty": slider(
-            "Repetition penalty",
-            1,
-            2,
-            d.repetition_penalty,
-            0.05,
-            "on words that occurred; 1: none",
-        ),
-        "dry_multiplier": slider(
-            "Loop penalty", 0, 2, d.dry_multiplier, 0.05, "on repeating whole sequences (DRY)"
-        ),
-        "seed": gr.Number(
-            0,
-            label="Seed",
-            info=f"0 to {MAX_SEED}; the same seed draws the same",
-            elem_id="set-seed",
-        ),
     }
+    return controls | {name: _control(number, decode) for name, number in NUMBERS.items()}
 
 
-def _slider(label: str, low: float, high: float, value: float, step: float, info: str) -> gr.Slider:
-    """A pack's own default is always within reach."""
-    return gr.Slider(min(low, value), max(high, value), value, step=step, label=label, info=info)
+def _control(number: Number, decode: DecodeSpec) -> Any:
+    """A slider over what is usual, with the pack's own default always within reach; or a field."""
+    value = getattr(decode, number.name, number.default)
+    if number.name not in SLIDERS:
+        info = f"{number.help} {number.low} to {number.high}."
+        return gr.Number(value, label=number.label, info=info, elem_id=f"set-{number.name}")
+    low, high, step = SLIDERS[number.name]
+    if number.name == "max_new_tokens":
+        high = decode.max_new_tokens_limit
+    low, high = min(low, value), max(high, value)
+    return gr.Slider(low, high, value, step=step, label=number.label, info=number.help)
 
 
 def describe(controls: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,7 +31,8 @@ def encode(experts: Sequence[str], steps: Sequence[StepRecord]) -> str:
 
     A row is [text, token id, weights, probability, log-probabilities, entropy, disagreement,
     candidates, missing, divergence]; weights follow ``experts``, log-probabilities these and then
-    the anchors of the space ``strength``, base first; null is minus infinity.
+    the anchors of the space ``strength``: what shifts start from, then, where it is another, what
+    they are measured from; null is minus infinity.
     """
     anchors = [name for name in (PLAIN, ANCHOR) if steps and name in steps[0].logprobs]
     voices = [*experts, *anchors]

@@ -126,13 +126,43 @@ def test_presets_and_what_was(visitor: Visitor, engine: ScriptedEngine) -> None:
     )
 
 
-MATHS = """([file, top, weights, space, strength, k]) => {
-  const {whatIf, emptyData} = new Function(file + '; return {whatIf, emptyData};')();
+MATHS = """([file, top, weights, was, space, numbers, k]) => {
+  const {whatIf} = new Function(file + '; return {whatIf};')();
   const E = weights.length;
   const data = {experts: weights.map(() => ({})), anchors: top[0].lp.length - E, id: [top[0].id],
-    top: [top.map(c => ({...c, chance: c.lp.slice(0, E).map(Math.exp)}))]};
-  return whatIf(data, 0, weights, {space, strength}, k);
+    weight: [was], top: [top.map(c => ({...c, chance: c.lp.slice(0, E).map(Math.exp)}))]};
+  return whatIf(data, 0, weights, {space, ...numbers}, k);
 }"""
+WAS, FORCED = [0.3, 0.3, 0.4], [0.6, 0.1, 0.3]
+
+
+def what_if(
+    visitor: Visitor,
+    voices: list[list[float]],
+    merged: dict[int, float],
+    weights: list[float],
+    space: str,
+    share: float = 0.0,
+) -> tuple[dict[str, Any], set[int]]:
+    """The page's answer, from the k likeliest tokens of each expert; and which ones these are.
+
+    Args:
+        voices: whole distributions of three experts, then of anchors.
+        merged: as it was, unnormalised, by token.
+    """
+    from mpd_core.ui import assets
+
+    names = ("text.js", "colouring.js", "trace.js", "whatif.js")
+    file = "\n".join(assets.text(name) for name in names)
+    total = sum(merged.values())
+    recorded = {v for p in voices[:3] for v in sorted(range(len(p)), key=lambda v: -p[v])[:TOP_K]}
+    top = [
+        {"id": v, "text": str(v), "p": merged[v] / total, "lp": [math.log(p[v]) for p in voices]}
+        for v in recorded
+    ]
+    numbers = {"strength": 2.0, "plausibility": share}
+    found = visitor.page.evaluate(MATHS, [file, top, weights, WAS, space, numbers, TOP_K])
+    return found, recorded
 
 
 def test_what_if_knows_how_strength_fades(visitor: Visitor) -> None:
@@ -151,36 +181,77 @@ def test_what_if_knows_how_strength_fades(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("space", ["probability", "logit", "strength"])
-def test_bounds_hold_whatever_lies_outside_the_record(visitor: Visitor, space: str) -> None:
+@pytest.mark.parametrize("anchors", [1, 2])
+def test_bounds_hold_whatever_lies_outside_the_record(
+    visitor: Visitor, space: str, anchors: int
+) -> None:
     """Against whole distributions, of which the page sees the recorded part."""
-    from mpd_core.ui import assets
-
-    file = "\n".join(assets.text(name) for name in ("text.js", "trace.js", "whatif.js"))
-    for seed in range(6):
-        experts, weights = [distribution(seed, k) for k in range(3)], [0.6, 0.1, 0.3]
-        anchors = [distribution(seed + 3, 4), distribution(seed + 5, 5)]
-        merged = {v: raw(space, [p[v] for p in experts], weights, [a[v] for a in anchors])
-                  for v in range(len(experts[0]))}  # fmt: skip
-        total = sum(merged.values())
-        recorded = {v for p in experts for v in sorted(range(len(p)), key=lambda v, p=p: -p[v])[:5]}
-        voices = [*experts, *(anchors if space == "strength" else [])]
-        top: list[Any] = [
-            {
-                "id": v,
-                "text": str(v),
-                "p": merged[v] / total,
-                "lp": [math.log(p[v]) for p in voices],
-            }
-            for v in recorded
-        ]
-        answer = visitor.page.evaluate(MATHS, [file, top, weights, space, 2.0, 5])
-        seen = sum(merged[v] for v in recorded) if space == "strength" else total
+    for seed in range(4):
+        voices = [distribution(seed, k) for k in range(3)]
+        if space == "strength":
+            voices += [distribution(seed + 3, 4), distribution(seed + 5, 5)][:anchors]
+        before, merged = (whole(space, voices, weights) for weights in (WAS, FORCED))
+        answer, recorded = what_if(visitor, voices, before, FORCED, space)
+        seen = sum(merged[v] for v in (recorded if space == "strength" else merged))
         for row in answer["rows"]:
             true = merged[row["token"]["id"]] / seen
             assert row["low"] - 1e-9 <= true <= row["high"] + 1e-9
             better = sum(m > merged[row["token"]["id"]] + 1e-12 for m in merged.values())
             assert not row["sure"] or better <= answer["rows"].index(row)
         assert answer["exact"] is False or space != "strength"
+
+
+@pytest.mark.parametrize("anchors", [1, 2])
+def test_strength_is_exact_where_the_floor_leaves_nothing_outside_the_record(
+    visitor: Visitor, anchors: int
+) -> None:
+    """With one row that shifts start from and are measured from, and with two."""
+    exact = 0
+    for seed in range(8):
+        voices = [sharp(distribution(seed, k), 4 + 3 * seed) for k in range(3)]
+        start = sharp([math.prod(p) for p in zip(*voices, strict=True)], 0.6)
+        voices += [start, distribution(seed + 5, 5)][:anchors]
+        plausible = [v for v in range(len(start)) if any(p[v] >= 0.2 * max(p) for p in voices[:4])]
+        before, merged = (
+            {v: m if v in plausible else 0.0 for v, m in whole("strength", voices, w).items()}
+            for w in (WAS, FORCED)
+        )
+        answer, recorded = what_if(visitor, voices, before, FORCED, "strength", 0.2)
+        if not answer["exact"]:
+            continue
+        exact += 1
+        assert set(plausible) <= recorded
+        shown = {row["token"]["id"]: row["low"] for row in answer["rows"]}
+        total = sum(merged.values())
+        assert shown == pytest.approx({v: merged[v] / total for v in shown}, abs=1e-9)
+        assert answer["others"]["high"] == pytest.approx(1 - sum(shown.values()), abs=1e-9)
+    assert 0 < exact < 8
+
+
+@pytest.mark.parametrize("space", ["probability", "logit", "strength"])
+def test_weights_as_they_were_give_what_was_recorded(visitor: Visitor, space: str) -> None:
+    voices = [distribution(2, k) for k in range(5 if space == "strength" else 3)]
+    before = whole(space, voices, WAS)
+    answer, recorded = what_if(visitor, voices, before, WAS, space)
+    assert answer["exact"]
+    shown = {row["token"]["id"]: row["high"] for row in answer["rows"]}
+    best = sorted(recorded, key=lambda v: -before[v])[:TOP_K]
+    total = sum(before.values())
+    assert shown == pytest.approx({v: before[v] / total for v in best})
+
+
+def sharp(p: list[float], power: float) -> list[float]:
+    raised = [q**power for q in p]
+    return [q / sum(raised) for q in raised]
+
+
+def whole(space: str, voices: list[list[float]], weights: list[float]) -> dict[int, float]:
+    """Every token's unnormalised merged probability; one anchor is start and measure in one."""
+    anchors = [voices[3], voices[-1]] if len(voices) > 3 else []
+    return {
+        v: raw(space, [p[v] for p in voices[:3]], weights, [a[v] for a in anchors])
+        for v in range(len(voices[0]))
+    }
 
 
 def raw(space: str, p: list[float], weights: list[float], anchors: list[float]) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import numpy as np
 import pytest
 
 from mpd_core.analysis import trace_from_dict
@@ -101,6 +102,32 @@ def test_csv_has_one_row_a_step_and_no_formulas(visitor: Visitor, engine: Script
     )
 
 
+@pytest.mark.parametrize("anchors", [["plain"], ["plain", "anchor"]])
+def test_what_shifts_start_from_is_kept_and_shown(visitor: Visitor, anchors: list[str]) -> None:
+    """One row, where the pack starts from what shifts are measured from, or two."""
+    trace = a_trace(2, space="strength", settings={"strength": 7.0, "plausibility": 0.2})
+    chances = dict(zip(anchors, (0.5, 0.25), strict=False))
+    for step in trace["steps"]:
+        for one in (step, *step["top_k"]):
+            one["logprobs"] = one["logprobs"] | {a: math.log(p) for a, p in chances.items()}
+    replay(visitor, json.dumps(trace))
+    visitor.pin(visitor.wait(""), 1)
+    names = ["start", "anchor"][: len(anchors)]
+    shown = visitor.page.locator(".mpd-anchors > span").all_inner_texts()
+    assert shown == [f"{n} finds it {p:.0%}" for n, p in zip(names, (0.5, 0.25), strict=False)]
+    again = json.loads(text_of(visitor, "JSON"))
+    assert again["steps"][1]["logprobs"] == pytest.approx(trace["steps"][1]["logprobs"])
+    assert list(again["steps"][1]["top_k"][0]["logprobs"])[3:] == anchors
+    row = next(csv.DictReader(io.StringIO(text_of(visitor, "CSV"))))
+    assert {k for k in row if k.startswith("logprob:")} == {
+        f"logprob:{voice}" for voice in ("elementary", "concise", "friendly", *anchors)
+    }
+    assert float(row["logprob:plain"]) == pytest.approx(math.log(0.5))
+    arrays = np.load(io.BytesIO(download(visitor, "NPZ")))
+    assert arrays["voice"].tolist() == ["elementary", "concise", "friendly", *anchors]
+    assert arrays["logprob"].shape == (2, 3 + len(anchors))
+
+
 def test_an_exported_reply_comes_back_the_same_without_the_engine(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:
@@ -143,6 +170,9 @@ def test_hostile_words_anywhere_in_a_file_stay_words(visitor: Visitor) -> None:
     assert visitor.page.locator("#view img, #view script, #view a").count() == 0
 
 
+TIMES = ("first_token_s", "total_s", "tokens_per_s")
+
+
 def broken(trace: dict[str, Any], **changes: Any) -> str:
     """A trace whose second step is wrong."""
     trace["steps"][1] |= changes
@@ -161,6 +191,8 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (json.dumps(a_trace(text="other")), "do not join to its text"),
         (json.dumps(a_trace(prompt=7)), "“prompt” is missing or no text"),
         (json.dumps(a_trace(messages="x")), "“messages”"),
+        (json.dumps(a_trace(timing={})), "its timing has no proper “first_token_s”"),
+        (json.dumps(a_trace(timing=dict.fromkeys(TIMES, "x"))), "“first_token_s”"),
         (json.dumps(a_trace(5000)), "at most 4096 are read"),
         (broken(a_trace(), weights={"elementary": 1}), "step 2 has other experts"),
         (broken(a_trace(), weights={"elementary": 9, "concise": 0, "friendly": 0}), "step 2"),
@@ -170,7 +202,7 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (broken(a_trace(), entropy="x"), "step 2 has no proper entropy"),
         (json.dumps(a_trace()).replace('"entropy": 1.0', '"entropy": NaN'), "no JSON"),
     ],
-    ids=range(17),
+    ids=range(19),
 )
 def test_files_that_are_no_traces_are_explained(visitor: Visitor, text: str, message: str) -> None:
     replay(visitor, text)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from playwright.sync_api import expect
 
+from mpd_core.ui import assets
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ARABIC, SPEECH, ScriptedEngine
 
@@ -184,7 +186,7 @@ def test_responsibility_is_what_each_expert_brought(
         .locator(".tok")
         .evaluate_all("all => all.map(t => t.getAttribute('aria-label').split(', ').pop())")
     )
-    visitor.page.get_by_label("Colour by").select_option("weight")
+    visitor.page.get_by_label("Colour by").select_option("deviation")
     for step, shown in zip(engine.streams[-1].steps, names, strict=True):
         shares = {e: w * math.exp(step.logprobs[e]) for e, w in step.weights.items()}
         best = max(shares, key=shares.__getitem__)
@@ -197,10 +199,56 @@ def test_a_token_tells_a_screen_reader_its_expert_and_weight(
     visitor: Visitor, engine: ScriptedEngine
 ) -> None:
     run = visitor.run("Explain photosynthesis.")
-    step = engine.streams[-1].steps[2]
+    step, steps = engine.streams[-1].steps[2], engine.streams[-1].steps
+    label = visitor.strip(run).locator(".tok").nth(2)
+    rises = {e: w - sum(s.weights[e] for s in steps) / len(steps) for e, w in step.weights.items()}
+    riser = max(rises, key=rises.__getitem__)
+    shown = f"{100 * step.weights[riser]:.0f}%, {100 * rises[riser]:.0f} points above its mean"
+    assert label.get_attribute("aria-label") == f"{step.text}, {riser} {shown}"
+    visitor.page.get_by_label("Colour by").select_option("weight")
     best = max(step.weights, key=step.weights.__getitem__)
-    label = visitor.strip(run).locator(".tok").nth(2).get_attribute("aria-label")
-    assert label == f"{step.text}, {best} {100 * step.weights[best]:.0f}%"
+    shown = f"{100 * step.weights[best]:.0f}%"
+    assert label.get_attribute("aria-label") == f"{step.text}, {best} {shown}"
+    visitor.page.get_by_label("Colour by").select_option("deviation")
+
+
+FILE = """([file, weights]) => {
+  const {unitLook, legendOf, layerOf, emptyData, addRow} = new Function(
+    file + '; return {unitLook, legendOf, layerOf, emptyData, addRow};')();
+  const experts = weights[0].map((_, k) => 'abc'[k]);
+  const data = emptyData({dimensions: [], shapes: '✚✖✦', firstExtra: 0}, experts);
+  for (const w of weights) addRow(data, ['x', 1, w, 0.5, w.map(() => -1), 1, 1, [], {}, 1]);
+  return {looks: weights.map((_, i) => unitLook(data, 'deviation', i, i + 1)),
+    legend: legendOf(data, 'deviation'), layer: layerOf(data, 'deviation').label};
+}"""
+
+
+def looks(visitor: Visitor, weights: list[list[float]]) -> dict[str, Any]:
+    file = "\n".join(assets.text(name) for name in ("text.js", "colouring.js", "trace.js"))
+    found: dict[str, Any] = visitor.page.evaluate(FILE, [file, weights])
+    return found
+
+
+def test_weights_that_move_are_seen_where_one_expert_is_always_the_largest(
+    visitor: Visitor,
+) -> None:
+    found = looks(visitor, [[0.8, 0.1, 0.1], [0.7, 0.2, 0.1], [0.7, 0.1, 0.2], [0.7, 0.2, 0.1]])
+    assert [look["slot"] for look in found["looks"]] == [0, 1, 2, 1]
+    strengths = [look["strength"] for look in found["looks"]]
+    assert strengths[1] < strengths[0]  # 5 and 7.5 points above their means
+    assert strengths[1] < strengths[2]
+    assert "mean" in found["legend"]
+
+
+@pytest.mark.parametrize("weights", [[[0.5, 0.3, 0.2]] * 4, [[1.0]] * 4])
+def test_where_weights_stand_still_the_expert_behind_a_token_gives_the_colour(
+    visitor: Visitor, weights: list[list[float]]
+) -> None:
+    found = looks(visitor, weights)
+    assert [look["slot"] for look in found["looks"]] == [0] * 4
+    assert [look["strength"] for look in found["looks"]] == pytest.approx([weights[0][0]] * 4)
+    assert ("do not move" in found["legend"]) == (len(weights[0]) > 1)
+    assert found["layer"] == "weights"
 
 
 def test_units_share_one_colour_of_averaged_weights(visitor: Visitor) -> None:
@@ -220,7 +268,7 @@ def test_divergence_is_scaled_to_what_the_reply_has(visitor: Visitor) -> None:
     visitor.page.get_by_label("Colour by").select_option("divergence")
     strength = "all => all.map(t => +t.style.getPropertyValue('--a'))"
     shares = visitor.strip(run).locator(".tok").evaluate_all(strength)
-    visitor.page.get_by_label("Colour by").select_option("weight")
+    visitor.page.get_by_label("Colour by").select_option("deviation")
     assert max(shares) == pytest.approx(1, abs=0.01)
     assert sum(shares) / len(shares) > 0.3
 

@@ -17,7 +17,7 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import load_pack
 from mpd_core.training.context import TrainingContext, write_json
-from mpd_core.training.export import any_trained, build_pack, write_static
+from mpd_core.training.export import any_trained, write_pack, write_static
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import pcm_folder
 from mpd_core.training.recipe import FILE as RECIPE
@@ -40,7 +40,7 @@ def install(setup: TrainingContext, folder: Path) -> Path:
     if not (any(parts) or any_trained(setup)):
         raise PackError(f"Nothing has been trained in {setup.out}: run train experts first.")
     keep = setup.recipe.pcm.keep
-    build_pack(setup, folder, trained if all(parts) else None, rewards=True, keep=keep)
+    write_pack(setup, folder, trained if all(parts) else None, keep=keep)
     best = static_search.result(setup)
     if best.is_file():
         write_static(folder, static_search.best_weights(best))

@@ -42,6 +42,8 @@ def anchor_folder(setup: TrainingContext) -> Path:
 def experts_key(setup: TrainingContext) -> str:
     """A short name for the experts as they are now: what is made with others must not be mixed."""
     known = {name: sha for name, sha in setup.pack.hashes.items() if name == "base"}
+    if prior := setup.pack.spec.experts.prior:
+        known["prior"] = str(prior)
     folders = {pole.name: expert_folder(setup, pole) for pole in setup.pack.space.poles}
     for name, folder in {**folders, ANCHOR: anchor_folder(setup)}.items():
         file = folder / WEIGHTS_FILE
@@ -97,11 +99,18 @@ def _train(
     )
     save_adapter(model, folder / ADAPTER)
     weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    setup.record(folder, "expert", name=name, answers=list(answers), weights_sha256=weights)
+    setup.record(
+        folder,
+        "expert",
+        name=name,
+        answers=list(answers),
+        taught_sha256=setup.taught.sha256,
+        weights_sha256=weights,
+    )
 
 
 def _rows(setup: TrainingContext, split: Split, answers: Iterable[str]) -> list[Styled]:
-    rows = [row for row in setup.styles.split(split) if row.texts(answers)]
+    rows = [row for row in setup.taught.split(split) if row.texts(answers)]
     if not rows and split == "train":
         raise PackError(f"data.file: no row has an answer named {' or '.join(answers)}.")
     return rows

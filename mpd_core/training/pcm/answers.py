@@ -43,9 +43,10 @@ def written(setup: TrainingContext, split: Split, prompts: int | None = None) ->
     Raises:
         PackError: no such answers, or experts that are not adapters.
     """
-    rows = setup.styles.split(split)[:prompts]
+    rows = setup.taught.split(split)[:prompts]
     space = setup.pack.spec.decode.space
-    file = setup.out / "answers" / f"{experts_key(setup)}-{space}-{split}-{len(rows)}.jsonl"
+    made_of = f"{experts_key(setup)}-{setup.taught.sha256[:12]}"
+    file = setup.out / "answers" / f"{made_of}-{space}-{split}-{len(rows)}.jsonl"
     if not file.is_file():
         rollouts.save(file, run_in_fresh_thread(_read, setup, split, rows))
     return rollouts.load(file)
@@ -60,8 +61,13 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
         )
     space = setup.pack.spec.decode.space
     first = anchor_names(setup) if space == "strength" else ()
+    prior = setup.pack.spec.experts.prior
     reader = TeacherForcing(
-        setup, _adapters(setup), texts=TEXTS, length=setup.recipe.data.max_tokens
+        setup,
+        _adapters(setup),
+        texts=TEXTS,
+        length=setup.recipe.data.max_tokens,
+        mixes={PLAIN: ((ANCHOR, prior),)} if prior else {},
     )
     replies: dict[int, Reply] = {}
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
@@ -80,7 +86,8 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
 def anchor_names(setup: TrainingContext) -> tuple[str, ...]:
     """Rows of the space ``strength`` that are no experts."""
     trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
-    return (PLAIN, ANCHOR) if trained else (PLAIN,)
+    both = trained and setup.pack.spec.experts.prior < 1.0
+    return (PLAIN, ANCHOR) if both else (PLAIN,)
 
 
 def _adapters(setup: TrainingContext) -> list[LoraAdapter]:

@@ -23,7 +23,7 @@ from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.export import build_pack
+from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
 from mpd_core.training.pcm.learner import Entry, Learner
 from mpd_core.training.pcm.mean_weights import fit_mean_weights
@@ -155,7 +155,7 @@ class Trainer:
 
     def _pack(self) -> Pack:
         self._policy.save(self._folder)
-        return build_pack(self._setup, self._folder / "pack", self._folder)
+        return trained_pack(self._setup, self._folder)
 
     def _begin(self, tell: Callable[[str], None]) -> None:
         """The policy's first weights, as the recipe wants them; kept, for this may take minutes."""

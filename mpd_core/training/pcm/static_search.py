@@ -14,7 +14,7 @@ from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import TrainingContext, write_json
-from mpd_core.training.export import build_pack
+from mpd_core.training.export import trained_pack
 from mpd_core.training.rollouts import Ask
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of
 
@@ -35,10 +35,7 @@ def search(
     Returns:
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
     """
-    pack, spec = (
-        run_in_fresh_thread(build_pack, setup, setup.out / "static" / "pack"),
-        setup.recipe.static,
-    )
+    pack, spec = run_in_fresh_thread(trained_pack, setup), setup.recipe.static
     points = {
         preference.code: list(grid(len(preference.poles), spec.parts, spec.least))
         for preference in setup.pack.space

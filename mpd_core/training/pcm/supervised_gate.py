@@ -4,8 +4,8 @@ Eq. 1 is a mixture of experts whose gate is the PCM, and a gate can be fitted by
 (Jacobs et al., 1991): the written answers to whole preferences become likely where, at every token,
 the expert that expects it is listened to. Rewards of whole replies say little about single tokens;
 this says something about each. How much each expert counts on average it says less well than
-rewards do (README has figures): a constant for each preference and expert takes that up, which is
-thrown away, and constants that rewards have chosen take its place.
+rewards do (figures: training/README.md): a constant for each preference and expert takes that up,
+which is thrown away, and constants that rewards have chosen take its place.
 """
 
 from __future__ import annotations
