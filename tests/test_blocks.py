@@ -182,6 +182,9 @@ def converted(folder: Path, **changes: Any) -> Path:
     return folder / "base"
 
 
+TEMPLATE = "[template]\nchat = \"{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}\""
+
+
 def in_own_blocks(base: Path) -> Any:
     """As an engine loads it."""
     return load_model(base, in_blocks(weight_format("cpu"), "auto", base))
@@ -216,7 +219,7 @@ def test_engines_on_blocks_equal_the_reference(tmp_path: Path, mix: str, first_l
         pytest.skip("without packed products everything is fp32")
     base = converted(tmp_path / "x", kinds=MIXES[mix])
     options: dict[str, Any] = {"adapters": True, "pcm_trained": True, "first_layer": first_layer}
-    tiny.write_pack(tmp_path, base, prompt="plain", anchor=True, **options)
+    tiny.write_pack(tmp_path, base, prompt="plain", anchor=True, extra=TEMPLATE, **options)
     methods = ("mpd", "soup", "vanilla", "expert:up0", "prompting")
     requests = [ask("Hi", "ABA", m, max_new_tokens=6) for m in methods]
     requests.append(ask("Hi", "ABA", "mpd", "strength", max_new_tokens=6))
@@ -227,7 +230,7 @@ def test_what_an_engine_says_and_holds(tmp_path: Path) -> None:
     if not can_pack():
         pytest.skip("without packed products everything is fp32")
     base = converted(tmp_path / "x", kinds=MIXES["Q4_1, output in 8 bits"])
-    pack = load_pack(tiny.write_pack(tmp_path, base))
+    pack = load_pack(tiny.write_pack(tmp_path, base, extra=TEMPLATE))
     said, held = {}, {}
     for precision in ("auto", "fp16", "fp32"):
         engine = Engine.open(pack, precision=precision)  # type: ignore[arg-type]

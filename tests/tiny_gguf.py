@@ -40,7 +40,7 @@ def write_gguf(
     tokens = [*special, *_alphabet(), "he", "ll", "hell"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
-    writer.add_context_length(64)
+    writer.add_context_length(256)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(FEED)

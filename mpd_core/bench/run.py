@@ -9,14 +9,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mpd_core.bench import crowds, measures, report
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.material import shapes_of, write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
 from mpd_core.bench.peer_pool import PeerPool
 from mpd_core.bench.values import Found, Spec
-from mpd_core.models.base import default_device
-from mpd_core.models.linear import can_pack
+from mpd_core.models.base import default_device, in_blocks, weight_format
 from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
 
@@ -62,13 +63,13 @@ def _material(options: BenchOptions, scratch: Path) -> Callable[[str, bool], Spe
         write_pack(scratch / "wide", pack, base, options.seed, experts=options.widest)
     device = options.device or default_device()
     precision = options.precision or pack.spec.base.precision
-    packed = device == "cpu" and precision in ("auto", "fp16") and can_pack()
-    dense = pack.spec.base.quantize == "none"
+    format_ = weight_format(device, pack.spec.base.quantize, precision)
+    blocks = in_blocks(format_, precision, base).blocks  # as they are in fp32, too
 
     def spec(kind: str, fp32: bool) -> Spec:
         where = scratch / ("wide" if kind == "wide" else "pack")
         # In fp32 a peer of a packed engine still has the weights that the engine has.
-        half = fp32 and packed and dense
+        half = fp32 and format_.packed is torch.float16 and not blocks
         return Spec(kind, where, "fp32" if fp32 else precision, device, half_weights=half)
 
     return spec
