@@ -17,6 +17,7 @@ from mpd_core.options import (
     PackOption,
     QuantizeOption,
     listed,
+    quantize_of,
 )
 from mpd_core.packs import Pack, load_pack
 
@@ -56,7 +57,7 @@ def run(
     from mpd_core.evaluation.store import Lines, missing
 
     sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    chosen, found = quantize, prompts_of(loaded, prompts, limit)
+    chosen, found = quantize_of(quantize), prompts_of(loaded, prompts, limit)
     codes = _codes(loaded, preferences)
     jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
     folder = folder_of(loaded, out)
@@ -102,46 +103,28 @@ def judge(
     """Verdicts on pairs of a run's replies: each dimension, both orders; stored ones are kept."""
     loaded = load_pack(pack)
     needs()
-    from mpd_core.evaluation.judges import SERVER
-
-    folder = folder_of(loaded, out)
-    server = None
-    if judge == SERVER:
-        from mpd_core.evaluation.judges.server import ServerOptions
-        from mpd_core.evaluation.judges.spending import Limits
-
-        limits = Limits(most_tokens, most_cost, _prices(price))
-        server = ServerOptions(url or "", model or "", key_env, limits, parallel)
-    if known is None and server:
-        known = CARD_PAIRS
-    _judge(loaded, folder, judge, server, listed(methods), pairs, known, single)
-
-
-def _judge(
-    pack: Pack,
-    folder: Path,
-    judge: str,
-    server: ServerOptions | None,
-    methods: Sequence[str],
-    pairs: int | None,
-    known: int | None,
-    single: bool,
-) -> None:
     from mpd_core.evaluation.card import known_pairs
-    from mpd_core.evaluation.judges import judge_named
+    from mpd_core.evaluation.judges import SERVER, judge_named
     from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
     from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 
+    folder = folder_of(loaded, out)
     found = load_run(folder)
-    met = _among(found.methods, methods)
-    asked = judge_named(judge, pack, server, tell)
-    met_pairs = list(pairs_of(pack.space, replies_of(folder, found), met))
-    chosen = [*drawn(met_pairs, pairs), *drawn(known_pairs(pack.space, held_out(pack)), known)]
+    met, replies = _among(found.methods, listed(methods)), replies_of(folder, found)
+    server = None
+    if judge == SERVER:
+        limits = most_tokens, most_cost, _prices(price)
+        server = _server(url or "", model or "", key_env, limits, parallel)
+    asked = judge_named(judge, loaded, server, tell)
+    usual = None if server is None else CARD_PAIRS
+    met_pairs = list(pairs_of(loaded.space, replies, met))
+    known_ones = known_pairs(loaded.space, held_out(loaded))
+    chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, usual if known is None else known)]
     judge_pairs(asked, chosen, folder)
     if single and isinstance(asked, SingleJudge):
-        replies = [row for row in replies_of(folder, found) if row["method"] in met]
-        judge_singles(asked, singles_of(pack.space, replies), folder)
+        alone = singles_of(loaded.space, [row for row in replies if row["method"] in met])
+        judge_singles(asked, alone, folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
 
 
@@ -162,6 +145,19 @@ def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None
         from mpd_core.evaluation.weight_space import WeightSpace
 
         store(beside, folder, WeightSpace(pack, **how).outcomes)
+
+
+def _server(
+    url: str,
+    model: str,
+    key_env: str,
+    limits: tuple[int, float | None, tuple[float, float] | None],
+    parallel: int,
+) -> ServerOptions:
+    from mpd_core.evaluation.judges.server import ServerOptions
+    from mpd_core.evaluation.judges.spending import Limits
+
+    return ServerOptions(url, model, key_env, Limits(*limits), parallel)
 
 
 def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:
