@@ -17,7 +17,6 @@ from mpd_core.options import (
     PackOption,
     QuantizeOption,
     listed,
-    quantize_of,
 )
 from mpd_core.packs import Pack, load_pack
 
@@ -57,7 +56,7 @@ def run(
     from mpd_core.evaluation.store import Lines, missing
 
     sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    chosen, found = quantize_of(quantize), prompts_of(loaded, prompts, limit)
+    chosen, found = quantize, prompts_of(loaded, prompts, limit)
     codes = _codes(loaded, preferences)
     jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
     folder = folder_of(loaded, out)
