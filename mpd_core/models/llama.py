@@ -8,12 +8,11 @@ operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.activations import SiLUActivation
@@ -111,13 +110,14 @@ class LlamaBody:
             yield self.lm_head
 
 
-def _take_embeddings(module: Any, packed: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+def _take_embeddings(module: Any, packed: torch.dtype | None) -> nn.Module:
     """What gives tokens their vectors; in the type of products, or out of blocks."""
     if isinstance(module, BlockEmbedding):
-        return module.forward
+        return module
     weight: Tensor = module.weight.detach()
-    table = weight.to(packed) if packed else weight
-    return lambda tokens: F.embedding(tokens, table)
+    weight = weight.to(packed) if packed else weight
+    count, width = weight.shape
+    return nn.Embedding(count, width, _weight=weight, _freeze=True)
 
 
 def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype | None) -> Layer:
