@@ -24,10 +24,12 @@ class Number:
     help: str
     above: bool
     """Whether ``low`` itself is out of bounds."""
-    label: str
-    """On the page."""
-    usual: tuple[float, float, float] | None
-    """Least, most and step of its slider there; None: it is typed."""
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """On the page: the title, else the name."""
+        return self.title or self.name.replace("_", " ").capitalize()
 
     @property
     def whole(self) -> bool:
@@ -49,18 +51,11 @@ class Number:
 
 
 def number(
-    default: float,
-    low: float,
-    high: float,
-    meaning: str,
-    *,
-    above: bool = False,
-    label: str = "",
-    usual: tuple[float, float, float] | None = None,
+    default: float, low: float, high: float, meaning: str, *, above: bool = False, title: str = ""
 ) -> Any:
     """A dataclass field that is a number; see ``Number``."""
-    declared = {"low": low, "high": high, "help": meaning, "above": above}
-    return field(default=default, metadata={**declared, "label": label, "usual": usual})
+    declared = {"low": low, "high": high, "help": meaning, "above": above, "title": title}
+    return field(default=default, metadata=declared)
 
 
 @cache

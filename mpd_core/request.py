@@ -42,47 +42,17 @@ class Sampling:
     """How a token is drawn from the merged distribution; temperature 0 is greedy."""
 
     max_new_tokens: int = number(
-        128,
-        1,
-        MAX_NEW_TOKENS,
-        "Longest reply, in tokens.",
-        label="Longest reply",
-        usual=(1, 512, 1),
+        128, 1, MAX_NEW_TOKENS, "Most tokens of a reply.", title="Longest reply"
     )
-    temperature: float = number(
-        0.0,
-        0.0,
-        5.0,
-        "0 always takes the likeliest token.",
-        label="Temperature",
-        usual=(0, 2, 0.05),
-    )
+    temperature: float = number(0.0, 0.0, 5.0, "0 always takes the likeliest token.")
     top_p: float = number(
-        1.0,
-        0.0,
-        1.0,
-        "Draw only from the likeliest tokens of this mass.",
-        above=True,
-        label="Top-p",
-        usual=(0.05, 1, 0.05),
+        1.0, 0.0, 1.0, "Draw from the likeliest tokens of this mass.", above=True, title="Top-p"
     )
-    repetition_penalty: float = number(
-        1.0,
-        1.0,
-        5.0,
-        "On words that occurred; 1 is none.",
-        label="Repetition penalty",
-        usual=(1, 2, 0.05),
-    )
+    repetition_penalty: float = number(1.0, 1.0, 5.0, "On words that occurred; 1 is none.")
     dry_multiplier: float = number(
-        0.0,
-        0.0,
-        5.0,
-        "Penalty on repeating whole sequences (DRY); 0 is none.",
-        label="Loop penalty",
-        usual=(0, 2, 0.05),
+        0.0, 0.0, 5.0, "On repeating whole sequences (DRY); 0 is none.", title="Loop penalty"
     )
-    seed: int = number(0, 0, MAX_SEED, "The same seed draws the same.", label="Seed")
+    seed: int = number(0, 0, MAX_SEED, "The same seed draws the same.")
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -135,41 +105,21 @@ class GenerationRequest:
     space: Space = "probability"
     sampling: Sampling = Sampling()
     strength: float = number(
-        1.0,
-        0.0,
-        10.0,
-        "B of the space strength: how far experts move the text.",
-        label="Strength",
-        usual=(0, 10, 0.05),
+        1.0, 0.0, 10.0, "B of the space strength: how far experts move the text."
     )
-    """Of the base; see ``method.merging``."""
+    """Of the base's text; see ``method.merging``."""
     settled: float = number(
-        1.0,
-        0.0,
-        1.0,
-        "In that space: share of the strength that is left in the long run; 1 keeps all of it.",
-        label="Strength that stays",
-        usual=(0, 1, 0.05),
+        1.0, 0.0, 1.0, "Share of it that is left in the long run.", title="Strength that stays"
     )
     fade: float = number(
-        25.0,
-        0.0,
-        1000.0,
-        "In that space: tokens over which the strength fades to that share.",
-        above=True,
-        label="Fade",
-        usual=(1, 200, 1),
+        25.0, 0.0, 1000.0, "Tokens over which the strength fades to that share.", above=True
     )
     """After so many, 1 - 1/e of what is to go has gone."""
     plausibility: float = number(
-        0.0,
-        0.0,
-        1.0,
-        "In that space: only tokens to which some expert, or the base, gives this share of its "
-        "likeliest one's probability; 0 keeps every token.",
-        label="Plausibility",
-        usual=(0, 0.5, 0.01),
+        0.0, 0.0, 1.0, "Floor of that space: share of an expert's likeliest token's probability."
     )
+    """A token stays possible if some expert, or the base, gives it at least this share of the
+    probability of its own likeliest token; 0 keeps every token."""
     branch: Branch | None = None
     """Where the reply leaves another one; None begins at its beginning."""
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from mpd_core.bench.context import EXACT, ROUNDED, compare
-from mpd_core.bench.material import Shapes, shapes_of, write_pack
+from mpd_core.bench.material import shapes_of, write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, MEASURES, BenchError, BenchOptions
 from mpd_core.bench.peer_pool import COMPETITORS, InProcess, OwnProcess
 from mpd_core.bench.report import aligned
-from mpd_core.bench.roofline import Rows, step_cost
+from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
 from mpd_core.bench.run import MEASURE, run
 from mpd_core.bench.values import Ask, Run, Said, Spec
 from mpd_core.charts import panel
@@ -210,15 +210,15 @@ def test_run_arithmetic() -> None:
 
 def test_step_cost_by_hand() -> None:
     """One linear [2, 3], V = 5, D = 2, one layer with one head of 2: countable by hand."""
-    shapes = Shapes({"a": (2, 3)}, 5, 2, 3, 1, 1, 1, 2, {"a": (2, 3)})
+    shapes = Shapes({"a": (2, 3)}, 5, 2, 1, 1, 1, 2, {"a": (2, 3)})
     plain = step_cost(shapes, Rows(1), "fp32", cpu=True)
-    assert (plain.bytes, plain.operations) == (4 * (6 + 10), 2 * (6 + 10))
+    assert plain == (4 * (6 + 10), 2 * (6 + 10))
     rows = Rows(experts=2, pcms=1, adapters=3, context=4)
     mpd = step_cost(shapes, rows, "fp16 (fp32 compute)", cpu=True)
     adapter, cache = 8 * (2 + 3), 2 * 2 * 4
-    assert mpd.bytes == 2 * (16 + 3 * adapter) + 4 * 3 * cache
-    assert mpd.operations == 2 * (3 * 6 + 2 * 10 + 3 * adapter) + 3 * (4 * 2 * 4)
-    assert plain.roofline(64e3, 1e9) == (1.0, "memory")
+    assert mpd[0] == 2 * (16 + 3 * adapter) + 4 * 3 * cache
+    assert mpd[1] == 2 * (3 * 6 + 2 * 10 + 3 * adapter) + 3 * (4 * 2 * 4)
+    assert roofline(plain, 64e3, 1e9) == (1.0, "memory")
 
 
 def test_tables_and_charts_are_well_formed() -> None:

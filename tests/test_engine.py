@@ -221,6 +221,14 @@ def test_a_trunk_has_one_row_per_prompt(
     assert [len(lane.cache.layers) for lane in parts.runner.lanes.values()] == [1, 1]
 
 
+def test_an_option_that_there_is_not_is_refused_at_once(make_pack: Callable[..., Pack]) -> None:
+    """A typo must not be the pack's own setting instead."""
+    told: list[str] = []
+    with pytest.raises(TypeError, match="no option 'devise'"):
+        Engine.open(make_pack(), devise="cuda", progress=told.append)  # type: ignore[call-arg]
+    assert told == []
+
+
 def test_status_says_what_runs(make_pack: Callable[..., Pack]) -> None:
     """Kernels, layers and rows of each part, and the bytes that are held."""
     engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True, first_layer=1))

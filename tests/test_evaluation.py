@@ -338,6 +338,9 @@ def test_a_run_is_judged_and_reported(
         0.5,
     )
     assert meetings["mpd", "soup"]["losses"] == 0
+    name, share = against["worst"]["ABB"]
+    assert name in against["by_dimension"]
+    assert 0.5 < share <= against["by_dimension"][name]["half_rate"] + 0.2
     assert found["judges"]["measures"]["flip_rate"] == 0
     strengths = found["judges"]["measures"]["strengths"]
     assert next(iter(strengths)) == "mpd"
@@ -353,7 +356,7 @@ def test_a_run_is_judged_and_reported(
     assert found["worst"]["mpd"]["AAA"][1] == min(
         cell["measure"] for cell in found["identification"]["mpd"]["AAA"].values()
     )
-    assert found["quality"]["soup"]["empty"] == 1
+    assert found["quality"]["soup"]["empty"] == found["quality"]["soup"]["unanswered"] == 1
     assert found["quality"]["uniform"]["empty"] == 0
 
 

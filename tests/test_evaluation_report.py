@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +17,13 @@ from mpd_core.evaluation import full as whole
 from mpd_core.evaluation import paper
 from mpd_core.evaluation.efficiency import efficiency
 from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
+from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars
+from mpd_core.evaluation.prompts import Prompt
 from mpd_core.evaluation.readme import BEGIN, END, keep, rewrite, runs_of, stored
 from mpd_core.evaluation.report import report
+from mpd_core.evaluation.short_text import heat
 from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.store import read_rows
 from mpd_core.packs import Pack, load_pack
@@ -105,23 +109,24 @@ def test_the_order_is_stated_as_found() -> None:
     assert "as in the paper" in order_said(["vanilla", "soup", "mpd"])
 
 
-def test_strengths_without_ties_are_those_of_evalica() -> None:
-    """Its Bradley-Terry on the same wins, on the scale of chess."""
-    evalica = pytest.importorskip("evalica")
-    pytest.importorskip("scipy")
-    wins = {("a", "b"): (7, 3), ("b", "c"): (6, 2), ("a", "c"): (9, 4)}
-    ours = bradley_terry({pair: Tally(won, 0, lost) for pair, (won, lost) in wins.items()}, "b")
-    rows = [
-        (first, second, winner)
-        for (first, second), (won, lost) in wins.items()
-        for winner, count in ((evalica.Winner.X, won), (evalica.Winner.Y, lost))
-        for _ in range(count)
-    ]
-    xs, ys, winners = zip(*rows, strict=True)
-    scores = evalica.bradley_terry(list(xs), list(ys), list(winners), tolerance=1e-9).scores
-    for name in "ac":
-        odds = 10 ** ((ours[name] - ours["b"]) / 400)
-        assert odds == pytest.approx(float(scores[name] / scores["b"]), rel=1e-2)
+def test_strengths_are_the_likeliest_of_davidsons_model() -> None:
+    """As scipy finds them, from a table with ties and uneven counts."""
+    optimize = pytest.importorskip("scipy.optimize")
+    table = {("a", "b"): (7, 4, 3), ("b", "c"): (6, 1, 2), ("a", "c"): (9, 5, 4)}
+
+    def unlikely(x: Any) -> float:
+        log = {"a": x[0], "b": 0.0, "c": x[1]}
+        total = 0.0
+        for (one, other), seen in table.items():
+            odds = [log[one], x[2] + (log[one] + log[other]) / 2, log[other]]
+            total -= sum(n * o for n, o in zip(seen, odds, strict=True))
+            total += sum(seen) * math.log(sum(map(math.exp, odds)))
+        return total
+
+    best = optimize.minimize(unlikely, [0.0, 0.0, 0.0], tol=1e-10).x
+    ours = bradley_terry({pair: Tally(*seen) for pair, seen in table.items()}, "b")
+    for name, found in (("a", best[0]), ("c", best[1])):
+        assert (ours[name] - 1000) / 400 * math.log(10) == pytest.approx(found, abs=2e-3)
 
 
 def test_bars_show_each_weight_as_wide_as_it_is() -> None:
@@ -173,6 +178,8 @@ def test_everything_is_made_judged_and_written_into_readme(
     assert text.startswith("# Mine\n")
     assert text.endswith("\nThe end.\n")
     assert "#### koala-x" in text
+    assert text.count("<details>") == text.count("</details>") == 2
+    assert "| vanilla | " in text.split("The other methods, judge 'measures'")[1]
     found = json.loads((root / "evaluation-test" / "report.json").read_text())
     rate = found["paper"]["judges"]["measures"]["table_2"]["rows"]["uniform"]["average"]
     row = next(line for line in text.split("#### test")[1].splitlines() if "| uniform |" in line)
@@ -260,7 +267,8 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
     with pytest.raises(RequestError, match="--minutes"):
         settings(minutes=float("nan"))
     assert set_name("../data/eval koala.jsonl") == "eval-koala"
-    assert not [m for m in usual_methods(pack) if m.startswith("expert:") or m == "dare"]
+    assert "dare" not in usual_methods(pack)
+    assert {"expert:up0", "uniform@logit", "ties", "arrow"} <= set(usual_methods(pack))
 
 
 def test_votes_stand_in_the_report_of_the_replies_that_they_are_on(
@@ -326,3 +334,52 @@ def test_what_is_no_result_of_the_bench_is_refused(tmp_path: Path) -> None:
             efficiency(broken)
     with pytest.raises(MPDError, match="neither serve32 nor growth"):
         efficiency(bench_file(tmp_path))
+    for steps in ({2: 9.0, 4: 9.0}, {1: 0.0, 2: 9.0}, {1: 5.0, 2: None}, {1: 5.0, 2: -1.0}):
+        points = [{"requests": n, "experts": 3, "ms_per_step": ms} for n, ms in steps.items()]
+        with pytest.raises(MPDError, match="holds no result of the bench"):
+            efficiency(bench_file(tmp_path, growth={"lines": {"requests": points}}))
+
+
+def test_the_line_over_requests_is_found_wherever_it_stands(tmp_path: Path) -> None:
+    """The bench draws lines over experts as well."""
+    experts = [{"requests": 8, "experts": n, "ms_per_step": 9.0 * n} for n in (1, 2, 3)]
+    requests = [{"requests": n, "experts": 3, "ms_per_step": 5.0 + n} for n in (1, 2)]
+    found = efficiency(bench_file(tmp_path, growth={"lines": {"x": experts, "y": requests}}))
+    assert [row["requests"] for row in found["growth"]["rows"]] == [1, 2]
+    assert found["growth"]["rows"][1]["measured"] == pytest.approx(7 / 6)
+
+
+def test_baselines_beside_the_engine_wait_until_it_has_read_everything() -> None:
+    """But for a few prompts, so that they are in every report."""
+    prompts = [Prompt(str(n), "?") for n in range(7)]
+    turns = [
+        ([p.id for p in some], names) for some, names in whole._in_turn(prompts, ["mpd", "ties"])
+    ]
+    assert turns == [
+        (["0", "1"], ["mpd"]),
+        (["2", "3"], ["mpd"]),
+        (["0", "1", "2", "3"], ["ties"]),
+        (["4", "5"], ["mpd"]),
+        (["6"], ["mpd"]),
+        (["4", "5", "6"], ["ties"]),
+    ]
+    assert [names for _, names in whole._in_turn(prompts[:1], ["arrow"])] == [["arrow"]]
+
+
+def test_the_heat_table_has_every_method_dimension_and_judge() -> None:
+    """By hand: two methods, two judges; a method's worst cell is bold, what is unknown a dash."""
+    shown = {
+        "mpd": {
+            "AA": {"x": {"measure": 0.2, "r": 1.0}, "y": {"measure": 0.9}},
+            "AB": {"x": {"measure": 0.5}},
+        },
+        "soup|": {"AA": {"x": {"r": 0.4}}},
+    }
+    assert judges_of(shown) == ["measure", "r"]
+    assert heat(shown, "measure")[2:] == [
+        "| mpd | x | 🟥 **20.0** | ⬜ 50.0 |",
+        "| mpd | y | 🟩 90.0 | – |",
+        "",
+    ]
+    assert heat(shown, "r")[3] == "| soup\\| | x | ⬜ **40.0** | – |"
+    assert heat(shown, "nobody") == []

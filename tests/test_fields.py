@@ -138,7 +138,7 @@ def test_a_new_number_is_everywhere_at_once(
     engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What reads the list reads all of it: a number that is only declared has a control."""
-    new = Number("warmth", 0.5, 0.0, 1.0, "Of the tone.", False, "Warmth", (0, 1, 0.1))
+    new = Number("warmth", 0.5, 0.0, 1.0, "Of the tone.", False)
     monkeypatch.setitem(NUMBERS, "warmth", new)
     assert settings.build(engine)["warmth"].value == 0.5  # type: ignore[arg-type]
     signature = generate_function(engine, zerogpu.producer(engine)).__signature__  # type: ignore[attr-defined, arg-type]

@@ -6,14 +6,19 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
+from mpd_core.method.weight_head import WeightHead
 from mpd_core.models.pcm import load_head
 from mpd_core.packs import Pack, file_sha256, load_pack
+from mpd_core.training import checkpoint
 from mpd_core.training.data import load_styles
+from mpd_core.training.pcm.policy import take_known_poles
 from mpd_core.training.recipe import load_recipe
 from tests import tiny
 from tests.test_engine import ask, assert_same
@@ -88,3 +93,30 @@ def test_data_that_cannot_be_read_is_named(tmp_path: Path, content: bytes, messa
     file.write_bytes(content)
     with pytest.raises(PackError, match=message):
         load_styles(file)
+
+
+def test_heads_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    """``pair_bias`` was called ``pairs``: the pack's file, a warm start and a state to resume."""
+    torch.manual_seed(0)
+    tensors = {"weight": torch.randn(2, 8), "bias": torch.randn(2), "pairs": torch.randn(2, 2)}
+    old, new = tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    save_file(tensors, old, metadata={"poles": "b,a"})
+    head = load_head(8, 2, old)
+    assert torch.equal(head.pair_bias, tensors["pairs"])
+    save_file(head.tensors(), new)
+    assert load_file(new).keys() == {"weight", "bias", "pair_bias"}
+    assert torch.equal(load_head(8, 2, new).pair_bias, head.pair_bias)
+    save_file({**tensors, "pair_bias": torch.zeros(2, 2)}, new)
+    with pytest.raises(PackError, match=r"'pairs'.*but the pack needs"):
+        load_head(8, 2, new)
+    grown = WeightHead(8, 3)
+    take_known_poles(grown, ("a", "c", "b"), old)
+    swapped = tensors["pairs"].flip(0, 1)
+    torch.testing.assert_close(grown.pair_bias.detach()[::2, ::2], swapped)
+    with_all = nn.ModuleDict({"head": WeightHead(8, 2)})
+    optimiser = torch.optim.AdamW(with_all.parameters())
+    checkpoint.save(new, with_all, optimiser, {})
+    state = {name.replace("pair_bias", "pairs"): t + 1 for name, t in load_file(new).items()}
+    save_file(state, new)
+    checkpoint.load(new, with_all, optimiser, {"head.pairs": "head.pair_bias"})
+    assert with_all["head"].pair_bias.tolist() == [[1, 1], [1, 1]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from mpd_core.errors import MPDError, PackError
 from mpd_core.evaluation import measures, scales, tables
 from mpd_core.evaluation.calibration import calibrate
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
-from mpd_core.evaluation.measures import TextJudge, TextReply, identification
+from mpd_core.evaluation.measures import TextJudge, TextReply, identification, unanswered
 from mpd_core.evaluation.topic import Topic
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
@@ -83,6 +84,60 @@ def test_each_scale_names_the_pole_that_a_plain_example_shows(judge: TextJudge) 
 def test_plain_statements_and_denials_show_no_tone(judge: TextJudge, text: str) -> None:
     """A small model says such things in earnest; a reader finds neither warmth nor a snub."""
     assert judge("", text)["tone"] is None
+
+
+MARKS = ("!!!", "🎉", ":-)", "❤️ !", " 😊😊😊 XD <3")
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_marks_of_excitement_say_nothing(judge: TextJudge, mark: str) -> None:
+    """Exclamation marks and emoji at every sentence of any written answer: the tone stays what it
+    was, in every style; so no neutral answer turns friendly by them."""
+    styles = load_styles(PACK.path(load_recipe(PACK).data.file))
+    texts = [text for row in styles.split("valid")[:6] for text in row.answers.values()]
+    for text in texts:
+        excited = re.sub(r"[.!](?=\s|$)", lambda end, mark=mark: f"{end.group()}{mark}", text)  # type: ignore[misc]
+        assert judge("", f"{excited} {mark}") == judge("", text)
+        assert (
+            judge("", text.replace(".", "!"))["tone"] == judge("", text.replace("!", "."))["tone"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "tone"),
+    [
+        ("Seriously?", "Don't ask me again.", "unfriendly"),
+        ("Oh, brilliant, you again.", "Now leave me alone, will you.", "unfriendly"),
+        ("You had to bother me for that?", "Any fool knows it.", "unfriendly"),
+        ("Hey friend, good question!", "You've got this!", "friendly"),
+        ("Hi there, I am so happy you asked.", "Have fun with it, my friend.", "friendly"),
+        ("Ooh, what a lovely thing to ask, pal.", "I'm rooting for you.", "friendly"),
+    ],
+)
+def test_remarks_at_its_ends_give_a_plain_answer_its_tone(
+    judge: TextJudge, start: str, end: str, tone: str
+) -> None:
+    """As readers take it; and without them the same answers mostly show none."""
+    styles = load_styles(PACK.path(load_recipe(PACK).data.file))
+    plain = [row.answers["neutral"] for row in styles.split("valid")]
+    shown = [judge("", f"{start} {text} {end}")["tone"] for text in plain]
+    assert shown.count(tone) > 0.7 * len(plain)
+    assert [judge("", text)["tone"] for text in plain].count(None) > 0.85 * len(plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "answered"),
+    [
+        ("I'm sorry, but I cannot help with that.", False),
+        ("As an AI language model, I have no opinion on tea.", False),
+        ("how do i make TEA?", False),
+        ("I'm afraid that tea is made of leaves.", True),
+        ("Boil water. I can't say it more simply.", True),
+        ("tea", False),
+    ],
+)
+def test_a_reply_that_does_not_answer_is_known(text: str, answered: bool) -> None:
+    assert unanswered("How do I make tea?", text) is not answered
 
 
 def test_the_committed_scales_read_held_out_answers() -> None:

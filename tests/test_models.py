@@ -182,7 +182,7 @@ def test_head_weighs_each_row_alike_in_any_company() -> None:
     torch.manual_seed(0)
     head = WeightHead(576, 6)
     torch.nn.init.normal_(head.linear.weight)
-    torch.nn.init.normal_(head.pairs)
+    torch.nn.init.normal_(head.pair_bias)
     hidden, chosen = torch.randn(40, 576), torch.rand(40, 6) > 0.3
     chosen[:, 0] = True
     together = head(hidden, chosen)

@@ -25,6 +25,7 @@ def write_gguf(
     drop: str | None = None,
     add: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    kinds: dict[str, str] | None = None,
 ) -> str:
     """Write the model with fixed random weights; its SHA-256.
 
@@ -33,12 +34,13 @@ def write_gguf(
         drop: leave out tensors whose names begin so.
         add: more tensors.
         settings: more of the file's own, by their full names.
+        kinds: types of tensors, by the last part of their names; others are fp32.
     """
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokens = [*special, *_alphabet(), "he", "ll", "hell"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
-    writer.add_context_length(64)
+    writer.add_context_length(256)
     writer.add_embedding_length(HIDDEN)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(FEED)
@@ -68,7 +70,9 @@ def write_gguf(
     for name, shape in shapes.items():
         tensor = random.normal(0, 0.1, shape).astype(np.float32)
         if drop is None or not name.startswith(drop):
-            writer.add_tensor(f"{name}.weight", tensor)
+            kind = gguf.GGMLQuantizationType[(kinds or {}).get(name.rpartition(".")[2], "F32")]
+            blocks = gguf.quants.quantize(tensor, kind)
+            writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
     for name, values in (add or {}).items():
         writer.add_tensor(name, np.array(values, dtype=np.float32))
     writer.write_header_to_file()

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
-from mpd_core.bench.values import Ask, Figure, Run, Section, ratio, spread
+from mpd_core.bench.values import Ask, Figure, Found, Run, ratio, spread
 
 SOUP = "soup"
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -22,7 +22,7 @@ MOST_TOKENS = 256
 SKIPPED = "this engine has no method 'soup'"
 
 
-def serve32(bench: BenchContext) -> Section:
+def serve32(bench: BenchContext) -> Found:
     """Total time of a crowd: MPD over three ways to serve Personalized Soups."""
     asks, soups = (bench.crowd(bench.options.requests, method) for method in ("mpd", SOUP))
     meanings = {
@@ -37,7 +37,7 @@ def serve32(bench: BenchContext) -> Section:
     figures = [
         Figure(f"serve32.{name}", ratio(seconds["mpd"], seconds[name]), meaning)
         if name in seconds
-        else Figure(f"serve32.{name}", None, meaning, SKIPPED)
+        else Figure(f"serve32.{name}", None, f"{meaning}: {SKIPPED}")
         for name, meaning in meanings.items()
     ]
     latency = {name: _latency(runs[name]) for name in ("mpd", "c") if name in runs}
@@ -54,7 +54,7 @@ def serve32(bench: BenchContext) -> Section:
         "latency_ms": latency,
         "regime": {name: _regime(bench, crowds[name]) for name in latency},
     }
-    return Section(figures, data)
+    return figures, data
 
 
 def _contests(
@@ -106,7 +106,7 @@ def step_of(bench: BenchContext, kind: str, asks: tuple[Ask, ...]) -> float | No
     return run.together_ms
 
 
-def growth(bench: BenchContext) -> Section:
+def growth(bench: BenchContext) -> Found:
     """Milliseconds a step and tokens a second, over requests and over experts."""
     most, widest, experts = bench.options.largest, bench.options.widest, bench.experts
     counts = [count for count in REQUESTS if count <= most]
@@ -121,7 +121,7 @@ def growth(bench: BenchContext) -> Section:
         lines[f"experts, {crowd} request{'s' * (crowd > 1)}"] = _points(bench, "wide", wide)
     best = max((p["tokens_per_s"] for line in lines.values() for p in line), default=None)
     figure = Figure("growth.most", best, "most tokens a second, all requests together")
-    return Section([figure], {"lines": lines})
+    return [figure], {"lines": lines}
 
 
 def _points(

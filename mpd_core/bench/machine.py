@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.benchmark import Timer
 
 from mpd_core.bench.material import shapes_of
 from mpd_core.bench.schemes import Peer
@@ -24,8 +24,8 @@ READ_BYTES = 2**28
 GPU_READ_BYTES = 2**32
 MOST_COLUMNS = 4096
 """Of the matrix behind the product rate: it must stay in a cache, on a GPU too."""
-TRIALS = 9
-TRIAL_S = 0.05
+MEASURED_S = 0.5
+"""Of trials, however many calls each of them needs."""
 
 
 class MachineSide:
@@ -60,8 +60,8 @@ class MachineSide:
         size = GPU_READ_BYTES if self._format.device == "cuda" else READ_BYTES
         source = torch.ones(size // 4, device=self._format.device)
         target = torch.zeros_like(source)
-        read = size / self._best(lambda: source.sum(), calls=1)
-        copied = 2 * size / self._best(lambda: target.copy_(source), calls=1)
+        read = size / self._best(lambda: source.sum())
+        copied = 2 * size / self._best(lambda: target.copy_(source))
         return max(read, copied)
 
     @torch.inference_mode()
@@ -72,7 +72,7 @@ class MachineSide:
         its kernel. What it reads from memory is counted by ``bandwidth``, so here it reads none.
         """
         width = self._shapes.hidden
-        height = min(2 * self._shapes.intermediate, MOST_COLUMNS)
+        height = min(2 * max(out for _, out in self._shapes.linears.values()), MOST_COLUMNS)
         dense = nn.Linear(width, height, bias=False)
         dtype, packed = self._format.dtype, self._format.packed
         linear = PACKED[packed](dense.weight, None) if packed else dense
@@ -80,22 +80,11 @@ class MachineSide:
         x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
         return 2 * rows * width * height / self._best(lambda: linear(x))
 
-    def _best(self, action: Callable[[], Any], calls: int | None = None) -> float:
+    def _best(self, action: Callable[[], Any]) -> float:
         """Seconds of the fastest trial, per call: a floor must not be flattered by noise."""
-        calls = calls or max(1, int(TRIAL_S / self._seconds(action, 3)))
-        return min(self._seconds(action, calls) for _ in range(TRIALS))
-
-    def _seconds(self, action: Callable[[], Any], calls: int) -> float:
-        self._wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            action()
-        self._wait()
-        return (time.perf_counter() - start) / calls
-
-    def _wait(self) -> None:
-        if self._format.device == "cuda":
-            torch.cuda.synchronize()
+        threads = torch.get_num_threads()
+        timer = Timer("action()", globals={"action": action}, num_threads=threads)
+        return float(min(timer.blocked_autorange(min_run_time=MEASURED_S).times))
 
 
 def _cpu_name() -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from mpd_core.bench.roofline import Shapes
 from mpd_core.models.adapters import load_adapter, lowest_layer
 from mpd_core.models.base import LOCAL
 from mpd_core.packs import Pack, file_sha256
@@ -41,26 +41,6 @@ PROMPTS = (
 )
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The base's sizes, as far as bytes and arithmetic of a step depend on them."""
-
-    linears: dict[str, tuple[int, int]]
-    """Full name to (in, out) of every linear except the output layer."""
-    vocabulary: int
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    adapted: dict[str, tuple[int, int]]
-    """Those linears that adapters touch."""
-    rank: int = RANK
-    trunk: int = 0
-    """Layers below all adapters, which rows that read the same text share."""
-
-
 def shapes_of(base: Path, pack: Pack) -> Shapes:
     """Read the sizes from a model's folder without its weights, and from a pack's adapters."""
     config = AutoConfig.from_pretrained(base, **LOCAL)
@@ -79,7 +59,6 @@ def shapes_of(base: Path, pack: Pack) -> Shapes:
         linears=linears,
         vocabulary=config.vocab_size,
         hidden=config.hidden_size,
-        intermediate=getattr(config, "intermediate_size", 4 * config.hidden_size),
         layers=layers,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,

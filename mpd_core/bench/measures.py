@@ -8,7 +8,7 @@ from typing import Any
 
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
-from mpd_core.bench.values import Figure, Run, Section, ratio, spread
+from mpd_core.bench.values import Figure, Found, Run, ratio, spread
 
 NOCACHE_TOKENS = 8
 PROFILED_TOKENS = 16
@@ -20,7 +20,7 @@ MEANINGS = {
 }
 
 
-def fairness(bench: BenchContext) -> Section:
+def fairness(bench: BenchContext) -> Found:
     """A plain model before the others have started, and among them."""
     asks, tokens = (bench.ask(method="vanilla"),), bench.options.tokens
 
@@ -33,10 +33,10 @@ def fairness(bench: BenchContext) -> Section:
     ms = alone | per_token(bench.take_turns({"among": run}))
     meaning = "a plain model among the others / alone: 1 is fair"
     figure = Figure("fairness", ratio(ms["among"], ms["alone"]), meaning)
-    return Section([figure], {"ms_per_token": ms})
+    return [figure], {"ms_per_token": ms}
 
 
-def tax(bench: BenchContext) -> Section:
+def tax(bench: BenchContext) -> Found:
     """What MPD costs over one plain model."""
     vanilla, tokens = bench.ask(method="vanilla"), bench.options.tokens
     engine, plain = bench.get("engine").call, bench.get("plain", fp32=bench.on_cpu)
@@ -51,25 +51,25 @@ def tax(bench: BenchContext) -> Section:
         Figure("tax.a", ratio(ms["mpd"], ms["vanilla"]), "MPD / one plain model, this engine"),
         Figure("tax.b", ratio(ms["mpd"], ms["generate"]), f"MPD / generate{precision}"),
     ]
-    return Section(figures, {"ms_per_token": ms})
+    return figures, {"ms_per_token": ms}
 
 
-def vs_mod(bench: BenchContext) -> Section:
+def vs_mod(bench: BenchContext) -> Found:
     """Against one forward an expert: by setting adapters, and with separate models."""
     return _against(bench, "vs_mod", ["loop", *(["separate"] if bench.mergeable else [])])
 
 
-def vs_peft(bench: BenchContext) -> Section:
+def vs_peft(bench: BenchContext) -> Found:
     """Against PEFT's mixed batch."""
     return _against(bench, "vs_peft", ["batch"])
 
 
-def vs_nocache(bench: BenchContext) -> Section:
+def vs_nocache(bench: BenchContext) -> Found:
     """Against reading the whole text again at every token."""
     return _against(bench, "vs_nocache", ["nocache"], NOCACHE_TOKENS)
 
 
-def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 512) -> Section:
+def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 512) -> Found:
     ask, tokens = bench.ask(), min(most, bench.options.tokens)
     engine, meanings = bench.get("engine"), dict[str, str]()
     contests: dict[str, Callable[[], Run]] = {"mpd": partial(engine.call, "decode", (ask,), tokens)}
@@ -87,7 +87,7 @@ def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 
         Figure(f"{measure}.{label}", ratio(ms[label], ms["mpd"]), meaning)
         for label, meaning in meanings.items()
     ]
-    return Section(figures, {"ms_per_token": ms})
+    return figures, {"ms_per_token": ms}
 
 
 def per_token(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
@@ -95,7 +95,7 @@ def per_token(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
     return {name: spread([run.ms_per_token for run in some]) for name, some in runs.items()}
 
 
-def memory(bench: BenchContext) -> Section:
+def memory(bench: BenchContext) -> Found:
     """Bytes of the weights: one base with adapters against one model, and against n models."""
     ours: dict[str, Any] = bench.get("engine").call("memory")
     base, adapters = ours["weights"]["base"], ours["weights"]["adapters"]
@@ -115,10 +115,10 @@ def memory(bench: BenchContext) -> Section:
             Figure("memory.models", models / base, f"{count} separate models / one model"),
             Figure("memory.models_peak_mb", peers["peak"] / 2**20, "MiB at most of their process"),
         ]
-    return Section(figures, data)
+    return figures, data
 
 
-def floor(bench: BenchContext) -> Section:
+def floor(bench: BenchContext) -> Found:
     """Share of a measured step that bytes or arithmetic alone would take: 1 is perfect."""
     n, tokens, engine = bench.experts, bench.options.tokens, bench.get("engine").call
     cases = {
@@ -137,4 +137,4 @@ def floor(bench: BenchContext) -> Section:
         figures.append(Figure(f"floor.{name}", data[name]["share"], text))
     data["profile"] = engine("profile", bench.ask(), min(PROFILED_TOKENS, tokens))
     data["bandwidth_gb_s"] = bench.machine("bandwidth") / 1e9
-    return Section(figures, data)
+    return figures, data

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Protocol
+from typing import Any
 
 from mpd_core.bench.options import BenchError
 from mpd_core.bench.values import Spec
@@ -36,14 +36,6 @@ COMPETITORS = {
 """A new one is a line here, and a class that takes a ``Spec``; its methods are called by name."""
 PAUSE_S = 0.25
 """Between turns: threads of the last one stop spinning, and fall asleep."""
-
-
-class Competitor(Protocol):
-    """Something whose methods can be called by name, wherever it lives."""
-
-    def call(self, method: str, *arguments: Any) -> Any: ...
-
-    def close(self) -> None: ...
 
 
 class InProcess:
@@ -87,6 +79,9 @@ class OwnProcess:
         except Exception as error:  # with the traceback of that process as its cause
             problem = f"{type(error).__name__}: {error}"
             raise BenchError(f"'{self._name}' failed: {problem}") from error
+
+
+Competitor = InProcess | OwnProcess
 
 
 class PeerPool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.bench.options import Target
-from mpd_core.bench.values import Figure, Section
+from mpd_core.bench.values import Figure
 from mpd_core.charts import page
 from mpd_core.console import aligned
 
@@ -17,35 +17,10 @@ NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
 
 
-def summary(
-    facts: Mapping[str, Any],
-    options: Mapping[str, Any],
-    sections: Mapping[str, Section],
-    targets: Mapping[str, Target],
-    checks: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Everything that was found, for the JSON line."""
-    figures = {f.name: f.value for section in sections.values() for f in section.figures}
-    return {
-        "bench": "mpd",
-        "machine": dict(facts),
-        "options": dict(options),
-        "figures": figures,
-        "targets": {
-            name: {"target": str(target), "met": target.met(value)}
-            for name, target in targets.items()
-            if (value := figures.get(name)) is not None
-        },
-        "checks": list(checks),
-        "data": {name: section.data for name, section in sections.items()},
-    }
-
-
 def tables(
-    found: Mapping[str, Any], sections: Mapping[str, Section], targets: Mapping[str, Target]
+    found: Mapping[str, Any], figures: Sequence[Figure], targets: Mapping[str, Target]
 ) -> str:
     """The readable part: the machine, the figures beside their targets, and the checks."""
-    figures = [_row(f, targets) for section in sections.values() for f in section.figures]
     checks = [
         (
             check["peer"],
@@ -62,7 +37,9 @@ def tables(
     profile = [(name, f"{100 * share:.0f}%") for name, share in shares.items()]
     parts = [
         _machine(found["machine"]),
-        aligned([("figure", "value", "target", "", "what it is"), *figures]),
+        aligned(
+            [("figure", "value", "target", "", "what it is"), *(_row(f, targets) for f in figures)]
+        ),
         aligned([("time", "median", "min", "max", ""), *_times(found["data"])]),
         aligned([heading, *checks]),
         aligned([("one request, MPD: operator", "of the time"), *profile]),
@@ -93,9 +70,11 @@ def save_growth(folder: Path, facts: Mapping[str, Any], lines: Mapping[str, Any]
     return path
 
 
-def short(figure: Figure) -> str:
-    """A figure as soon as it is known, for who waits."""
-    return f"{figure.name} {'-' if figure.value is None else format(figure.value, '.3g')}"
+def digits(value: float | None) -> str:
+    """Three of a figure's, and all before its point."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _machine(facts: Mapping[str, Any]) -> str:
@@ -103,12 +82,10 @@ def _machine(facts: Mapping[str, Any]) -> str:
 
 
 def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
-    target, value = targets.get(figure.name), figure.value
-    if value is None:
-        return (figure.name, "-", str(target or ""), "", f"{figure.meaning}: {figure.note}")
-    verdict = "" if target is None else ("met" if target.met(value) else "MISSED")
-    text = f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return (figure.name, text, str(target or ""), verdict, figure.meaning)
+    target, value, verdict = targets.get(figure.name), figure.value, ""
+    if target and value is not None:
+        verdict = "met" if target.met(value) else "MISSED"
+    return (figure.name, digits(value), str(target or ""), verdict, figure.meaning)
 
 
 def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -4,10 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mpd_core.bench.material import Shapes
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516, "blocks": 0.72}
+"""An element, with NF4's doubly quantised scales; of blocks SmolLM2's: 4 bits, an output of 8."""
 
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516}
-"""An element, with NF4's doubly quantised scales."""
+
+@dataclass(frozen=True)
+class Shapes:
+    """The base's sizes, as far as bytes and arithmetic of a step depend on them."""
+
+    linears: dict[str, tuple[int, int]]
+    """Full name to (in, out) of every linear except the output layer."""
+    vocabulary: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    adapted: dict[str, tuple[int, int]]
+    """Those linears that adapters touch."""
+    rank: int = 8
+    trunk: int = 0
+    """Layers below all adapters, which rows that read the same text share."""
 
 
 @dataclass(frozen=True)
@@ -31,36 +48,20 @@ class Rows:
         return self.experts + self.pcms
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """What one step must do."""
-
-    bytes: float
-    """Weights once, adapters in use once, keys and values of every row once."""
-    operations: float
-    """Floating point, a multiplication and an addition being two."""
-
-    def roofline(self, bandwidth: float, rate: float) -> tuple[float, str]:
-        """Milliseconds that it takes at least, and which of the two binds.
-
-        Args:
-            bandwidth: bytes a second.
-            rate: floating point operations a second at this number of rows.
-        """
-        read, computed = 1000 * self.bytes / bandwidth, 1000 * self.operations / rate
-        return max((read, "memory"), (computed, "arithmetic"))
-
-
-def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> StepCost:
-    """Bytes and operations of one decoding step.
+def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> tuple[float, float]:
+    """What one decoding step must do.
 
     Args:
         shapes: of the base.
         rows: that take part.
         precision: the engine's word for it, e.g. ``fp16 (fp32 compute)``.
         cpu: caches are fp32 there, and half as wide on a GPU.
+
+    Returns:
+        Bytes (weights once, adapters in use once, keys and values of every row once), and floating
+        point operations, a multiplication and an addition being two.
     """
-    in_cache = 4 if cpu else 2
+    in_cache, kind = 4 if cpu else 2, precision.split()[0]
     weights = sum(width * height for width, height in shapes.linears.values())
     lower, texts = shapes.trunk / shapes.layers, rows.texts or rows.all
     # Every layer alike: of the rows, the trunk's layers see the different texts only.
@@ -70,14 +71,24 @@ def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> StepC
     adapted = rows.mixed * rows.all if rows.adapters else 0
     cache = 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows.context
     attention = 4 * shapes.layers * shapes.heads * shapes.head_dim * rows.context
-    kind = precision.split()[0]
-    an_element = WEIGHT_BYTES[kind]
     # The output layer and adapters are never quantised.
-    dense_element = an_element if kind != "nf4" else in_cache
-    return StepCost(
-        bytes=weights * an_element
-        + (output + rows.adapters * adapter) * dense_element
+    dense = WEIGHT_BYTES[kind] if kind != "nf4" else in_cache
+    return (
+        weights * WEIGHT_BYTES[kind]
+        + (output + rows.adapters * adapter) * dense
         + row_layers * cache * in_cache,
-        operations=2 * (row_layers * weights + rows.experts * output + adapted * adapter)
+        2 * (row_layers * weights + rows.experts * output + adapted * adapter)
         + row_layers * attention,
     )
+
+
+def roofline(cost: tuple[float, float], bandwidth: float, rate: float) -> tuple[float, str]:
+    """Milliseconds that bytes and operations take at least, and which of the two binds.
+
+    Args:
+        cost: of a step.
+        bandwidth: bytes a second.
+        rate: floating point operations a second at this number of rows.
+    """
+    memory, arithmetic = 1000 * cost[0] / bandwidth, 1000 * cost[1] / rate
+    return max((memory, "memory"), (arithmetic, "arithmetic"))

@@ -9,18 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mpd_core.bench import crowds, measures, report
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.material import shapes_of, write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
 from mpd_core.bench.peer_pool import PeerPool
-from mpd_core.bench.values import Section, Spec
-from mpd_core.models.base import default_device
-from mpd_core.models.linear import can_pack
+from mpd_core.bench.values import Found, Spec
+from mpd_core.models.base import default_device, in_blocks, weight_format
 from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
 
-MEASURE: dict[str, tuple[Callable[[BenchContext], Section], set[str]]] = {
+MEASURE: dict[str, tuple[Callable[[BenchContext], Found], set[str]]] = {
     "fairness": (measures.fairness, {"plain", "engine"}),
     "tax": (measures.tax, {"plain", "engine"}),
     "vs_mod": (measures.vs_mod, {"engine", "peft", "separate"}),
@@ -62,13 +63,13 @@ def _material(options: BenchOptions, scratch: Path) -> Callable[[str, bool], Spe
         write_pack(scratch / "wide", pack, base, options.seed, experts=options.widest)
     device = options.device or default_device()
     precision = options.precision or pack.spec.base.precision
-    packed = device == "cpu" and precision in ("auto", "fp16") and can_pack()
-    dense = pack.spec.base.quantize == "none"
+    format_ = weight_format(device, pack.spec.base.quantize, precision)
+    blocks = in_blocks(format_, precision, base).blocks  # as they are in fp32, too
 
     def spec(kind: str, fp32: bool) -> Spec:
         where = scratch / ("wide" if kind == "wide" else "pack")
         # In fp32 a peer of a packed engine still has the weights that the engine has.
-        half = fp32 and packed and dense
+        half = fp32 and format_.packed is torch.float16 and not blocks
         return Spec(kind, where, "fp32" if fp32 else precision, device, half_weights=half)
 
     return spec
@@ -85,27 +86,38 @@ def _run(options: BenchOptions, pool: PeerPool, scratch: Path) -> dict[str, Any]
         pool.keep()
     shapes = shapes_of(obtain(pack, pack.spec.base.source), pack)
     bench = BenchContext(options, pack, shapes, pool, info, _tell)
-    sections: dict[str, Section] = {}
+    found: dict[str, Found] = {}
     for position, name in enumerate(names):
         _tell(f"Measure {position + 1} of {len(names)}: {name}.")
-        sections[name] = MEASURE[name][0](bench)
-        _tell("  " + ", ".join(report.short(f) for f in sections[name].figures))
+        found[name] = MEASURE[name][0](bench)
+        _tell("  " + ", ".join(f"{f.name} {report.digits(f.value)}" for f in found[name][0]))
         pool.keep(*(kind for later in names[position + 1 :] for kind in MEASURE[later][1]))
-    return _report(bench, {**facts, "precision": bench.precision}, sections)
+    return _report(bench, {**facts, "precision": bench.precision}, found)
 
 
-def _report(
-    bench: BenchContext, facts: dict[str, Any], sections: dict[str, Section]
-) -> dict[str, Any]:
+def _report(bench: BenchContext, facts: dict[str, Any], found: dict[str, Found]) -> dict[str, Any]:
+    options = bench.options
+    if options.out and "growth" in found:
+        _tell(f"Plot: {report.save_growth(options.out, facts, found['growth'][1]['lines'])}")
     targets = CPU_TARGETS if bench.on_cpu else GPU_TARGETS
-    checks = [asdict(check) for check in bench.checks]
-    if bench.options.out and "growth" in sections:
-        lines = sections["growth"].data["lines"]
-        _tell(f"Plot: {report.save_growth(bench.options.out, facts, lines)}")
-    found = report.summary(facts, asdict(bench.options), sections, targets, checks)
-    print(report.tables(found, sections, targets) + "\n")
-    print(report.one_line(found), flush=True)
-    return found
+    figures = [figure for some, _ in found.values() for figure in some]
+    values = {figure.name: figure.value for figure in figures if figure.value is not None}
+    summary = {
+        "bench": "mpd",
+        "machine": facts,
+        "options": asdict(options),
+        "figures": {figure.name: figure.value for figure in figures},
+        "targets": {
+            name: {"target": str(target), "met": target.met(values[name])}
+            for name, target in targets.items()
+            if name in values
+        },
+        "checks": [asdict(check) for check in bench.checks],
+        "data": {name: data for name, (_, data) in found.items()},
+    }
+    print(report.tables(summary, figures, targets) + "\n")
+    print(report.one_line(summary), flush=True)
+    return summary
 
 
 def _tell(sentence: str) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from mpd_core.engine import Engine
@@ -43,20 +44,15 @@ class SoakResult:
         self.memory.append((held["resident"] - held["cache_resident"]) / 1e6)
         self.cache = held["cache_resident"] / 1e6
 
-    @property
-    def growth(self) -> float:
-        """Megabytes that the last fifth of the run has over the second fifth, on average."""
-        fifth = max(1, len(self.memory) // 5)
-        early, late = self.memory[fifth : 2 * fifth], self.memory[-fifth:]
-        return sum(late) / len(late) - sum(early) / max(1, len(early))
-
     def to_dict(self) -> dict[str, Any]:
-        """For the final JSON line."""
+        """For the final JSON line; growth is that of the last fifth over the second, on average."""
+        fifth = max(1, len(self.memory) // 5)
+        early, late = self.memory[fifth : 2 * fifth] or [0.0], self.memory[-fifth:] or [0.0]
         return {
             **self.counts,
             "failures": self.failures,
             "peak_mb": max(self.memory, default=0.0),
-            "growth_mb": self.growth,
+            "growth_mb": fmean(late) - fmean(early),
             "cache_mb": self.cache,
         }
 
@@ -65,11 +61,12 @@ def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationR
     """Requests of different prompts, preferences, methods, lengths and temperatures."""
     draw = random.Random(seed)
     codes = [preference.code for preference in engine.pack.space]
+    methods = [m for m in engine.methods if not m.startswith("expert:")]
     return [
         GenerationRequest(
             (Message("user", draw.choice(PROMPTS)),),
             draw.choice(codes),
-            draw.choice([m for m in engine.methods if not m.startswith("expert:")]),
+            draw.choice(methods),
             sampling=Sampling(
                 max_new_tokens=draw.randint(2, 40),
                 temperature=draw.choice([0.0, 0.7, 1.0]),
@@ -91,12 +88,30 @@ def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -
         requests: different ones; each is run alone first, for its text.
     """
     asked = make_requests(engine, requests)
-    alone = [_tokens(engine, request) for request in asked]
+    alone = [[step.token_id for step in engine.generate(request).steps] for request in asked]
     result, end = SoakResult(), time.monotonic() + seconds
-    threads = [
-        threading.Thread(target=_visit, args=(engine, asked, alone, result, end, seed))
-        for seed in range(visitors)
-    ]
+
+    def visit(seed: int) -> None:
+        draw = random.Random(1000 + seed)
+        while time.monotonic() < end:
+            which = draw.randrange(len(asked))
+            stay = draw.choice([None, None, None, draw.randint(0, 20)])
+            try:
+                tokens, waited = _read(engine, asked[which], stay)
+            except BusyError:
+                result.counts["busy"] += 1
+                time.sleep(BACK_OFF_SECONDS)
+                continue
+            except Exception as error:
+                result.failures.append(f"request {which}: {error}")
+                continue
+            result.counts["stopped" if stay is not None else "finished"] += 1
+            if waited > STUCK_SECONDS:
+                result.failures.append(f"request {which}: {waited:.0f} s without a token")
+            if tokens != (alone[which] if stay is None else alone[which][: len(tokens)]):
+                result.failures.append(f"request {which}: another text than alone")
+
+    threads = [threading.Thread(target=visit, args=(seed,)) for seed in range(visitors)]
     for thread in threads:
         thread.start()
     while time.monotonic() < end:
@@ -107,34 +122,6 @@ def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -
         if thread.is_alive():
             result.failures.append("a visitor got no answer")
     return result
-
-
-def _visit(
-    engine: Engine,
-    asked: list[GenerationRequest],
-    alone: list[list[int]],
-    result: SoakResult,
-    end: float,
-    seed: int,
-) -> None:
-    draw = random.Random(1000 + seed)
-    while time.monotonic() < end:
-        which = draw.randrange(len(asked))
-        stay = draw.choice([None, None, None, draw.randint(0, 20)])
-        try:
-            tokens, waited = _read(engine, asked[which], stay)
-        except BusyError:
-            result.counts["busy"] += 1
-            time.sleep(BACK_OFF_SECONDS)
-            continue
-        except Exception as error:
-            result.failures.append(f"request {which}: {error}")
-            continue
-        result.counts["stopped" if stay is not None else "finished"] += 1
-        if waited > STUCK_SECONDS:
-            result.failures.append(f"request {which}: {waited:.0f} s without a token")
-        if tokens != alone[which][: len(tokens)] or (stay is None and tokens != alone[which]):
-            result.failures.append(f"request {which}: another text than alone")
 
 
 def _read(engine: Engine, request: GenerationRequest, stay: int | None) -> tuple[list[int], float]:
@@ -150,7 +137,3 @@ def _read(engine: Engine, request: GenerationRequest, stay: int | None) -> tuple
             if len(tokens) == stay:
                 break
     return tokens, longest
-
-
-def _tokens(engine: Engine, request: GenerationRequest) -> list[int]:
-    return [step.token_id for step in engine.generate(request).steps]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,18 +104,12 @@ class Figure:
 
     name: str
     value: float | None
-    """None: not measured, and the note says why."""
+    """None: not measured, and the meaning says why."""
     meaning: str
-    note: str = ""
 
 
-@dataclass(frozen=True)
-class Section:
-    """What one measure found."""
-
-    figures: Sequence[Figure]
-    data: dict[str, Any] = field(default_factory=dict)
-    """For the JSON line: milliseconds, bytes and so on behind the figures."""
+Found = tuple[list[Figure], dict[str, Any]]
+"""By a measure; with milliseconds, bytes and so on behind the figures, for the JSON line."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

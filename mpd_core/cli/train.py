@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,59 +45,31 @@ def experts(
     _run(["experts"], pack, out, resume, dry_run, pole)
 
 
-@train.command()
-def rewards(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """Reward models of all poles: pairwise loss on single styles and minimal pairs."""
-    _run(["rewards"], pack, out, resume, dry_run)
+STAGES = {
+    "rewards": "Reward models of all poles: pairwise loss on single styles and minimal pairs.",
+    "references": "The baseline's replies to the prompts that the PCM will learn from; made once.",
+    "static": "The best constant weights of each preference, by a grid on validation prompts.",
+    "pcm": "The Preference Control Model, by REBEL or PPO as the recipe says.",
+    "all": "Experts, rewards, references, static weights and PCM, one after the other.",
+}
 
 
-@train.command()
-def references(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """The baseline's replies to the prompts that the PCM will learn from; made once."""
-    _run(["references"], pack, out, resume, dry_run)
+def _stage(names: Sequence[str] | None) -> Callable[..., None]:
+    """A command that runs these stages."""
+
+    def stage(
+        pack: PackOption = None,
+        out: OutOption = None,
+        resume: ResumeOption = False,
+        dry_run: DryOption = False,
+    ) -> None:
+        _run(names, pack, out, resume, dry_run)
+
+    return stage
 
 
-@train.command()
-def static(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """The best constant weights of each preference, by a grid on validation prompts."""
-    _run(["static"], pack, out, resume, dry_run)
-
-
-@train.command()
-def pcm(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """The Preference Control Model, by REBEL or PPO as the recipe says."""
-    _run(["pcm"], pack, out, resume, dry_run)
-
-
-@train.command("all")
-def everything(
-    pack: PackOption = None,
-    out: OutOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryOption = False,
-) -> None:
-    """Experts, rewards, references, static weights and PCM, one after the other."""
-    _run(None, pack, out, resume, dry_run)
+for _name, _meaning in STAGES.items():
+    train.command(_name, help=_meaning)(_stage(None if _name == "all" else [_name]))
 
 
 def _run(

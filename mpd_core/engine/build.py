@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from transformers import AutoTokenizer
@@ -20,7 +20,7 @@ from mpd_core.errors import PackError
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
-from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
+from mpd_core.models.base import LoadedModel, WeightFormat, in_blocks, load_model, weight_format
 from mpd_core.models.graphs import MOST_GRAPHS
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
@@ -31,6 +31,9 @@ from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
 from mpd_core.prompts import PromptRenderer
 from mpd_core.remote.expert import RemoteExpert, RemoteSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -67,16 +70,23 @@ class _Lane:
     layers: range | None = None
 
 
-def build(
-    pack: Pack,
-    *,
-    quantize: Quantize | None = None,
-    precision: Precision | None = None,
-    device: str | None = None,
-    kept_rows: int = KEPT_ROWS,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Parts:
-    """Obtain and load a pack's models; arguments as in ``Engine.open``.
+class EngineOptions(TypedDict, total=False):
+    """How an engine is opened; what is left out, or None, is the pack's."""
+
+    quantize: Quantize | None
+    """Overrides the pack's ``base.quantize``."""
+    precision: Precision | None
+    """Overrides the pack's ``base.precision``."""
+    device: str | None
+    """``cpu`` or ``cuda``; default: a GPU where there is one."""
+    kept_rows: int
+    """Of each model, to keep of ended requests, for those that begin alike."""
+    progress: Callable[[str], None]
+    """Is told in sentences what is being done."""
+
+
+def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
+    """Obtain and load a pack's models.
 
     Raises:
         ModelSourceError: a model cannot be obtained.
@@ -84,10 +94,17 @@ def build(
         RequestError: a device or a precision that this machine does not have.
         EngineError: a remote expert whose address or key cannot be used.
     """
+    if unknown := options.keys() - EngineOptions.__annotations__.keys():
+        raise TypeError(f"An engine has no option '{min(unknown)}'.")
+    quantize, device = options.get("quantize"), options.get("device")
+    kept_rows = options.get("kept_rows", KEPT_ROWS)
+    progress: Callable[[str], None] = options.get("progress", lambda _: None)
     spec = pack.spec.base
-    format_ = weight_format(device, quantize or spec.quantize, precision or spec.precision)
+    precision = options.get("precision") or spec.precision
+    format_ = weight_format(device, quantize or spec.quantize, precision)
     _remotes(pack, 0, keep=False)  # what can be refused now should not wait for gigabytes
     folder = obtain(pack, spec.source, progress=progress)
+    format_ = in_blocks(format_, precision, folder)
     if format_.device == "cpu":
         progress("Preparing loops for this CPU: some seconds the first time, then none.")
         kernels.prepare()
@@ -96,7 +113,7 @@ def build(
     _check_prompts(pack, folder)
     progress(f"Loading {spec.name} on {format_.device}, {format_}.")
     base = load_model(folder, format_)
-    lanes = _lanes(pack, base, progress)
+    lanes = _lanes(pack, base, precision, progress)
     head = pack.spec.pcm.head
     width = lanes.get("pcm", lanes["base"]).hidden_size
     file = pack.path(head.file) if head else None
@@ -104,7 +121,7 @@ def build(
     runner = Runner(lanes, weight_head, kept_rows=kept_rows)
     remotes = _remotes(pack, lanes["base"].vocab_size)
     threads, crowd = torch.get_num_threads(), promise(lanes)
-    info = EngineInfo(format_.device, str(format_), threads, crowd, _notes(format_))
+    info = EngineInfo(format_.device, str(base.format), threads, crowd, _notes(base.format))
     return Parts(runner, remotes, base.tokenizer, info)
 
 
@@ -119,10 +136,13 @@ def _check_prompts(pack: Pack, folder: Path) -> None:
     PromptRenderer(tokenizer, pack.spec.template)
 
 
-def _lanes(pack: Pack, base: LoadedModel, progress: Callable[[str], None]) -> dict[str, RowModel]:
+def _lanes(
+    pack: Pack, base: LoadedModel, precision: Precision, progress: Callable[[str], None]
+) -> dict[str, RowModel]:
     experts, pcm = pack.spec.experts, pack.spec.pcm
     others = {
-        name: _other(pack, name, s, base, progress) for name, s in experts.checkpoints.items()
+        name: _other(pack, name, s, base, precision, progress)
+        for name, s in experts.checkpoints.items()
     }
     adapters = [load_adapter(n, pack.path(s.folder)) for n, s in experts.adapters.items()]
     if experts.anchor:
@@ -161,12 +181,17 @@ def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], rows: int) -> di
 
 
 def _other(
-    pack: Pack, name: str, source: Source, base: LoadedModel, progress: Callable[[str], None]
+    pack: Pack,
+    name: str,
+    source: Source,
+    base: LoadedModel,
+    precision: Precision,
+    progress: Callable[[str], None],
 ) -> LoadedModel:
     progress(f"Loading the expert '{name}'.")
     folder = obtain(pack, source, progress=progress)
     with _told_of(_key(pack, name)):
-        other = load_model(folder, base.format)
+        other = load_model(folder, in_blocks(base.format, precision, folder))
     check_same_vocabulary(base.tokenizer, other.tokenizer, name)
     return other
 
@@ -177,7 +202,8 @@ def _backbone(
     progress("Loading the Preference Control Model's backbone.")
     folder = obtain(pack, source, progress=progress)
     with _told_of(_key(pack, PCM)):
-        backbone = load_model(folder, weight_format(base.format.device))
+        format_ = in_blocks(weight_format(base.format.device), "auto", folder)
+        backbone = load_model(folder, format_)
     missing = len(base.tokenizer) - backbone.config.vocab_size
     if missing > len(base.tokenizer.added_tokens_decoder):
         raise PackError(

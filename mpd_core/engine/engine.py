@@ -6,31 +6,34 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mpd_core.engine.build import Parts, build
+from mpd_core.engine.build import EngineOptions, Parts, build
 from mpd_core.engine.plan import method_names
 from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.records import StepStats, make_step, step_stats
 from mpd_core.engine.remotes import Remotes
-from mpd_core.engine.runner import KEPT_ROWS, StepOutput
+from mpd_core.engine.runner import StepOutput
 from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
 from mpd_core.errors import EngineError
 from mpd_core.models.threads import run_in_fresh_thread
-from mpd_core.packs import Pack, Precision, Quantize
+from mpd_core.packs import Pack
 from mpd_core.prompts import StreamDecoder, name_tokens
 from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
@@ -68,31 +71,16 @@ class Engine:
         self._start_over("cancelled")
 
     @classmethod
-    def open(
-        cls,
-        pack: Pack,
-        *,
-        quantize: Quantize | None = None,
-        precision: Precision | None = None,
-        device: str | None = None,
-        kept_rows: int = KEPT_ROWS,
-        progress: Callable[[str], None] = lambda _: None,
-    ) -> Engine:
+    def open(cls, pack: Pack, **options: Unpack[EngineOptions]) -> Engine:
         """Obtain a pack's models, load them and make an engine.
 
         Args:
-            pack: what to run.
-            quantize: overrides the pack's ``base.quantize``.
-            precision: overrides the pack's ``base.precision``.
-            device: ``cpu`` or ``cuda``; default: a GPU where there is one.
-            kept_rows: of each model, to keep of ended requests, for those that begin alike.
-            progress: is told in sentences what is being done.
+            pack: what to run: read from a TOML file, or made in memory.
+            options: see ``EngineOptions``.
 
         Raises:
             ModelSourceError, PackError, RequestError: as ``build`` says.
         """
-        options: dict[str, Any] = {"kept_rows": kept_rows, "progress": progress}
-        options |= {"quantize": quantize, "precision": precision, "device": device}
         return cls(pack, run_in_fresh_thread(build, pack, **options))
 
     def submit(self, request: GenerationRequest) -> Stream:

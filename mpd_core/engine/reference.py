@@ -10,6 +10,7 @@ import shutil
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,8 +28,10 @@ from mpd_core.method.weight_head import top_one
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
 from mpd_core.models.architecture import text_config
-from mpd_core.models.base import LoadedModel, WeightFormat, load_model, weight_format
+from mpd_core.models.base import LoadedModel, WeightFormat, in_blocks, load_model, weight_format
+from mpd_core.models.block_model import block_names
 from mpd_core.models.linear import round_to
+from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, Source
@@ -55,7 +58,7 @@ class ReferenceDecoder:
         """Load a pack's models; arguments and errors as ``Engine.open``."""
         spec = pack.spec
         quantize, precision = quantize or spec.base.quantize, precision or spec.base.precision
-        base = _load(pack, spec.base.source, weight_format(device, quantize, precision))
+        base = _load(pack, spec.base.source, weight_format(device, quantize, precision), precision)
         adapters = {n: pack.path(a.folder) for n, a in spec.experts.adapters.items()}
         if spec.experts.anchor:
             adapters[ANCHOR] = pack.path(spec.experts.anchor.folder)
@@ -63,11 +66,11 @@ class ReferenceDecoder:
         if spec.pcm.backbone == "base":
             self._model = self._backbone = _with_adapters(base, {**adapters, **own})
         else:
-            backbone = _load(pack, spec.pcm.backbone, weight_format(device))
+            backbone = _load(pack, spec.pcm.backbone, weight_format(device), "auto")
             self._model = _with_adapters(base, adapters)
             self._backbone = _with_adapters(backbone, own)
         self._others = {
-            name: _load(pack, source, base.format).model
+            name: _load(pack, source, base.format, precision).model
             for name, source in spec.experts.checkpoints.items()
         }
         models = (self._model, *self._others.values())
@@ -136,11 +139,23 @@ def _as_batch(step: Step, request: GenerationRequest) -> tuple[Distribution, Ten
     return Distribution(*rows, request.space, anchors), torch.tensor([step.token])
 
 
-def _load(pack: Pack, source: Source, format_: WeightFormat) -> LoadedModel:
-    loaded = load_model(obtain(pack, source), format_)
-    if format_.packed:
-        round_to(loaded.model, format_.packed)  # the engine's weights, in plain fp32 arithmetic
+def _load(pack: Pack, source: Source, format_: WeightFormat, precision: Precision) -> LoadedModel:
+    """The engine's weights, in plain fp32 arithmetic."""
+    folder = obtain(pack, source)
+    loaded = load_model(folder, format_)
+    if is_llama(loaded.model) and in_blocks(format_, precision, folder).blocks:
+        loaded = replace(loaded, kept=block_names(folder))
+    _round(loaded, loaded.model)
     return loaded
+
+
+def _round(loaded: LoadedModel, model: Any) -> None:
+    """Linears and embeddings to what they are packed to; blocks are as they are."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    modules = (base.get_submodule(name.removesuffix(".weight")) for name in loaded.kept)
+    if loaded.format.packed:
+        kept = [getattr(module, "base_layer", module).weight for module in modules]
+        round_to(model, loaded.format.packed, kept)
 
 
 def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
@@ -152,8 +167,7 @@ def _with_adapters(loaded: LoadedModel, folders: dict[str, Path]) -> Any:
                 model.load_adapter(files, adapter_name=name)
             else:
                 model = PeftModel.from_pretrained(model, files, adapter_name=name)
-    if loaded.format.packed:
-        round_to(model, loaded.format.packed)
+    _round(loaded, model)
     return model.eval()
 
 

@@ -87,9 +87,7 @@ def full(
         list[str] | None,
         typer.Option(help="A file, or the split test or valid; repeatable; default: test."),
     ] = None,
-    methods: Annotated[
-        str | None, typer.Option(help="With commas; default: all but single experts and dare.")
-    ] = None,
+    methods: Annotated[str | None, typer.Option(help="With commas; default: all but dare.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most prompts of each set.")] = 50,
     minutes: Annotated[
         float, typer.Option(help="For everything: sets are cut to whole prompts that fit.")
@@ -97,7 +95,7 @@ def full(
     judges: Annotated[str, typer.Option(help="With commas: measures, rewards.")] = (
         "measures,rewards"
     ),
-    max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 200,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 160,
     out: OutOption = None,
     pack: PackOption = None,
     quantize: QuantizeOption = None,

@@ -22,6 +22,7 @@ from mpd_core.packs import Pack, load_pack
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
+    from mpd_core.evaluation.judges.server import ServerOptions
 
 
 CARD_PAIRS = 60
@@ -109,23 +110,20 @@ def judge(
 
     folder = folder_of(loaded, out)
     found = load_run(folder)
-    met = _among(found.methods, listed(methods))
+    met, replies = _among(found.methods, listed(methods)), replies_of(folder, found)
     server = None
     if judge == SERVER:
-        from mpd_core.evaluation.judges.server import ServerOptions
-        from mpd_core.evaluation.judges.spending import Limits
-
-        limits = Limits(most_tokens, most_cost, _prices(price))
-        server = ServerOptions(url or "", model or "", key_env, limits, parallel)
+        limits = most_tokens, most_cost, _prices(price)
+        server = _server(url or "", model or "", key_env, limits, parallel)
     asked = judge_named(judge, loaded, server, tell)
     usual = None if server is None else CARD_PAIRS
-    met_pairs = list(pairs_of(loaded.space, replies_of(folder, found), met))
+    met_pairs = list(pairs_of(loaded.space, replies, met))
     known_ones = known_pairs(loaded.space, held_out(loaded))
     chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, usual if known is None else known)]
     judge_pairs(asked, chosen, folder)
     if single and isinstance(asked, SingleJudge):
-        replies = [row for row in replies_of(folder, found) if row["method"] in met]
-        judge_singles(asked, singles_of(loaded.space, replies), folder)
+        alone = singles_of(loaded.space, [row for row in replies if row["method"] in met])
+        judge_singles(asked, alone, folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
 
 
@@ -146,6 +144,19 @@ def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None
         from mpd_core.evaluation.weight_space import WeightSpace
 
         store(beside, folder, WeightSpace(pack, **how).outcomes)
+
+
+def _server(
+    url: str,
+    model: str,
+    key_env: str,
+    limits: tuple[int, float | None, tuple[float, float] | None],
+    parallel: int,
+) -> ServerOptions:
+    from mpd_core.evaluation.judges.server import ServerOptions
+    from mpd_core.evaluation.judges.spending import Limits
+
+    return ServerOptions(url, model, key_env, Limits(*limits), parallel)
 
 
 def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
@@ -41,7 +42,7 @@ def efficiency(bench: Path) -> dict[str, Any]:
         found = json.loads(rows[-1])
         data = dict(found["data"].items())
         parts = {"machine": found["machine"], **_crowd(data), **_growth(data)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise MPDError(
             f"{bench}: holds no result of the bench ({type(error).__name__}): write one with "
             "python -m mpd_core bench --only serve32,growth > FILE."
@@ -71,16 +72,21 @@ def _growth(data: Mapping[str, Any]) -> dict[str, Any]:
     """Cost of a step of b requests over that of one, as measured and by the paper's model."""
     if "growth" not in data:
         return {}
-    points = next(iter(data["growth"]["lines"].values()))
-    one = next(p["ms_per_step"] for p in points if p["requests"] == 1)
+    # Of the bench's lines the one over requests: the others hold their number.
+    points = max(
+        data["growth"]["lines"].values(), key=lambda line: len({p["requests"] for p in line})
+    )
+    steps = {p["requests"]: float(p["ms_per_step"]) for p in points}
+    if not all(0 < value < math.inf for pair in steps.items() for value in pair):
+        raise ValueError("growth: times must be above 0")
     rows = [
         {
-            "requests": p["requests"],
-            "measured": p["ms_per_step"] / one,
+            "requests": requests,
+            "measured": step / steps[1],
             "model": 1.0,
-            "one_by_one": float(p["requests"]),
+            "one_by_one": float(requests),
         }
-        for p in points
+        for requests, step in steps.items()
     ]
     return {"growth": {"experts": points[0]["experts"], "rows": rows}}
 

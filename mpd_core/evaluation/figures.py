@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation.judging import Judged
-from mpd_core.evaluation.measures import (
-    TextJudge,
-    empty,
-)
+from mpd_core.evaluation.measures import TextJudge, empty, unanswered
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
     Tally,
     bradley_terry,
     detectable,
+    half_part,
     holm,
-    interval,
     length_controlled,
+    over_prompts,
     overall,
 )
 from mpd_core.evaluation.store import Row
@@ -40,6 +38,7 @@ def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
             "finished": fmean(row["finished"] for row in rows),
             "loops": fmean(loops(row["text"]) for row in rows),
             "empty": fmean(empty(row["text"]) for row in rows),
+            "unanswered": fmean(unanswered(row["prompt"], row["text"]) for row in rows),
             "words": fmean(length(row["text"]) for row in rows),
         }
         if topic:
@@ -84,7 +83,7 @@ def _meeting(
     whole = [overall(judged.verdicts.values()) for judged in found]
     dimensions = dict.fromkeys(name for judged in found for name in judged.verdicts)
     codes = dict.fromkeys(judged.pair.code for judged in found)
-    tally = Tally.of(whole)
+    prompts, tally = [judged.pair.id for judged in found], Tally.of(whole)
     others = [
         overall(verdict for name, verdict in judged.verdicts.items() if name != not_controlled)
         for judged in found
@@ -94,8 +93,8 @@ def _meeting(
         "first": first,
         "second": second,
         **counts(tally),
-        "paper_interval": _over_prompts(found, whole, lambda v: (v == 1, v != 0)),
-        "half_interval": _over_prompts(found, whole, lambda v: ((v + 1) / 2, 1)),
+        "paper_interval": _listed(over_prompts(prompts, whole)),
+        "half_interval": _listed(over_prompts(prompts, whole, half_part)),
         "detectable": detectable(tally.decided),
         "length_controlled": length_controlled(others, longer),
         "by_dimension": {
@@ -107,7 +106,21 @@ def _meeting(
             )
             for code in codes
         },
+        "worst": {
+            code: _worst([judged for judged in found if judged.pair.code == code]) for code in codes
+        },
     }
+
+
+def _worst(found: Sequence[Judged]) -> tuple[str, float]:
+    """The dimension with the lowest (W + T/2) / N, and that rate."""
+    names = dict.fromkeys(name for judged in found for name in judged.verdicts)
+    rates = {
+        name: fmean((j.verdicts[name] + 1) / 2 for j in found if name in j.verdicts)
+        for name in names
+    }
+    name = min(rates, key=lambda name: rates[name])
+    return name, rates[name]
 
 
 def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
@@ -132,18 +145,8 @@ def counts(tally: Tally) -> Figures:
     }
 
 
-def _over_prompts(
-    found: Sequence[Judged],
-    verdicts: Sequence[int],
-    part: Callable[[int], tuple[float, float]],
-) -> list[float] | None:
-    sums: dict[str, list[float]] = {}
-    for judged, verdict in zip(found, verdicts, strict=True):
-        above, below = part(verdict)
-        total = sums.setdefault(judged.pair.id, [0.0, 0.0])
-        total[0], total[1] = total[0] + above, total[1] + below
-    reach = interval([(above, below) for above, below in sums.values()])
-    return list(reach) if reach else None
+def _listed(reach: tuple[float, float] | None) -> list[float] | None:
+    return list(reach) if reach else None  # as JSON has it
 
 
 def _average(rows: Sequence[Figures], method: str) -> float | None:

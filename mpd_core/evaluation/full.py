@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.engine import Engine
-from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.jobs import DARE, WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
@@ -27,8 +26,9 @@ from mpd_core.packs import Pack, Quantize
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled
 
-TOGETHER = 4
-"""Prompts that are generated between two looks at the clock: a batch of TIES has no others."""
+INSIDE, BESIDE = 2, 4
+"""Prompts that are generated between two looks at the clock, by the engine and beside it: there a
+batch holds the replies of one method to one preference, and no others."""
 GENERATING = 0.8
 """Share of the time that replies may take; judges have the rest."""
 PREFIX = "evaluation-"
@@ -40,7 +40,7 @@ class Settings:
 
     prompts: tuple[str, ...] = ("test",)
     methods: str | None = None
-    """None: all but single experts and DARE, which is near TIES."""
+    """None: all but DARE, which is near TIES."""
     limit: int = 50
     """Most prompts of each set."""
     minutes: float = 25.0
@@ -66,8 +66,7 @@ def set_name(source: str) -> str:
 
 def usual_methods(pack: Pack) -> list[str]:
     """What is compared unless somebody says otherwise."""
-    found = methods_of(pack)
-    return [m for m in found if not m.startswith(ONE_EXPERT) and m != DARE]
+    return [method for method in methods_of(pack) if method != DARE]
 
 
 class Generators:
@@ -160,21 +159,34 @@ def _generate(
     end: float,
 ) -> list[Job]:
     """As many prompts as there is time for, at least some; those that are stored cost nothing."""
-    prompts, methods = what
     codes = [preference.code for preference in pack.space]
     done: list[Job] = []
-    longest = 0.0
-    for some in _together(prompts):
-        began = time.monotonic()
-        if done and began + longest > end:
+    longest: dict[bool, float] = {}
+    for prompts, methods in _in_turn(*what):
+        began, beside = time.monotonic(), methods[0] in WEIGHT_SPACE
+        if done and began + longest.get(beside, 0.0) > end:
             break
-        jobs = jobs_of(pack, some, methods, codes, settings.sampling, settings.quantize)
+        jobs = jobs_of(pack, prompts, methods, codes, settings.sampling, settings.quantize)
         generators.run(jobs, folder)
         done += jobs
-        longest = max(longest, time.monotonic() - began)
+        longest[beside] = max(longest.get(beside, 0.0), time.monotonic() - began)
     return done
 
 
-def _together(prompts: Sequence[Prompt]) -> Iterator[Sequence[Prompt]]:
-    for start in range(0, len(prompts), TOGETHER):
-        yield prompts[start : start + TOGETHER]
+def _in_turn(
+    prompts: Sequence[Prompt], methods: Sequence[str]
+) -> Iterator[tuple[Sequence[Prompt], list[str]]]:
+    """Prompts and methods as they are generated, the most important first.
+
+    Baselines beside the engine take about as long as everything else together: they read a few
+    prompts, and more only after the engine has read all.
+    """
+    inside = [method for method in methods if method not in WEIGHT_SPACE]
+    beside = [method for method in methods if method in WEIGHT_SPACE]
+    turns = [
+        *((inside, INSIDE, prompts[:BESIDE]), (beside, BESIDE, prompts[:BESIDE])),
+        *((inside, INSIDE, prompts[BESIDE:]), (beside, BESIDE, prompts[BESIDE:])),
+    ]
+    for some, size, of in turns:
+        for start in range(0, len(of) if some else 0, size):
+            yield of[start : start + size], some

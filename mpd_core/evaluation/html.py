@@ -10,6 +10,7 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from mpd_core.evaluation.identified import judges_of, shares_of
 from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars, forest
 from mpd_core.evaluation.short_text import NAMES
@@ -41,29 +42,17 @@ def html(found: Mapping[str, Any]) -> str:
 
 
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
-    yield "<h2>Which poles the replies show</h2><p>Share of replies in which the text measures "
-    yield "name the chosen pole; neither counts half. Framed: the worst cell of a method. "
-    yield f"{escape(found['validation']['said'])} Cell by cell they reach there:</p>"
+    yield "<h2>Which poles the replies show</h2><p>Share of replies in which a judge "
+    yield "that sees one reply alone names the chosen pole; neither counts half. Framed: the worst "
+    yield f"cell of a method. {escape(found['validation']['said'])} Cell by cell:</p>"
     yield _heat(found["validation"]["shares"])
     shown = found["identification"]
-    scorers = dict.fromkeys(
-        name for rows in shown.values() for row in rows.values() for c in row.values() for name in c
-    )
-    for scorer in scorers:
-        if scorer != "measure":
-            yield f"<h2>By the judge {escape(NAMES.get(scorer, scorer))}</h2>"
-        for method, rows in shown.items():
-            yield from _shown(method, rows, scorer)
-
-
-def _shown(method: str, rows: Mapping[str, Any], scorer: str) -> Iterator[str]:
-    shares = {
-        code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}
-        for code, row in rows.items()
-    }
-    cells = [share for row in shares.values() for share in row.values()]
-    if cells:
-        yield f"<h3>{escape(method)}: mean {fmean(cells):.2f}</h3>{_heat(shares)}"
+    for judge in judges_of(shown):
+        yield f"<h2>By the judge {escape(NAMES.get(judge, judge))}</h2>"
+        for method, shares in shares_of(shown, judge).items():
+            cells = [share for row in shares.values() for share in row.values()]
+            if cells:
+                yield f"<h3>{escape(method)}: mean {fmean(cells):.2f}</h3>{_heat(shares)}"
 
 
 def _heat(shares: Mapping[str, Mapping[str, float]]) -> str:

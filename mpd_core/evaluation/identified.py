@@ -85,6 +85,12 @@ def worst(shares: Shares) -> Figures:
     }
 
 
+def judges_of(table: Mapping[str, Any]) -> list[str]:
+    """Who has named poles in what ``identify`` gives: the text measures first."""
+    cells = (cell for rows in table.values() for row in rows.values() for cell in row.values())
+    return list(dict.fromkeys(name for cell in cells for name in cell))
+
+
 def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:
     """One scorer's part of what ``identify`` gives."""
     return {

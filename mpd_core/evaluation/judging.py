@@ -171,9 +171,9 @@ def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, 
                 yield pair, question.swapped
 
 
-def key_of(judge: Named, question: Question) -> str:
-    """Of the judge and of all that it sees."""
-    content = json.dumps([judge.name, judge.version, *astuple(question)], ensure_ascii=False)
+def key_of(judge: Named, asked: Any) -> str:
+    """Of the judge and of all that it sees: a dataclass, e.g. a ``Question``."""
+    content = json.dumps([judge.name, judge.version, *astuple(asked)], ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation.cells import NOTHING, line, number, table
+from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper_text import paper_tables
-from mpd_core.evaluation.short_text import people, rate, summary
+from mpd_core.evaluation.short_text import NAMES, heat, people, rate, summary
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -42,36 +42,18 @@ def _setting(sampling: Mapping[str, Any]) -> str:
 
 
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
-    shown = found["identification"]
     yield "## Which poles the replies show"
     yield ""
     yield (
-        "Share of replies in which the text measures name the chosen pole; neither counts half, "
-        "and 0.50 is what a reply without any style gets. The worst cell of each method is bold. "
-        f"{found['validation']['said']}"
+        "Share of replies, in percent, in which a judge that sees one reply alone names the chosen "
+        "pole; neither counts half, and 50 is what a reply without any style gets. The worst cell "
+        f"of each method is bold. {found['validation']['said']}"
     )
     yield ""
-    for method, rows in shown.items():
-        names = list(dict.fromkeys(name for row in rows.values() for name in row))
-        cells = [row[name]["measure"] for row in rows.values() for name in row]
-        if not cells:
-            continue
-        yield f"### {method}: mean {fmean(cells):.2f}, worst {min(cells):.2f}"
+    for judge in judges_of(found["identification"]):
+        yield f"### By the judge '{line(NAMES.get(judge, judge))}'"
         yield ""
-        yield from table(
-            ["preference", *names],
-            [
-                [code, *(_cell(row, name, min(cells)) for name in names)]
-                for code, row in rows.items()
-            ],
-        )
-
-
-def _cell(row: Mapping[str, Any], name: str, least: float) -> str:
-    if name not in row:
-        return NOTHING
-    share = row[name]["measure"]
-    return f"**{share:.2f}**" if share == least else f"{share:.2f}"
+        yield from heat(found["identification"], judge)
 
 
 def _validation(figures: Mapping[str, Any]) -> Iterator[str]:
@@ -133,6 +115,7 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
     )
     yield from _parts(judge["meetings"], "by_dimension", "(W+T/2)/N by dimension:")
     yield from _parts(judge["meetings"], "by_code", "(W+T/2)/N by preference:")
+    yield from _worst(judge["meetings"])
     yield from table(
         ["method", "mean win rate", "Bradley-Terry"],
         [
@@ -172,6 +155,22 @@ def _parts(meetings: Sequence[Mapping[str, Any]], part: str, said: str) -> list[
         for row in meetings
     ]
     return [said, "", *table(["first", "second", *names], rows)]
+
+
+def _worst(meetings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of MPD, or whoever stands first in the matrix, against each other method."""
+    rows = [row for row in meetings if row["first"] == meetings[0]["first"]]
+    codes = list(dict.fromkeys(code for row in rows for code in row["worst"]))
+    cells = [
+        [row["first"], row["second"], *(_named(row["worst"].get(code)) for code in codes)]
+        for row in rows
+    ]
+    said = "The worst dimension of each preference, with its (W+T/2)/N:"
+    return [said, "", *table(["first", "second", *codes], cells)]
+
+
+def _named(found: Sequence[Any] | None) -> str:
+    return f"{found[0]} {found[1]:.2f}" if found else NOTHING
 
 
 def _quality(found: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,13 @@ Verdicts = Mapping[str, str | None]
 """By dimension, the pole that a text shows; None: neither."""
 Scorer = Callable[[str, str], Verdicts]
 """Verdicts on a prompt and its reply."""
+OPENING_WORDS = 12
+REFUSALS = re.compile(
+    r"\bi(?:'m| am) unable\b|\bi (?:can't|cannot|can not|won't) (?:help|answer|assist|provide)\b|"
+    r"\b(?:as|i(?:'m| am)(?: only| just)?) an? (?:ai|artificial intelligence|language model)\b"
+)
+"""How a reply begins that does not answer."""
+
 Shares = dict[str, dict[str, dict[str, float]]]
 """By method, preference and dimension."""
 
@@ -130,7 +138,7 @@ def _version(measures: Mapping[str, str], scales: Mapping[str, Scale]) -> str:
     """Of all that a verdict depends on: poles, coefficients, and the code and words of the cues."""
     digest = hashlib.sha256(repr((sorted(measures.items()), sorted(scales.items()))).encode())
     here = Path(__file__).parent
-    sources = [here / name for name in ("cues.py", "wordlists.py", "scales.py")]
+    sources = [here / name for name in ("cues.py", "lexicon.py", "scales.py", "wordlists.py")]
     for source in (*sources, Path(plain.__file__)):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
@@ -235,3 +243,10 @@ def _pairs(space: PreferenceSpace, dimension: Dimension) -> Iterator[tuple[str, 
 def empty(text: str) -> bool:
     """Too short to show or to answer anything."""
     return len(words(text)) < FEWEST_WORDS
+
+
+def unanswered(prompt: str, text: str) -> bool:
+    """Whether a reply is empty, begins with a refusal, or says the prompt again and no more."""
+    said = words(text)
+    opening = " ".join(text.lower().replace("’", "'").split()[:OPENING_WORDS])
+    return empty(text) or bool(REFUSALS.search(opening)) or set(said) <= set(words(prompt))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mpd_core.evaluation.agreement import alpha
-from mpd_core.evaluation.statistics import Tally, interval, overall
+from mpd_core.evaluation.statistics import Tally, over_prompts, overall
 from mpd_core.evaluation.votes import Vote
 
 ALL = "all"
@@ -37,11 +37,7 @@ def meetings_of(votes: Sequence[Vote]) -> list[Meeting]:
 
 
 def _meeting(votes: Sequence[Vote], dimension: str, verdicts: Sequence[int]) -> Meeting:
-    sums: dict[str, list[float]] = {}
-    for vote, verdict in zip(votes, verdicts, strict=True):
-        total = sums.setdefault(vote.prompt, [0.0, 0.0])
-        total[0], total[1] = total[0] + (verdict == 1), total[1] + (verdict != 0)
-    reach = interval([(above, below) for above, below in sums.values()])
+    reach = over_prompts((vote.prompt for vote in votes), verdicts)
     return Meeting(votes[0].first, votes[0].second, dimension, Tally.of(verdicts), reach)
 
 

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.cells import line, percent, table
+from mpd_core.evaluation.cells import line
 from mpd_core.evaluation.efficiency import JSON as EFFICIENCY
 from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.full import PREFIX
+from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.jobs import content_of
 from mpd_core.evaluation.meetings import MAIN
-from mpd_core.evaluation.paper_text import order_said, table_2, table_3, table_4
+from mpd_core.evaluation.paper_text import paper_tables
 from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
-from mpd_core.evaluation.short_text import IDENTIFIED, identified
+from mpd_core.evaluation.short_text import IDENTIFIED, NAMES, heat, identified
 from mpd_core.packs import Pack
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
@@ -117,42 +118,34 @@ def block(reports: Mapping[str, Any]) -> Iterator[str]:
             f"replies {run['replies_sha256'][:12]}. Win rates in percent by the paper's rule."
         )
         yield ""
-        for judge, tables in found["paper"]["judges"].items():
-            yield f"**Table 2, judge '{line(judge)}'.** {found['judges'][judge]['kind']}"
-            yield ""
-            yield from table_2(tables["table_2"])
-            yield order_said(tables["order"])
-            yield ""
-            yield f"**Table 4, judge '{line(judge)}'.** Average over the three baselines."
-            yield ""
-            yield from table_4(tables["table_4"])
-        for text in table_3(found):
+        for text in paper_tables(found):
             yield f"**{text.removeprefix('### ')}.**" if text.startswith("### ") else text
         yield from _identification(found)
 
 
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
-    """Toggle identification: MPD cell by cell, every method in its mean and worst cell."""
-    shown = found["identification"]
-    said = "Share of replies, in percent, in which the judge that sees one reply alone names the "
+    """Toggle identification: every method in its mean and worst cell, then cell by cell."""
     yield "**Toggle identification.**"
     yield ""
-    yield f"{said}chosen pole; neither counts half. {found['validation']['said']}"
+    yield (
+        "Share of replies, in percent, in which a judge that sees one reply alone names the chosen "
+        f"pole; neither counts half. {found['validation']['said']}"
+    )
     yield ""
-    main = MAIN if MAIN in shown else next(iter(shown), "")
-    rows = shown.get(main, {})
-    names = list(dict.fromkeys(name for row in rows.values() for name in row))
-    if names:
-        yield from table(
-            [main, *rows],
-            [[name, *(_shade(row[name]["measure"]) for row in rows.values())] for name in names],
-        )
     yield IDENTIFIED
     yield ""
     yield from identified(found["identified"])
-
-
-def _shade(share: float) -> str:
-    """A cell of a heat table that is text: red below a third, green above two thirds."""
-    mark = "🟥" if share < 1 / 3 else "🟩" if share > 2 / 3 else "⬜"
-    return f"{mark} {percent(share)}"
+    shown = found["identification"]
+    main = {method: rows for method, rows in shown.items() if method == MAIN}
+    rest = {method: rows for method, rows in shown.items() if method != MAIN}
+    for judge in judges_of(shown):
+        name = line(NAMES.get(judge, judge))
+        if main:
+            yield f"Cell by cell, judge '{name}':"
+            yield ""
+            yield from heat(main, judge)
+        yield f"<details><summary>The other methods, judge '{name}'</summary>"
+        yield ""
+        yield from heat(rest, judge)
+        yield "</details>"
+        yield ""

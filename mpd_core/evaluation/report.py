@@ -153,10 +153,15 @@ def agreement(validation: Mapping[str, Any]) -> str:
         return ""
     count = sum(row["pairs"] for row in pairs)
     right = sum(row["pairs"] * row["accuracy"] for row in pairs) / count
+    names = dict.fromkeys(name for row in validation["shares"].values() for name in row)
+    each = ", ".join(
+        f"{name} {fmean(row[name] for row in validation['shares'].values() if name in row):.2f}"
+        for name in names
+    )
     return (
-        f"On held-out written answers it names the pole right in {fmean(shares):.2f} (neither "
-        f"counts half), and of two that differ in one letter prefers the right one in {right:.2f} "
-        f"of {count}."
+        f"On held-out written answers it names the pole right in {fmean(shares):.2f} ({each}; "
+        f"neither counts half), and of two that differ in one letter prefers the right one in "
+        f"{right:.2f} of {count}."
     )
 
 

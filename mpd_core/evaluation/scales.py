@@ -9,7 +9,7 @@ surface measures; there is no neural model in it, and none was trained on it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 
 from mpd_core.errors import PackError
 from mpd_core.evaluation.cues import CUES, settled
+from mpd_core.evaluation.lexicon import NAMES as LEXICAL
+from mpd_core.evaluation.lexicon import Lexicon, learn
+from mpd_core.evaluation.remarks import dressed
 from mpd_core.training.measures import words
 
 Floats = NDArray[np.float64]
@@ -33,13 +36,18 @@ FILE = "scales.json"
 EXTENDED: Mapping[str, tuple[str, ...]] = {
     "grade": ("grade", "coleman_liau", "commonness", "rare", "numbers"),
     "sentiment": (
-        *("sentiment", "exclaims", "exclaimed", "asks", "emoji", "similes", "shortened", "we"),
-        *("playful", "colloquial", "curt", "jabs", "snubs", "forbids", "closing_you", "commonness"),
+        *("sentiment", "asks", "shortened", "closing_you", "commonness"),
+        *("playful", "colloquial", "curt", *LEXICAL),
     ),
 }
 """The cues of a scale where they are more than the measure itself. Bare denials, short sentences
 and full forms ("it is") would read the written answers a little better, but a small model says such
 things in earnest, and a reader takes it for no tone at all."""
+DRESSED_WEIGHT = 0.3
+"""Of a neutral text between remarks, in a scale with a lexicon, against a written answer."""
+MARGIN = 0.2
+"""Log-odds that an end of such a scale must have above neither: replies of a model are neutral more
+often than written answers are, which mostly were written to show a tone."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +70,15 @@ class Scale:
     low: float
     high: float
     """Log-odds of the ends, against neither, at the mean of every cue."""
+    lexicon: Lexicon | None = None
+    """Of a scale with lexical cues."""
 
     def log_odds(self, text: str) -> tuple[float, float]:
         """Of the low and of the high end, each against neither."""
-        text = settled(text)
+        found = _read(tuple(self.cues), settled(text), self.lexicon)
         low, high = self.low, self.high
-        for name, cue in self.cues.items():
-            off = (CUES[name](text) - cue.mean) / cue.spread
+        for (_, cue), value in zip(self.cues.items(), found, strict=True):
+            off = (value - cue.mean) / cue.spread
             low, high = low + cue.low * off, high + cue.high * off
         return low, high
 
@@ -81,6 +91,11 @@ class Scale:
         """``LOW``, ``HIGH`` or, as of an empty text, ``NEITHER``: whichever is likeliest."""
         low, high = self.log_odds(text) if _says_something(text) else (-1.0, -1.0)
         return NEITHER if max(low, high) <= 0 else HIGH if high > low else LOW
+
+
+def _read(names: Sequence[str], text: str, lexicon: Lexicon | None) -> list[float]:
+    lexical = lexicon.cues(text) if lexicon else {}
+    return [lexical[name] if name in lexical else CUES[name](text) for name in names]
 
 
 def _says_something(text: str) -> bool:
@@ -105,12 +120,14 @@ def load_scales(file: Path = BUILT_IN) -> dict[str, Scale]:
 
 def _scale(row: Mapping[str, Any]) -> Scale:
     cues = {name: Cue(**numbers) for name, numbers in row["cues"].items()}
-    if unknown := set(cues) - set(CUES):
+    lexicon = Lexicon(**row["lexicon"]) if row.get("lexicon") else None
+    if unknown := set(cues) - {*CUES, *(LEXICAL if lexicon else ())}:
         raise ValueError(f"unknown cue '{min(unknown)}'")
     numbers = [row["low"], row["high"], *(v for cue in cues.values() for v in asdict(cue).values())]
+    numbers += [w for weights in (row.get("lexicon") or {}).values() for w in weights.values()]
     if not np.isfinite(numbers).all() or not all(cue.spread > 0 for cue in cues.values()):
         raise ValueError("numbers must be finite and spreads above 0")
-    return Scale(cues, row["low"], row["high"])
+    return Scale(cues, row["low"], row["high"], lexicon)
 
 
 def save_scales(file: Path, scales: Mapping[str, Scale], facts: Mapping[str, Any]) -> None:
@@ -123,7 +140,8 @@ def fit(measure: str, texts: Sequence[str], labels: Sequence[int]) -> Scale:
     """A scale from texts that show its low end, its high end or neither.
 
     Multinomial logistic regression with ``neither`` as reference and a ridge penalty, by Newton's
-    method on standardised cues.
+    method on standardised cues. A scale with lexical cues first counts its lexicon, and is fitted
+    on the neutral texts between remarks as well.
 
     Args:
         measure: a name of ``EXTENDED``, or of one cue.
@@ -134,22 +152,28 @@ def fit(measure: str, texts: Sequence[str], labels: Sequence[int]) -> Scale:
         KeyError: no such cue.
     """
     names = EXTENDED.get(measure, (measure,))
-    read: list[Callable[[str], float]] = [CUES[name] for name in names]
-    found = np.array([[cue(text) for cue in read] for text in map(settled, texts)])
-    means, spreads = found.mean(0), found.std(0) + 1e-6
+    plain = [(settled(text), label) for text, label in zip(texts, labels, strict=True)]
+    lexicon, more, margin = None, [], 0.0
+    if set(LEXICAL) & set(names):
+        neutral = [text for text, label in zip(texts, labels, strict=True) if label == NEITHER]
+        more = [(settled(text), label) for text, label in dressed(neutral)]
+        lexicon, margin = learn(plain, more), MARGIN
+    found = np.array([_read(names, text, lexicon) for text, _ in (*plain, *more)])
+    means, spreads = found[: len(plain)].mean(0), found[: len(plain)].std(0) + 1e-6
     rows = np.c_[(found - means) / spreads, np.ones(len(found))]
-    ends = np.array([[label == LOW, label == HIGH] for label in labels], float)
-    weights = _newton(rows, ends)
+    ends = np.array([[label == LOW, label == HIGH] for _, label in (*plain, *more)], float)
+    counts = np.r_[np.ones(len(plain)), np.full(len(more), DRESSED_WEIGHT)]
+    weights = _newton(rows, ends, counts)
     columns = zip(names, means.tolist(), spreads.tolist(), strict=True)
     cues = {
         name: Cue(*(round(float(number), DIGITS) for number in (mean, spread, *weights[:, k])))
         for k, (name, mean, spread) in enumerate(columns)
     }
-    low, high = (round(float(end), DIGITS) for end in weights[:, -1])
-    return Scale(cues, low, high)
+    low, high = (round(float(end) - margin, DIGITS) for end in weights[:, -1])
+    return Scale(cues, low, high, lexicon)
 
 
-def _newton(rows: Floats, ends: Floats) -> Floats:
+def _newton(rows: Floats, ends: Floats, counts: Floats) -> Floats:
     """Coefficients [2, C] of low and high against neither; the last column is not penalised."""
     size = rows.shape[1]
     ridge = RIDGE * np.diag([1.0] * (size - 1) + [0.0])
@@ -157,10 +181,10 @@ def _newton(rows: Floats, ends: Floats) -> Floats:
     for _ in range(NEWTON_STEPS):
         odds = np.exp(np.clip(rows @ weights.T, -50, 50))
         shares = odds / (1 + odds.sum(1, keepdims=True))
-        slope = (shares - ends).T @ rows + weights @ ridge
+        slope = ((shares - ends) * counts[:, None]).T @ rows + weights @ ridge
         blocks = [
             [
-                rows.T @ (rows * (shares[:, i] * ((i == j) - shares[:, j]))[:, None])
+                rows.T @ (rows * (counts * shares[:, i] * ((i == j) - shares[:, j]))[:, None])
                 + (i == j) * ridge
                 for j in (0, 1)
             ]

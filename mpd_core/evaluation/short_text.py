@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mpd_core.evaluation.cells import NOTHING, number, table
+from mpd_core.evaluation.cells import NOTHING, number, percent, table
+from mpd_core.evaluation.identified import shares_of
 
 IDENTIFIED = (
     "Mean over cells; share of replies that show every chosen pole; and the worst cell, by judge:"
@@ -19,6 +20,29 @@ def summary(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield from identified(found["identified"])
     yield from worst(found)
+
+
+def heat(shown: Mapping[str, Any], judge: str) -> list[str]:
+    """One judge's heat table: every method and dimension down, preferences across, in percent.
+
+    A method's worst cells are bold; red is below a third, green above two thirds.
+    """
+    shares = shares_of(shown, judge)
+    codes = sorted({code for rows in shares.values() for code in rows})
+    lines = []
+    for method, rows in shares.items():
+        least = min((share for row in rows.values() for share in row.values()), default=0.0)
+        for name in dict.fromkeys(name for row in rows.values() for name in row):
+            cells = (_shade(rows.get(code, {}).get(name), least) for code in codes)
+            lines.append([method, name, *cells])
+    return table(["method", "dimension", *codes], lines) if lines else []
+
+
+def _shade(share: float | None, least: float) -> str:
+    if share is None:
+        return NOTHING
+    mark = "🟥" if share < 1 / 3 else "🟩" if share > 2 / 3 else "⬜"
+    return f"{mark} **{percent(share)}**" if share == least else f"{mark} {percent(share)}"
 
 
 def identified(found: Mapping[str, Any]) -> list[str]:

@@ -5,16 +5,14 @@ Toggle identification by judges other than the text measures, which need no stor
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from tqdm import tqdm
 
-from mpd_core.evaluation.judging import UNREAD, Answer, Named
+from mpd_core.evaluation.judging import UNREAD, Answer, Named, key_of
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.store import Lines, Row, read_rows
 from mpd_core.method.preferences import Dimension, PreferenceSpace
@@ -72,7 +70,7 @@ def judge_singles(judge: SingleJudge, asked: Sequence[Single], folder: Path) -> 
         MPDError: whatever stops the judge; what it had said until then is stored.
     """
     with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
-        waiting = [single for single in asked if _key(judge, single) not in lines.rows]
+        waiting = [single for single in asked if key_of(judge, single) not in lines.rows]
         if not waiting:
             return
         with tqdm(total=len(waiting), desc="single replies", leave=False) as bar:
@@ -89,7 +87,7 @@ def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:
     def verdicts(prompt: str, text: str) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
         for dimension in space.dimensions:
-            said = stored.get(_key(judge, _single(prompt, text, dimension)))
+            said = stored.get(key_of(judge, _single(prompt, text, dimension)))
             if said is not None:
                 found[dimension.name] = None if said == NEITHER else said
         return found
@@ -97,15 +95,10 @@ def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:
     return verdicts
 
 
-def _key(judge: Named, single: Single) -> str:
-    content = json.dumps([judge.name, judge.version, *astuple(single)], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
 def _row(judge: Named, single: Single, answer: Answer) -> Row:
     names = (NEITHER, *single.poles)
     return {
-        "key": _key(judge, single),
+        "key": key_of(judge, single),
         "judge": judge.name,
         "version": judge.version,
         "dimension": single.dimension,

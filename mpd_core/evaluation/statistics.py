@@ -7,7 +7,7 @@ the eight preferences share it: intervals draw whole prompts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-DRAWS, NEWTON_STEPS = 2000, 100
+
+DRAWS, STEPS = 2000, 100
 RIDGE = 1e-3
 """Keeps strengths finite where a method wins, or ties, always; too little to move others."""
 ANCHOR, SPREAD = 1000.0, 400.0
@@ -123,6 +124,32 @@ def interval(
     return float(low), float(high)
 
 
+Part = Callable[[int], tuple[float, float]]
+"""What a verdict adds to the numerator and to the denominator of a rate."""
+
+
+def paper_part(verdict: int) -> tuple[float, float]:
+    """Of ``Tally.paper_rate``."""
+    return verdict == 1, verdict != 0
+
+
+def half_part(verdict: int) -> tuple[float, float]:
+    """Of ``Tally.half_rate``."""
+    return (verdict + 1) / 2, 1
+
+
+def over_prompts(
+    prompts: Iterable[str], verdicts: Iterable[int], part: Part = paper_part
+) -> tuple[float, float] | None:
+    """The interval of a rate, drawing whole prompts: each verdict comes with its prompt's id."""
+    sums: dict[str, tuple[float, float]] = {}
+    for prompt, verdict in zip(prompts, verdicts, strict=True):
+        above, below = sums.get(prompt, (0.0, 0.0))
+        more, all_of = part(verdict)
+        sums[prompt] = (above + more, below + all_of)
+    return interval(list(sums.values()))
+
+
 def detectable(pairs: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """Least distance of a win rate from 0.5 that this many decided pairs are likely to find.
 
@@ -153,7 +180,7 @@ def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict
     if anchor not in names:
         raise ValueError(f"'{anchor}' has met nobody")
     strengths = np.zeros(len(names) + 1)  # the last is ln v
-    for _ in range(NEWTON_STEPS):
+    for _ in range(STEPS):
         slope, bend = -RIDGE * strengths, RIDGE * np.eye(len(strengths))
         for (first, second), tally in tallies.items():
             outcomes = _outcomes(names.index(first), names.index(second), len(strengths))
@@ -201,7 +228,7 @@ def length_controlled(verdicts: Sequence[int], longer_by: Sequence[float]) -> fl
     rows = np.c_[np.ones(len(gaps)), np.tanh(gaps / spread)]
     wanted = (np.array(verdicts, float) + 1) / 2
     weights = np.zeros(2)
-    for _ in range(NEWTON_STEPS):
+    for _ in range(STEPS):
         shares = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
         slope = rows.T @ (wanted - shares) - RIDGE * weights
         bend = (rows.T * (shares * (1 - shares))) @ rows + RIDGE * np.eye(2)

@@ -57,5 +57,9 @@ COLLOQUIAL = _words(
 YOU = _words("you you'd you'll you're you've your yours yourself")
 """The reader."""
 
-WE = _words("let's our ours us we we'll we're we've")
-"""The writer and the reader."""
+STATES = _words(
+    "a am an and are aren't be been can't cannot did didn't do does doesn't don't he he's is isn't "
+    "it it's its no not one she she's that that's the their them there there's these they they're "
+    "this those was wasn't were weren't will won't"
+)
+"""Words that state or deny something of a third."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-PAIRS = "pairs"
-"""Name of the pair scores in a file."""
+PAIR_BIAS, FORMERLY = "pair_bias", "pairs"
+"""Name of the pair scores in a file, and the one that files of earlier versions have."""
 
 
 def softmax_over(scores: Tensor, chosen: Tensor) -> Tensor:
@@ -32,9 +32,9 @@ def top_one(weights: Tensor) -> Tensor:
 class WeightHead(nn.Module):
     """Linear layer plus masked softmax: hidden states to weights on the simplex.
 
-    ``pairs[i, j]`` is added to pole i's score where pole j is chosen, too. The backbone reads the
-    preference as text as well, but a small one is slow to learn from it that, say, "knowledgeable"
-    counts for more beside "informative" than beside "concise".
+    ``pair_bias[i, j]`` is added to pole i's score where pole j is chosen, too. The backbone reads
+    the preference as text as well, but a small one is slow to learn from it that, say,
+    "knowledgeable" counts for more beside "informative" than beside "concise".
 
     It starts at zero, and a zero head weighs uniformly whatever the backbone says: MPD before
     training is exactly MPD (Uniform).
@@ -45,7 +45,7 @@ class WeightHead(nn.Module):
         self.linear = nn.Linear(hidden_size, poles)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
-        self.pairs = nn.Parameter(torch.zeros(poles, poles))
+        self.pair_bias = nn.Parameter(torch.zeros(poles, poles))
 
     def forward(self, hidden: Tensor, chosen: Tensor) -> Tensor:
         """Weights for every pole, 0 outside the chosen ones.
@@ -62,7 +62,7 @@ class WeightHead(nn.Module):
 
     def weigh(self, scores: Tensor, chosen: Tensor) -> Tensor:
         """From the linear layer's scores on; shapes as in ``forward``, [..., poles] for scores."""
-        return softmax_over(scores + _each(chosen.to(self.pairs.dtype), self.pairs), chosen)
+        return softmax_over(scores + _each(chosen.to(self.pair_bias.dtype), self.pair_bias), chosen)
 
     def expert_weights(self, hidden: Tensor, poles: Tensor) -> Tensor:
         """alpha of each expert instead of each pole.
@@ -84,7 +84,7 @@ class WeightHead(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters under the names that they have in a file."""
-        return {**self.linear.state_dict(), PAIRS: self.pairs.detach()}
+        return {**self.linear.state_dict(), PAIR_BIAS: self.pair_bias.detach()}
 
 
 def _each(x: Tensor, weight: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.models.architecture import text_config
+from mpd_core.models.block_model import block_names, load_in_blocks
 from mpd_core.models.files import CONFIG, UNREADABLE, tensor_headers
 from mpd_core.models.linear import can_pack
 from mpd_core.models.numbers import check_numbers, check_types
@@ -39,18 +40,22 @@ class WeightFormat:
         quantize: ``nf4`` or ``none``.
         dtype: of activations, and of weights that are neither quantised nor packed.
         packed: type that dense linears are to be packed to (CPU); they are loaded in ``dtype``.
+        blocks: matrices stay in the blocks that a converted base has kept, if it has (CPU).
     """
 
     device: str
     quantize: Quantize
     dtype: torch.dtype
     packed: torch.dtype | None
+    blocks: bool = False
 
     def __str__(self) -> str:
         names = {dtype: name for name, dtype in DTYPES.items()}
         short = names[self.dtype]
         if self.quantize == "nf4":
             return f"nf4 ({short} compute)"
+        if self.blocks:
+            return f"blocks ({short} compute)"
         return f"{names[self.packed]} ({short} compute)" if self.packed else short
 
 
@@ -61,6 +66,8 @@ class LoadedModel:
     model: Any
     tokenizer: Any
     format: WeightFormat
+    kept: frozenset[str] = frozenset()
+    """Parameters that are computed as they are where others are rounded to be packed."""
 
     @property
     def config(self) -> Any:
@@ -78,6 +85,8 @@ def weight_format(
 ) -> WeightFormat:
     """Resolve what a pack or a user asks for to what this machine can do.
 
+    Blocks are not asked for here: only who runs a model by ``RowModel`` can, see ``in_blocks``.
+
     Raises:
         RequestError: a device that is not there, or a precision that the device cannot run.
     """
@@ -92,6 +101,15 @@ def weight_format(
         raise RequestError(f"Precision '{precision}' does not run on this CPU: use fp32 or auto.")
     packed = quantize == "none" and able and wanted is not torch.float32
     return WeightFormat(device, quantize, torch.float32, wanted if packed else None)
+
+
+def in_blocks(format_: WeightFormat, precision: Precision, folder: Path) -> WeightFormat:
+    """The same with blocks, where they are what ``auto`` means: on a CPU, of a base that has some.
+
+    They are exactly the base's weights, which fp16 rounds, and fewer bytes.
+    """
+    kept = precision == "auto" and format_.packed is torch.float16 and bool(block_names(folder))
+    return replace(format_, blocks=kept)
 
 
 def fastest_precision() -> Precision:
@@ -133,15 +151,18 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
         options["quantization_config"] = nf4_config(format_.dtype)
     with _reading(folder):
         tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told in ``info``, and refused below in fewer words
-            **LOCAL,
-            **options,
-        )
-    check_keys(folder, info, type(model).__name__)
+        model = load_in_blocks(folder, **LOCAL) if format_.blocks else None
+        if model is None:
+            format_ = replace(format_, blocks=False)
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # told in ``info``, and refused below in fewer words
+                **LOCAL,
+                **options,
+            )
+            check_keys(folder, info, type(model).__name__)
     model.eval().requires_grad_(False)
     check_types(folder, model)
     check_numbers(folder, model, format_.packed)
@@ -201,6 +222,8 @@ def _reading(folder: Path) -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     try:
         yield
+    except PackError:
+        raise
     except Exception as error:  # safetensors, tokenizers and each architecture have their own kinds
         code = " It asks for code of its own (auto_map), which is never run." * _has_code(folder)
         raise PackError(f"base: {folder} cannot be loaded: {one_line(error)}{code}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import ModelSourceError
+from mpd_core.models.files import BLOCKS
 from mpd_core.models.store import need_space, one_line
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ SAMPLE = " The  cat's 2026 naïve\n\n1.\n\n\t日本 😀 <x>, isn't it? "
 
 def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
     """Write the GGUF's model as config, tokenizer and fp32 ``model.safetensors``.
+
+    Beside them lie the blocks of what a CPU multiplies as it is: a fifth of the bytes.
 
     Args:
         gguf: the file; its hash has been checked.
@@ -44,7 +47,8 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
             del config.quantization_config  # the weights are plain fp32 from here on
         config._name_or_path = config._model_name_or_path = origin
         tensors = _untied(model)
-        need_space(target, sum(t.numel() * t.element_size() for t in tensors.values()))
+        blocks = contents.blocks(model)
+        need_space(target, sum(t.nbytes for t in (*tensors.values(), *blocks.values())))
         config.save_pretrained(target)
         if len(contents.ends) > 1:
             GenerationConfig(eos_token_id=contents.ends).save_pretrained(target)
@@ -52,6 +56,8 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
         tokenizer.save_pretrained(target)
         _check_kept(tokenizer, target, gguf.name)
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+        if blocks:
+            save_file(blocks, target / BLOCKS)
 
 
 def _read(gguf: Path) -> tuple[GGUFContents, Any, Any, dict[str, Any]]:

@@ -11,6 +11,8 @@ from typing import Any
 from mpd_core.errors import ModelSourceError
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+BLOCKS = "blocks.safetensors"
+"""Of a base that was converted from a GGUF: its blocks of 4 and 8 bits, see ``blocks``."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 READ = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Files beside the weights that a base may be read from."""

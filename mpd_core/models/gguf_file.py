@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mpd_core.errors import ModelSourceError
+from mpd_core.models.gguf_blocks import kept_blocks
 from mpd_core.models.gguf_words import end_tokens, lost_words, split_digits
 
 FREQUENCIES = "rope_freqs.weight"
@@ -90,6 +91,10 @@ class GGUFContents:
         """Ids of all tokens that end a reply."""
         return end_tokens(self._fields)
 
+    def blocks(self, model: Any) -> dict[str, Tensor]:
+        """What ``gguf_blocks.kept_blocks`` keeps of a model that was made of the file."""
+        return kept_blocks(self._tensors, _mapped(model), model.state_dict())
+
     def check(self, model: Any, tokenizer: Any, info: Mapping[str, Any]) -> None:
         """Hold what transformers made against the file; may complete what it can.
 
@@ -145,7 +150,9 @@ class GGUFContents:
         held = sum(int(np.prod(self._tensors[name].shape)) for name in names)
         if held == sum(kept.values()):
             return
-        yield next((name for name in sorted(names - _mapped(model))), "more than the model has")
+        yield next(
+            (name for name in sorted(names.difference(_mapped(model)))), "more than the model has"
+        )
 
     def _same_tensors(self, one: str, other: str) -> bool:
         pair = [self._tensors.get(f"{name}.weight") for name in (one, other)]
@@ -215,15 +222,15 @@ def _taken(architecture: str) -> set[str]:
     }
 
 
-def _mapped(model: Any) -> set[str]:
-    """Names that the model's tensors have in a GGUF, as far as transformers tells."""
+def _mapped(model: Any) -> dict[str, str]:
+    """The model's tensors by their names in a GGUF, as far as transformers tells."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
     try:
         processor = reader.TensorProcessor(config={})
-        return set(reader.get_gguf_hf_weights_map(model, processor))
-    except Exception:  # it only helps to name what was found by counting
-        return set()
+        return dict(reader.get_gguf_hf_weights_map(model, processor))
+    except Exception:  # it helps to name what was found by counting, and to find blocks
+        return {}
 
 
 def _rotary(model: Any) -> Any:

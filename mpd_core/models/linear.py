@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.models.blocks import BlockLinear, join
 from mpd_core.models.counts import MOST, Compute, counts_of
 
 
@@ -158,10 +159,16 @@ class SideBySide(nn.Module):
 def fuse(linears: Sequence[nn.Module], *, packed: torch.dtype | None) -> nn.Module:
     """One module that computes several linears of the same input, outputs in order.
 
-    Dense linears become one matrix, packed to a type if asked; others (4 bits) stay what they are.
+    Dense linears become one matrix, packed to a type if asked, and those in blocks of one kind
+    another; others (NF4) stay what they are, and what is of different kinds lies side by side.
     """
-    if not all(type(linear) is nn.Linear for linear in linears):
-        return linears[0] if len(linears) == 1 else SideBySide(linears)
+    kinds = {type(linear) for linear in linears}
+    blocks = [linear for linear in linears if isinstance(linear, BlockLinear)]
+    if len(blocks) == len(linears) and (joined := join(blocks)):
+        return joined
+    if kinds != {nn.Linear}:
+        parts = [fuse([part], packed=packed) if _is_dense(part) else part for part in linears]
+        return parts[0] if len(parts) == 1 else SideBySide(parts)
     weight = torch.cat([linear.weight for linear in linears])  # type: ignore[misc]
     biases = [linear.bias for linear in linears if linear.bias is not None]
     bias = torch.cat(biases) if biases else None  # type: ignore[arg-type]
@@ -176,14 +183,21 @@ def fuse(linears: Sequence[nn.Module], *, packed: torch.dtype | None) -> nn.Modu
     return fused
 
 
+def _is_dense(linear: nn.Module) -> bool:
+    return type(linear) is nn.Linear
+
+
 @torch.no_grad()
-def round_to(model: nn.Module, dtype: torch.dtype) -> None:
+def round_to(model: nn.Module, dtype: torch.dtype, kept: Iterable[Tensor] = ()) -> None:
     """Round linears and embeddings in place to what a type holds; they stay fp32 tensors.
 
-    What is quantised already stays as it is.
+    What is quantised already stays as it is, and so do weights that are ``kept``.
     """
+    places = {weight.data_ptr() for weight in kept}  # tied layers have one weight
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.is_floating_point():
+            if module.weight.data_ptr() in places:
+                continue
             module.weight.copy_(module.weight.to(dtype))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.copy_(module.bias.to(dtype))

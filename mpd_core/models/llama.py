@@ -8,7 +8,7 @@ operations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.activations import SiLUActivation
 
+from mpd_core.models.blocks import BlockEmbedding
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
@@ -75,8 +76,7 @@ class LlamaBody:
         heads = (config.num_attention_heads, config.num_key_value_heads)
         self._operators = operators(*heads, config.rms_norm_eps)
         if layers.start == 0:
-            embeddings: Tensor = model.get_input_embeddings().weight.detach()
-            self._embeddings = embeddings.to(packed) if packed else embeddings
+            self._embed = _take_embeddings(model.get_input_embeddings(), packed)
         self._norm: Tensor = model.model.norm.weight.detach()
         self._rotary: nn.Module = model.model.rotary_emb
         if self._last:
@@ -91,7 +91,7 @@ class LlamaBody:
         """Tokens, or states of the layers below, to hidden states [rows, T, D]."""
         update = inputs
         if not update.is_floating_point():
-            update = F.embedding(inputs, self._embeddings).to(self._norm.dtype)
+            update = self._embed(inputs).to(self._norm.dtype)
         x = torch.zeros_like(update)
         cos, sin = self._rotary(x, positions)
         sin[..., : sin.shape[-1] // 2].neg_()  # as attention takes it
@@ -109,6 +109,15 @@ class LlamaBody:
             yield from (layer.qkv, layer.out, layer.gate_up, layer.down)
         if self._last:
             yield self.lm_head
+
+
+def _take_embeddings(module: Any, packed: torch.dtype | None) -> Callable[[Tensor], Tensor]:
+    """What gives tokens their vectors; in the type of products, or out of blocks."""
+    if isinstance(module, BlockEmbedding):
+        return module.forward
+    weight: Tensor = module.weight.detach()
+    table = weight.to(packed) if packed else weight
+    return lambda tokens: F.embedding(tokens, table)
 
 
 def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype | None) -> Layer:

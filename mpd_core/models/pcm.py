@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mpd_core.errors import PackError
-from mpd_core.method.weight_head import PAIRS, WeightHead
+from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
 from mpd_core.models.numbers import is_finite
 from mpd_core.models.store import one_line
 
@@ -16,8 +16,8 @@ from mpd_core.models.store import one_line
 def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
     """A head from safetensors, or zero.
 
-    The file has exactly ``weight`` [poles, D], ``bias`` [poles] and, unless all are zero, ``pairs``
-    [poles, poles].
+    The file has exactly ``weight`` [poles, D], ``bias`` [poles] and, unless all are zero,
+    ``pair_bias`` [poles, poles]; earlier versions wrote it as ``pairs``.
 
     Raises:
         PackError: unreadable file, missing or extra tensors, wrong shapes, or numbers that are not
@@ -31,7 +31,9 @@ def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
     except (OSError, SafetensorError) as error:
         raise PackError(f"pcm.head: {file} cannot be read: {one_line(error)}") from error
     expected = {name: tuple(p.shape) for name, p in head.tensors().items()}
-    found = {PAIRS: (poles, poles), **{name: tuple(t.shape) for name, t in tensors.items()}}
+    if FORMERLY in tensors and PAIR_BIAS not in tensors:
+        tensors[PAIR_BIAS] = tensors.pop(FORMERLY)
+    found = {PAIR_BIAS: (poles, poles), **{name: tuple(t.shape) for name, t in tensors.items()}}
     if found != expected:
         raise PackError(f"pcm.head: {file} holds {found}, but the pack needs {expected}.")
     for name, tensor in tensors.items():

@@ -62,7 +62,8 @@ class RowModel:
         """
         check_output_layer(model)
         config, lean = text_config(model), lean and is_llama(model)
-        self.device: torch.device = model.get_input_embeddings().weight.device
+        like = _like(model)
+        self.device: torch.device = like.device
         self.vocab_size = config.vocab_size
         self.hidden_size = model.get_output_embeddings().in_features
         self._finish = finish(config)
@@ -78,7 +79,9 @@ class RowModel:
         self._reads_own = loops and lean  # loops end where a row does
         self._graphs: StepGraphs | None = None
         count = len(layers) if layers else config.num_hidden_layers
-        self._take_over(model, adapters, length, count, packed=packed, loops=loops, layers=layers)
+        self._take_over(
+            model, adapters, length, count, like, packed=packed, loops=loops, layers=layers
+        )
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
         self.cache = RowCache(count, capacity, length, budget or capacity * length, spare=spare)
         if graphs:
@@ -90,31 +93,31 @@ class RowModel:
         adapters: Sequence[LoraAdapter],
         length: int,
         count: int,
+        like: Tensor,
         *,
         packed: torch.dtype | None,
         loops: bool,
         layers: range | None,
     ) -> None:
         """Make the body and its adapters; what is not written out is held against the model."""
-        embeddings: Tensor = model.get_input_embeddings().weight
         if packed and not self._lean:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
         sample = None if self._lean else take_sample(model, length)
-        self._stack = LoraStack(adapters, model, like=embeddings, packed=packed, loops=loops)
+        self._stack = LoraStack(adapters, model, like=like, packed=packed, loops=loops)
         body = LlamaBody if self._lean else GeneralBody
         self._body = body(model, self._stack, packed=packed, layers=layers)
         self._stack.check_wrapped()
         if sample:
             self.cache = RowCache(count, 2, sample.length, 1, spare=WINDOW_STEP)
-            check_rows(self._read, sample, model, tolerance=self._tolerance(packed, embeddings))
+            check_rows(self._read, sample, model, tolerance=self._tolerance(packed, like))
             check_adapters(self.forward, sample, model, [adapter.name for adapter in adapters])
 
-    def _tolerance(self, packed: torch.dtype | None, embeddings: Tensor) -> float:
+    def _tolerance(self, packed: torch.dtype | None, like: Tensor) -> float:
         # Of 4-bit kernels some multiply in bf16, and which one runs depends on the number of rows.
         bases = (getattr(product, "base", product) for product in self.products())
-        weights = (getattr(base, "weight", embeddings) for base in bases)
+        weights = (getattr(base, "weight", like) for base in bases)
         dense = all(weight.is_floating_point() for weight in weights)
-        exact = dense and embeddings.dtype is torch.float32 and packed is not torch.bfloat16
+        exact = dense and like.dtype is torch.float32 and packed is not torch.bfloat16
         return EXACT if exact else ROUNDED
 
     def _read(self, inputs: Tensor, positions: Tensor) -> Tensor:
@@ -213,3 +216,12 @@ class RowModel:
 
     def _window(self, last: int) -> int:
         return (last // WINDOW_STEP + 1) * WINDOW_STEP
+
+
+def _like(model: Any) -> Tensor:
+    """A tensor of the type and on the device of a model's states: where there is one, its
+    embeddings, which blocks are not."""
+    embeddings = model.get_input_embeddings()
+    found: Tensor | None = getattr(embeddings, "weight", None)
+    parameters: Iterator[Tensor] = model.parameters()
+    return next(parameters) if found is None else found

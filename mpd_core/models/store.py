@@ -3,6 +3,8 @@
 A cached model is a folder as ``save_pretrained`` writes it, plus a ``manifest.json`` with the
 sizes of its files. The folder is built under another name and renamed when it is whole, under a
 lock, so that neither an interruption nor a second process leaves a half-written model behind.
+The hub's own cache holds what comes from the hub as it is; it has a place for files that others
+derive (``cached_assets_path``), but neither a lock nor a mark of completeness for them.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from filelock import FileLock, Timeout
 from mpd_core.errors import ModelSourceError
 
 CACHE_ENV = "MPD_CACHE"
-LAYOUT = 3
+LAYOUT = 4
 """Part of each folder's name: raise it when the conversion changes, and models are redone."""
-MIN_FREE_BYTES = 750_000_000
-"""What the default base needs while it is converted: wheel, GGUF and fp32 safetensors."""
+MIN_FREE_BYTES = 850_000_000
+"""What the default base needs while it is converted: wheel, GGUF, fp32 safetensors, blocks."""
 MANIFEST = "manifest.json"
 
 Progress = Callable[[str], None]

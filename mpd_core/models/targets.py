@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from mpd_core.models.blocks import BlockLinear
+
 ALL_LINEAR = "all-linear"
 
 T = TypeVar("T")
@@ -91,7 +93,7 @@ def linear_shape(module: nn.Module) -> tuple[int, int] | None:
     """Inputs and outputs of a linear of whatever kind; None if it is not one."""
     if isinstance(module, Conv1D):  # GPT-2's, with its weight the other way round
         return int(module.nx), int(module.nf)
-    if isinstance(module, nn.Linear):
+    if isinstance(module, (nn.Linear, BlockLinear)):
         return int(module.in_features), int(module.out_features)
     return None
 

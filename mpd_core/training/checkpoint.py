@@ -46,13 +46,19 @@ def facts_of(file: Path) -> dict[str, str]:
         return dict(saved.metadata())
 
 
-def load(file: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """Restore what ``save`` wrote; rates and groups stay the optimiser's own."""
-    tensors = load_file(file)
-    restore(
-        module,
-        {k.removeprefix(_WEIGHT): v for k, v in tensors.items() if k.startswith(_WEIGHT)},
-    )
+def load(
+    file: Path,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    former: Mapping[str, str] | None = None,
+) -> None:
+    """Restore what ``save`` wrote; rates and groups stay the optimiser's own.
+
+    ``former``: names of tensors in files of earlier versions, and what they are called now.
+    """
+    tensors, former = load_file(file), former or {}
+    names = {k: k.removeprefix(_WEIGHT) for k in tensors if k.startswith(_WEIGHT)}
+    restore(module, {former.get(name, name): tensors[k] for k, name in names.items()})
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith(_MOMENT):

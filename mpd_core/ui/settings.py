@@ -18,6 +18,20 @@ if TYPE_CHECKING:
     from mpd_core.ui.opening import Host
 
 
+SLIDERS = {
+    "strength": (0, 10, 0.05),
+    "settled": (0, 1, 0.05),
+    "fade": (1, 200, 1),
+    "plausibility": (0, 0.5, 0.01),
+    "max_new_tokens": (1, 512, 1),
+    "temperature": (0, 2, 0.05),
+    "top_p": (0.05, 1, 0.05),
+    "repetition_penalty": (1, 2, 0.05),
+    "dry_multiplier": (0, 2, 0.05),
+}
+"""What is usual of a number: least, most and step; one that is not here is typed."""
+
+
 def method_label(name: str) -> str:
     """A method as the page calls it."""
     if name.startswith("expert:"):
@@ -61,10 +75,10 @@ def moved(experts: ExpertsSpec) -> str:
 def _control(number: Number, decode: DecodeSpec) -> Any:
     """A slider over what is usual, with the pack's own default always within reach; or a field."""
     value = getattr(decode, number.name, number.default)
-    if number.usual is None:
+    if number.name not in SLIDERS:
         info = f"{number.help} {number.low} to {number.high}."
         return gr.Number(value, label=number.label, info=info, elem_id=f"set-{number.name}")
-    low, high, step = number.usual
+    low, high, step = SLIDERS[number.name]
     if number.name == "max_new_tokens":
         high = decode.max_new_tokens_limit
     low, high = min(low, value), max(high, value)

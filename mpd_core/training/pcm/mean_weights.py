@@ -43,10 +43,10 @@ def fit_mean_weights(
         places = [space.poles.index(pole) for pole in space.parse(code).poles]
         chosen[row, places] = True
         wanted[row, places] = smoothed(weights)
-    chosen, wanted = chosen.to(head.pairs.device), wanted.to(head.pairs.device)
-    silent = head.pairs.new_zeros(1, len(space.poles))
+    chosen, wanted = chosen.to(head.pair_bias.device), wanted.to(head.pair_bias.device)
+    silent = head.pair_bias.new_zeros(1, len(space.poles))
     scores = [(token_scores or {}).get(code, silent) for code in targets]
-    fitted = [head.pairs, head.linear.bias]
+    fitted = [head.pair_bias, head.linear.bias]
     optimiser = torch.optim.LBFGS(fitted, max_iter=STEPS, line_search_fn="strong_wolfe")
 
     def said() -> Tensor:

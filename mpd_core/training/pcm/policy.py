@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_prob
-from mpd_core.method.weight_head import PAIRS, WeightHead
+from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training import checkpoint
 from mpd_core.training.context import TrainingContext
@@ -86,7 +86,7 @@ class Policy(nn.Module):
         """
         adapter = [p for p in self.body.parameters() if p.requires_grad]
         heads = [self.head.linear.weight, *self.value.parameters()]
-        scores = [self.head.linear.bias, self.head.pairs]
+        scores = [self.head.linear.bias, self.head.pair_bias]
         return [
             {"params": adapter, "lr": spec.lr},
             {"params": heads, "lr": spec.head_lr},
@@ -134,8 +134,9 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
     with safe_open(file, "pt") as saved:
         known = ((saved.metadata() or {}).get(POLES) or "").split(",")
         weight, bias = saved.get_tensor("weight"), saved.get_tensor("bias")
-        named = PAIRS in saved.keys()  # noqa: SIM118
-        pairs = saved.get_tensor(PAIRS) if named else torch.zeros(len(known), len(known))
+        bias_of_pairs = torch.zeros(len(known), len(known))
+        for name in {PAIR_BIAS, FORMERLY} & set(saved.keys()):
+            bias_of_pairs = saved.get_tensor(name)
     if len(known) != len(weight):
         raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
     for row, name in enumerate(known):
@@ -144,7 +145,9 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
             head.linear.bias[poles.index(name)] = bias[row]
             for column, other in enumerate(known):
                 if other in poles:
-                    head.pairs[poles.index(name), poles.index(other)] = pairs[row, column]
+                    head.pair_bias[poles.index(name), poles.index(other)] = bias_of_pairs[
+                        row, column
+                    ]
 
 
 def save_state(
@@ -172,6 +175,7 @@ def load_state(
     facts = checkpoint.facts_of(file)
     if facts.get(EXPERTS) != experts:
         raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
-    checkpoint.load(file, policy, optimiser)
+    former = {f"head.{FORMERLY}": f"head.{PAIR_BIAS}"}
+    checkpoint.load(file, policy, optimiser, former)
     log: list[dict[str, float]] = json.loads(facts[LOG])
     return log

@@ -1,0 +1,167 @@
+"""Weights in the blocks of 4 and 8 bits that they came in, as linears and as an embedding.
+
+A matrix [out, in] is kept as it is in a GGUF: codes [out, in / 32, 16 or 32], of 4 bits two in a
+byte, the lower half for the block's first 16 inputs; and scales [out, in / 32, 2 or 1], in fp16: d
+and, of 4 bits, m. A weight is d q + m.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mpd_core.models.block_loops import BLOCK, PANEL, multiply
+from mpd_core.models.counts import MOST, Counts
+
+ANY = Counts(tuple(range(MOST + 1)), alike=True)
+"""A row's sums are a loop of their own: any number of rows gives each of them the same bits."""
+
+
+def unpack(codes: Tensor, scales: Tensor) -> Tensor:
+    """The weights of blocks: codes [..., blocks, bytes] and scales [..., blocks, 2 or 1].
+
+    Returns:
+        In fp32, [..., blocks x 32].
+    """
+    d, *rest = (scale[..., None] for scale in scales.float().unbind(-1))
+    if codes.shape[-1] == BLOCK:
+        return (codes.view(torch.int8).float() * d).flatten(-2)
+    halves = torch.cat([codes & 15, codes >> 4], dim=-1).float()
+    return (halves * d + rest[0]).flatten(-2)
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A matrix as ``block_loops`` reads it: 32 outputs side by side, the last filled up with 0."""
+
+    codes: Tensor
+    """uint8, [panels, in / 32, 16 or 32, 32]."""
+    scales: Tensor
+    """fp16, [panels, in / 32, 2 or 1, 32]."""
+    outputs: int
+
+    @classmethod
+    def of(cls, codes: Tensor, scales: Tensor) -> Panels:
+        """From a matrix as files have it."""
+        idle = -len(codes) % PANEL
+        parts = (F.pad(part, (0, 0, 0, 0, 0, idle)) for part in (codes, scales))
+        sides = [p.view(-1, PANEL, *p.shape[1:]).permute(0, 2, 3, 1).contiguous() for p in parts]
+        return cls(sides[0], sides[1], len(codes))
+
+    @property
+    def inputs(self) -> int:
+        """Of each output."""
+        return self.codes.shape[1] * BLOCK
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """The weights of some outputs, [...] to [..., in] in fp32."""
+        panel, lane = outputs // PANEL, outputs % PANEL
+        return unpack(self.codes[panel, :, :, lane], self.scales[panel, :, :, lane])
+
+    def goes_before(self, other: Panels) -> bool:
+        """Whether another's panels may follow its own as one matrix."""
+        kind = self.codes.shape[1:] == other.codes.shape[1:]
+        return kind and self.outputs % PANEL == 0
+
+    def part(self, first: int, outputs: int) -> Panels:
+        """A matrix that lies in this one, from a whole panel on."""
+        own = slice(first // PANEL, -(-(first + outputs) // PANEL))
+        return Panels(self.codes[own], self.scales[own], outputs)
+
+
+class BlockLinear(nn.Module):
+    """Blocks of 4 or 8 bits, fp32 activations and sums; each row alone what it is in a crowd."""
+
+    counts = ANY
+
+    def __init__(self, panels: Panels, bias: Tensor | None = None) -> None:
+        """Take a matrix, which other modules may hold, too, and a bias [out]."""
+        super().__init__()
+        self.in_features, self.out_features = panels.inputs, panels.outputs
+        self.bias = None if bias is None else bias.detach().float()
+        self.panels = panels
+
+    @property
+    def panels(self) -> Panels:
+        """Its matrix."""
+        return self._panels
+
+    @panels.setter
+    def panels(self, panels: Panels) -> None:
+        self._panels = panels
+        self._arrays = panels.codes.numpy(), panels.scales.view(torch.int16).numpy()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out], in fp32."""
+        rows = x.detach().float().reshape(-1, self.in_features).contiguous()
+        y = rows.new_empty(len(rows), len(self._arrays[0]) * PANEL)
+        if len(rows):
+            multiply(*self._arrays, rows.numpy(), y.numpy())
+        if y.shape[1] != self.out_features:
+            y = y[:, : self.out_features].contiguous()
+        if self.bias is not None:
+            y += self.bias
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def weight_in_full(self) -> Tensor:
+        """[out, in] in fp32, made anew."""
+        return self.panels.rows(torch.arange(self.out_features))
+
+
+class BlockEmbedding(nn.Module):
+    """Rows of a matrix in blocks, which the output layer may share."""
+
+    def __init__(self, panels: Panels) -> None:
+        super().__init__()
+        self.panels = panels
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Ids [...] to [..., D], in fp32."""
+        return self.panels.rows(tokens)
+
+    def weight_in_full(self) -> Tensor:
+        """[V, D] in fp32, made anew."""
+        return self.panels.rows(torch.arange(self.panels.outputs))
+
+
+def weight_of_blocks(model: nn.Module, name: str) -> Tensor | None:
+    """The parameter of that name where it is in blocks, in full; else None."""
+    path, _, last = name.rpartition(".")
+    module = dict(model.named_modules()).get(path) if last == "weight" else None
+    return module.weight_in_full() if isinstance(module, BlockLinear | BlockEmbedding) else None
+
+
+def join(linears: Sequence[BlockLinear]) -> BlockLinear | None:
+    """Linears of one input as one, outputs in order; None if their blocks are of different kinds.
+
+    They go on as parts of it: nothing is held twice.
+    """
+    own = [linear.panels for linear in linears]
+    if not all(one.goes_before(other) for one, other in pairwise(own)):
+        return None
+    outputs = sum(panels.outputs for panels in own)
+    codes, scales = (
+        torch.cat(parts) for parts in zip(*((p.codes, p.scales) for p in own), strict=True)
+    )
+    joined = Panels(codes, scales, outputs)
+    first = 0
+    for linear, panels in zip(linears, own, strict=True):
+        linear.panels = joined.part(first, panels.outputs)
+        first += panels.outputs
+    return BlockLinear(joined, _joined_bias(linears))
+
+
+def _joined_bias(linears: Sequence[BlockLinear]) -> Tensor | None:
+    if all(linear.bias is None for linear in linears):
+        return None
+    return torch.cat(
+        [
+            torch.zeros(linear.out_features) if linear.bias is None else linear.bias
+            for linear in linears
+        ]
+    )

@@ -1,0 +1,86 @@
+"""The blocks of a GGUF's tensors, beside the numbers that transformers makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mpd_core.models.block_loops import BLOCK, HALF
+from mpd_core.models.blocks import unpack
+
+Raw = NDArray[np.uint8]
+Parts = tuple[Tensor, Tensor]
+
+
+def _q4_1(raw: Raw) -> Parts:
+    return _codes(raw, 4, HALF), _halves(raw[..., :4])
+
+
+def _q4_0(raw: Raw) -> Parts:
+    d = _halves(raw[..., :2])
+    return _codes(raw, 2, HALF), torch.cat([d, -8 * d], dim=-1)  # d (q - 8)
+
+
+def _q8_0(raw: Raw) -> Parts:
+    return _codes(raw, 2, BLOCK), _halves(raw[..., :2])
+
+
+def _codes(raw: Raw, start: int, count: int) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(raw[..., start : start + count]))
+
+
+def _halves(raw: Raw) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(raw).view("<f2").astype(np.float16))
+
+
+KINDS: dict[str, tuple[int, Callable[[Raw], Parts]]] = {
+    "Q4_0": (2 + HALF, _q4_0),
+    "Q4_1": (4 + HALF, _q4_1),
+    "Q8_0": (2 + BLOCK, _q8_0),
+}
+"""Bytes of a block, and how codes and scales come out of them; other kinds are not kept."""
+
+
+def kept_blocks(
+    tensors: Mapping[str, Any], names: Mapping[str, str], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Codes and scales of each matrix whose blocks are, to the bit, what was made of it.
+
+    transformers lays rows out anew for some architectures (LLaMA's q and k): so are blocks.
+
+    Args:
+        tensors: of the file, by its own names.
+        names: a model's parameters by the file's names.
+        state: the parameters.
+
+    Returns:
+        By ``NAME.codes`` and ``NAME.scales``, as ``blocks`` has them.
+    """
+    found = {}
+    for own, name in names.items():
+        tensor, wanted = tensors.get(own), state.get(name)
+        if tensor is None or wanted is None or tensor.tensor_type.name not in KINDS:
+            continue
+        size, split = KINDS[tensor.tensor_type.name]
+        codes, scales = split(np.asarray(tensor.data).reshape(*tensor.data.shape[:-1], -1, size))
+        order = _order(unpack(codes, scales), wanted)
+        if order is not None:
+            found[f"{name}.codes"] = codes[order].contiguous()
+            found[f"{name}.scales"] = scales[order].contiguous()
+    return found
+
+
+def _order(rows: Tensor, wanted: Tensor) -> Tensor | None:
+    """Which row each wanted row is; None if one is none of them, or they are no numbers."""
+    if rows.shape != wanted.shape or not bool(rows.isfinite().all()):
+        return None
+    if torch.equal(rows, wanted):
+        return torch.arange(len(rows))
+    places = {row.tobytes(): place for place, row in enumerate((rows + 0.0).numpy())}
+    found = [places.get(row.tobytes()) for row in (wanted + 0.0).numpy()]  # -0 is 0
+    return None if None in found else torch.tensor(found)

@@ -1,0 +1,283 @@
+"""Weights that stay in a GGUF's blocks: the same numbers, in products and in whole engines."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mpd_core.engine import Engine
+from mpd_core.engine.memory import held_bytes
+from mpd_core.errors import PackError
+from mpd_core.models.base import in_blocks, load_model, weight_format
+from mpd_core.models.block_loops import MOST
+from mpd_core.models.block_model import block_names
+from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, join, unpack
+from mpd_core.models.convert import convert_gguf
+from mpd_core.models.files import BLOCKS
+from mpd_core.models.gguf_blocks import KINDS
+from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
+from mpd_core.packs import load_pack
+from tests import tiny
+from tests.fresh_python import in_python
+from tests.test_engine import ask, assert_engine_is_reference
+from tests.test_instruction_sets import compiled_for_avx2
+from tests.tiny_gguf import write_gguf
+
+LARGEST, LEAST = 65504.0, 6e-8  # of fp16
+EDGES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "random": lambda *_: None,
+    "all zero": lambda codes, scales: (codes.zero_(), scales.zero_()),
+    "some blocks of zeros": lambda _, scales: scales[::2, ::2].zero_(),
+    "extreme codes": lambda codes, _: (codes[::2].fill_(255), codes[1::2].fill_(0x80)),
+    "the largest scales": lambda _, scales: scales.copy_(scales.sign() * LARGEST),
+    "the least scales": lambda _, scales: scales.copy_(scales.sign() * LEAST),
+    "scales of all sizes": lambda _, scales: scales.mul_(
+        2.0 ** (torch.arange(scales.numel()) % 24 - 12).view_as(scales)
+    ),
+}
+
+
+def blocks(bits: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    codes = torch.randint(0, 256, (height, width // 32, 4 * bits), dtype=torch.uint8)
+    return codes, (torch.randn(height, width // 32, 2 if bits == 4 else 1) / 64).half()
+
+
+def linear(bits: int, height: int, width: int, seed: int = 0) -> BlockLinear:
+    return BlockLinear(Panels.of(*blocks(bits, height, width, seed)))
+
+
+@pytest.mark.parametrize("edge", EDGES)
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("size", [(1, 32), (33, 64), (70, 96), (100, 576)])
+def test_products_are_those_of_unpacked_weights(
+    edge: str, bits: int, size: tuple[int, int]
+) -> None:
+    """To rounding, of one row and of many."""
+    codes, scales = blocks(bits, *size)
+    EDGES[edge](codes, scales)
+    product, weight = BlockLinear(Panels.of(codes, scales)), unpack(codes, scales).double()
+    for rows in (1, MOST, 2 * MOST + 3):
+        x = torch.randn(rows, size[1])
+        found, wanted = product(x).double(), x.double() @ weight.T
+        assert (found - wanted).abs().le(1e-5 * (x.double().abs() @ weight.abs().T)).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_row_and_an_output_do_not_depend_on_others(bits: int) -> None:
+    """To the bit: alone, in any crowd, at any place, and in a matrix of fewer outputs."""
+    product, x = linear(bits, 100, 96), torch.randn(3 * MOST + 5, 96)
+    whole = product(x)
+    for count in range(1, len(x)):
+        for first in (0, len(x) - count):
+            assert torch.equal(product(x[first : first + count]), whole[first : first + count])
+    for first, height in ((0, 1), (32, 33), (64, 36)):
+        part = BlockLinear(product.panels.part(first, height))
+        assert torch.equal(part(x), whole[:, first : first + height])
+    assert product(x[:0]).shape == (0, 100)
+    assert torch.equal(product(x.view(1, -1, 96)), whole[None])
+
+
+THREADS = """
+import hashlib, torch
+from mpd_core.models.block_loops import WIDE
+from mpd_core.models.kernels import loop_threads
+from tests.test_blocks import linear
+made = b""
+for bits in (4, 8):
+    torch.manual_seed(1)
+    made += linear(bits, 200, 576)(torch.randn(21, 576)).numpy().tobytes()
+print(loop_threads(), WIDE, hashlib.sha256(made).hexdigest())
+"""
+
+
+def test_threads_and_instructions_change_nothing(tmp_path: Path) -> None:
+    """To the bit: each sum is one chain, whoever computes it, in however wide registers."""
+    avx2 = {**compiled_for_avx2(tmp_path), "NUMBA_NUM_THREADS": "1"}
+    ways = ({"NUMBA_NUM_THREADS": "1"}, {"NUMBA_NUM_THREADS": "2"}, avx2)
+    found = [in_python(THREADS, **way).split() for way in ways]
+    assert found[2][1] == "False"
+    assert len({digest for *_, digest in found}) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_blocks_are_read_as_llama_cpp_reads_them(kind: str) -> None:
+    """Numbers, to the bit, of a matrix with a row of zeros, a tiny and a huge one."""
+    size, split = KINDS[kind]
+    weight = np.random.default_rng(0).normal(0, 0.1, (8, 96)).astype(np.float32)
+    weight[1], weight[2], weight[3] = 0, weight[2] * 1e-7, weight[3] * 1e4
+    raw = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
+    wanted = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
+    parts = split(raw.reshape(8, -1, size))
+    panels = Panels.of(*parts)
+    assert torch.equal(unpack(*parts), torch.from_numpy(wanted))
+    assert torch.equal(panels.rows(torch.tensor([[3, 7]])), torch.from_numpy(wanted[[3, 7]])[None])
+
+
+def test_linears_of_one_kind_become_one_and_others_lie_side_by_side() -> None:
+    """To the bit what each gives; a matrix is held once."""
+    x = torch.randn(3, 64)
+    for parts, one in (
+        ([linear(4, 64, 64), linear(4, 32, 64, 1), linear(4, 40, 64, 2)], True),
+        ([linear(4, 64, 64), linear(8, 32, 64, 1)], False),
+        ([linear(4, 40, 64), linear(4, 32, 64, 1)], False),
+        ([linear(8, 64, 64), nn.Linear(64, 32)], False),
+    ):
+        if not one and not can_pack():
+            continue
+        wanted = torch.cat([fuse([part], packed=torch.float16)(x) for part in parts], dim=-1)
+        fused = fuse(parts, packed=torch.float16)
+        assert isinstance(fused, BlockLinear if one else SideBySide)
+        assert torch.equal(fused(x), wanted)
+        if isinstance(fused, BlockLinear):
+            assert torch.equal(parts[1](x), wanted[:, 64:96])  # type: ignore[operator]
+            ends = fused.panels.codes.data_ptr(), fused.panels.codes[-1].data_ptr()
+            assert all(ends[0] <= part.panels.codes.data_ptr() <= ends[1] for part in parts)
+
+
+def test_biases_are_joined() -> None:
+    bias = torch.randn(32)
+    parts = [linear(4, 32, 64), BlockLinear(Panels.of(*blocks(4, 32, 64, 1)), bias)]
+    x = torch.randn(2, 64)
+    wanted = torch.cat([part(x) for part in parts], dim=-1)
+    joined = join(parts)
+    assert joined is not None
+    assert torch.equal(joined(x), wanted)
+
+
+MIXES = {
+    "Q4_1, output in 8 bits": {
+        "token_embd": "Q8_0",
+        **dict.fromkeys(
+            ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"), "Q4_1"
+        ),
+    },
+    "each its own": {
+        "token_embd": "F16",
+        "attn_q": "Q4_0",
+        "attn_k": "Q8_0",
+        "attn_v": "Q5_1",
+        "attn_output": "Q4_1",
+        "ffn_gate": "Q5_0",
+        "ffn_up": "Q4_0",
+    },
+    "embeddings alone": {"token_embd": "Q4_0"},
+}
+
+
+def converted(folder: Path, **changes: Any) -> Path:
+    folder.mkdir()
+    write_gguf(folder / "tiny.gguf", **changes)
+    (folder / "base").mkdir()
+    convert_gguf(folder / "tiny.gguf", folder / "base", "nobody/tiny")
+    return folder / "base"
+
+
+TEMPLATE = "[template]\nchat = \"{% for m in messages %}{{ m['content'] }}<|im_end|>{% endfor %}\""
+
+
+def in_own_blocks(base: Path) -> Any:
+    """As an engine loads it."""
+    return load_model(base, in_blocks(weight_format("cpu"), "auto", base))
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_a_mixed_file_is_computed_as_it_is_unpacked(tmp_path: Path, mix: str) -> None:
+    """Kept are the kinds that products read; logits are those of the model in fp32."""
+    if not can_pack():
+        pytest.skip("without packed products everything is fp32")
+    base = converted(tmp_path / "x", kinds=MIXES[mix])
+    kept = [kind for kind in MIXES[mix].values() if kind in KINDS]
+    layers = sum(name != "token_embd" for name, kind in MIXES[mix].items() if kind in KINDS)
+    assert len(block_names(base)) == len(kept) + layers  # two layers
+    loaded, dense = in_own_blocks(base), load_model(base, weight_format("cpu", precision="fp32"))
+    for name in block_names(base):
+        module = loaded.model.get_submodule(name.removesuffix(".weight"))
+        assert isinstance(module, BlockLinear | BlockEmbedding)
+        assert torch.equal(module.weight_in_full(), dense.model.get_parameter(name))
+    tokens = torch.tensor([[5, 9, 200, 7]])
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            loaded.model(tokens).logits, dense.model(tokens).logits, rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("first_layer", [0, 1])
+def test_engines_on_blocks_equal_the_reference(tmp_path: Path, mix: str, first_layer: int) -> None:
+    """Experts of all kinds, a soup, a PCM on the base, a trunk: all of it on kept blocks."""
+    if not can_pack():
+        pytest.skip("without packed products everything is fp32")
+    base = converted(tmp_path / "x", kinds=MIXES[mix])
+    options: dict[str, Any] = {"adapters": True, "pcm_trained": True, "first_layer": first_layer}
+    tiny.write_pack(tmp_path, base, prompt="plain", anchor=True, extra=TEMPLATE, **options)
+    methods = ("mpd", "soup", "vanilla", "expert:up0", "prompting")
+    requests = [ask("Hi", "ABA", m, max_new_tokens=6) for m in methods]
+    requests.append(ask("Hi", "ABA", "mpd", "strength", max_new_tokens=6))
+    assert_engine_is_reference(load_pack(tmp_path), requests)
+
+
+def test_what_an_engine_says_and_holds(tmp_path: Path) -> None:
+    if not can_pack():
+        pytest.skip("without packed products everything is fp32")
+    base = converted(tmp_path / "x", kinds=MIXES["Q4_1, output in 8 bits"])
+    pack = load_pack(tiny.write_pack(tmp_path, base, extra=TEMPLATE))
+    said, held = {}, {}
+    for precision in ("auto", "fp16", "fp32"):
+        engine = Engine.open(pack, precision=precision)  # type: ignore[arg-type]
+        said[precision] = engine.info.precision, engine.status()["crowd"]
+        held[precision] = held_bytes(engine._runner)["base"]
+        engine.close()
+    assert said["auto"] == ("blocks (fp32 compute)", "equal to the bit")
+    assert said["fp16"][0].startswith("fp16")
+    assert said["fp32"][0] == "fp32"
+    assert held["auto"] < held["fp16"] < held["fp32"]
+
+
+def test_blocks_of_other_weights_are_refused(tmp_path: Path) -> None:
+    """As after training where the base lay: its old blocks would answer silently."""
+    base = converted(tmp_path / "x", kinds={"ffn_up": "Q8_0"})
+    weights = load_file(base / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"] *= 1.5
+    save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        PackError, match=f"{BLOCKS} in .* is not of the weights .*: remove {BLOCKS}"
+    ):
+        in_own_blocks(base)
+    (base / BLOCKS).unlink()
+    assert not in_own_blocks(base).format.blocks
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """In the GGUF: then nothing is kept of that matrix, and it is refused as it always was."""
+    base = converted(tmp_path / "x", kinds={"ffn_up": "Q8_0", "attn_q": "Q4_1"})
+    name = "model.layers.1.mlp.up_proj.weight"
+    held = load_file(base / BLOCKS)
+    held[f"{name}.scales"][3] = torch.inf
+    save_file(held, base / BLOCKS)
+    with pytest.raises(PackError, match=f"'{name}' in .* not finite: obtain it again"):
+        in_own_blocks(base)
+
+
+def test_what_products_run_on_is_still_importable() -> None:
+    """fp16 stays what ``precision = "fp16"`` and safetensors give."""
+    if not can_pack():
+        pytest.skip("this machine has no kernels for packed products")
+    assert isinstance(fuse([nn.Linear(64, 32)], packed=torch.float16), PackedLinear)
+
+
+def test_the_same_file_gives_the_same_blocks(tmp_path: Path) -> None:
+    digests = set()
+    for name in "ab":
+        base = converted(tmp_path / name, kinds=MIXES["each its own"])
+        digests.add(hashlib.sha256((base / BLOCKS).read_bytes()).hexdigest())
+    assert len(digests) == 1
