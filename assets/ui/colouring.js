@@ -95,5 +95,6 @@ function legendOf(data, mode) {
   const way = colouringOf(data, mode);
   if (way.level) return `${way.scale}: bar from 0 to ${way.most(data).toFixed(2)}${way.unit}`;
   if (data.experts.length < 2) return 'One expert alone wrote this reply';
+  if (data.text.length < 2) return '';  // nothing has had the time to move
   return `${way === COLOURINGS[mode] ? '' : 'Weights do not move in this reply. '}${way.legend(data)}`;
 }

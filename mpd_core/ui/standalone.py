@@ -28,6 +28,7 @@ body { margin: 0 auto; max-width: 1800px; padding: clamp(12px, 2.2vw, 32px); box
 button, select, input { font: inherit; }
 h1 { font-size: 22px; font-weight: 600; }
 .mpd-log { max-height: none; min-height: 0; }
+.mpd-mode, .mpd-layer { width: auto; }
 """
 _THEME = """
 const dark = window.matchMedia('(prefers-color-scheme: dark)');
