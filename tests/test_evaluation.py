@@ -338,9 +338,6 @@ def test_a_run_is_judged_and_reported(
         0.5,
     )
     assert meetings["mpd", "soup"]["losses"] == 0
-    name, share = against["worst"]["ABB"]
-    assert name in against["by_dimension"]
-    assert 0.5 < share <= against["by_dimension"][name]["half_rate"] + 0.2
     assert found["judges"]["measures"]["flip_rate"] == 0
     strengths = found["judges"]["measures"]["strengths"]
     assert next(iter(strengths)) == "mpd"
@@ -520,6 +517,7 @@ def test_length_is_never_controlled_for_itself() -> None:
         for n, gap in enumerate((40, 50))
     ]
     meeting = figures.matrix(rows, ["mpd", "soup"], "length")["meetings"][0]
+    assert meeting["worst"] == {"AA": ("tone", 0.5)}
     assert meeting["paper_rate"] == 1
     assert meeting["length_controlled"] == pytest.approx(0.5)
     assert "length_controlled" not in meeting["by_dimension"]["length"]

@@ -268,7 +268,7 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
         settings(minutes=float("nan"))
     assert set_name("../data/eval koala.jsonl") == "eval-koala"
     assert "dare" not in usual_methods(pack)
-    assert {"expert:up0", "uniform@logit", "ties", "arrow"} <= set(usual_methods(pack))
+    assert {"expert:up0", "uniform@logit"} <= set(usual_methods(pack))
 
 
 def test_votes_stand_in_the_report_of_the_replies_that_they_are_on(

@@ -44,7 +44,8 @@ def html(found: Mapping[str, Any]) -> str:
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>Which poles the replies show</h2><p>Share of replies in which a judge "
     yield "that sees one reply alone names the chosen pole; neither counts half. Framed: the worst "
-    yield f"cell of a method. {escape(found['validation']['said'])} Cell by cell:</p>"
+    yield f"cell of a method. The text measures: {escape(found['validation']['said'])} Cell by "
+    yield "cell they reach there:</p>"
     yield _heat(found["validation"]["shares"])
     shown = found["identification"]
     for judge in judges_of(shown):

@@ -47,7 +47,7 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         "Share of replies, in percent, in which a judge that sees one reply alone names the chosen "
         "pole; neither counts half, and 50 is what a reply without any style gets. The worst cell "
-        f"of each method is bold. {found['validation']['said']}"
+        f"of each method is bold. The text measures: {found['validation']['said']}"
     )
     yield ""
     for judge in judges_of(found["identification"]):

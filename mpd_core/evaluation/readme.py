@@ -18,7 +18,7 @@ from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import paper_tables
 from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
-from mpd_core.evaluation.short_text import IDENTIFIED, NAMES, heat, identified
+from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, heat, identified
 from mpd_core.packs import Pack
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
@@ -129,7 +129,7 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         "Share of replies, in percent, in which a judge that sees one reply alone names the chosen "
-        f"pole; neither counts half. {found['validation']['said']}"
+        f"pole; neither counts half. The text measures: {found['validation']['said']}"
     )
     yield ""
     yield IDENTIFIED
@@ -138,7 +138,7 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
     shown = found["identification"]
     main = {method: rows for method, rows in shown.items() if method == MAIN}
     rest = {method: rows for method, rows in shown.items() if method != MAIN}
-    for judge in judges_of(shown):
+    for judge in (name for name in judges_of(shown) if name != FORCED):
         name = line(NAMES.get(judge, judge))
         if main:
             yield f"Cell by cell, judge '{name}':"

@@ -27,6 +27,7 @@ from mpd_core.evaluation.people import ALL, meetings_of
 from mpd_core.evaluation.people import agreement as agreement_of
 from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, Run, load_run, replies_of
+from mpd_core.evaluation.short_text import FORCED
 from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.tables import validation
@@ -58,7 +59,7 @@ def report(
     run = load_run(folder)
     replies = replies_of(folder, run)
     measures = TextJudge.of(pack)
-    scorers: dict[str, Scorer] = {"measure": measures, "measure_forced": measures.forced}
+    scorers: dict[str, Scorer] = {"measure": measures, FORCED: measures.forced}
     for judge in signatures(folder):
         if judge.name == MEASURES:
             continue  # which need no store

@@ -11,7 +11,8 @@ from mpd_core.evaluation.identified import shares_of
 IDENTIFIED = (
     "Mean over cells; share of replies that show every chosen pole; and the worst cell, by judge:"
 )
-NAMES = {"measure": "measures", "measure_forced": "measures, forced to name one"}
+FORCED = "measure_forced"
+NAMES = {"measure": "measures", FORCED: "measures, forced to name one"}
 
 
 def summary(found: Mapping[str, Any]) -> Iterator[str]:
