@@ -93,7 +93,7 @@ function followEnd() {
   if (!turn || !open().length) return;
   if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
   const end = turn.node.getBoundingClientRect(), bar = $('.mpd-bar-line').offsetHeight + 16;
-  if (!phone.matches) return;
+  if (!stacked.matches) return;
   if (end.bottom > window.innerHeight - bar) window.scrollBy(0, end.bottom - window.innerHeight + bar);
   else if (end.top < 0 || end.top > window.innerHeight * 0.5) window.scrollBy(0, end.top - 12);
 }
