@@ -4,7 +4,7 @@
 
 function announce() {
   const writing = open();
-  Object.assign(root.dataset, {busy: writing.length > 0, asked: state.turns.some(turn => !turn.stored)});
+  Object.assign(root.dataset, {busy: writing.length > 0, asked: !state.engine.offline && state.turns.some(turn => !turn.stored)});
   if (writing.length) {
     const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
     const started = writing.some(v => v.status === 'streaming');
