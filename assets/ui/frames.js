@@ -109,7 +109,7 @@ function ask(...values) {
   if (plainRun && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
   if (empty) { notice('The prompt is empty: type an instruction.'); return ''; }
   state.last = {prompt, at: performance.now()};
-  if (phone.matches) document.activeElement?.blur();  // its keyboard would cover the reply
+  if (stacked.matches) document.activeElement?.blur();  // its keyboard would cover the reply
   stopAll();
   dropExample();
   const at = intent.turn ?? (shown ? turnOf(shown) : state.editing);

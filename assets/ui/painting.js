@@ -4,7 +4,7 @@
 
 function announce() {
   const writing = open();
-  Object.assign(root.dataset, {busy: writing.length > 0, asked: state.turns.some(turn => !turn.stored)});
+  Object.assign(root.dataset, {busy: writing.length > 0, asked: !state.engine.offline && state.turns.some(turn => !turn.stored)});
   if (writing.length) {
     const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
     const started = writing.some(v => v.status === 'streaming');
@@ -93,7 +93,7 @@ function followEnd() {
   if (!turn || !open().length) return;
   if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
   const end = turn.node.getBoundingClientRect(), bar = $('.mpd-bar-line').offsetHeight + 16;
-  if (!phone.matches) return;
+  if (!stacked.matches) return;
   if (end.bottom > window.innerHeight - bar) window.scrollBy(0, end.bottom - window.innerHeight + bar);
   else if (end.top < 0 || end.top > window.innerHeight * 0.5) window.scrollBy(0, end.top - 12);
 }

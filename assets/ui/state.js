@@ -4,7 +4,7 @@
 const $ = selector => element.querySelector(selector);
 const root = $('.mpd'), log = $('.mpd-log'), side = $('.mpd-side'), pack = props.pack;
 const form = new Form(pack), store = new Store(pack.name, props.engine.offline), inspector = new Inspector(side);
-const wide = window.matchMedia('(min-width: 1200px)'), phone = window.matchMedia('(max-width: 767px)');
+const wide = window.matchMedia('(min-width: 1200px)'), stacked = window.matchMedia('(max-width: 899px)');
 
 const state = {
   turns: [], version: null,        // version: the one that map and inspector show

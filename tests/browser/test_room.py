@@ -117,16 +117,17 @@ def test_instruction_toggles_and_reply_share_a_small_screen(
     assert max(bottoms) <= place(".mpd-log")[0] < height * 0.7
     assert place(".mpd-log")[1] <= place("#more")[0] < place("#advanced")[0]
     visitor.run("slow tale", wait=False)
-    page.wait_for_function("document.querySelectorAll('.last .strip .tok').length > 3")
-    stops = [page.locator(part) for part in (".mpd-stop", "#stop")]
-    for shown in (
-        page.locator(".last .strip .tok").nth(3),
-        next(s for s in stops if s.is_visible()),
-    ):
-        box = shown.bounding_box()
-        assert box
-        assert box["y"] >= 0
-        assert box["y"] + box["height"] <= height
+    page.wait_for_function(
+        """() => {
+          const seen = node => {
+            const box = node.getBoundingClientRect();
+            return box.height > 0 && box.top >= 0 && box.bottom <= window.innerHeight;
+          };
+          const stop = [...document.querySelectorAll('.mpd-stop, #stop')].find(seen);
+          const tokens = [...document.querySelectorAll('.last .strip .tok')];
+          return tokens.length > 150 && seen(tokens.at(-1)) && stop;
+        }"""
+    )
     page.evaluate("document.querySelector('#stop').click()")
     visitor.page.wait_for_selector('#view [data-done="true"]')
 
