@@ -25,6 +25,7 @@ from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import BLOCKS
 from mpd_core.models.gguf_blocks import KINDS
 from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
+from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
 from tests import tiny
 from tests.fresh_python import in_python
@@ -281,3 +282,18 @@ def test_the_same_file_gives_the_same_blocks(tmp_path: Path) -> None:
         base = converted(tmp_path / name, kinds=MIXES["each its own"])
         digests.add(hashlib.sha256((base / BLOCKS).read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+@pytest.mark.base
+def test_the_real_base_is_computed_as_it_is_unpacked() -> None:
+    """All of it is in blocks; logits are those of its fp32 weights."""
+    if not can_pack():
+        pytest.skip("without packed products everything is fp32")
+    pack = load_pack("smollm2-135m")
+    base = obtain(pack, pack.spec.base.source)
+    loaded, dense = in_own_blocks(base), load_model(base, weight_format("cpu", precision="fp32"))
+    assert len(block_names(base)) == 211  # seven matrices of thirty layers, and the embeddings
+    tokens = loaded.tokenizer("The sky is blue because", return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        found, wanted = (one.model(tokens).logits for one in (loaded, dense))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-3)

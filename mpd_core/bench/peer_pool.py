@@ -31,6 +31,7 @@ COMPETITORS = {
     "plain": "mpd_core.bench.plain:PlainSide",
     "peft": "mpd_core.bench.peers:PeftSide",
     "separate": "mpd_core.bench.peers:SeparateSide",
+    "llama": "mpd_core.bench.llama_cpp:LlamaCppSide",
     "machine": "mpd_core.bench.machine:MachineSide",
 }
 """A new one is a line here, and a class that takes a ``Spec``; its methods are called by name."""

@@ -64,7 +64,8 @@ class BaseSpec(Table):
     license: str = ""
     quantize: Quantize = "none"
     precision: Precision = "auto"
-    """Of weights that are not quantised; ``auto``: packed fp16 on a CPU, bf16 or fp16 on a GPU."""
+    """Of weights that are not quantised; ``auto``: on a CPU a GGUF's own blocks, else packed fp16;
+    on a GPU bf16 or fp16."""
     source: Source
 
 
