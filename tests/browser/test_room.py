@@ -125,7 +125,7 @@ def test_instruction_toggles_and_reply_share_a_small_screen(
           };
           const stop = [...document.querySelectorAll('.mpd-stop, #stop')].find(seen);
           const tokens = [...document.querySelectorAll('.last .strip .tok')];
-          return tokens.length > 150 && seen(tokens.at(-1)) && stop;
+          return tokens.length > 40 && seen(tokens.at(-1)) && stop;
         }"""
     )
     page.evaluate("document.querySelector('#stop').click()")
