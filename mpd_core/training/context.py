@@ -130,7 +130,6 @@ class TrainingContext:
 
     def record(self, folder: Path, kind: str, **facts: Any) -> None:
         """Write down what a result was made from."""
-        folder.mkdir(parents=True, exist_ok=True)
         content = {
             "kind": kind,
             "seed": self.recipe.seed,
@@ -228,7 +227,8 @@ def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole."""
+    """Replace a JSON file as a whole, and make its folder where there is none."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     scratch = file.with_suffix(".part")
     scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
     scratch.replace(file)
