@@ -26,6 +26,7 @@ _SCRIPTS = (
     "inspect.js",
     "store.js",
     "form.js",
+    "version.js",
     "turns.js",
     "compare.js",
     "state.js",

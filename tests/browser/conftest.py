@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
 
 from mpd_core.packs import load_pack
 from mpd_core.ui.server import launch
@@ -155,6 +155,13 @@ class Visitor:
         return self.page.locator(f'.strip[data-run="{run}"]')
 
 
+def new_context(browser: Browser, width: int, height: int, **options: Any) -> BrowserContext:
+    """Its waits are long: a machine may have other work to do."""
+    context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    context.set_default_timeout(120_000)
+    return context
+
+
 def open_page(
     browser: Browser,
     url: str,
@@ -164,12 +171,7 @@ def open_page(
     **options: Any,
 ) -> Visitor:
     """The page in a browser context of its own."""
-    context = browser.new_context(
-        viewport={"width": width, "height": height},
-        color_scheme=scheme,  # type: ignore[arg-type]
-        **options,
-    )
-    context.set_default_timeout(60_000)  # a machine may have other work to do
+    context = new_context(browser, width, height, color_scheme=scheme, **options)
     visitor = Visitor(context.new_page())
     visitor.watch()
     visitor.page.goto(url)

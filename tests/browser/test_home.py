@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page
 
 from mpd_core.analysis import analyse, trace_from_dict
 from mpd_core.ui.standalone import report_page
-from tests.browser.conftest import MARKS, Visitor
+from tests.browser.conftest import MARKS, Visitor, new_context
 from tests.browser.scripted import HOSTILE, ScriptedEngine
 from tests.browser.test_keep import a_trace, download, replay
 
@@ -65,7 +65,7 @@ def offline(browser: Browser) -> Callable[[Path], tuple[Page, list[str]]]:
     """Open a file without a network; what it tried to load, and what went wrong."""
 
     def opened(file: Path) -> tuple[Page, list[str]]:
-        context = browser.new_context(viewport={"width": 1280, "height": 900})
+        context = new_context(browser, 1280, 900)
         page, strays = context.new_page(), list[str]()
         page.on("request", lambda request: strays.append(request.url))
         page.on("pageerror", lambda error: strays.append(str(error)))

@@ -174,9 +174,9 @@ def test_what_if_knows_how_strength_fades(visitor: Visitor) -> None:
       return at.map(i => Version.prototype.strengthAt.call({head: {settings}}, i));
     }"""
     settings = {"strength": 7.0, "settled": 0.4, "fade": 25.0}
-    found = visitor.page.evaluate(code, [assets.text("turns.js"), settings, [0, 25, 10_000]])
+    found = visitor.page.evaluate(code, [assets.text("version.js"), settings, [0, 25, 10_000]])
     assert found == pytest.approx([7.0, 7 * (0.4 + 0.6 / math.e), 2.8])
-    old = visitor.page.evaluate(code, [assets.text("turns.js"), {"strength": 5.0}, [0, 80]])
+    old = visitor.page.evaluate(code, [assets.text("version.js"), {"strength": 5.0}, [0, 80]])
     assert old == [5.0, 5.0]
 
 

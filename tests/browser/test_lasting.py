@@ -64,7 +64,7 @@ def test_a_reply_that_a_reload_interrupts_is_shown_as_cut(visit: Visit) -> None:
     visitor.page.reload()
     loaded_again(visitor)
     visitor.page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
-    visitor.page.wait_for_selector('#view [data-done="true"]', timeout=30_000)
+    visitor.page.wait_for_selector('#view [data-done="true"]')
     assert SPEECH.startswith(visitor.text(run))
     assert visitor.text(run) != ""
     assert visitor.page.locator(".mpd-end:not(:empty)").inner_text()
@@ -86,7 +86,7 @@ def test_run_without_a_connection_loses_nothing(visit: Visit) -> None:
     visitor.wait_for_draft("echo two")
     assert visitor.toggles() == ["elementary", "informative", "friendly"]
     assert visitor.text(first) == "echo one"
-    visitor.page.wait_for_selector('#view [data-done="true"]', timeout=30_000)
+    visitor.page.wait_for_selector('#view [data-done="true"]')
     visitor.strays = [s for s in visitor.strays if not offline(s)]
 
 

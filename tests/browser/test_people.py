@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from mpd_core.evaluation.votes import FILE, Votes
 from mpd_core.packs import load_pack
 from mpd_core.ui.server import launch
-from tests.browser.conftest import MARKS, Visitor, free_port
+from tests.browser.conftest import MARKS, Visitor, free_port, new_context
 from tests.browser.scripted import ScriptedEngine
 from tests.tiny import HOSTILE
 from tests.vote_fixtures import write_run
@@ -38,8 +38,7 @@ def booth(
 
 def opened(browser: Browser, url: str) -> Visitor:
     """A rater's browser, at a width at which both replies stand side by side."""
-    context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(60_000)
+    context = new_context(browser, 1280, 900)
     visitor = Visitor(context.new_page())
     visitor.watch()
     visitor.page.goto(url)
