@@ -1,5 +1,5 @@
 // The Vote page: an anonymous cookie for the rater, and keys. 1, 2 and 0 answer the next open row,
-// Backspace opens the last answered one again, Enter goes on.
+// Enter goes on; an answer is changed with the pointer or the arrow keys.
 const COOKIE = 'mpd_rater';
 
 const fresh = () => Array.from(crypto.getRandomValues(new Uint8Array(16)),
@@ -17,30 +17,68 @@ window.mpdVote = {rater};
 
 const rows = () => [...document.querySelectorAll('#vote-rows fieldset')]
   .filter(row => row.offsetParent !== null);
+const inputs = row => [...row.querySelectorAll('input')];
 const open = row => !row.querySelector('input:checked');
+
+// What was chosen for the pair on the page, by row. The page's framework may draw the rows of a new
+// pair a moment after its texts and so take back a choice made in between; then it is made again,
+// so that no later key lands in a row that only looks open.
+const chosen = new Map();
+const TRIES = 40, EVERY_MS = 50, NEXT_MS = 5000;
+let left = 0, asked = 0;
+
 const mark = () => {
-  const next = rows().find(open);
-  for (const row of rows()) row.classList.toggle('mpd-next', row === next);
+  const next = rows().find((row, i) => open(row) && !chosen.has(i));
+  for (const row of rows()) row.classList.toggle('mpd-row-next', row === next);
 };
-let last = null;
+const hold = () => {
+  rows().forEach((row, i) => {
+    const input = inputs(row)[chosen.get(i)];
+    if (input && !input.checked) input.click();
+  });
+  mark();
+  if (--left > 0) setTimeout(hold, EVERY_MS);
+};
+const choose = (i, place) => {
+  chosen.set(i, place);
+  const idle = left <= 0;
+  left = TRIES;
+  if (idle) hold();
+};
+// Between Next and the new pair no key counts: it would judge what nobody has read yet.
+const waiting = () => {
+  if (asked && (Date.now() - asked > NEXT_MS || rows().every(open))) asked = 0;
+  return asked > 0;
+};
+const goOn = () => {
+  const all = rows();
+  if (all.length && !all.some(open)) asked = Date.now();
+  chosen.clear();
+  left = 0;
+};
+
 document.addEventListener('keydown', event => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
   const target = event.target;
   if (target.matches?.('textarea:not([disabled]), input:not([type=radio]), [contenteditable=true]')) return;
   const place = {1: 0, 0: 1, 2: 2}[event.key];
-  const row = rows().find(open) ?? last;
-  if (place !== undefined && row) {
-    row.querySelectorAll('input')[place]?.click();
-    last = row;
+  if (place !== undefined && rows().length) {
+    const next = rows().findIndex((row, i) => open(row) && !chosen.has(i));
+    if (!waiting() && next >= 0) choose(next, place);
   } else if (event.key === 'Enter' && !target.closest?.('button, a')) {
-    document.querySelector('#vote-next button, button#vote-next')?.click();
-    last = null;
+    if (!waiting()) document.querySelector('#vote-next button, button#vote-next')?.click();
   } else {
     return;
   }
   event.preventDefault();
+});
+document.addEventListener('click', event => {
+  if (event.target.closest?.('#vote-next')) goOn();
+}, true);
+document.addEventListener('change', event => {
+  const i = rows().findIndex(row => row.contains(event.target));
+  if (i >= 0) chosen.set(i, inputs(rows()[i]).indexOf(event.target));
   setTimeout(mark, 0);
 });
-document.addEventListener('change', () => setTimeout(mark, 0));
 new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});
 mark();

@@ -105,12 +105,12 @@ def rewrite(
 
 
 def block(reports: Mapping[str, Any]) -> Iterator[str]:
-    """Every stored report, a set of prompts after the other."""
+    """Every stored report, a set of prompts after the other, each folded away."""
     for name, found in reports.items():
         run = found["run"]
-        yield f"#### {line(name)}"
-        yield ""
         sampling = run["sampling"]
+        yield f"<details><summary>{line(name)}: {run['count']} prompts, all tables</summary>"
+        yield ""
         yield (
             f"{run['count']} prompts, {run['replies']} replies of at most "
             f"{sampling['max_new_tokens']} tokens, temperature {sampling['temperature']:g}, loop "
@@ -121,6 +121,8 @@ def block(reports: Mapping[str, Any]) -> Iterator[str]:
         for text in paper_tables(found):
             yield f"**{text.removeprefix('### ')}.**" if text.startswith("### ") else text
         yield from _identification(found)
+        yield "</details>"
+        yield ""
 
 
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
