@@ -177,12 +177,14 @@ def test_everything_is_made_judged_and_written_into_readme(
     assert "old figures" not in text
     assert text.startswith("# Mine\n")
     assert text.endswith("\nThe end.\n")
-    assert "#### koala-x" in text
-    assert text.count("<details>") == text.count("</details>") == 2
+    assert "<summary>koala-x: " in text
+    assert text.count("<details>") == text.count("</details>") == 4
     assert "| vanilla | " in text.split("The other methods, judge 'measures'")[1]
     found = json.loads((root / "evaluation-test" / "report.json").read_text())
     rate = found["paper"]["judges"]["measures"]["table_2"]["rows"]["uniform"]["average"]
-    row = next(line for line in text.split("#### test")[1].splitlines() if "| uniform |" in line)
+    row = next(
+        line for line in text.split("<summary>test: ")[1].splitlines() if "| uniform |" in line
+    )
     assert row.endswith(f"| {'–' if rate is None else f'{100 * rate:.1f}'} |")
     assert found["run"]["replies_sha256"][:12] in text
     kept = (pack.folder / "evaluation" / "koala-x.json").read_text()
