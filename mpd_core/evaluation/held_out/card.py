@@ -25,7 +25,7 @@ TEMPLATE = """# {title}
 
 ## Data
 
-`{data}`: written for this project, Apache-2.0. Splits are by prompt; nothing of the test
+{data}: written for this project, Apache-2.0. Splits are by prompt; nothing of the test
 split was used for training or for choosing settings. Data of third parties is never trained on.
 
 ## Settings
@@ -75,7 +75,7 @@ def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
         pcm=_pcm(pack),
         learned=", which the PCM was trained on" if pack.trained else "",
         megabytes=_bytes(pack) / MEGABYTE,
-        data=recipe.load_recipe(pack).data.file.name,
+        data=_data(recipe.load_recipe(pack).data),
         recipe=recipe.FILE,
         measured=text(figures) if figures else "Nothing has been measured yet.",
     )
@@ -89,6 +89,11 @@ def _pcm(pack: Pack) -> str:
         return "untrained: it weighs uniformly"
     where = "on the base" if pack.spec.pcm.backbone == "base" else "on a backbone of its own"
     return f"LoRA and a weight head {where}, trained by this project"
+
+
+def _data(data: recipe.DataSpec) -> str:
+    taught = f", and `{data.experts.name}`, which experts learn from" if data.experts else ""
+    return f"`{data.file.name}`{taught}"
 
 
 def _bytes(pack: Pack) -> int:
