@@ -56,14 +56,14 @@ def run(
     from mpd_core.evaluation.store import Lines, missing
 
     sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-    chosen, found = quantize, prompts_of(loaded, prompts, limit)
+    found = prompts_of(loaded, prompts, limit)
     codes = _codes(loaded, preferences)
-    jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, chosen)
+    jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, quantize)
     folder = folder_of(loaded, out)
-    define(loaded, content_of(loaded, chosen), prompts, codes, jobs).save(folder)
+    define(loaded, content_of(loaded, quantize), prompts, codes, jobs).save(folder)
     waiting = missing(Lines(folder / REPLIES), jobs)
     tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
-    _generate(loaded, waiting, folder, quantize=chosen, device=device)
+    _generate(loaded, waiting, folder, quantize=quantize, device=device)
     print(f"Written: {folder / REPLIES}")
 
 
