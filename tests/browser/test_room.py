@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from email.message import Message
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Route
 
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.server import launch
@@ -45,22 +46,30 @@ def test_the_page_keeps_its_width_and_place(visit: Visit) -> None:
 def test_nothing_jumps_while_the_page_and_its_example_come(
     browser: Browser, studio: str, width: int
 ) -> None:
-    """But for what Gradio itself shows before our page is there."""
+    """On a slow line, where parts come one by one; but for what Gradio shows before our page."""
     context = new_context(browser, width, 844)
     page = context.new_page()
     page.add_init_script(
         """window.shift = 0; new PerformanceObserver(list => {
           for (const e of list.getEntries()) {
-            const loader = e.sources.some(s => String(s.node?.className).includes('translucent'));
-            if (!e.hadRecentInput && !loader) window.shift += e.value;
+            const names = e.sources.map(s => String(s.node?.className?.baseVal ?? s.node?.className));
+            if (!e.hadRecentInput && !names.some(n => /translucent|loading/.test(n)))
+              window.shift += e.value;
           }
         }).observe({type: 'layout-shift', buffered: true});"""
     )
+    page.route("**/*.css", _slowly)
     page.goto(studio)
     page.wait_for_selector(".strip .tok")
     page.wait_for_function("!document.querySelector('.tok.unsaid')")
     assert page.evaluate("window.shift") < 0.1
     context.close()
+
+
+def _slowly(route: Route) -> None:
+    answer = route.fetch()
+    time.sleep(0.1)
+    route.fulfill(response=answer)
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 820, 1000, 1280, 2560])
