@@ -18,10 +18,9 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.updates import (
-    PPO,
-    REBEL,
-    Algorithm,
     RolloutBuffer,
+    algorithm_of,
+    best_of_each,
     minibatch,
     rollout_buffer,
     split,
@@ -53,11 +52,7 @@ class Learner:
         self._accelerator = accelerator
         self._collate = Collator(setup)
         self._rates = [group["lr"] for group in optimiser.param_groups]
-        self._algorithm: Algorithm = (
-            REBEL(self._spec.rebel)
-            if self._spec.algorithm == "rebel"
-            else PPO(self._spec.ppo, self._spec.rollouts.temperature)
-        )
+        self._algorithm = algorithm_of(self._spec)
         self.updates = 0
 
     def learn(self, replies: Sequence[Reply], rewards: torch.Tensor, iteration: int) -> Entry:
@@ -67,6 +62,9 @@ class Learner:
             Loss before and after, divergence from the sampling policy, and how weights move.
         """
         group = self._spec.rollouts.samples
+        if self._spec.algorithm == "best_of":
+            replies, rewards = best_of_each(replies, rewards, group)
+            group = 1
         buffer = rollout_buffer(
             self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE
         )

@@ -1,4 +1,4 @@
-"""One update of the PCM from replies with rewards: REBEL, or PPO."""
+"""One update of the PCM from replies with rewards: the losses to choose from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mpd_core.method.ppo import masked_mean, ppo_loss
 from mpd_core.method.rebel import rebel_loss
 from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
 from mpd_core.training.pcm.policy import Policy, reply_log_probs
-from mpd_core.training.recipe import PPOSpec, REBELSpec
+from mpd_core.training.pcm_recipe import PCMTrainSpec, PPOSpec, REBELSpec
 from mpd_core.training.rollouts import Reply
 
 
@@ -83,6 +83,34 @@ class PPO:
             mask=data.batch.mask,
             **self._spec.model_dump(),
         )
+
+
+class BestOf:
+    """Expert iteration (Anthony et al., 2017) on what ``best_of_each`` leaves: the likelihood of
+    the mixture, as the supervised start has it, here at the temperature of sampling, under which
+    replies that nobody had picked would teach nothing on average."""
+
+    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
+        return -masked_mean(log_probs, data.batch.mask)
+
+
+def best_of_each(
+    replies: Sequence[Reply], rewards: Tensor, group: int
+) -> tuple[list[Reply], Tensor]:
+    """Of each group the reply with the largest reward, and its reward; groups without a best one,
+    all of whose rewards are equal, are left out unless all are like that."""
+    table = rewards.view(-1, group)
+    apart = table.amax(dim=1) > table.amin(dim=1)
+    rows = torch.arange(len(table))[apart if apart.any() else ~apart]
+    best = rows * group + table[rows].argmax(dim=1)
+    return [replies[int(k)] for k in best], rewards[best]
+
+
+def algorithm_of(spec: PCMTrainSpec) -> Algorithm:
+    """What the recipe names."""
+    if spec.algorithm == "ppo":
+        return PPO(spec.ppo, spec.rollouts.temperature)
+    return BestOf() if spec.algorithm == "best_of" else REBEL(spec.rebel)
 
 
 def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
