@@ -52,6 +52,9 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+POLES = {"A": "up", "B": "down"}
+
+
 class Planted:
     """Rewards a reply for tokens that its first expert finds likelier than its second."""
 
@@ -60,9 +63,11 @@ class Planted:
 
     def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         return [
-            ScoredReply(reply, {"up": score}, {"up": score})
+            ScoredReply(reply, dict.fromkeys(names, score), dict.fromkeys(names, score))
             for reply in replies
             for score in [fmean(float(row[-2] > row[-1]) for row in reply.log_probs)]
+            for first, second in [reply.preference]
+            for names in [(POLES[first] + "0", POLES[second] + "1")]
         ]
 
 
@@ -141,6 +146,8 @@ def test_ppo_clips_by_hand() -> None:
         ("ppo", 0.5),
         ("best_of", 1.0),
         ("best_of", 0.5),
+        ("token_credit", 1.0),
+        ("token_credit", 0.5),
     ],
 )
 def test_a_planted_reward_rises(
@@ -299,6 +306,7 @@ class CutOff(Planted):
         ("rebel", True, 1, "strength"),
         ("ppo", False, 1, "logit"),
         ("best_of", False, 1, "strength"),
+        ("token_credit", False, 1, "strength"),
     ],
 )
 def test_a_resumed_training_is_the_unbroken_one(

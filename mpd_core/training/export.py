@@ -120,15 +120,24 @@ def _scale(source: Path, target: Path, share: float) -> None:
 
 
 def check_experts(setup: TrainingContext) -> None:
-    """Before hours of work: no expert's training was cut off, and written answers have readers.
+    """Before hours of work: no expert's training was cut off, and texts that experts are to read
+    have readers.
 
     Raises:
-        PackError: names the poles that have no adapter.
+        PackError: names the poles that have no adapter, or a prompt that is not read here.
     """
     there, _ = _experts(setup)
     missing = [pole.name for pole in setup.pack.space.poles if pole.name not in there]
-    if setup.recipe.pcm.answers and missing:
+    if not (setup.recipe.pcm.answers or setup.recipe.pcm.algorithm == "token_credit"):
+        return
+    if missing:
         raise PackError(_untrained(missing))
+    if trained_pack(setup).spec.experts.prompt != "plain":
+        raise PackError(
+            f"{setup.pack.folder / PACK}: experts.prompt is not 'plain', and [pcm.answers] and "
+            "token_credit read texts behind the plain prompt: train the experts here, or leave "
+            "both out of the recipe."
+        )
 
 
 def check_rewards(setup: TrainingContext) -> None:

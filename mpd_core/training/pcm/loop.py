@@ -29,6 +29,7 @@ from mpd_core.training.pcm.learner import Entry, Learner
 from mpd_core.training.pcm.mean_weights import fit_mean_weights
 from mpd_core.training.pcm.policy import Policy, load_state, save_state
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.token_scores import token_credit
 from mpd_core.training.results import ADAPTER, HEAD, write_metrics
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.scoring.reward_function import RewardFunction, ScoredReply, reward_function
@@ -119,14 +120,17 @@ class Trainer:
         replies = self._sample(iteration, reward)
         sampled = time.monotonic()
         scored = run_in_fresh_thread(reward.score, replies)
+        rewards = self._rewards(scored)
+        credits, told = [], {}
+        if self._spec.algorithm == "token_credit":
+            credits, told = run_in_fresh_thread(token_credit, self._setup, scored, rewards)
         end_of_scoring = time.monotonic()
-        learned = run_in_fresh_thread(
-            self._learner.learn, replies, self._rewards(scored), iteration
-        )
+        learned = run_in_fresh_thread(self._learner.learn, replies, rewards, iteration, credits)
         end = time.monotonic()
         return {
             "step": iteration + 1.0,
             **_summary(scored),
+            **told,
             **learned,
             "updates": float(self._learner.updates),
             "seconds": end - start,
