@@ -29,7 +29,7 @@ from mpd_core.training.pcm.learner import Entry, Learner
 from mpd_core.training.pcm.mean_weights import fit_mean_weights
 from mpd_core.training.pcm.policy import Policy, load_state, save_state
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
-from mpd_core.training.pcm.token_scores import token_credit
+from mpd_core.training.pcm.token_scores import Credit, token_credit
 from mpd_core.training.results import ADAPTER, HEAD, write_metrics
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.scoring.reward_function import RewardFunction, ScoredReply, reward_function
@@ -121,7 +121,8 @@ class Trainer:
         sampled = time.monotonic()
         scored = run_in_fresh_thread(reward.score, replies)
         rewards = self._rewards(scored)
-        credits, told = [], {}
+        credits: Sequence[Credit] = ()
+        told: Entry = {}
         if self._spec.algorithm == "token_credit":
             credits, told = run_in_fresh_thread(token_credit, self._setup, scored, rewards)
         end_of_scoring = time.monotonic()
