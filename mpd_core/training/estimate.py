@@ -89,7 +89,9 @@ def static(setup: TrainingContext) -> Iterator[Work]:
     """The grid of constant weights."""
     spec = setup.recipe.static
     points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)
-    replies = points * -(-spec.prompts // 2) + len(list(setup.pack.space)) * spec.finalists
+    half = -(-spec.prompts // 2)
+    finals = len(list(setup.pack.space)) * spec.finalists
+    replies = points * half + finals * (spec.prompts - half)
     yield Work("static weights", generated=replies * setup.recipe.references.max_new_tokens)
 
 

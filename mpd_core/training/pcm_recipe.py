@@ -23,6 +23,8 @@ class RolloutSpec(Table):
     """After mixing. What is learned at 1 need not help greedy replies: at 1 they ramble."""
     unfinished: float = Field(0.0, ge=0)
     """Taken off the reward of a reply that did not end by itself."""
+    repeated: float = Field(0.0, ge=0)
+    """Taken off in proportion to the share of runs of four words that were there before."""
 
 
 class REBELSpec(Table):

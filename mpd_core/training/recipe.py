@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -63,7 +64,9 @@ class ScorerSpec(Table):
 class ReferenceSpec(Table):
     """The baseline whose replies rewards are measured against (Eq. 2)."""
 
-    method: str = "uniform"
+    method: Literal["vanilla", "prompting", "uniform", "soup"] = "uniform"
+    """The bare base on the instruction alone, the base with the preference in its prompt, equal
+    weights, or the soup: none that changes while the PCM is trained."""
     max_new_tokens: int = Field(128, ge=1, le=4096)
 
 

@@ -32,7 +32,12 @@ from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.pcm.token_scores import Credit, token_credit
 from mpd_core.training.results import ADAPTER, HEAD, write_metrics
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.scoring.reward_function import RewardFunction, ScoredReply, reward_function
+from mpd_core.training.scoring.reward_function import (
+    RewardFunction,
+    ScoredReply,
+    reward_function,
+    reward_of,
+)
 
 STATE = "state.safetensors"
 
@@ -192,14 +197,7 @@ class Trainer:
         return static.best_weights(file)
 
     def _rewards(self, scored: Sequence[ScoredReply]) -> torch.Tensor:
-        direct = self._spec.reward == "direct"
-        penalty = self._spec.rollouts.unfinished
-        return torch.tensor(
-            [
-                (j.direct if direct else j.reward) - (0.0 if j.reply.finished else penalty)
-                for j in scored
-            ]
-        )
+        return torch.tensor([reward_of(entry, self._spec) for entry in scored])
 
     def _keep(self) -> None:
         self._policy.save(self._folder)

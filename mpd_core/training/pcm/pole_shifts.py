@@ -17,6 +17,7 @@ from mpd_core.method.preferences import Pole, PreferenceSpace
 from mpd_core.models.adapters import load_adapter
 from mpd_core.training.adapters.experts import expert_folder
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import opposites
 from mpd_core.training.pcm.batches import others_table
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.teacher_forcing import TeacherForcing
@@ -91,14 +92,9 @@ def _opposites(
     return [found[k] for k in range(len(replies))]
 
 
-def _opposite_poles(space: PreferenceSpace, reply: Reply) -> list[list[Pole]]:
+def _opposite_poles(space: PreferenceSpace, reply: Reply) -> list[tuple[Pole, ...]]:
     """Of each dimension that the preference chooses in, the poles that it did not choose."""
-    preference = space.parse(reply.preference)
-    return [
-        [pole for pole in dimension.poles if pole != chosen]
-        for dimension, chosen in zip(preference.dimensions, preference.choices, strict=True)
-        if chosen is not None
-    ]
+    return [opposites(space, pole) for pole in space.parse(reply.preference).poles]
 
 
 def _mixed(said: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
