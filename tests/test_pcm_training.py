@@ -147,7 +147,6 @@ def test_ppo_clips_by_hand() -> None:
         ("best_of", 1.0),
         ("best_of", 0.5),
         ("token_credit", 1.0),
-        ("token_credit", 0.5),
     ],
 )
 def test_a_planted_reward_rises(

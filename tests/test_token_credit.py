@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -37,6 +38,7 @@ from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Reply
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Layout
+from tests.test_pcm_training import Planted
 from tests.training_fixtures import write_training_pack
 
 OPPOSITE = {"up0": "down0", "down0": "up0", "up1": "down1", "down1": "up1"}
@@ -245,6 +247,22 @@ def test_weights_go_to_whose_tokens_earn_the_reward(
     second = rollouts.load(folder / "rollouts" / "001.jsonl")
     first_weight = torch.tensor([row[0] for reply in second for row in reply.weights])
     assert first_weight.mean() > 0.55
+
+
+def test_the_rest_of_a_reward_teaches_too(tiny_base: Path, tmp_path: Path) -> None:
+    """A reward of which token scores explain next to nothing, at the temperature of the pack."""
+    settings = {"algorithm": "token_credit", "iterations": 5, "passes": 4, "temperature": 0.5}
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)
+    file = tmp_path / "train.toml"
+    text = file.read_text().replace("head_lr = 5e-2", "head_lr = 2e-2")
+    file.write_text(text + "\n[pcm.token_credit]\ndiscount = 1.0\n", encoding="utf-8")
+    setup = TrainingContext.open(load_pack(pack.folder), tmp_path / "out")
+    pcm.train_pcm(setup, resume=False, reward=Planted())
+    lines = (pcm.pcm_folder(setup) / METRICS).read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert max(row["explained"] for row in rows) < 0.3
+    assert not any(row["undone"] for row in rows)
+    assert fmean(row["reward"] for row in rows[-2:]) > rows[0]["reward"] + 0.05
 
 
 def test_experts_behind_another_prompt_are_refused(tiny_base: Path, tmp_path: Path) -> None:

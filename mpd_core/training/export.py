@@ -161,7 +161,9 @@ def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
     """Folders of the adapters that there are, by pole; and whether any was trained here.
 
     Where any was, all must be there: an expert without one would be the bare base. Where none was,
-    the pack's own stand beside prompts as its author wrote them.
+    the pack's own stand beside prompts as its author wrote them. The pack's stand in for those that
+    nobody began to train here, unless what experts begin with was trained here: they begin
+    elsewhere.
     """
     others = {*setup.pack.spec.experts.checkpoints, *setup.pack.spec.experts.remotes}
     folders = {
@@ -170,17 +172,26 @@ def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
         if pole.name not in others
     }
     there = {name: folder for name, folder in folders.items() if _holds(folder, WEIGHTS_FILE)}
-    packed = {n: setup.pack.path(a.folder) for n, a in setup.pack.spec.experts.adapters.items()}
-    begun = any(folder != packed.get(name) for name, folder in there.items())
-    missing = [name for name in folders if name not in there]
+    here = {name: setup.out / "experts" / name for name in (*folders, ANCHOR)}
+    own = {name for name, folder in there.items() if folder == here[name] / ADAPTER}
+    anew = (here[ANCHOR] / ADAPTER / WEIGHTS_FILE).is_file()
+    cut_off = {name for name in folders if name not in own and (anew or here[name].is_dir())}
+    begun = bool(own or cut_off)
+    missing = [name for name in folders if name not in there or name in cut_off]
     if begun and missing:
         raise PackError(_untrained(missing))
     return there, begun
 
 
 def _rewards(setup: TrainingContext) -> Path | None:
-    """The folder of the reward models, if there are any."""
-    folder = reward_folder(setup)
+    """The folder of the reward models, if there are any.
+
+    Raises:
+        PackError: their training was cut off: the pack's own are not what was asked for.
+    """
+    folder, here = reward_folder(setup), setup.out / "rewards"
+    if here.is_dir() and not (here / ADAPTER / WEIGHTS_FILE).is_file():
+        raise PackError(f"rewards: {here} was cut off: run train rewards --resume first.")
     return folder if _holds(folder, WEIGHTS_FILE, HEAD) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def _train(
     if resume and (folder / RECORD).is_file():
         return
     (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # cut off, it is none, not the former one
     set_seed(setup.recipe.seed)  # the adapter's first values
     model = setup.causal_lm(setup.recipe.lora, start)
     fit(

@@ -22,7 +22,7 @@ from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
-from mpd_core.training.context import TrainingContext
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
 from mpd_core.training.pcm.learner import Entry, Learner
@@ -78,6 +78,7 @@ def train_pcm(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
     set_seed(setup.recipe.seed)
     trainer = run_in_fresh_thread(Trainer, setup, folder)
     trainer.run(reward or run_in_fresh_thread(reward_function, setup), tell)
