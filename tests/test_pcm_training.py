@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
-from mpd_core.method.merging import merge_probabilities, tempered_log_prob
+from mpd_core.method.merging import merge_probabilities, tempered_log_probs
 from mpd_core.method.ppo import advantages, ppo_loss, ppo_policy_loss
 from mpd_core.method.rebel import rebel_loss
 from mpd_core.method.reward import aggregate, bradley_terry
@@ -37,6 +37,8 @@ from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.mean_weights import fit_mean_weights, smoothed
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.updates import best_of_each
+from mpd_core.training.recipe import load_recipe
 from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring.reward_function import ScoredReply
@@ -50,6 +52,9 @@ def history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines]
 
 
+POLES = {"A": "up", "B": "down"}
+
+
 class Planted:
     """Rewards a reply for tokens that its first expert finds likelier than its second."""
 
@@ -58,9 +63,11 @@ class Planted:
 
     def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
         return [
-            ScoredReply(reply, {"up": score}, {"up": score})
+            ScoredReply(reply, dict.fromkeys(names, score), dict.fromkeys(names, score))
             for reply in replies
             for score in [fmean(float(row[-2] > row[-1]) for row in reply.log_probs)]
+            for first, second in [reply.preference]
+            for names in [(POLES[first] + "0", POLES[second] + "1")]
         ]
 
 
@@ -78,12 +85,13 @@ def test_aggregates_by_hand() -> None:
     assert aggregate(rewards, "soft_min").tolist() == pytest.approx([soft, 0.6], abs=1e-6)
 
 
-def test_tempered_log_prob() -> None:
+def test_tempered_log_probs() -> None:
     """Over a whole vocabulary it is the tempered softmax; without others, temperature is 1."""
     log_probs = torch.tensor([0.5, 0.3, 0.2]).log()
-    expected = (log_probs / 0.5).log_softmax(-1)[0]
-    assert tempered_log_prob(log_probs[0], log_probs[1:], 0.5).item() == pytest.approx(expected)
-    assert tempered_log_prob(log_probs[0], log_probs[:0], 1.0) == log_probs[0]
+    powers = log_probs.exp().square()
+    found = tempered_log_probs(log_probs, 0.5).exp().tolist()
+    assert found == pytest.approx((powers / powers.sum()).tolist())
+    assert tempered_log_probs(log_probs[:1], 1.0) == log_probs[0]
 
 
 def plain_rebel(log_ratios: Tensor, rewards: Tensor, eta: float) -> Tensor:
@@ -130,7 +138,16 @@ def test_ppo_clips_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "temperature"), [("rebel", 1.0), ("rebel", 0.5), ("ppo", 1.0), ("ppo", 0.5)]
+    ("algorithm", "temperature"),
+    [
+        ("rebel", 1.0),
+        ("rebel", 0.5),
+        ("ppo", 1.0),
+        ("ppo", 0.5),
+        ("best_of", 1.0),
+        ("best_of", 0.5),
+        ("token_credit", 1.0),
+    ],
 )
 def test_a_planted_reward_rises(
     tiny_base: Path, tmp_path: Path, algorithm: str, temperature: float
@@ -146,6 +163,28 @@ def test_a_planted_reward_rises(
     assert rows[0]["entropy_before"] == pytest.approx(1.0)
     first, last = rows[0]["reward"], fmean(row["reward"] for row in rows[-2:])
     assert last > first + 0.05
+
+
+def test_best_of_takes_the_best_reply_of_each_group() -> None:
+    """And nothing where all are alike; whatever the others are, they do not count."""
+    row = ((-1.0, -1.0),)
+    replies = [Reply("Hi", "AA", "mpd", str(k), False, (1,), row, row, (0.0,)) for k in range(6)]
+    some, rewards = best_of_each(replies, torch.tensor([0.1, 0.4, 0.5, 0.5, 0.9, -1.0]), 2)
+    assert [reply.text for reply in some] == ["1", "4"]
+    assert rewards.tolist() == pytest.approx([0.4, 0.9])
+    every, _ = best_of_each(replies, torch.ones(6), 2)
+    assert len(every) == 3
+
+
+@pytest.mark.parametrize("algorithm", ["rebel", "best_of", "token_credit"])
+def test_a_single_reply_has_nothing_to_be_compared_with(
+    tiny_base: Path, tmp_path: Path, algorithm: str
+) -> None:
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, algorithm=algorithm)
+    file = pack.folder / "train.toml"
+    file.write_text(file.read_text().replace("samples = 4", "samples = 1"), encoding="utf-8")
+    with pytest.raises(PackError, match=r"train.toml: pcm: .*rollouts.samples to at least 2"):
+        load_recipe(pack)
 
 
 def test_ppo_in_one_step_by_hand() -> None:
@@ -265,6 +304,8 @@ class CutOff(Planted):
         ("rebel", True, 0, "probability"),
         ("rebel", True, 1, "strength"),
         ("ppo", False, 1, "logit"),
+        ("best_of", False, 1, "strength"),
+        ("token_credit", False, 1, "strength"),
     ],
 )
 def test_a_resumed_training_is_the_unbroken_one(

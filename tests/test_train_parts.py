@@ -14,11 +14,13 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from mpd_core.cli import main
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import ANCHOR
 from mpd_core.errors import PackError
 from mpd_core.evaluation.held_out.publish import install
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import load_pack
-from mpd_core.training.context import TrainingContext
+from mpd_core.training.adapters import experts, rewards
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import check_experts, check_rewards, trained_pack, write_pack
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.results import ADAPTER, HEAD
@@ -135,11 +137,67 @@ def test_install_before_everything_is_there(
     assert not pack.trained
     train_rewards(setup, tiny_base)
     assert load_pack(install(setup, target)).spec.rewards is not None
-    tiny.save_adapter(
-        tiny_base, setup.out / "pcm" / "rebel-bradley_terry" / ADAPTER, rank=2, seed=0
-    )
+    trained = setup.out / "pcm" / "rebel-bradley_terry"
+    tiny.save_adapter(tiny_base, trained / ADAPTER, rank=2, seed=0)
     with pytest.raises(PackError, match="was cut off: run train pcm --resume first"):
         install(setup, target)
+    tiny.save_head(trained / HEAD, hidden=64, poles=4)
+    with pytest.raises(PackError, match="was cut off: run train pcm --resume first"):
+        install(setup, target)  # between two of its iterations
+    (trained / RECORD).write_text("{}")
+    assert load_pack(install(setup, target)).trained
+
+
+def test_a_pack_s_own_weights_do_not_stand_in_for_a_training_that_was_cut_off(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    """They may for poles that nobody began to train here, unless all were to begin elsewhere."""
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=True)
+    setup = TrainingContext.open(pack, tmp_path / "out")
+    train_expert(setup, tiny_base, "up0")
+    adapters = trained_pack(setup).spec.experts.adapters
+    assert adapters["up0"].folder == setup.out / "experts" / "up0" / ADAPTER
+    assert tuple(adapters) == POLES
+    (setup.out / "experts" / "up1" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(PackError, match=r"experts: up1 have not been .* experts --pole up1 first"):
+        trained_pack(setup)
+    train_expert(setup, tiny_base, "up1")
+    trained_pack(setup)
+    train_expert(setup, tiny_base, ANCHOR)
+    with pytest.raises(PackError, match="experts: down0, down1 have not been trained"):
+        trained_pack(setup)
+    train_rewards(setup, tiny_base)
+    check_rewards(setup)
+    shutil.rmtree(setup.out / "rewards" / ADAPTER)
+    with pytest.raises(PackError, match=r"rewards: .* was cut off: run train rewards --resume"):
+        check_rewards(setup)
+
+
+def test_training_anew_takes_the_former_weights_away(
+    setup: TrainingContext, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off in its first step, it leaves nothing that could pass for its result."""
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    train_expert(setup, tiny_base, "up0")
+    train_rewards(setup, tiny_base)
+    monkeypatch.setattr(experts, "fit", killed)
+    monkeypatch.setattr(rewards, "fit", killed)
+    (up0,) = (pole for pole in setup.pack.space.poles if pole.name == "up0")
+    for begin in (
+        lambda: experts.train_experts(without_anchor(setup), [up0], resume=False),
+        lambda: rewards.train_rewards(setup, resume=False),
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            begin()
+    assert not (setup.out / "experts" / "up0" / ADAPTER).exists()
+    assert not (setup.out / "rewards" / ADAPTER).exists()
+
+
+def without_anchor(setup: TrainingContext) -> TrainingContext:
+    return replace(setup, recipe=setup.recipe.model_copy(update={"anchor": None}))
 
 
 def test_install_keeps_a_share_of_the_scores(
@@ -152,6 +210,7 @@ def test_install_keeps_a_share_of_the_scores(
         train_expert(setup, tiny_base, pole)
     tiny.save_adapter(tiny_base, trained / ADAPTER, rank=2, seed=0)
     tiny.save_head(trained / HEAD, hidden=64, poles=4)
+    (trained / RECORD).write_text("{}")
     whole = load_file(trained / HEAD)
     half = setup.recipe.pcm.model_copy(update={"keep": 0.5})
     setup = replace(setup, recipe=setup.recipe.model_copy(update={"pcm": half}))

@@ -141,25 +141,23 @@ def merge(
     return merged.log_softmax(dim=-1)
 
 
-def tempered_log_prob(chosen: Tensor, others: Tensor, temperature: float) -> Tensor:
-    """ln of a token's probability after temperature: p^(1/t) over the sum of all such powers.
+def tempered_log_probs(scores: Tensor, temperature: float) -> Tensor:
+    """ln of tokens' probabilities after temperature: p^(1/t) over the sum of all such powers.
 
     The sum runs over the likeliest tokens, which were recorded: what is left out of it shrinks with
     the temperature, and it should be well below 1.
 
     Args:
-        chosen: scores of the sampled tokens, up to a constant, [...].
-        others: of other likely ones, up to the same, [..., C]; without any, ``chosen`` must be
-            normalised and the temperature 1.
+        scores: of the sampled token, then of other likely ones, up to a constant, [..., 1 + C];
+            without others they must be normalised and the temperature 1.
         temperature: above 0.
 
     Returns:
-        [...].
+        [..., 1 + C].
     """
-    if not others.shape[-1]:
-        return chosen
-    every = torch.cat([chosen[..., None], others], dim=-1) / temperature
-    return every[..., 0] - torch.logsumexp(every, dim=-1)
+    if scores.shape[-1] == 1:
+        return scores
+    return (scores / temperature).log_softmax(dim=-1)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 from mpd_core.training.data import Styles, load_styles
-from mpd_core.training.recipe import FILE, LoraSpec, Recipe, load_recipe
+from mpd_core.training.recipe import FILE, Recipe, load_recipe
+from mpd_core.training.recipe_parts import LoraSpec
 from mpd_core.training.trunk import Trunk, share_trunk
 
 RUNS = Path("runs")

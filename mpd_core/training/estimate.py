@@ -16,7 +16,7 @@ from mpd_core.training import rollouts
 from mpd_core.training.adapters.fitting import in_order
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Styles, common_answers, pole_answers
-from mpd_core.training.recipe import StageSpec
+from mpd_core.training.recipe_parts import StageSpec
 
 PROBE_REPLIES, PROBE_TOKENS = 16, 8
 
@@ -89,7 +89,9 @@ def static(setup: TrainingContext) -> Iterator[Work]:
     """The grid of constant weights."""
     spec = setup.recipe.static
     points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)
-    replies = points * -(-spec.prompts // 2) + len(list(setup.pack.space)) * spec.finalists
+    half = -(-spec.prompts // 2)
+    finals = len(list(setup.pack.space)) * spec.finalists
+    replies = points * half + finals * (spec.prompts - half)
     yield Work("static weights", generated=replies * setup.recipe.references.max_new_tokens)
 
 

@@ -120,15 +120,24 @@ def _scale(source: Path, target: Path, share: float) -> None:
 
 
 def check_experts(setup: TrainingContext) -> None:
-    """Before hours of work: no expert's training was cut off, and written answers have readers.
+    """Before hours of work: no expert's training was cut off, and texts that experts are to read
+    have readers.
 
     Raises:
-        PackError: names the poles that have no adapter.
+        PackError: names the poles that have no adapter, or a prompt that is not read here.
     """
     there, _ = _experts(setup)
     missing = [pole.name for pole in setup.pack.space.poles if pole.name not in there]
-    if setup.recipe.pcm.answers and missing:
+    if not (setup.recipe.pcm.answers or setup.recipe.pcm.algorithm == "token_credit"):
+        return
+    if missing:
         raise PackError(_untrained(missing))
+    if trained_pack(setup).spec.experts.prompt != "plain":
+        raise PackError(
+            f"{setup.pack.folder / PACK}: experts.prompt is not 'plain', and [pcm.answers] and "
+            "token_credit read texts behind the plain prompt: train the experts here, or leave "
+            "both out of the recipe."
+        )
 
 
 def check_rewards(setup: TrainingContext) -> None:
@@ -152,7 +161,9 @@ def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
     """Folders of the adapters that there are, by pole; and whether any was trained here.
 
     Where any was, all must be there: an expert without one would be the bare base. Where none was,
-    the pack's own stand beside prompts as its author wrote them.
+    the pack's own stand beside prompts as its author wrote them. The pack's stand in for those that
+    nobody began to train here, unless what experts begin with was trained here: they begin
+    elsewhere.
     """
     others = {*setup.pack.spec.experts.checkpoints, *setup.pack.spec.experts.remotes}
     folders = {
@@ -161,17 +172,26 @@ def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
         if pole.name not in others
     }
     there = {name: folder for name, folder in folders.items() if _holds(folder, WEIGHTS_FILE)}
-    packed = {n: setup.pack.path(a.folder) for n, a in setup.pack.spec.experts.adapters.items()}
-    begun = any(folder != packed.get(name) for name, folder in there.items())
-    missing = [name for name in folders if name not in there]
+    here = {name: setup.out / "experts" / name for name in (*folders, ANCHOR)}
+    own = {name for name, folder in there.items() if folder == here[name] / ADAPTER}
+    anew = (here[ANCHOR] / ADAPTER / WEIGHTS_FILE).is_file()
+    cut_off = {name for name in folders if name not in own and (anew or here[name].is_dir())}
+    begun = bool(own or cut_off)
+    missing = [name for name in folders if name not in there or name in cut_off]
     if begun and missing:
         raise PackError(_untrained(missing))
     return there, begun
 
 
 def _rewards(setup: TrainingContext) -> Path | None:
-    """The folder of the reward models, if there are any."""
-    folder = reward_folder(setup)
+    """The folder of the reward models, if there are any.
+
+    Raises:
+        PackError: their training was cut off: the pack's own are not what was asked for.
+    """
+    folder, here = reward_folder(setup), setup.out / "rewards"
+    if here.is_dir() and not (here / ADAPTER / WEIGHTS_FILE).is_file():
+        raise PackError(f"rewards: {here} was cut off: run train rewards --resume first.")
     return folder if _holds(folder, WEIGHTS_FILE, HEAD) else None
 
 

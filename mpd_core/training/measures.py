@@ -51,9 +51,19 @@ def sentiment(text: str) -> float:
 
 def loops(text: str) -> bool:
     """Whether four words in a row are said more than three times."""
+    return max(_runs(text).values(), default=0) > LOOP_TIMES
+
+
+def repeated(text: str) -> float:
+    """Share of a text's runs of four words that were there before, 0 to 1."""
+    runs = _runs(text)
+    return 1.0 - len(runs) / runs.total() if runs else 0.0
+
+
+def _runs(text: str) -> Counter[tuple[str, ...]]:
+    """How often four words stand in a row."""
     found = words(text)
-    runs = zip(*(found[k:] for k in range(LOOP_WORDS)), strict=False)
-    return max(Counter(runs).values(), default=0) > LOOP_TIMES
+    return Counter(zip(*(found[k:] for k in range(LOOP_WORDS)), strict=False))
 
 
 MEASURES: Mapping[str, Callable[[str], float]] = {

@@ -53,6 +53,8 @@ class Reply:
     """Likewise of the likeliest tokens that were not chosen, [T][C][E]; only where the distribution
     is not a mixture of the experts' and must be normalised: at another temperature than 1, or in
     another space than that of probabilities."""
+    other_ids: tuple[tuple[int, ...], ...] = ()
+    """Their ids, [T][C]; () of replies that nobody sampled."""
 
 
 def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
@@ -128,6 +130,7 @@ def _reply(ask: Ask, trace: Trace) -> Reply:
         weights=tuple(tuple(step.weights.values()) for step in trace.steps),
         disagreement=tuple(step.disagreement for step in trace.steps),
         others=tuple(tuple(said(c.logprobs) for c in some) for some in told),
+        other_ids=tuple(tuple(c.token_id for c in some) for some in told),
     )
 
 

@@ -64,6 +64,8 @@ def static(setup: TrainingContext, options: Options) -> None:
     if options.resume and static_search.result(setup).is_file():
         return
     check_rewards(setup)
+    if not options.resume:
+        static_search.forget(setup)
     rows = setup.styles.split("valid")[: setup.recipe.static.prompts]
     reward = run_in_fresh_thread(reward_function, setup)
     static_search.search(setup, reward, [row.prompt for row in rows], options.tell)

@@ -16,7 +16,7 @@ from mpd_core.evaluation.held_out.figures import FILE, PARTS, read, weights
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import load_pack
-from mpd_core.training.context import TrainingContext, write_json
+from mpd_core.training.context import RECORD, TrainingContext, write_json
 from mpd_core.training.export import any_trained, write_pack, write_static
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import pcm_folder
@@ -34,7 +34,7 @@ def install(setup: TrainingContext, folder: Path) -> Path:
         PackError: nothing has been, or weights of a stage that was cut off are missing.
     """
     trained = pcm_folder(setup)
-    parts = [(trained / ADAPTER / WEIGHTS_FILE).is_file(), (trained / HEAD).is_file()]
+    parts = [(trained / name).is_file() for name in (f"{ADAPTER}/{WEIGHTS_FILE}", HEAD, RECORD)]
     if any(parts) and not all(parts):
         raise PackError(f"pcm: {trained} was cut off: run train pcm --resume first.")
     if not (any(parts) or any_trained(setup)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mpd_core.training.adapters.fitting import fit
 from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
 from mpd_core.training.packed import pack_answers, states
-from mpd_core.training.recipe import StageSpec
+from mpd_core.training.recipe_parts import StageSpec
 from mpd_core.training.results import ADAPTER, save_adapter
 
 
@@ -84,6 +85,7 @@ def _train(
     if resume and (folder / RECORD).is_file():
         return
     (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # cut off, it is none, not the former one
     set_seed(setup.recipe.seed)  # the adapter's first values
     model = setup.causal_lm(setup.recipe.lora, start)
     fit(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mpd_core.training import checkpoint
-from mpd_core.training.recipe import StageSpec
+from mpd_core.training.recipe_parts import StageSpec
 from mpd_core.training.results import CHECKPOINTS, write_metrics
 
 LOGGED = 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
     if resume and (folder / RECORD).is_file():
         return
     (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # cut off, they are none
     set_seed(setup.recipe.seed)  # the adapter's first values
     model = RewardModel(setup)
     train = setup.styles.split("train")

@@ -84,7 +84,7 @@ class Collator:
             at=_stacked(at, 0),
             mask=mask,
             log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
-            others=_others(replies, int(lengths.max())),
+            others=others_table(replies, int(lengths.max())),
             merging=self._merging,
             poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
         )
@@ -116,7 +116,7 @@ class _Row:
     """Of each reply, where in the row the weights of its tokens are said."""
 
 
-def _others(replies: Sequence[Reply], length: int) -> Tensor:
+def others_table(replies: Sequence[Reply], length: int) -> Tensor:
     """[N, T, C, E], padded with tokens that no expert would say."""
     steps = [step for reply in replies for step in reply.others]
     count = max((len(step) for step in steps), default=0)

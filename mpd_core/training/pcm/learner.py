@@ -17,11 +17,12 @@ from mpd_core.training import checkpoint
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.policy import Policy
+from mpd_core.training.pcm.token_scores import Credit
 from mpd_core.training.pcm.updates import (
-    PPO,
-    REBEL,
-    Algorithm,
     RolloutBuffer,
+    Said,
+    algorithm_of,
+    best_of_each,
     minibatch,
     rollout_buffer,
     split,
@@ -53,22 +54,33 @@ class Learner:
         self._accelerator = accelerator
         self._collate = Collator(setup)
         self._rates = [group["lr"] for group in optimiser.param_groups]
-        self._algorithm: Algorithm = (
-            REBEL(self._spec.rebel)
-            if self._spec.algorithm == "rebel"
-            else PPO(self._spec.ppo, self._spec.rollouts.temperature)
-        )
+        self._algorithm = algorithm_of(self._spec)
         self.updates = 0
 
-    def learn(self, replies: Sequence[Reply], rewards: torch.Tensor, iteration: int) -> Entry:
+    def learn(
+        self,
+        replies: Sequence[Reply],
+        rewards: torch.Tensor,
+        iteration: int,
+        credits: Sequence[Credit] = (),
+    ) -> Entry:
         """Change the policy; a pass that diverges is undone, its moments too, and is the last.
+
+        Args:
+            replies: groups that lie together.
+            rewards: of each.
+            iteration: for the order of updates.
+            credits: of each, where the algorithm goes by tokens.
 
         Returns:
             Loss before and after, divergence from the sampling policy, and how weights move.
         """
         group = self._spec.rollouts.samples
+        if self._spec.algorithm == "best_of":
+            replies, rewards = best_of_each(replies, rewards, group)
+            group = 1
         buffer = rollout_buffer(
-            self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE
+            self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE, credits
         )
         order = random.Random(self._seed * 1000 + iteration)
         before = self._measure(buffer, now=False)
@@ -112,8 +124,8 @@ class Learner:
         total = 0.0
         for some in self._split(buffer, groups):
             data = minibatch(buffer, self._collate, some, self._policy.device)
-            log_probs, _, values = self._policy.log_probs(data.batch)
-            loss = self._algorithm(data, log_probs, values) * len(some) / len(groups)
+            said = Said(*self._policy.log_probs(data.batch))
+            loss = self._algorithm(data, said) * len(some) / len(groups)
             self._accelerator.backward(loss)
             total += float(loss.detach())
         self._finish()
@@ -138,10 +150,10 @@ class Learner:
         found: list[Entry] = []
         for some in self._split(buffer, groups):
             data = minibatch(buffer, self._collate, some, self._policy.device)
-            said = (data.old_log_probs, data.weights, data.values)
-            log_probs, weights, values = self._policy.log_probs(data.batch) if now else said
-            loss = self._algorithm(data, log_probs, values)
-            found.append(asdict(update_stats(data, loss, log_probs, weights)))
+            then = (data.old_log_probs, data.weights, data.values)
+            said = Said(*(self._policy.log_probs(data.batch) if now else then))
+            loss = self._algorithm(data, said)
+            found.append(asdict(update_stats(data, loss, said)))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}
 
     def _split(self, buffer: RolloutBuffer, groups: Sequence[int]) -> list[list[int]]:

@@ -22,16 +22,22 @@ from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
-from mpd_core.training.context import TrainingContext
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
 from mpd_core.training.pcm.learner import Entry, Learner
 from mpd_core.training.pcm.mean_weights import fit_mean_weights
 from mpd_core.training.pcm.policy import Policy, load_state, save_state
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.token_scores import Credit, token_credit
 from mpd_core.training.results import ADAPTER, HEAD, write_metrics
 from mpd_core.training.rollouts import Reply
-from mpd_core.training.scoring.reward_function import RewardFunction, ScoredReply, reward_function
+from mpd_core.training.scoring.reward_function import (
+    RewardFunction,
+    ScoredReply,
+    reward_function,
+    reward_of,
+)
 
 STATE = "state.safetensors"
 
@@ -72,6 +78,7 @@ def train_pcm(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD).unlink(missing_ok=True)
     set_seed(setup.recipe.seed)
     trainer = run_in_fresh_thread(Trainer, setup, folder)
     trainer.run(reward or run_in_fresh_thread(reward_function, setup), tell)
@@ -119,14 +126,18 @@ class Trainer:
         replies = self._sample(iteration, reward)
         sampled = time.monotonic()
         scored = run_in_fresh_thread(reward.score, replies)
+        rewards = self._rewards(scored)
+        credits: Sequence[Credit] = ()
+        told: Entry = {}
+        if self._spec.algorithm == "token_credit":
+            credits, told = run_in_fresh_thread(token_credit, self._setup, scored, rewards)
         end_of_scoring = time.monotonic()
-        learned = run_in_fresh_thread(
-            self._learner.learn, replies, self._rewards(scored), iteration
-        )
+        learned = run_in_fresh_thread(self._learner.learn, replies, rewards, iteration, credits)
         end = time.monotonic()
         return {
             "step": iteration + 1.0,
             **_summary(scored),
+            **told,
             **learned,
             "updates": float(self._learner.updates),
             "seconds": end - start,
@@ -187,14 +198,7 @@ class Trainer:
         return static.best_weights(file)
 
     def _rewards(self, scored: Sequence[ScoredReply]) -> torch.Tensor:
-        direct = self._spec.reward == "direct"
-        penalty = self._spec.rollouts.unfinished
-        return torch.tensor(
-            [
-                (j.direct if direct else j.reward) - (0.0 if j.reply.finished else penalty)
-                for j in scored
-            ]
-        )
+        return torch.tensor([reward_of(entry, self._spec) for entry in scored])
 
     def _keep(self) -> None:
         self._policy.save(self._folder)

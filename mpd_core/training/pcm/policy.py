@@ -13,14 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
-from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_prob
+from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_probs
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training import checkpoint
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.packed import states
 from mpd_core.training.pcm.batches import UNLIKELY, Batch
-from mpd_core.training.recipe import PCMTrainSpec
+from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 POLES = "poles"
@@ -102,7 +102,12 @@ class Policy(nn.Module):
 
 
 def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
-    """ln pi of each token under some weights, [N, T], 0 outside the mask.
+    """ln pi of each token under some weights, [N, T]; see ``likely_log_probs``."""
+    return likely_log_probs(batch, weights, temperature)[..., 0]
+
+
+def likely_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
+    """ln pi of each token, then of the others recorded there, [N, T, 1 + C], 0 outside the mask.
 
     Args:
         batch: replies that were sampled at this temperature.
@@ -117,11 +122,11 @@ def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor
     indices = torch.arange(told.shape[1], device=told.device)
     strength = fading_strength(merging.strength, merging.settled, merging.fade, indices)
     found = scores(merging.space, log_probs, alpha, prior if anchors else None, strength)
-    chosen, others = found[..., 0], found[..., 1:]
     if anchors and merging.plausibility > 0:
         nobody = implausible(log_probs, prior, merging.plausibility)
-        others = others.masked_fill(nobody[..., 1:], UNLIKELY)
-    return tempered_log_prob(chosen, others, temperature).masked_fill(~batch.mask, 0.0)
+        nobody[..., 0] = False  # it was said
+        found = found.masked_fill(nobody, UNLIKELY)
+    return tempered_log_probs(found, temperature).masked_fill(~batch.mask[..., None], 0.0)
 
 
 @torch.no_grad()

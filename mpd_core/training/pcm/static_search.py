@@ -2,26 +2,54 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from mpd_core.engine import Engine
 from mpd_core.method.static import Weights, grid, method_name
+from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
+from mpd_core.packs import file_sha256
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext, write_json
 from mpd_core.training.export import trained_pack
 from mpd_core.training.rollouts import Ask
-from mpd_core.training.scoring.reward_function import RewardFunction, references_of
+from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
 
 
 def result(setup: TrainingContext) -> Path:
-    """Where a search among the experts as they are now is kept."""
-    return setup.out / "static" / f"{experts_key(setup)}.json"
+    """Where a search under the present settings, among the experts as they are now, is kept."""
+    models, recipe = reward_folder(setup) / WEIGHTS_FILE, setup.recipe
+    made_by = {
+        "sampling": repr(references_of(setup).sampling),
+        "merging": setup.pack.merging(next(iter(setup.pack.space))),
+        "references": recipe.references.model_dump(),
+        "static": recipe.static.model_dump(),
+        "rewards": file_sha256(models) if models.is_file() else "",
+        "scorers": {name: spec.model_dump() for name, spec in recipe.scorers.items()},
+        "reward": [recipe.pcm.reward, recipe.pcm.aggregate],
+        "penalties": [recipe.pcm.rollouts.unfinished, recipe.pcm.rollouts.repeated],
+    }
+    setting = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:6]
+    return setup.out / "static" / f"{experts_key(setup)}-{setting}.json"
+
+
+def _begun(setup: TrainingContext) -> Path:
+    """Rewards so far of a search that is not finished."""
+    return result(setup).with_suffix(".begun.json")
+
+
+def forget(setup: TrainingContext) -> None:
+    """Begin a search anew."""
+    for file in (result(setup), _begun(setup)):
+        file.unlink(missing_ok=True)
 
 
 def search(
@@ -31,6 +59,8 @@ def search(
     tell: Callable[[str], None],
 ) -> Path:
     """Mean reward of every point of the grid on half of the prompts, of the best ones on all.
+
+    What a search that was cut off has found is taken over; it is kept after each preference.
 
     Returns:
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
@@ -45,18 +75,20 @@ def search(
     try:
         heats = _Heats(setup, reward, engine, tell)
         heats.run(prompts[:half], points)
-        finalists = {code: heats.ranked(code)[: setup.recipe.static.finalists] for code in points}
-        heats.run(prompts[half:], finalists)
+        # On these prompts alone: a search that goes on may know more of some.
+        finalists = {code: heats.ranked(code, prompts[:half])[: spec.finalists] for code in points}
+        heats.run(prompts, finalists)
     finally:
         engine.close()
     table = {code: heats.entry(code, finalists[code]) for code in points}
     file = result(setup)
     write_json(file, {"prompts": len(prompts), "preferences": table})
+    _begun(setup).unlink(missing_ok=True)
     return file
 
 
 class _Heats:
-    """Rewards of constant weights so far, by preference."""
+    """Rewards of constant weights so far, by preference and weights, then by prompt."""
 
     def __init__(
         self,
@@ -66,32 +98,49 @@ class _Heats:
         tell: Callable[[str], None],
     ) -> None:
         self._reward, self._engine, self._tell = reward, engine, tell
+        self._spec, self._file = setup.recipe.pcm, _begun(setup)
         self._sampling = references_of(setup).sampling
-        self._rewards: dict[tuple[str, Weights], list[float]] = {}
+        self._rewards: dict[tuple[str, Weights], dict[str, float]] = {}
+        if self._file.is_file():
+            for code, weights, prompt, found in json.loads(self._file.read_text("utf-8"))["rows"]:
+                self._rewards.setdefault((code, tuple(weights)), {})[prompt] = found
 
     def run(self, prompts: Sequence[str], points: Mapping[str, Sequence[Weights]]) -> None:
-        """Try some weights on some prompts, greedily."""
+        """Try some weights on some prompts, greedily; what is known is not tried again."""
         self._reward.prepare(self._engine, prompts, list(points))
-        tried = [
-            (prompt, code, weights)
-            for code, every in points.items()
-            for weights in every
-            for prompt in prompts
-        ]
-        self._tell(f"static weights: {len(tried)} replies")
-        asks = [Ask(prompt, code, method_name(weights)) for prompt, code, weights in tried]
+        for code, every in points.items():
+            tried = [
+                (prompt, weights)
+                for weights in every
+                for prompt in prompts
+                if prompt not in self._rewards.get((code, weights), {})
+            ]
+            if tried:
+                self._try(code, tried)
+
+    def _try(self, code: str, tried: Sequence[tuple[str, Weights]]) -> None:
+        start = time.monotonic()
+        asks = [Ask(prompt, code, method_name(weights)) for prompt, weights in tried]
         replies = rollouts.run(self._engine, asks, self._sampling)
         scored = run_in_fresh_thread(self._reward.score, replies)
-        for (_, code, weights), entry in zip(tried, scored, strict=True):
-            self._rewards.setdefault((code, weights), []).append(entry.reward)
+        for (prompt, weights), entry in zip(tried, scored, strict=True):
+            self._rewards.setdefault((code, weights), {})[prompt] = reward_of(entry, self._spec)
+        rows = [
+            [*key, p, found] for key, some in self._rewards.items() for p, found in some.items()
+        ]
+        write_json(self._file, {"rows": rows})
+        seconds = time.monotonic() - start
+        self._tell(f"static weights, {code}: {len(tried)} replies in {seconds:.0f} s")
 
-    def mean(self, code: str, weights: Weights) -> float:
-        return fmean(self._rewards[code, weights])
+    def mean(self, code: str, weights: Weights, prompts: Sequence[str] | None = None) -> float:
+        """Over some prompts, or all that it was tried on."""
+        found = self._rewards[code, weights]
+        return fmean(found[prompt] for prompt in prompts or found)
 
-    def ranked(self, code: str) -> list[Weights]:
-        """The best first."""
+    def ranked(self, code: str, prompts: Sequence[str] | None = None) -> list[Weights]:
+        """The best first; of equals, the one that comes first in the grid."""
         tried = [weights for known, weights in self._rewards if known == code]
-        return sorted(tried, key=lambda weights: self.mean(code, weights), reverse=True)
+        return sorted(tried, key=lambda weights: -self.mean(code, weights, prompts))
 
     def entry(self, code: str, finalists: Sequence[Weights]) -> dict[str, object]:
         """What is written down of a preference; the best is one that was tried on all prompts."""

@@ -25,7 +25,7 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.answers import written
 from mpd_core.training.pcm.batches import Batch, Collator
 from mpd_core.training.pcm.policy import Policy, reply_log_probs
-from mpd_core.training.recipe import AnswersSpec
+from mpd_core.training.pcm_recipe import AnswersSpec
 from mpd_core.training.results import write_metrics
 from mpd_core.training.rollouts import Reply
 

@@ -1,20 +1,22 @@
-"""One update of the PCM from replies with rewards: REBEL, or PPO."""
+"""One update of the PCM from replies with rewards: the losses to choose from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mpd_core.method.ppo import masked_mean, ppo_loss
 from mpd_core.method.rebel import rebel_loss
+from mpd_core.method.token_credit import token_credit_loss
 from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
-from mpd_core.training.pcm.policy import Policy, reply_log_probs
-from mpd_core.training.recipe import PPOSpec, REBELSpec
+from mpd_core.training.pcm.policy import Policy, likely_log_probs, reply_log_probs
+from mpd_core.training.pcm.token_scores import Credit, stacked
+from mpd_core.training.pcm_recipe import PCMTrainSpec, PPOSpec, REBELSpec, TokenCreditSpec
 from mpd_core.training.rollouts import Reply
 
 
@@ -33,6 +35,8 @@ class RolloutBuffer:
     """The critic's, [T]."""
     group: int
     """Replies of one prompt and preference, which lie together."""
+    credits: Sequence[Credit] = ()
+    """What each token is worth, where the algorithm goes by that."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,25 @@ class Minibatch:
     weights: Tensor
     values: Tensor
     group: int
+    credit: Credit | None = None
+
+
+class Said(NamedTuple):
+    """What a policy says of N replies of at most T tokens."""
+
+    log_probs: Tensor
+    """ln pi of each token, [N, T]."""
+    weights: Tensor
+    """alpha, [N, T, E]."""
+    values: Tensor
+    """The critic's, [N, T]."""
 
 
 class Algorithm(Protocol):
     """From what the present policy says of a minibatch to a loss."""
 
-    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:
-        """ln pi and critic, both [N, T]."""
+    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+        """Of the minibatch's replies."""
 
 
 class REBEL:
@@ -60,8 +76,8 @@ class REBEL:
     def __init__(self, spec: REBELSpec) -> None:
         self._eta = spec.eta
 
-    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:  # noqa: ARG002
-        ratios = (log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
+    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+        ratios = (said.log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
         return rebel_loss(ratios, data.rewards.view(-1, data.group), self._eta)
 
 
@@ -72,10 +88,10 @@ class PPO:
         self._spec = spec
         self._temperature = temperature
 
-    def __call__(self, data: Minibatch, log_probs: Tensor, values: Tensor) -> Tensor:
+    def __call__(self, data: Minibatch, said: Said) -> Tensor:
         return ppo_loss(
-            log_probs,
-            values,
+            said.log_probs,
+            said.values,
             old_log_probs=data.old_log_probs,
             old_values=data.values,
             reference_log_probs=uniform_log_probs(data.batch, self._temperature),
@@ -83,6 +99,56 @@ class PPO:
             mask=data.batch.mask,
             **self._spec.model_dump(),
         )
+
+
+class BestOf:
+    """Expert iteration (Anthony et al., 2017) on what ``best_of_each`` leaves: the likelihood of
+    the mixture, as the supervised start has it, here at the temperature of sampling, under which
+    replies that nobody had picked would teach nothing on average."""
+
+    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+        return -masked_mean(said.log_probs, data.batch.mask)
+
+
+def best_of_each(
+    replies: Sequence[Reply], rewards: Tensor, group: int
+) -> tuple[list[Reply], Tensor]:
+    """Of each group the reply with the largest reward, and its reward; groups without a best one,
+    all of whose rewards are equal, are left out unless all are like that."""
+    table = rewards.view(-1, group)
+    apart = table.amax(dim=1) > table.amin(dim=1)
+    rows = torch.arange(len(table))[apart if apart.any() else ~apart]
+    best = rows * group + table[rows].argmax(dim=1)
+    return [replies[int(k)] for k in best], rewards[best]
+
+
+class TokenCredit:
+    """REBEL's regression with an advantage for each token; see ``method.token_credit``."""
+
+    def __init__(self, spec: TokenCreditSpec, temperature: float) -> None:
+        self._spec = spec
+        self._temperature = temperature
+
+    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+        if data.credit is None:
+            raise ValueError("algorithm 'token_credit' needs the credit of each token")
+        return token_credit_loss(
+            likely_log_probs(data.batch, said.weights, self._temperature),
+            old_log_probs=likely_log_probs(data.batch, data.weights, self._temperature),
+            scores=data.credit.scores,
+            later=data.credit.later,
+            mask=data.batch.mask,
+            eta=self._spec.eta,
+        )
+
+
+def algorithm_of(spec: PCMTrainSpec) -> Algorithm:
+    """What the recipe names."""
+    if spec.algorithm == "ppo":
+        return PPO(spec.ppo, spec.rollouts.temperature)
+    if spec.algorithm == "token_credit":
+        return TokenCredit(spec.token_credit, spec.rollouts.temperature)
+    return BestOf() if spec.algorithm == "best_of" else REBEL(spec.rebel)
 
 
 def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
@@ -110,6 +176,7 @@ def rollout_buffer(
     rewards: Tensor,
     group: int,
     size: int,
+    credits: Sequence[Credit] = (),
 ) -> RolloutBuffer:
     """The replies with what the policy that is about to change says of them."""
     nothing = [torch.empty(0)] * len(replies)
@@ -123,7 +190,7 @@ def rollout_buffer(
             log_probs[i] = said[row, :length]
             weights[i] = alpha[row, :length, :experts]
             values[i] = critic[row, :length]
-    return RolloutBuffer(replies, rewards, log_probs, weights, values, group)
+    return RolloutBuffer(replies, rewards, log_probs, weights, values, group, credits)
 
 
 def minibatch(
@@ -143,6 +210,7 @@ def minibatch(
         weights=padded_tables([buffer.weights[i] for i in index]).to(device),
         values=padded(buffer.values),
         group=buffer.group,
+        credit=stacked([buffer.credits[i] for i in index], device) if buffer.credits else None,
     )
 
 
@@ -159,12 +227,12 @@ class UpdateStats:
     """Of the weights, over that of uniform ones."""
 
 
-def update_stats(data: Minibatch, loss: Tensor, log_probs: Tensor, weights: Tensor) -> UpdateStats:
+def update_stats(data: Minibatch, loss: Tensor, said: Said) -> UpdateStats:
     """Of one minibatch."""
     mask = data.batch.mask
-    ratio = log_probs - data.old_log_probs
+    ratio = said.log_probs - data.old_log_probs
     k3 = masked_mean(ratio.exp() - 1 - ratio, mask)
-    own = weights[mask]
-    most = math.log(max(2, weights.shape[-1]))
+    own = said.weights[mask]
+    most = math.log(max(2, own.shape[-1]))
     entropy = -torch.special.xlogy(own, own).sum(-1).mean() / most
     return UpdateStats(float(loss), float(k3), float(own.std(dim=0).mean()), float(entropy))

@@ -18,6 +18,8 @@ from mpd_core.request import Sampling
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.measures import repeated
+from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.rollouts import Ask, Reply
 from mpd_core.training.scoring.reward_models import Scorer, rewards_of
 
@@ -45,6 +47,14 @@ class ScoredReply:
     def direct(self) -> float:
         """Mean of the raw scores: the paper's ablation."""
         return fmean(self.scores.values())
+
+
+def reward_of(entry: ScoredReply, spec: PCMTrainSpec) -> float:
+    """What the PCM learns from and the static search goes by: with what is taken off for replies
+    that did not end, or that say the same again and again."""
+    worth = entry.direct if spec.reward == "direct" else entry.reward
+    unfinished = 0.0 if entry.reply.finished else spec.rollouts.unfinished
+    return worth - unfinished - spec.rollouts.repeated * repeated(entry.reply.text)
 
 
 class References:
@@ -139,7 +149,10 @@ def references_of(setup: TrainingContext) -> References:
     """The baseline's replies, by the experts as they are now and under the pack's setting."""
     spec = setup.recipe.references
     sampling = setup.pack.spec.decode.sampling(max_new_tokens=spec.max_new_tokens)
-    setting = hashlib.sha256(repr(sampling).encode()).hexdigest()[:6]
+    made_by = repr(sampling)
+    if spec.method != "vanilla":  # the bare base is merged with nobody
+        made_by += repr(setup.pack.merging(next(iter(setup.pack.space))))
+    setting = hashlib.sha256(made_by.encode()).hexdigest()[:6]
     name = f"{spec.method}-{experts_key(setup)}-{setting}.jsonl"
     return References(setup.out / "references" / name, spec.method, sampling)
 

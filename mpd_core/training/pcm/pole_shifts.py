@@ -1,0 +1,106 @@
+"""How far tokens of sampled replies speak for the chosen poles: ln p_pole - ln p_opposite.
+
+The first is recorded while replies are sampled; the opposite poles' experts, which take no part in
+a reply, read it afterwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mpd_core.method.preferences import Pole, PreferenceSpace
+from mpd_core.models.adapters import load_adapter
+from mpd_core.training.adapters.experts import expert_folder
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import opposites
+from mpd_core.training.pcm.batches import others_table
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.teacher_forcing import TeacherForcing
+
+TEXTS = 8
+NOTHING = -1
+"""What stands for the id of a token that is not there."""
+
+
+def pole_shifts(setup: TrainingContext, replies: Sequence[Reply]) -> list[Tensor]:
+    """ln p_pole - ln p_opposite of each token and of the others recorded there, less the mean over
+    the tokens of all replies to the preference.
+
+    Args:
+        setup: with trained experts.
+        replies: as the engine sampled them.
+
+    Returns:
+        By reply, [T, 1 + C, E]; 0 where C is padding.
+
+    Raises:
+        PackError: experts that are no adapters.
+    """
+    space = setup.pack.space
+    ids = [_likely_ids(reply) for reply in replies]
+    opposite = _opposites(setup, replies, ids)
+    shifts = [_recorded(space, r) - theirs for r, theirs in zip(replies, opposite, strict=True)]
+    for code in {reply.preference for reply in replies}:
+        rows = [k for k, reply in enumerate(replies) if reply.preference == code]
+        mean = torch.cat([shifts[k][:, 0] for k in rows]).mean(dim=0)
+        for k in rows:
+            shifts[k] = (shifts[k] - mean) * (ids[k] != NOTHING)[..., None]
+    return shifts
+
+
+def _recorded(space: PreferenceSpace, reply: Reply) -> Tensor:
+    """ln p_i of the chosen poles' experts, of the sampled token and the others, [T, 1 + C, E]."""
+    experts = len(space.parse(reply.preference).poles)
+    said = torch.tensor(reply.log_probs)[:, None, -experts:]
+    return torch.cat([said, others_table([reply], len(reply.tokens))[0, :, :, -experts:]], dim=1)
+
+
+def _likely_ids(reply: Reply) -> Tensor:
+    """Of the sampled token and the others, [T, 1 + C]; ``NOTHING`` where there are fewer."""
+    others = reply.other_ids or ((),) * len(reply.tokens)
+    most = max(map(len, others))
+    rows = zip(reply.tokens, others, strict=True)
+    return torch.tensor([[t, *some] + [NOTHING] * (most - len(some)) for t, some in rows])
+
+
+def _opposites(
+    setup: TrainingContext, replies: Sequence[Reply], ids: Sequence[Tensor]
+) -> list[Tensor]:
+    """ln p of the same tokens by the other poles of each dimension, [T, 1 + C, E]; by reply."""
+    prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in replies]
+    texts = [[*start, *reply.tokens] for start, reply in zip(prompts, replies, strict=True)]
+    every = setup.pack.space.poles
+    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in every]
+    reader = TeacherForcing(setup, adapters, texts=TEXTS, length=max(map(len, texts)))
+    found: dict[int, Tensor] = {}
+    for batch in tqdm(list(reader.batches(texts)), desc="opposite poles", leave=False):
+        poles = [_opposite_poles(setup.pack.space, replies[k]) for k in batch]
+        names = [[pole.name for some in each for pole in some] for each in poles]
+        states = reader.states([texts[k] for k in batch], names)
+        for k, each, own, rows in zip(batch, poles, names, states, strict=True):
+            before, wanted = slice(len(prompts[k]) - 1, -1), ids[k].clamp_min(0)
+            said = [
+                reader.log_probs(row[before], name).cpu().gather(1, wanted)
+                for name, row in zip(own, rows, strict=True)
+            ]
+            found[k] = _mixed(said, [len(some) for some in each])
+    return [found[k] for k in range(len(replies))]
+
+
+def _opposite_poles(space: PreferenceSpace, reply: Reply) -> list[tuple[Pole, ...]]:
+    """Of each dimension that the preference chooses in, the poles that it did not choose."""
+    return [opposites(space, pole) for pole in space.parse(reply.preference).poles]
+
+
+def _mixed(said: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """ln of the mean probability under so many experts each, [T, 1 + C, E]."""
+    parts, rest = [], list(said)
+    for count in counts:
+        some, rest = rest[:count], rest[count:]
+        parts.append(torch.stack(some).logsumexp(dim=0) - math.log(count))
+    return torch.stack(parts, dim=-1)

@@ -1,0 +1,138 @@
+"""What single tokens of sampled replies are worth to the chosen poles; see ``method.token_credit``.
+
+A token speaks for a pole by ln p_pole - ln p_opposite (``pole_shifts``). What that counts for is
+measured: the reward model's score of the whole reply is regressed onto the sum over its tokens,
+pole by pole, and multiplied with how much the reward follows that score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.method.reward import aggregate
+from mpd_core.method.token_credit import centred, later_scores, leave_one_out, slope
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.pcm.batches import Collator, padded_tables
+from mpd_core.training.pcm.pole_shifts import pole_shifts
+from mpd_core.training.pcm.policy import likely_log_probs
+from mpd_core.training.rollouts import Reply
+from mpd_core.training.scoring.reward_function import ScoredReply
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Of one reply, or of several with an axis before the others."""
+
+    scores: Tensor
+    """a of ``token_credit_loss``, [T, 1 + C]."""
+    later: Tensor
+    """F, [T]."""
+
+
+def token_credit(
+    setup: TrainingContext, scored: Sequence[ScoredReply], rewards: Tensor
+) -> tuple[list[Credit], dict[str, float]]:
+    """The advantage of every token, all of one scale.
+
+    Args:
+        setup: with trained experts.
+        scored: groups of ``rollouts.samples`` replies that lie together.
+        rewards: of each, as they are learned from, [N].
+
+    Returns:
+        By reply, and the share of the rewards' variance within groups that token scores explain.
+
+    Raises:
+        PackError: experts that are no adapters.
+    """
+    spec = setup.recipe.pcm
+    replies = [entry.reply for entry in scored]
+    shifts = pole_shifts(setup, replies)
+    counts = token_weights(setup, scored, [shift[:, 0] for shift in shifts])
+    earned = [
+        shift @ torch.tensor([counts[reply.preference, name] for name in names])
+        for reply, shift in zip(replies, shifts, strict=True)
+        for names in [_names(setup.pack.space, reply)]
+    ]
+    group, collate = spec.rollouts.samples, Collator(setup)
+    rest = rewards - torch.stack([row[:, 0].sum() for row in earned])
+    chance = spec.token_credit.rest * leave_one_out(rest.view(-1, group)).flatten()
+    credits = [
+        Credit(
+            centred(row, _old_log_probs(collate, reply, spec.rollouts.temperature)),
+            later_scores(row[:, 0], spec.token_credit.discount) + left,
+        )
+        for reply, row, left in zip(replies, earned, chance, strict=True)
+    ]
+    known = torch.cat([credit.scores[:, 0] + credit.later for credit in credits])
+    scale = float(known.std().clamp_min(1e-8))
+    inner = [leave_one_out(values.view(-1, group)).square().sum() for values in (rest, rewards)]
+    return [Credit(c.scores / scale, c.later / scale) for c in credits], {
+        "explained": 1.0 - float(inner[0] / inner[1].clamp_min(1e-12)),
+        "advantage": scale,
+    }
+
+
+def _names(space: PreferenceSpace, reply: Reply) -> list[str]:
+    return [pole.name for pole in space.parse(reply.preference).poles]
+
+
+def _old_log_probs(collate: Collator, reply: Reply, temperature: float) -> Tensor:
+    """ln pi of the likely tokens by the weights that the engine recorded, [T, 1 + C]."""
+    weights = torch.tensor(reply.weights)[None]
+    return likely_log_probs(collate([reply]), weights, temperature)[0]
+
+
+def token_weights(
+    setup: TrainingContext, scored: Sequence[ScoredReply], shifts: Sequence[Tensor]
+) -> dict[tuple[str, str], float]:
+    """What a unit of a token's shift towards a pole counts for in the reward, by preference code
+    and pole.
+
+    Args:
+        setup: for the reward's kind.
+        scored: as in ``token_credit``.
+        shifts: of the sampled tokens, one column a chosen pole, [T, E]; by reply.
+    """
+    space, group = setup.pack.space, setup.recipe.pcm.rollouts.samples
+    direct = setup.recipe.pcm.reward == "direct"
+    told: dict[str, list[tuple[float, float]]] = {}
+    by_code: dict[str, list[ScoredReply]] = {}
+    for entry, shift in zip(scored, shifts, strict=True):
+        by_code.setdefault(entry.reply.preference, []).append(entry)
+        for name, total in zip(_names(space, entry.reply), shift.sum(dim=0), strict=True):
+            told.setdefault(name, []).append((float(total), entry.scores[name]))
+    slopes = {
+        name: slope(*torch.tensor(rows).view(-1, group, 2).unbind(dim=-1))
+        for name, rows in told.items()
+    }
+    return {
+        (code, name): slopes[name] * each
+        for code, some in by_code.items()
+        for name, each in _sensitivity(some, direct=direct).items()
+    }
+
+
+def _sensitivity(some: Sequence[ScoredReply], *, direct: bool) -> Mapping[str, float]:
+    """d reward / d raw score by pole, at the mean over some replies to one preference."""
+    names = list(some[0].scores)
+    if direct:
+        return dict.fromkeys(names, 1 / len(names))
+    mean = [fmean(entry.bt_scores[name] for entry in some) for name in names]
+    at = torch.tensor(mean, requires_grad=True)
+    (gradient,) = torch.autograd.grad(aggregate(at, some[0].kind), at)
+    at = at.detach()
+    return dict(zip(names, (gradient * at * (1 - at)).tolist(), strict=True))
+
+
+def stacked(credits: Sequence[Credit], device: torch.device) -> Credit:
+    """Of several replies, padded with zeros."""
+    later = nn.utils.rnn.pad_sequence([credit.later for credit in credits], batch_first=True)
+    scores = padded_tables([credit.scores for credit in credits])
+    return Credit(scores.to(device), later.to(device))
