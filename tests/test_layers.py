@@ -19,6 +19,8 @@ LAYERS = """
     engine.plan
     engine
     training.measures
+    training.recipe_parts
+    training.pcm_recipe
     training.data training.recipe training.results training.checkpoint
     training.trunk training.rollouts
     training.context
