@@ -1,8 +1,10 @@
 """What single tokens of sampled replies are worth to the chosen poles; see ``method.token_credit``.
 
 A token speaks for a pole by ln p_pole - ln p_opposite (``pole_shifts``). What that counts for is
-measured: the reward model's score of the whole reply is regressed onto the sum over its tokens,
-pole by pole, and multiplied with how much the reward follows that score.
+measured: the reward model's score of the whole reply is regressed onto the sum over its tokens, and
+multiplied with how much the reward follows that score. The slope is one for all poles: of a few
+groups of replies that a pole has, its own is mostly noise, and a pole whose slope happens to be
+negative would get no credit at all, though it may be the one that is missing.
 """
 
 from __future__ import annotations
@@ -102,18 +104,16 @@ def token_weights(
     """
     space, group = setup.pack.space, setup.recipe.pcm.rollouts.samples
     direct = setup.recipe.pcm.reward == "direct"
-    told: dict[str, list[tuple[float, float]]] = {}
+    told: dict[str, list[tuple[float, float]]] = {}  # by pole, whose groups lie together
     by_code: dict[str, list[ScoredReply]] = {}
     for entry, shift in zip(scored, shifts, strict=True):
         by_code.setdefault(entry.reply.preference, []).append(entry)
         for name, total in zip(_names(space, entry.reply), shift.sum(dim=0), strict=True):
             told.setdefault(name, []).append((float(total), entry.scores[name]))
-    slopes = {
-        name: slope(*torch.tensor(rows).view(-1, group, 2).unbind(dim=-1))
-        for name, rows in told.items()
-    }
+    pairs = torch.tensor([pair for rows in told.values() for pair in rows]).view(-1, group, 2)
+    common = slope(pairs[..., 0], pairs[..., 1])
     return {
-        (code, name): slopes[name] * each
+        (code, name): common * each
         for code, some in by_code.items()
         for name, each in _sensitivity(some, direct=direct).items()
     }
