@@ -21,7 +21,7 @@ function takeRun(version, said) {
   if (waiting && said.status !== 'waiting') accepted(version);
   if (said.status === 'failed') giveBack(version);
   if (version.closed) store.now(state.turns);
-  else store.soon(() => state.turns);
+  else store.soon(() => state.turns, version.data.text.length);
 }
 
 /** Ask for the chunks that were missed: a hidden tab or a lost connection. */
@@ -157,5 +157,6 @@ function addTurn() {
   const turn = new Turn(actions);
   state.turns.push(turn);
   log.append(turn.node);
+  grown.observe(turn.node);
   return turn;
 }
