@@ -14,7 +14,7 @@ function announce() {
   } else {
     const version = state.version;
     status(!state.engine.ready && !state.engine.offline ? `The model is loading. ${state.engine.stage}`
-      : version?.status === 'done' ? `Reply ${endOf(version, 'done')}, ${version.data.text.length} tokens.` : '');
+      : version?.status === 'done' ? `Reply ${endOf(version, 'done')}.` : '');
   }
 }
 
