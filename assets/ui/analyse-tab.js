@@ -4,6 +4,14 @@ const TOTAL_LIMIT = 64 * 1024 * 1024, FILES_LIMIT = 200;
 const at = selector => element.querySelector(selector), say = text => { at('.mpd-notice').textContent = text; };
 let table = '';
 
+/** A preference as this pack's glyphs, and in words; codes of other packs stay as they are. */
+function inWords(row) {
+  const poles = props.dimensions.map((choices, d) => choices[row.name.charCodeAt(d) - 65]);
+  const known = row.name.length === poles.length && poles.every((pole, d) => pole || row.name[d] === '-');
+  const chosen = poles.filter(Boolean);
+  return known && chosen.length ? {...row, name: chosen.map(([glyph]) => glyph).join(''), words: chosen.map(one => one.join(' ')).join(', ')} : row;
+}
+
 async function analyseAll(traces) {
   if (!traces.length) { say('There is no finished reply yet: write some in the tab Chat, or open traces from files.'); return; }
   say(`Looking at ${traces.length} ${traces.length === 1 ? 'reply' : 'replies'}…`);
@@ -16,7 +24,7 @@ async function analyseAll(traces) {
   say(answer.refused);
   table = answer.csv;
   at('.mpd-analyse-csv').hidden = table === '';
-  if (answer.found) await showAnalysis(at('.mpd-analysis'), answer.found, () => loadPlotly(props.plotly), props.slots);
+  if (answer.found) await showAnalysis(at('.mpd-analysis'), {...answer.found, preferences: answer.found.preferences.map(inWords)}, () => loadPlotly(props.plotly), props.slots);
 }
 
 async function analyseFiles(files) {

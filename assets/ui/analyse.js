@@ -49,7 +49,7 @@ function tableOf(title, heads, rows) {
   head.append(...heads.map(text => { const cell = make('th', '', text); cell.scope = 'col'; return cell; }));
   body.append(...rows.map(cells => {
     const row = make('tr');
-    row.append(...cells.map(text => make('td', '', text)));
+    row.append(...cells.map(text => Object.assign(make('td', '', text), {dir: 'auto'})));
     return row;
   }));
   const top = make('thead');
@@ -71,7 +71,7 @@ function tableOf(title, heads, rows) {
 function rowTable(title, rows, experts) {
   const switches = rows.some(row => row.switches_per_100 !== undefined);
   return tableOf(title, ['', 'tokens', 'entropy', 'divergence', ...(switches ? ['replies', 'switches per 100'] : []), ...experts],
-    rows.map(row => [row.name, String(row.tokens), row.entropy.toFixed(3), row.divergence.toFixed(3),
+    rows.map(row => [row.words ?? row.name, String(row.tokens), row.entropy.toFixed(3), row.divergence.toFixed(3),
       ...(switches ? [String(row.traces), row.switches_per_100.toFixed(1)] : []),
       ...experts.map(expert => (row.weights[expert] === undefined ? '–' : row.weights[expert].toFixed(3)))]));
 }

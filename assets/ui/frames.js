@@ -21,7 +21,7 @@ function takeRun(version, said) {
   if (waiting && said.status !== 'waiting') accepted(version);
   if (said.status === 'failed') giveBack(version);
   if (version.closed) store.now(state.turns);
-  else store.soon(() => state.turns);
+  else store.soon(() => state.turns, version.data.text.length);
 }
 
 /** Ask for the chunks that were missed: a hidden tab or a lost connection. */
@@ -78,6 +78,7 @@ function keepAsking() {
   if (!element.isConnected) return;
   const waiting = open().filter(version => version.status === 'waiting' && version.heard);
   for (const version of waiting) state.fetch.add(version.id);
+  if (open().some(version => !version.heard)) announce();
   if (waiting.length || !(state.engine.ready || state.engine.offline)) trigger('fetch', {});
 }
 setInterval(keepAsking, 1000);
@@ -85,7 +86,10 @@ setInterval(keepAsking, 1000);
 /** What a visitor waits for before the first token. */
 function awaited(writing) {
   if (!state.engine.ready) return `The model is loading, your instruction waits for it. ${state.engine.stage}`;
-  if (!writing.some(version => version.heard)) return 'Sent; the server has not answered yet…';
+  if (!writing.some(version => version.heard)) {
+    const late = performance.now() - state.last.at > 6000;  // every reply that is written holds a connection
+    return `Sent; the server has not answered yet…${late ? ' A browser opens six connections to a site at most: other tabs of this page that are writing may hold them all.' : ''}`;
+  }
   const ahead = Math.min(...writing.map(version => version.ahead ?? 0));
   if (ahead > 0) return `In the queue: ${ahead} ${ahead === 1 ? 'request is' : 'requests are'} before yours…`;
   return 'The experts are reading your instruction…';
@@ -157,5 +161,6 @@ function addTurn() {
   const turn = new Turn(actions);
   state.turns.push(turn);
   log.append(turn.node);
+  grown.observe(turn.node);
   return turn;
 }

@@ -22,8 +22,8 @@ function legend(list, experts) {
   }));
 }
 
-function fact(label, value) {
-  const pair = make('div'), name = make('dt');
+function fact(label, value, className = '') {
+  const pair = make('div', className), name = make('dt');
   name.append(label);
   pair.append(name, make('dd', '', value));
   return pair;
@@ -75,8 +75,7 @@ class Inspector {
       ...(data.experts.length > 1 ? [
         fact(term('divergence', 'Mean divergence'), nats(mean(data.divergence))),
         fact(term('switches', 'Switches'), `${(100 * switches / count).toFixed(0)} per 100`)] : []),
-      fact('Device', head ? `${head.device}, ${head.precision}` : '–'),
-      fact('Reply', version.closed ? endOf(version, 'cut') : 'being written'));
+      fact('Device', head ? `${head.device}, ${head.precision}` : '–', 'mpd-wide'));
     const weights = make('div', 'mpd-rows mpd-means');
     weights.append(...data.experts.map((e, k) => meter(e, data.total[k] / count)));
     const title = make('h3');
@@ -117,7 +116,7 @@ class Inspector {
       ...(data.experts.length > 1 ? [
         fact(term('divergence', 'Divergence'), nats(data.divergence[i])),
         fact(term('disagreement', 'Weighted'), nats(data.disagreement[i]))] : []),
-      fact('Token id', String(data.id[i])), fact(term('bytes', 'Bytes'), bytes || '–'));
+      fact('Token id', String(data.id[i])), fact(term('bytes', 'Bytes'), bytes || '–', 'mpd-wide'));
     return facts;
   }
 

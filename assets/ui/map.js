@@ -19,7 +19,12 @@ class TokenMap {
     this.canvas.addEventListener('pointermove', e => events.hover(this.column(e)));
     this.canvas.addEventListener('pointerleave', () => events.hover(null));
     this.canvas.addEventListener('click', e => { const i = this.column(e); if (i !== null) events.pin(i); });
-    new ResizeObserver(() => { if (this.width !== this.node.clientWidth) this.paint(); }).observe(this.node);
+    // Asked for at each painting, the width would have the browser lay the page out twice a frame.
+    new ResizeObserver(() => {
+      if (this.width === this.node.clientWidth) return;
+      this.width = this.node.clientWidth;
+      this.paint();
+    }).observe(this.node);
   }
 
   /** Colours and font of the theme; read again only when it changes. */
@@ -69,7 +74,7 @@ class TokenMap {
     this.figure.hidden = empty;
     if (empty) return;
     if (!this.look) this.theme();
-    this.width = this.node.clientWidth;
+    this.width ||= this.node.clientWidth;
     this.measure();
     const height = ROW * data.experts.length + TICKS, scale = window.devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(this.width * scale) || this.canvas.height !== Math.round(height * scale)) {

@@ -5,6 +5,7 @@
 function announce() {
   const writing = open();
   Object.assign(root.dataset, {busy: writing.length > 0, asked: !state.engine.offline && state.turns.some(turn => !turn.stored)});
+  document.querySelector('#stop')?.toggleAttribute('data-busy', writing.length > 0);
   if (writing.length) {
     const tokens = sum(writing.map(v => v.data.text.length)), rate = writing.length === 1 ? writing[0].timing().rate : null;
     const started = writing.some(v => v.status === 'streaming');
@@ -13,7 +14,7 @@ function announce() {
   } else {
     const version = state.version;
     status(!state.engine.ready && !state.engine.offline ? `The model is loading. ${state.engine.stage}`
-      : version?.status === 'done' ? `Reply ${endOf(version, 'done')}, ${version.data.text.length} tokens.` : '');
+      : version?.status === 'done' ? `Reply ${endOf(version, 'done')}.` : '');
   }
 }
 
@@ -37,19 +38,19 @@ function repaint() {
 }
 
 function paint() {
+  const {version} = state;
+  map.show(version?.data ?? null);  // first: text on a canvas has the browser lay out whatever was written before it
   for (const turn of state.turns) {
     turn.node.classList.toggle('last', turn === state.turns.at(-1));
     if (turn.behind) turn.paint(state.look);
   }
-  const {version} = state;
+  log.classList.toggle('grids', state.turns.some(turn => turn.grid));
   $('.mpd-empty').hidden = state.turns.some(turn => !turn.stored);
   root.classList.toggle('reading', state.look.view === 'read');
   paintDetail();
-  map.show(version?.data ?? null);
   $('.mpd-explore').hidden = !version?.closed || !props.plotly;
   paintScale();
   announce();
-  if (state.follow) followEnd();
   mark();
 }
 
@@ -86,6 +87,9 @@ function paintDetail() {
   if (focus) [...side.querySelectorAll('[aria-label]')].find(n => n.getAttribute('aria-label') === focus && !n.disabled)?.focus();
   root.classList.toggle('sheet', state.pinned !== null);
 }
+
+// After a frame's layout, where reading sizes costs nothing.
+const grown = new ResizeObserver(() => { if (state.follow) followEnd(); });
 
 /** Keep the end of the newest reply in sight, until the visitor scrolls away. */
 function followEnd() {

@@ -67,9 +67,12 @@ class Store {
     } catch { return []; }
   }
 
-  /** Save what changed, soon: frames come faster than it is worth writing. */
-  soon(turns) {
-    this.saving ??= setTimeout(() => this.now(turns()), 600);
+  /**
+   * Save what changed, soon: frames come faster than it is worth writing. A reply is written as a whole,
+   * so the longer it is the later; the server still knows what had not been saved.
+   */
+  soon(turns, size) {
+    this.saving ??= setTimeout(() => this.now(turns()), Math.max(600, Math.min(5000, 5 * size)));
   }
 
   async now(turns) {

@@ -30,6 +30,7 @@ let left = 0, asked = 0;
 const mark = () => {
   const next = rows().find((row, i) => open(row) && !chosen.has(i));
   for (const row of rows()) row.classList.toggle('mpd-row-next', row === next);
+  for (const text of document.querySelectorAll('textarea:not([dir=auto])')) text.dir = 'auto';  // replies in any script
 };
 const hold = () => {
   rows().forEach((row, i) => {

@@ -93,7 +93,10 @@ class WhatIf {
     const answerTo = raw => {
       const all = sum(raw), weights = all > 0 ? raw.map(v => v / all) : raw.map(() => 1 / raw.length);
       this.forced = weights;
-      sliders.forEach((s, n) => { s.value.textContent = percent(weights[n]); });
+      sliders.forEach((s, n) => {
+        s.value.textContent = percent(weights[n]);
+        s.input.style.setProperty('--share', s.input.value / 100);
+      });
       if (known) showAnswer(answer, data, i, whatIf(data, i, weights, {space: version.space, strength: version.strengthAt(i), plausibility: version.plausibility}, k));
     };
     const set = values => {  // exactly these, where a slider would round

@@ -23,6 +23,10 @@ def build(space: PreferenceSpace) -> None:
         js_on_load=assets.analysis_script() + assets.text("analyse-tab.js"),
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
         slots={pole.name: palette.look(space, pole.name).slot for pole in space.poles},
+        dimensions=[
+            [[palette.glyph(d, p), pole.name] for p, pole in enumerate(dimension.poles)]
+            for d, dimension in enumerate(space.dimensions)
+        ],
         server_functions=[analyse_traces],
         apply_default_css=False,
         elem_id="analyse",

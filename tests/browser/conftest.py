@@ -162,6 +162,14 @@ def new_context(browser: Browser, width: int, height: int, **options: Any) -> Br
     return context
 
 
+def processor_seconds(browser: Browser) -> float:
+    """Of all pages so far: what the clock says depends on what else a machine has to do."""
+    session = browser.new_browser_cdp_session()
+    found = session.send("SystemInfo.getProcessInfo")["processInfo"]
+    session.detach()
+    return sum(process["cpuTime"] for process in found if process["type"] == "renderer")
+
+
 def open_page(
     browser: Browser,
     url: str,

@@ -13,9 +13,10 @@ from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
+from playwright.sync_api import Browser
 
 from mpd_core.analysis import trace_from_dict
-from tests.browser.conftest import MARKS, Visitor
+from tests.browser.conftest import MARKS, Visitor, processor_seconds
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
 
 pytestmark = MARKS
@@ -211,9 +212,26 @@ def test_files_that_are_no_traces_are_explained(visitor: Visitor, text: str, mes
     visitor.page.evaluate("document.querySelector('.mpd-notice').replaceChildren()")
 
 
-def test_two_thousand_steps_open_soon(visitor: Visitor) -> None:
-    replay(visitor, json.dumps(a_trace(2000)))
+def test_a_file_that_is_too_large_is_not_even_read(visitor: Visitor, tmp_path: Path) -> None:
+    file = tmp_path / "huge.json"
+    with file.open("wb") as empty:
+        empty.truncate(129 * 2**20)
+    visitor.page.set_input_files("#more input[type=file]", file)
+    assert notice(visitor) == "This file has 129 MB; at most 128 are read."
+    visitor.page.evaluate("document.querySelector('.mpd-notice').replaceChildren()")
+
+
+def test_two_thousand_steps_open_within_two_seconds(visitor: Visitor, browser: Browser) -> None:
+    text = json.dumps(a_trace(2000))
+    before = processor_seconds(browser)
+    replay(visitor, text)
     run = visitor.wait("")
+    visitor.page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
+    seconds = processor_seconds(browser) - before
+    print(f"{len(text) / 1e6:.1f} MB in {seconds:.2f} s of processor")
+    assert seconds < 2
     assert visitor.strip(run).locator(".tok").count() == 2000
 
 

@@ -93,6 +93,35 @@ def test_a_rater_votes_by_keys_and_the_results_show_it(
     assert visitor.strays == []
 
 
+TAKEN_BACK = """() => document.querySelectorAll('#vote-rows input:checked')
+  .forEach(input => { input.checked = false; })"""
+
+
+def test_a_choice_that_the_page_takes_back_is_made_again(
+    booth: tuple[str, Path], browser: Browser
+) -> None:
+    """The rows of a new pair may be drawn after its texts, on what was chosen meanwhile."""
+    url, file = booth
+    page = opened(browser, url + "/vote").page
+    expect(page.locator("#vote-output-1 textarea")).not_to_have_value("")
+    for key, count in (("2", 1), ("0", 2), ("1", 3)):
+        page.keyboard.press(key)
+        page.evaluate(TAKEN_BACK)
+        expect(page.locator("#vote-rows input:checked")).to_have_count(count)
+    places = page.locator("#vote-rows fieldset").evaluate_all(
+        "rows => rows.map(r => [...r.querySelectorAll('input')].findIndex(i => i.checked))"
+    )
+    assert places == [2, 1, 0]
+    first = outputs(page)[0].startswith("mpd")
+    page.keyboard.press("Enter")
+    expect(page.locator("#vote-progress textarea, #vote-progress input")).to_have_value(
+        "You have judged 1 pair."
+    )
+    (vote,) = Votes(file).all()
+    mine = -1 if first else 1
+    assert dict(vote.verdicts) == {"expertise": mine, "length": 0, "tone": -mine}
+
+
 def test_an_open_row_is_asked_for_and_nothing_is_kept(
     booth: tuple[str, Path], browser: Browser
 ) -> None:

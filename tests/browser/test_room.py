@@ -1,19 +1,16 @@
-"""How the page uses its room: widths, shifts, phones, tablets, and how much work a stream is."""
+"""How the page uses its room: widths, shifts, phones, tablets, and what a first visit weighs."""
 
 from __future__ import annotations
 
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from email.message import Message
 
 import pytest
 from playwright.sync_api import Browser, Route
 
-from mpd_core.packs import Pack, load_pack
-from mpd_core.ui.server import launch
-from tests.browser.conftest import MARKS, Visitor, free_port, new_context
-from tests.browser.scripted import ScriptedEngine
+from tests.browser.conftest import MARKS, Visitor, new_context
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -218,57 +215,6 @@ def test_what_is_pressed_on_a_phone_is_large_enough(visit: Visit) -> None:
     assert len(sizes) > 12
     small = [size for size in sizes if min(size[1:]) < 40]
     assert small == []
-
-
-@pytest.fixture(scope="module")
-def long_pack() -> Iterator[str]:
-    """The default pack's page, with replies of 1,000 tokens at about 60 a second."""
-    pack = load_pack("smollm2-135m")
-    longer = {"max_new_tokens": 1000, "max_new_tokens_limit": 1000}
-    decode = pack.spec.decode.model_copy(update=longer)
-    spec = pack.spec.model_copy(update={"decode": decode})
-    engine = ScriptedEngine(Pack(spec, pack.folder, pack.toml_sha256))
-    page, url = launch(engine, host="127.0.0.1", port=free_port())
-    yield url
-    page.close(verbose=False)
-
-
-def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
-    visit: Visit, long_pack: str
-) -> None:
-    """Long tasks, in ms a second, where the page has a core to itself; where it has to share one,
-    every task is long, and its processor time is looked at instead."""
-    visitor = visit(long_pack)
-    page = visitor.page
-    busy = page.context.new_cdp_session(page)
-    busy.send("Performance.enable")
-    processes = page.context.browser.new_browser_cdp_session()  # type: ignore[union-attr]
-
-    def used() -> tuple[float, float]:
-        """Seconds of processor time of all pages, and seconds that this page's tasks took."""
-        found = processes.send("SystemInfo.getProcessInfo")["processInfo"]
-        tasks = busy.send("Performance.getMetrics")["metrics"]
-        return (
-            sum(process["cpuTime"] for process in found if process["type"] == "renderer"),
-            next(metric["value"] for metric in tasks if metric["name"] == "TaskDuration"),
-        )
-
-    before = used()
-    page.evaluate(
-        """() => { window.long = 0; new PerformanceObserver(list => {
-          for (const e of list.getEntries()) window.long += e.duration;
-        }).observe({type: 'longtask'}); window.begun = performance.now(); }"""
-    )
-    visitor.run("brisk story", wait=False)
-    page.wait_for_selector('#view [data-done="true"]')
-    assert visitor.view.get_attribute("data-count") == "1000"
-    seconds = page.evaluate("(performance.now() - window.begun) / 1000")
-    long = page.evaluate("window.long") / seconds
-    processor, tasks = (after - first for after, first in zip(used(), before, strict=True))
-    print(f"{long:.0f} ms of long tasks, {1000 * processor / seconds:.0f} ms of processor a second")
-    assert processor / seconds < 0.8  # it was 0.93 to 0.98 with a chart that redrew itself
-    assert long < 400 or tasks > 1.3 * processor
-    assert page.evaluate("window.Plotly") is None
 
 
 def test_pages_travel_compressed(studio: str) -> None:

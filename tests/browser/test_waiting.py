@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from playwright.sync_api import Route
 
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.opening import Opening
 from mpd_core.ui.server import launch
 from tests.browser.conftest import MARKS, Visitor, free_port
 from tests.browser.scripted import SPEECH, ScriptedEngine
+from tests.browser.test_keep import a_trace, replay
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -70,6 +73,32 @@ def test_the_page_is_there_while_the_model_loads_and_a_reply_waits_for_it(
     visitor.page.wait_for_selector('.mpd[data-engine="ready"]')
     assert visitor.page.locator(".mpd-device").inner_text() == "cpu · fp32"
     assert "A note of the engine." in visitor.page.locator(".mpd-notes").inner_text()
+
+
+def test_files_and_the_stored_example_need_no_model(visit: Visit, slow: Slow) -> None:
+    visitor = visit(slow.url)
+    visitor.page.wait_for_selector(".mpd-origin:has-text('stored example')")
+    replay(visitor, json.dumps(a_trace(7)))
+    run = visitor.wait("")
+    assert visitor.strip(run).locator(".tok").count() == 7
+    visitor.pin(run, 3)
+    assert visitor.page.locator(".mpd-candidates").count() == 1
+    assert visitor.page.locator(".mpd-device").inner_text() == "loading"
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_in_silence(visitor: Visitor) -> None:
+    """As when six other tabs hold every connection that a browser opens to one site."""
+    held: list[Route] = []
+    visitor.page.route("**/queue/join**", lambda route: held.append(route))
+    visitor.page.fill("#prompt textarea", "echo late")
+    visitor.page.click("#run")
+    wait_for_status(visitor, "the server has not answered yet…")
+    wait_for_status(visitor, "A browser opens six connections to a site at most")
+    for route in held:
+        route.continue_()
+    run = visitor.wait("")
+    assert visitor.text(run) == "echo late"
+    visitor.page.unroute("**/queue/join**")
 
 
 def test_a_reply_that_waits_for_the_model_can_be_stopped(visit: Visit, slow: Slow) -> None:

@@ -109,6 +109,16 @@ def test_joined_and_right_to_left_scripts_read_as_plain_text_does(visit: Visit) 
     assert edges == pytest.approx(plain, abs=1)
 
 
+def test_an_instruction_is_typed_the_way_its_script_runs(visitor: Visitor) -> None:
+    box = visitor.page.locator("#prompt textarea")
+    way = "node => getComputedStyle(node).direction"
+    box.fill("".join(ARABIC))
+    assert box.evaluate(way) == "rtl"
+    box.fill("Explain photosynthesis.")
+    assert box.evaluate(way) == "ltr"
+    box.fill("")
+
+
 def test_long_unbroken_text_wraps(visit: Visit) -> None:
     visitor = visit(width=390)
     run = visitor.run("echo " + "x" * 400)
