@@ -130,7 +130,7 @@ def readme(
     pack: PackOption = None,
     file: Annotated[Path, typer.Option(help="Whose results are rebuilt.")] = Path("README.md"),
 ) -> None:
-    """Rebuild README's results from stored runs; what there are on this machine is stored first."""
+    """Rebuild README's table and the pack's RESULTS.md; runs on this machine are stored first."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.readme import keep, measured, rewrite, runs_of, stored
@@ -140,8 +140,8 @@ def readme(
     for folder in runs_of(out or root_of(loaded)):
         reported(loaded, folder, answers, votes_of(loaded))
         tell(f"Stored: {keep(loaded, folder)}")
-    rewrite(file, stored(loaded), measured(loaded, out or root_of(loaded)))
-    print(f"Written: {file}")
+    whole = rewrite(file, loaded, stored(loaded), measured(loaded, out or root_of(loaded)))
+    print(f"Written: {file}, {whole}")
 
 
 def efficiency(
