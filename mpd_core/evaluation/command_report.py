@@ -12,6 +12,7 @@ from mpd_core.evaluation.command_parts import (
     folder_of,
     held_out,
     needs,
+    plain_styles,
     root_of,
     styles,
     tell,
@@ -26,6 +27,7 @@ from mpd_core.options import (
     listed,
 )
 from mpd_core.packs import load_pack
+from mpd_core.training.data import Split
 
 
 def report(
@@ -44,18 +46,24 @@ def report(
 
 
 def validate(
-    split: Annotated[str, typer.Option(help="Of the written answers: valid or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="Of the written answers.")] = "test",
     pack: PackOption = None,
     json: JsonOption = False,
 ) -> None:
-    """How well the text measures read the written answers, by preference and dimension."""
+    """How well the text measures read the written answers, by preference and dimension.
+
+    And those that the experts learn from, of which nothing was fitted, where they are others.
+    """
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation import tables
     from mpd_core.evaluation.measures import TextJudge
 
-    rows = styles(loaded).split(tables.split_of(split))
-    figures = tables.validation(TextJudge.of(loaded), loaded.space, rows)
+    judge = TextJudge.of(loaded)
+    figures = tables.validation(judge, loaded.space, styles(loaded).split(split))
+    others = plain_styles(loaded)
+    if rows := others.split(split) if others else ():
+        figures["experts"] = tables.validation(judge, loaded.space, rows)
     print(json_.dumps(figures, indent=1) if json else tables.validation_text(figures))
 
 

@@ -98,6 +98,8 @@ def short(
     for name, found in reports.items():
         orders = " ".join(_orders(found, version))
         yield f"- {line(name)}, {found['run']['count']} prompts. {orders}"
+    for said in dict.fromkeys(found["validation"]["said"] for found in reports.values()):
+        yield f"- Measures: {said}"
     if crowd := (measured or {}).get("crowd"):
         ways = (f"{percent(row['mpd_over_it'])}% of {row['way']}" for row in crowd["rows"])
         yield f"- The paper's {crowd['requests']} requests, time of MPD: {'; '.join(ways)}."
