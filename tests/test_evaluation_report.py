@@ -291,6 +291,8 @@ def test_a_full_run_ends_with_its_time_and_whole_prompts(
     assert counts[1] >= 1
     assert f"replies to {counts[0]} of 20 prompts" in " ".join(said)
     assert report(pack, folders[0], ())["run"]["count"] == counts[0]
+    full(pack, replace(asked, minutes=math.inf), tmp_path / "runs", ())  # goes on, without an end
+    assert report(pack, folders[0], ())["run"]["count"] == 20
 
 
 def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
