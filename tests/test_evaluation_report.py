@@ -11,18 +11,21 @@ from typing import Any
 
 import pytest
 
+from mpd_core.bench.options import BenchOptions
+from mpd_core.bench.run import run
 from mpd_core.cli import main
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import full as whole
 from mpd_core.evaluation import paper
-from mpd_core.evaluation.efficiency import efficiency
+from mpd_core.evaluation.efficiency import KINDS, WAYS, efficiency, save
 from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.readme import BEGIN, END, keep, rewrite, runs_of, stored
+from mpd_core.evaluation.readme import BEGIN, END, RESULTS, keep, rewrite, runs_of, stored
 from mpd_core.evaluation.report import report
+from mpd_core.evaluation.results import short
 from mpd_core.evaluation.short_text import heat
 from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.store import read_rows
@@ -177,24 +180,27 @@ def test_everything_is_made_judged_and_written_into_readme(
     assert "old figures" not in text
     assert text.startswith("# Mine\n")
     assert text.endswith("\nThe end.\n")
-    assert "<summary>koala-x: " in text
-    assert text.count("<details>") == text.count("</details>") == 4
-    assert "| vanilla | " in text.split("The other methods, judge 'measures'")[1]
+    whole = (pack.folder / RESULTS).read_text()
+    assert f"[RESULTS.md]({pack.folder.name}/RESULTS.md)" in text
+    assert "## koala-x\n" in whole
+    heat_rows = [
+        line for line in whole.split("## test\n")[1].splitlines() if "| vanilla | " in line
+    ]
+    assert any({*"🟥⬜🟩"} & {*line} for line in heat_rows)  # no method is left out
     found = json.loads((root / "evaluation-test" / "report.json").read_text())
     rate = found["paper"]["judges"]["measures"]["table_2"]["rows"]["uniform"]["average"]
-    row = next(
-        line for line in text.split("<summary>test: ")[1].splitlines() if "| uniform |" in line
-    )
+    row = next(line for line in whole.split("## test\n")[1].splitlines() if "| uniform |" in line)
     assert row.endswith(f"| {'–' if rate is None else f'{100 * rate:.1f}'} |")
-    assert found["run"]["replies_sha256"][:12] in text
+    assert found["run"]["replies_sha256"][:12] in whole
     kept = (pack.folder / "evaluation" / "koala-x.json").read_text()
     assert json.loads(kept)["run"]["prompts"] == "koala x.txt"
-    assert str(tmp_path) not in kept + text  # a place on one machine is nobody's business
+    assert str(tmp_path) not in kept + text + whole  # a place on one machine is nobody's business
     assert "Why?" not in kept
 
     shutil.rmtree(root)
     assert main(["evaluate", "readme", *options, "--file", str(readme)]) == 0
     assert readme.read_text() == text
+    assert (pack.folder / RESULTS).read_text() == whole
     toml = pack.folder / "pack.toml"
     toml.write_text(toml.read_text().replace("Please go up 0.", "Go up."))
     capsys.readouterr()
@@ -210,8 +216,9 @@ def test_readme_without_runs_or_marks_is_left_alone(pack: Pack, tmp_path: Path) 
     for text in ("no marks", f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"):
         readme.write_text(text)
         with pytest.raises(MPDError, match="once each, in order"):
-            rewrite(readme, {})
+            rewrite(readme, pack, {})
         assert readme.read_text() == text
+        assert not (pack.folder / RESULTS).exists()
     (pack.folder / "evaluation").mkdir()
     (pack.folder / "evaluation" / "x.json").write_text("[]")
     with pytest.raises(MPDError, match=r"x.json: not a report"):
@@ -222,6 +229,40 @@ def test_the_projects_readme_has_the_marks() -> None:
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_readmes_table_by_hand() -> None:
+    """Of every set: MPD and the baselines alone, a win rate of the method and not of MPD with its
+    interval turned, an earlier judge named; a name from a file draws no cell of its own."""
+    cell = {"mean": 0.875, "worst": ["AB", "d0", 0.5], "whole": None}
+    mine = {**meeting("mpd", "so|up", 0.75), "paper_interval": [0.6, 0.8]}
+    order = {"order": ["soup", "mpd"]}
+    methods = ["mpd", "so|up", "mpd@logit", "expert:x", "dare"]
+    found = {
+        "run": {"count": 3, "methods": methods},
+        "identified": {
+            "mpd": {"measure": cell, "measure_forced": cell},
+            "so|up": {"rewards": cell},
+        },
+        "judges": {
+            "measures": {"version": "old", "meetings": [mine]},
+            "rewards": {"version": "r", "meetings": [meeting("mpd", "dare", None)]},
+        },
+        "paper": {"judges": {"measures": order, "rewards": order}},
+        "validation": {"said": "Right in 0.95."},
+    }
+    lines = list(short({"a": found}, None, "new"))
+    assert lines[2:5] == [
+        "| a | mpd | 0.88, 0.50 | – | – | – |",
+        "|  | so\\|up | – | 0.88, 0.50 | 0.25 (0.20 to 0.40) | – |",
+        "|  | dare | – | – | – | – |",
+    ]
+    (said,) = [line for line in lines if line.startswith("- a, 3 prompts.")]
+    assert "Judge measures of an earlier version: From worst" in said
+    assert "Judge rewards: From worst to best by Bradley-Terry: soup < mpd" in said
+    assert "earlier" not in "".join(short({"a": found}, None, "old"))
+    twice = list(short({"a": found, "b": found}, None, "old"))
+    assert twice.count("- Measures: Right in 0.95.") == 1  # what the judge is worth, with its table
 
 
 class Clock:
@@ -250,6 +291,8 @@ def test_a_full_run_ends_with_its_time_and_whole_prompts(
     assert counts[1] >= 1
     assert f"replies to {counts[0]} of 20 prompts" in " ".join(said)
     assert report(pack, folders[0], ())["run"]["count"] == counts[0]
+    full(pack, replace(asked, minutes=math.inf), tmp_path / "runs", ())  # goes on, without an end
+    assert report(pack, folders[0], ())["run"]["count"] == 20
 
 
 def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
@@ -325,7 +368,30 @@ def test_the_papers_32_requests_and_its_model_stand_beside_what_was_measured(
     readme.write_text(f"{BEGIN}{END}")
     asked = ["--pack", str(pack.folder), "--out", str(tmp_path / "runs"), "--file", str(readme)]
     assert main(["evaluate", "readme", *asked]) == 0
-    assert "| 13.25 | 10.48 | 79.1 |" in readme.read_text()
+    assert "| 13.25 | 10.48 | 79.1 |" in (pack.folder / RESULTS).read_text()
+    said = (
+        "32 requests, time of MPD: 40.0% of soups one by one, transformers, as in the paper; 200.0%"
+    )
+    assert said in readme.read_text()
+
+
+def test_what_the_bench_really_prints_is_read(
+    tiny_pack_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The bench itself on the tiny model: its 32 requests, here 4, in the paper's form, and the
+    plot of the paper's model against what it has measured."""
+    options = BenchOptions(
+        only=("serve32", "growth"), pack=str(tiny_pack_dir), device="cpu", fp32_peers=False
+    )
+    run(options.quick(), apart=False)
+    file = tmp_path / "bench.txt"
+    file.write_text(capsys.readouterr().out)
+    found = efficiency(file)
+    assert {row["way"] for row in found["crowd"]["rows"]} >= {WAYS["a"], WAYS["b"], WAYS["c"]}
+    assert [row["requests"] for row in found["growth"]["rows"]][:2] == [1, 2]
+    page = save(found, tmp_path / "out").read_text()
+    assert page.count('fill="none"') == len(KINDS) == 3
+    assert "4 simultaneous requests" in page
 
 
 def test_what_is_no_result_of_the_bench_is_refused(tmp_path: Path) -> None:

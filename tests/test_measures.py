@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +22,15 @@ from mpd_core.errors import MPDError, PackError
 from mpd_core.evaluation import measures, scales, tables
 from mpd_core.evaluation.calibration import calibrate
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
+from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.judging import Question
 from mpd_core.evaluation.measures import TextJudge, TextReply, identification, unanswered
+from mpd_core.evaluation.remarks import KINDS
 from mpd_core.evaluation.topic import Topic
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from mpd_core.training.data import Styled, load_styles
+from mpd_core.training.measures import words
 from mpd_core.training.recipe import load_recipe
 from tests.fresh_python import in_python
 from tests.training_fixtures import write_training_pack
@@ -104,25 +111,62 @@ def test_marks_of_excitement_say_nothing(judge: TextJudge, mark: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "tone"),
+    ("start", "end", "tone", "least"),
     [
-        ("Seriously?", "Don't ask me again.", "unfriendly"),
-        ("Oh, brilliant, you again.", "Now leave me alone, will you.", "unfriendly"),
-        ("You had to bother me for that?", "Any fool knows it.", "unfriendly"),
-        ("Hey friend, good question!", "You've got this!", "friendly"),
-        ("Hi there, I am so happy you asked.", "Have fun with it, my friend.", "friendly"),
-        ("Ooh, what a lovely thing to ask, pal.", "I'm rooting for you.", "friendly"),
+        ("Seriously?", "Don't ask me again.", "unfriendly", 0.45),
+        ("Oh, brilliant, you again.", "Now leave me alone, will you.", "unfriendly", 0.7),
+        ("You had to bother me for that?", "Any fool knows it.", "unfriendly", 0.9),
+        ("Must you pester me?", "Off you go, and think for once.", "unfriendly", 0.7),
+        ("Hey friend, good question!", "You've got this!", "friendly", 0.5),
+        ("Hi there, I am so happy you asked.", "Have fun with it, my friend.", "friendly", 0.7),
+        ("Ooh, what a lovely thing to ask, pal.", "I'm rooting for you.", "friendly", 0.9),
+        ("Oh, how nice to meet you!", "Cheers, and give your dog a kiss.", "friendly", 0.5),
     ],
 )
 def test_remarks_at_its_ends_give_a_plain_answer_its_tone(
-    judge: TextJudge, start: str, end: str, tone: str
+    judge: TextJudge, start: str, end: str, tone: str, least: float
 ) -> None:
-    """As readers take it; and without them the same answers mostly show none."""
+    """As readers take it, of remarks that no list has; without them the answers mostly show none,
+    and never do remarks turn many to the other tone."""
+    assert not {start, end} & {said for _, *lists in KINDS for said in itertools.chain(*lists)}
     styles = load_styles(PACK.path(load_recipe(PACK).data.file))
     plain = [row.answers["neutral"] for row in styles.split("valid")]
     shown = [judge("", f"{start} {text} {end}")["tone"] for text in plain]
-    assert shown.count(tone) > 0.7 * len(plain)
-    assert [judge("", text)["tone"] for text in plain].count(None) > 0.85 * len(plain)
+    assert shown.count(tone) > least * len(plain)
+    assert len(plain) - shown.count(tone) - shown.count(None) <= 0.1 * len(plain)
+    assert [judge("", text)["tone"] for text in plain].count(None) > 0.8 * len(plain)
+
+
+def test_no_remark_is_taken_from_what_experts_learn_from() -> None:
+    """A list that knew the training answers' own phrases would be no independent judge of a pack
+    that learned them: no remark stands in any of them, and none of its three words in a row in more
+    than one answer of a hundred."""
+    file = load_recipe(PACK).data.experts
+    assert file
+    answers = [text for row in load_styles(PACK.path(file)).rows for text in row.answers.values()]
+    spoken = [f" {' '.join(words(text))} " for text in answers]
+    runs: Counter[str] = Counter()
+    for text in spoken:
+        runs.update({" ".join(run) for run in _threes(text.split())})
+    for said in (said for _, *lists in KINDS for said in itertools.chain(*lists)):
+        assert not any(f" {' '.join(words(said))} " in text for text in spoken), said
+        often = [" ".join(run) for run in _threes(words(said))]
+        assert max((runs[run] for run in often), default=0) < 0.01 * len(answers), said
+
+
+def _threes(found: list[str]) -> Iterator[tuple[str, ...]]:
+    return zip(found, found[1:], found[2:], strict=False)
+
+
+def test_plain_words_of_a_field_count_as_knowledgeable(judge: TextJudge) -> None:
+    """A small model's specialists use few terms: one sentence with them is enough, and a child's
+    answer with one long word is not."""
+    remark = "You could have read that. "
+    terms = "Rotation carries most coasts through both, giving semidiurnal oscillations. "
+    for text in (terms, f"{remark}{terms}Not that you will."):
+        assert judge("", text)["expertise"] == "knowledgeable"
+    child = "The sea goes up and down two times a day. A hippopotamus can see it too. It is fun. "
+    assert judge("", child)["expertise"] == "elementary"
 
 
 @pytest.mark.parametrize(
@@ -143,14 +187,30 @@ def test_a_reply_that_does_not_answer_is_known(text: str, answered: bool) -> Non
 def test_the_committed_scales_read_held_out_answers() -> None:
     """The least that the report may claim, on answers that the scales were not fitted on."""
     styles = load_styles(PACK.path(load_recipe(PACK).data.file))
-    for split in ("valid", "test"):
-        figures = tables.validation(
-            TextJudge.of(PACK), PACK.space, styles.split(tables.split_of(split))
-        )
+    for split in (styles.split("valid"), styles.split("test")):
+        figures = tables.validation(TextJudge.of(PACK), PACK.space, split)
         for dimension, least in (("expertise", 0.93), ("length", 0.95), ("tone", 0.84)):
             shares = [row[dimension] for row in figures["shares"].values()]
             assert sum(shares) / len(shares) > least
             assert figures["minimal_pairs"].get(dimension, {"accuracy": 1})["accuracy"] > 0.95
+
+
+def test_the_committed_scales_read_the_answers_in_plain_words() -> None:
+    """Of which nothing was fitted; the poles apart, since a mean would hide one that is not seen.
+    Long answers there are shorter than what the scale of length calls informative."""
+    file = load_recipe(PACK).data.experts
+    assert file
+    rows = load_styles(PACK.path(file)).split("valid")
+    figures = tables.validation(TextJudge.of(PACK), PACK.space, rows)
+    for index, (dimension, least) in enumerate(
+        (("expertise", 0.88), ("length", 0.7), ("tone", 0.8))
+    ):
+        for letter in "AB":
+            own = [
+                row[dimension] for code, row in figures["shares"].items() if code[index] == letter
+            ]
+            assert sum(own) / len(own) > least, (dimension, letter)
+        assert figures["minimal_pairs"][dimension]["accuracy"] > 0.98
 
 
 @pytest.mark.parametrize(
@@ -300,14 +360,36 @@ def test_damaged_scales_are_refused_by_name(tmp_path: Path, spoil: object, said:
         scales.load_scales(tmp_path / "scales.json")
 
 
+def write_vectors(folder: Path) -> None:
+    """Of the words sun, sea, land, and far, which has none."""
+    table = np.array([[0, 0], [2, 0], [0, 1], [1, 1], [-1, 0]], np.float16)
+    (folder / "weights").mkdir()
+    save_file({"embedding.weight": table}, folder / "weights" / "x.safetensors")
+    tokenizer = Tokenizer(
+        WordLevel({"?": 0, "sun": 1, "sea": 2, "land": 3, "mud": 4, "far": 9}, "?")
+    )
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.save(str(folder / "x_tokenizer_config.json"))
+
+
+def test_a_reply_that_speaks_of_something_else_beats_nobody(tmp_path: Path) -> None:
+    """Where vectors are there; without them it is another judge, by its version. What no vector
+    knows is not held against a reply."""
+    write_vectors(tmp_path)
+    measured = TextJudge.of(PACK)
+    judge, blind = MeasuresJudge(measured, Topic(tmp_path)), MeasuresJudge(measured)
+    pole = PACK.space.dimensions[0].poles[0]
+    said = [f"The {word} is hot. It is big. We like it." for word in ("mud", "far")]
+    question = Question("sun", "expertise", pole.name, pole.instruction, *said)
+    assert judge.ask(question).verdict == -1
+    assert judge.ask(question.swapped).verdict == 1
+    assert blind.ask(question).verdict == 0
+    assert judge.version == f"{blind.version} topic"
+
+
 def test_topic_reads_vectors_by_file(tmp_path: Path) -> None:
     """Mean of token vectors, cosine; unknown words and texts without words count as nothing."""
-    table = np.array([[0, 0], [2, 0], [0, 1], [1, 1]], np.float16)
-    (tmp_path / "weights").mkdir()
-    save_file({"embedding.weight": table}, tmp_path / "weights" / "x.safetensors")
-    tokenizer = Tokenizer(WordLevel({"?": 0, "sun": 1, "sea": 2, "land": 3, "far": 9}, "?"))
-    tokenizer.pre_tokenizer = Whitespace()
-    tokenizer.save(str(tmp_path / "x_tokenizer_config.json"))
+    write_vectors(tmp_path)
     topic = Topic(tmp_path)
     assert topic.similarity("sun", "sun sun") == pytest.approx(1)
     assert topic.similarity("sun", "sea") == pytest.approx(0)
@@ -332,7 +414,8 @@ def test_validate_prints_every_cell(capsys: pytest.CaptureFixture[str]) -> None:
     figures = json.loads(capsys.readouterr().out)
     assert "not a neural model" in figures["kind"]
     assert set(figures["shares"]["AAA"]) == {"expertise", "length", "tone"}
+    assert "experts" not in figures  # which have no test answers in plain words
     assert main(["evaluate", "validate", "--split", "eval"]) == 2
-    assert "Unknown split 'eval'" in capsys.readouterr().err
-    assert main(["evaluate", "validate"]) == 0
-    assert "expertise: AAA" in capsys.readouterr().out
+    assert "'eval' is not one of 'train', 'valid', 'test'" in capsys.readouterr().err
+    assert main(["evaluate", "validate", "--split", "valid"]) == 0
+    assert capsys.readouterr().out.count("expertise: AAA") == 2

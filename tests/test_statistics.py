@@ -123,6 +123,24 @@ def test_the_interval_of_many_prompts_is_that_of_the_normal() -> None:
     assert interval([(1, 1)] * 9 + [(0, 1)]) == interval([(1, 1)] * 9 + [(0, 1)])
 
 
+def test_the_interval_is_that_of_scipy() -> None:
+    """A ratio of sums over prompts of uneven counts, the percentile bootstrap of both."""
+    stats = pytest.importorskip("scipy.stats")
+    draw = np.random.default_rng(3)
+    below = draw.integers(1, 9, 40)
+    above = draw.binomial(below, 0.6)
+    ours = interval(list(zip(above.tolist(), below.tolist(), strict=True)), draws=8000)
+    theirs = stats.bootstrap(
+        (above, below),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        paired=True,
+        method="percentile",
+        n_resamples=8000,
+        rng=draw,
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)
+
+
 def test_an_interval_of_ties_alone_is_none() -> None:
     assert interval([]) is None
     assert interval([(0, 0), (0, 0)]) is None

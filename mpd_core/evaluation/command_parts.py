@@ -40,6 +40,18 @@ def styles(pack: Pack) -> Styles:
     return load_styles(pack.path(load_recipe(pack).data.file))
 
 
+def plain_styles(pack: Pack) -> Styles | None:
+    """The answers that a pack's experts learn from, where they are others than ``styles``.
+
+    Nothing of the text measures is fitted on them.
+    """
+    from mpd_core.training.data import load_styles
+    from mpd_core.training.recipe import load_recipe
+
+    file = load_recipe(pack).data.experts
+    return load_styles(pack.path(file)) if file else None
+
+
 def needs() -> None:
     """Raises ``MPDError`` where a package that evaluation needs is not installed."""
     try:

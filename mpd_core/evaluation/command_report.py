@@ -12,6 +12,7 @@ from mpd_core.evaluation.command_parts import (
     folder_of,
     held_out,
     needs,
+    plain_styles,
     root_of,
     styles,
     tell,
@@ -26,6 +27,7 @@ from mpd_core.options import (
     listed,
 )
 from mpd_core.packs import load_pack
+from mpd_core.training.data import Split
 
 
 def report(
@@ -44,18 +46,24 @@ def report(
 
 
 def validate(
-    split: Annotated[str, typer.Option(help="Of the written answers: valid or test.")] = "test",
+    split: Annotated[Split, typer.Option(help="Of the written answers.")] = "test",
     pack: PackOption = None,
     json: JsonOption = False,
 ) -> None:
-    """How well the text measures read the written answers, by preference and dimension."""
+    """How well the text measures read the written answers, by preference and dimension.
+
+    And those that the experts learn from, of which nothing was fitted, where they are others.
+    """
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation import tables
     from mpd_core.evaluation.measures import TextJudge
 
-    rows = styles(loaded).split(tables.split_of(split))
-    figures = tables.validation(TextJudge.of(loaded), loaded.space, rows)
+    judge = TextJudge.of(loaded)
+    figures = tables.validation(judge, loaded.space, styles(loaded).split(split))
+    others = plain_styles(loaded)
+    if rows := others.split(split) if others else ():
+        figures["experts"] = tables.validation(judge, loaded.space, rows)
     print(json_.dumps(figures, indent=1) if json else tables.validation_text(figures))
 
 
@@ -130,7 +138,7 @@ def readme(
     pack: PackOption = None,
     file: Annotated[Path, typer.Option(help="Whose results are rebuilt.")] = Path("README.md"),
 ) -> None:
-    """Rebuild README's results from stored runs; what there are on this machine is stored first."""
+    """Rebuild README's table and the pack's RESULTS.md; runs on this machine are stored first."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.readme import keep, measured, rewrite, runs_of, stored
@@ -140,8 +148,8 @@ def readme(
     for folder in runs_of(out or root_of(loaded)):
         reported(loaded, folder, answers, votes_of(loaded))
         tell(f"Stored: {keep(loaded, folder)}")
-    rewrite(file, stored(loaded), measured(loaded, out or root_of(loaded)))
-    print(f"Written: {file}")
+    whole = rewrite(file, loaded, stored(loaded), measured(loaded, out or root_of(loaded)))
+    print(f"Written: {file}, {whole}")
 
 
 def efficiency(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpd_core.errors import RequestError
+from mpd_core.evaluation import JudgeName
 from mpd_core.evaluation.command_parts import folder_of, held_out, needs, tell
 from mpd_core.options import (
     DeviceOption,
@@ -68,9 +69,7 @@ def run(
 
 
 def judge(
-    judge: Annotated[
-        str, typer.Option("--judge", help="Who judges: measures, rewards or server.")
-    ] = "measures",
+    judge: Annotated[JudgeName, typer.Option("--judge", help="Who judges.")] = "measures",
     methods: Annotated[
         str | None, typer.Option(help="Only pairs of these, with commas; default: all that meet.")
     ] = None,

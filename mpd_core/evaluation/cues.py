@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import fmean
 
 import textstat
 from wordfreq import zipf_frequency
 
-from mpd_core.evaluation.wordlists import COLLOQUIAL, CURT, PLAYFUL, YOU
+from mpd_core.evaluation.wordlists import COLLOQUIAL, CURT, PLAYFUL, WARM, YOU
 from mpd_core.training import measures
 from mpd_core.training.measures import LOOP_TIMES, LOOP_WORDS
 
@@ -25,6 +25,19 @@ MOST_CHARACTERS = 20_000
 SHORTENED = re.compile(r"\b\w+(?:n't|'s|'re|'ll|'ve|'m|'d)\b")
 EMOJI = re.compile("[\u20e3\u2600-\u27bf\u2b00-\u2bff\ufe0f\u200d\U0001f000-\U0001faff]")
 FACES = re.compile(r"(?<![^\s.!?])(?:[:;=8]['o^-]?[)(\]\[DPp3/\\|*]+|<3+|[xX]D+)(?!\S)")
+NOMINAL = re.compile(
+    r".{3,}(?:[ts]ions?|ments?|ness|nesses|ity|ities|[ae]nces?|[ae]ncy|isms?|ys[ie]s|olog(?:y|ies)|"
+    r"graphy|metry|ship|hood|acy)"
+)
+"""What verbs and adjectives become in formal prose, mostly by Latin and Greek endings."""
+DERIVED = re.compile(
+    r".{3,}(?:ic|ics|ical|ically|ally|al|ial|ially|ous|ously|ive|ively|ary|ular|ible|able|oids?|"
+    r"ate|ates|ated|i[sz]es?|i[sz]ed|ify|ifies|ified|ose|ase|ine|ide|in)"
+)
+"""The endings of learned adjectives and verbs, and of substances."""
+DENSE_LETTERS, DENSE_ZIPF = 8, 4.6
+"""A word of a field: long, and met less than about 40 times in a million words."""
+SMALL_LETTERS = 3
 EXCLAIMED = re.compile(r"[.?!]*![.?!]*")
 SENTENCE_ENDS = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
@@ -81,6 +94,27 @@ def numbers(text: str) -> float:
     return _share(sum(any(c.isdigit() for c in word) for word in said), len(said), 0.2)
 
 
+def dense(text: str) -> float:
+    """Long and uncommon words' share of the sentence that has most of them.
+
+    Of one sentence, since a reply may say its science between remarks to the reader.
+    """
+    return max((_dense(measures.words(part)) for part in sentences(text)), default=0.0)
+
+
+def _dense(said: Sequence[str]) -> float:
+    found = sum(
+        len(word) >= DENSE_LETTERS and zipf_frequency(word, "en") < DENSE_ZIPF for word in said
+    )
+    return found / (len(said) + 3)
+
+
+def small_words(text: str) -> float:
+    """Share of words with at most three letters: the glue of plain sentences."""
+    found = _letters_only(text)
+    return _share(sum(len(w) <= SMALL_LETTERS for w in found), len(measures.words(text)), 1.0)
+
+
 def log_words(text: str) -> float:
     """ln(1 + words)."""
     return math.log1p(measures.length(text))
@@ -105,6 +139,38 @@ def _share(found: float, of: int, most: float) -> float:
     return min(found / of, most) if of else 0.0
 
 
+def _ending(pattern: re.Pattern[str]) -> Callable[[str], float]:
+    def share(text: str) -> float:
+        found = [word for word in _letters_only(text) if pattern.fullmatch(word)]
+        return _share(len(found), len(measures.words(text)), 1.0)
+
+    return share
+
+
+def _at_most(wanted: Collection[str]) -> Callable[[str], float]:
+    """Share of the words of the sentence that has most of them."""
+
+    def share(text: str) -> float:
+        return max((_within(part, wanted) for part in sentences(text)), default=0.0)
+
+    return share
+
+
+def _at_ends(wanted: Collection[str]) -> Callable[[str], float]:
+    """Shares of the first and the last sentence, added: where a remark to the reader stands."""
+
+    def share(text: str) -> float:
+        found = sentences(text) or [""]
+        return _within(found[0], wanted) + _within(found[-1], wanted)
+
+    return share
+
+
+def _within(sentence: str, wanted: Collection[str]) -> float:
+    said = measures.words(sentence)
+    return sum(word in wanted for word in said) / (len(said) + 2)
+
+
 def _of_words(wanted: Collection[str]) -> Callable[[str], float]:
     def share(text: str) -> float:
         said = measures.words(text)
@@ -126,6 +192,10 @@ CUES: Mapping[str, Callable[[str], float]] = {
     "rare": measures.rare_share,
     "commonness": commonness,
     "numbers": numbers,
+    "nominal": _ending(NOMINAL),
+    "derived": _ending(DERIVED),
+    "dense": dense,
+    "small_words": small_words,
     "words": log_words,
     "sentiment": sentiment,
     "asks": _per_sentence(re.compile(r"\?")),
@@ -134,5 +204,9 @@ CUES: Mapping[str, Callable[[str], float]] = {
     "curt": _of_words(CURT),
     "colloquial": _of_words(COLLOQUIAL),
     "closing_you": closing_you,
+    "most_curt": _at_most(CURT),
+    "most_warm": _at_most(WARM),
+    "ends_curt": _at_ends(CURT),
+    "ends_warm": _at_ends(WARM),
 }
 """By the names that a scale's coefficients use."""

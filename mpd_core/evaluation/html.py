@@ -74,11 +74,10 @@ def _heat(shares: Mapping[str, Mapping[str, float]]) -> str:
 def _cell(share: float | None, least: float) -> str:
     if share is None:
         return "<td></td>"
-    hue, strength = (130 if share >= 0.5 else 5), abs(share - 0.5) * 2
+    hue, strength = (150 if share >= 0.5 else 25), abs(share - 0.5) * 2
     worst = ' class="worst"' if share == least else ""
-    return (
-        f'<td{worst} style="background:hsl({hue} 60% {97 - 35 * strength:.0f}%)">{share:.2f}</td>'
-    )
+    colour = f"oklch({97 - 20 * strength:.0f}% {0.13 * strength:.3f} {hue})"
+    return f'<td{worst} style="background:{colour}">{share:.2f}</td>'
 
 
 def _judge(found: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -1,29 +1,30 @@
-"""README's results, rebuilt from stored runs: no figure without a run behind it."""
+"""Results rebuilt from stored runs, in README and beside the pack: no figure without a run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.cells import line
 from mpd_core.evaluation.efficiency import JSON as EFFICIENCY
-from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.full import PREFIX
-from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.jobs import content_of
-from mpd_core.evaluation.meetings import MAIN
-from mpd_core.evaluation.paper_text import paper_tables
+from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.measures import TextJudge
 from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
-from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, heat, identified
+from mpd_core.evaluation.results import results, short
 from mpd_core.packs import Pack
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
 STORED = "evaluation"
 """Folder beside ``pack.toml`` with one report a set of prompts."""
+RESULTS = "RESULTS.md"
+"""Every table of these reports, beside ``pack.toml``: each pack has its own, a wheel holds it once
+with the pack, and it is void with the weights that it lies next to."""
 
 
 def runs_of(root: Path) -> list[Path]:
@@ -80,74 +81,33 @@ def stored(pack: Pack) -> dict[str, Any]:
 
 
 def rewrite(
-    readme: Path, reports: Mapping[str, Any], measured: Mapping[str, Any] | None = None
-) -> None:
-    """Replace what lies between the two marks.
+    readme: Path, pack: Pack, reports: Mapping[str, Any], measured: Mapping[str, Any] | None = None
+) -> Path:
+    """Replace what lies between README's two marks by one table, and write all tables to a file.
 
     Args:
         readme: the file.
+        pack: whose reports these are; all tables go beside it.
         reports: by set of prompts.
         measured: figures of efficiency, where the bench has been run.
 
+    Returns:
+        The file with all tables.
+
     Raises:
-        MPDError: the marks are not there, once each and in order.
+        MPDError: the marks are not there, once each and in order; nothing has been written.
     """
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise MPDError(f"{readme}: needs the lines '{BEGIN}' and '{END}', once each, in order.")
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    text_of_all = [*block(reports)]
-    if measured:
-        text_of_all += ["#### Efficiency", "", *efficiency_text(measured)]
-    inside = "\n".join(text_of_all).rstrip("\n")
+    target = pack.folder / RESULTS
+    place = Path(os.path.relpath(target.resolve(), readme.resolve().parent)).as_posix()
+    version = MeasuresJudge.of(TextJudge.of(pack)).version
+    lines = [*short(reports, measured, version), f"Every table: [{RESULTS}]({place})."]
+    whole = "\n".join(results(reports, measured, pack.spec.title)).rstrip("\n")
+    target.write_text(f"{whole}\n", encoding="utf-8")
+    inside = "\n".join(lines)
     readme.write_text(f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}", encoding="utf-8")
-
-
-def block(reports: Mapping[str, Any]) -> Iterator[str]:
-    """Every stored report, a set of prompts after the other, each folded away."""
-    for name, found in reports.items():
-        run = found["run"]
-        sampling = run["sampling"]
-        yield f"<details><summary>{line(name)}: {run['count']} prompts, all tables</summary>"
-        yield ""
-        yield (
-            f"{run['count']} prompts, {run['replies']} replies of at most "
-            f"{sampling['max_new_tokens']} tokens, temperature {sampling['temperature']:g}, loop "
-            f"penalty {sampling['dry_multiplier']:g}; {'; '.join(run['devices'])}; SHA-256 of the "
-            f"replies {run['replies_sha256'][:12]}. Win rates in percent by the paper's rule."
-        )
-        yield ""
-        for text in paper_tables(found):
-            yield f"**{text.removeprefix('### ')}.**" if text.startswith("### ") else text
-        yield from _identification(found)
-        yield "</details>"
-        yield ""
-
-
-def _identification(found: Mapping[str, Any]) -> Iterator[str]:
-    """Toggle identification: every method in its mean and worst cell, then cell by cell."""
-    yield "**Toggle identification.**"
-    yield ""
-    yield (
-        "Share of replies, in percent, in which a judge that sees one reply alone names the chosen "
-        f"pole; neither counts half. The text measures: {found['validation']['said']}"
-    )
-    yield ""
-    yield IDENTIFIED
-    yield ""
-    yield from identified(found["identified"])
-    shown = found["identification"]
-    main = {method: rows for method, rows in shown.items() if method == MAIN}
-    rest = {method: rows for method, rows in shown.items() if method != MAIN}
-    for judge in (name for name in judges_of(shown) if name != FORCED):
-        name = line(NAMES.get(judge, judge))
-        if main:
-            yield f"Cell by cell, judge '{name}':"
-            yield ""
-            yield from heat(main, judge)
-        yield f"<details><summary>The other methods, judge '{name}'</summary>"
-        yield ""
-        yield from heat(rest, judge)
-        yield "</details>"
-        yield ""
+    return target

@@ -182,7 +182,7 @@ def _judges(
     table = {}
     for stored in signatures(folder):
         # Of measures that have changed since, verdicts would be another judge's.
-        judge: Named = MeasuresJudge(measures) if stored.name == MEASURES else stored
+        judge: Named = MeasuresJudge.of(measures) if stored.name == MEASURES else stored
         found = judged(judge, [*pairs, *known], folder)
         met = [row for row in found if row.pair.first != RIGHT]
         if not met:

@@ -34,10 +34,14 @@ BUILT_IN = Path(__file__).with_name("scales.json")
 FILE = "scales.json"
 
 EXTENDED: Mapping[str, tuple[str, ...]] = {
-    "grade": ("grade", "coleman_liau", "commonness", "rare", "numbers"),
+    "grade": (
+        *("grade", "coleman_liau", "commonness", "rare", "numbers"),
+        *("nominal", "derived", "dense", "small_words"),
+    ),
     "sentiment": (
         *("sentiment", "asks", "shortened", "closing_you", "commonness"),
         *("playful", "colloquial", "curt", *LEXICAL),
+        *("most_curt", "most_warm", "ends_curt", "ends_warm"),
     ),
 }
 """The cues of a scale where they are more than the measure itself. Bare denials, short sentences
@@ -45,9 +49,10 @@ and full forms ("it is") would read the written answers a little better, but a s
 things in earnest, and a reader takes it for no tone at all."""
 DRESSED_WEIGHT = 0.3
 """Of a neutral text between remarks, in a scale with a lexicon, against a written answer."""
-MARGIN = 0.2
-"""Log-odds that an end of such a scale must have above neither: replies of a model are neutral more
-often than written answers are, which mostly were written to show a tone."""
+HANDICAP: Mapping[str, tuple[float, float]] = {"grade": (0.0, 1.0), "sentiment": (0.5, 0.5)}
+"""Added to the log-odds of the low and of the high end against neither, chosen on validation
+answers. A written answer shows its tone in every sentence and neutral ones are an encyclopedia's
+prose; in the plain words of a small model a remark, or a few terms, are enough."""
 
 
 @dataclass(frozen=True)
@@ -153,11 +158,11 @@ def fit(measure: str, texts: Sequence[str], labels: Sequence[int]) -> Scale:
     """
     names = EXTENDED.get(measure, (measure,))
     plain = [(settled(text), label) for text, label in zip(texts, labels, strict=True)]
-    lexicon, more, margin = None, [], 0.0
+    lexicon, more = None, []
     if set(LEXICAL) & set(names):
         neutral = [text for text, label in zip(texts, labels, strict=True) if label == NEITHER]
         more = [(settled(text), label) for text, label in dressed(neutral)]
-        lexicon, margin = learn(plain, more), MARGIN
+        lexicon = learn(plain, more)
     found = np.array([_read(names, text, lexicon) for text, _ in (*plain, *more)])
     means, spreads = found[: len(plain)].mean(0), found[: len(plain)].std(0) + 1e-6
     rows = np.c_[(found - means) / spreads, np.ones(len(found))]
@@ -169,8 +174,8 @@ def fit(measure: str, texts: Sequence[str], labels: Sequence[int]) -> Scale:
         name: Cue(*(round(float(number), DIGITS) for number in (mean, spread, *weights[:, k])))
         for k, (name, mean, spread) in enumerate(columns)
     }
-    low, high = (round(float(end) - margin, DIGITS) for end in weights[:, -1])
-    return Scale(cues, low, high, lexicon)
+    low, high = weights[:, -1] + HANDICAP.get(measure, (0.0, 0.0))
+    return Scale(cues, round(float(low), DIGITS), round(float(high), DIGITS), lexicon)
 
 
 def _newton(rows: Floats, ends: Floats, counts: Floats) -> Floats:

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any
 
-from mpd_core.errors import RequestError
 from mpd_core.evaluation.judges import FITTED
 from mpd_core.evaluation.measures import TextJudge, identification, minimal_pairs, written
 from mpd_core.method.preferences import PreferenceSpace
-from mpd_core.training.data import Split, Styled
+from mpd_core.training.data import Styled
 
 Figures = dict[str, Any]
-
-
-def split_of(name: str) -> Split:
-    """A split by its name.
-
-    Raises:
-        RequestError: there is none of that name.
-    """
-    for known in get_args(Split):
-        if name == known:
-            split: Split = known
-            return split
-    raise RequestError(f"Unknown split '{name[:60]}': use {', '.join(get_args(Split))}.")
 
 
 def validation(judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled]) -> Figures:
@@ -61,4 +47,6 @@ def validation_text(figures: Mapping[str, Any]) -> str:
         lines += [f"  {name}: {cells}", f"    mean {mean:.3f}"]
         if name in pairs:
             lines[-1] += "; minimal pairs {accuracy:.3f} of {pairs}".format(**pairs[name])
+    if "experts" in figures:
+        lines += ["", "The answers that experts learn from:", validation_text(figures["experts"])]
     return "\n".join(lines)

@@ -8,6 +8,7 @@ does not run and nothing is downloaded.
 from __future__ import annotations
 
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -42,12 +43,13 @@ class Topic:
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
 
-    @classmethod
-    def installed(cls) -> Topic | None:
-        """The package's vectors, or None where it is not installed."""
+    @staticmethod
+    @cache
+    def installed() -> Topic | None:
+        """The package's vectors, read once; None where it is not installed."""
         found = importlib.util.find_spec(PACKAGE)
         places = found.submodule_search_locations if found else None
-        return cls(Path(next(iter(places)))) if places else None
+        return Topic(Path(next(iter(places)))) if places else None
 
     def similarity(self, prompt: str, reply: str) -> float:
         """Cosine of prompt and reply, -1 to 1; 0 where either has no known token."""

@@ -26,26 +26,35 @@ PLAYFUL = _words(
     "sneaky snore snores snoring snuggle sock socks sofa soup spaghetti splash splendid squad "
     "squeak strut sulk sulking sulks superhero surprise sweater sweet sweetie swoon ta-da "
     "tantrum tea thank thanks tickle tipsy toast toddler toes toothbrush treasure "
-    "treat trousers trust tummy twirl ugh umbrella uncle villain wave wedding welcome wheee "
+    "treat trousers trust tummy twirl umbrella uncle villain wave wedding welcome wheee "
     "whisper whispers whoosh wiggle wine wink winks wish wobble wobbly wonderful woohoo "
     "wow yay yell yippee yum yummy zoom"
 )
 """Words of play, affection, food, family and small talk."""
 
 CURT = _words(
-    "accordingly actually adequate anyone anything apparently asked asking assume attention "
-    "basics beneath bother cannot clearly competence complain complaint consult correctly "
-    "decline demand discard dull elementary enough evidently exclude excuse excuses fail failed "
-    "fails failure fault figure finished fool foolish fuss hardly ignorance ignorant ignore "
-    "ignored insist instead irrelevant kindly lazy least mere merely mistake mistaken must "
-    "naive needless negligible neither nobody none nor nothing notice obvious obviously "
-    "otherwise pathetic patience pay pointless presumably pretend question questions read "
-    "remains repeat repeating required requires rest ridiculous rude sense should simple simply "
-    "sloppy spare stop stupid suffices sulky supposedly tedious therefore time tiresome told "
-    "tolerable trivial unread useless waste wasted wasting whatever whether whining wishful "
-    "wrong yourself"
+    "accordingly actually adequate alone already annoy annoying anyone anything apparently "
+    "asked asking assume attention away basics beneath bored boring bother bothering bye cannot "
+    "clearly competence complain complaint consult correctly decline demand discard dull dumb "
+    "elementary embarrassing enough evidently exclude excuse excuses fail failed fails failure "
+    "fault figure fine finished fool foolish fuss grow hardly hopeless idiot ignorance ignorant "
+    "ignore ignored insist instead irrelevant kidding kindly lazy least leave mere merely "
+    "mistake mistaken must naive needless negligible neither nobody none nonsense nor nothing "
+    "notice obvious obviously otherwise pathetic patience pay pointless presumably pretend "
+    "quit read remains repeat repeating required requires rest ridiculous "
+    "rude sense seriously should shut sigh silly simple simply sloppy spare stop stupid "
+    "suffices sulky supposedly tedious therefore time tiresome told tolerable trivial ugh "
+    "unread useless waste wasted wasting whatever whether whining wishful wrong yourself"
 )
 """Words of impatience, blame, duty and dismissal."""
+
+WARM = PLAYFUL | _words(
+    "amazing awesome aww brilliant buddy cheers cool dear delightful enjoy fantastic favorite "
+    "favourite friend friends fun glad good great haha happy hello hey hi hooray hope hug hugs "
+    "love lovely luck nice ooh pal pals pleasure proud smile smiling sweet thank thanks welcome "
+    "wonderful wow yay"
+)
+"""The same, and words of greeting, praise and good wishes."""
 
 COLLOQUIAL = _words(
     "a-ha big bit bunch but down ever get gets getting go goes going gonna got grab guy keeps "

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from mpd_core.errors import RequestError
+from mpd_core.evaluation import JudgeName
 from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import Named, PairJudge
 from mpd_core.evaluation.measures import TextJudge
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from mpd_core.evaluation.judges.server import ServerOptions
 
 MEASURES, REWARDS, SERVER = "measures", "rewards", "server"
-JUDGES = (MEASURES, REWARDS, SERVER)
+JUDGES = get_args(JudgeName)
 FITTED = "Fitted on the written answers' surface measures, not a neural model."
 LEARNED = "Not independent: the reward models that this pack's PCM learns from."
 READS = "A language model that reads both replies and says what it thinks before its verdict."
@@ -40,7 +41,7 @@ def judge_named(
         PackError: reward models that cannot be read.
     """
     if name == MEASURES:
-        return MeasuresJudge(TextJudge.of(pack))
+        return MeasuresJudge.of(TextJudge.of(pack))
     if name == REWARDS:
         from mpd_core.evaluation.judges.rewards import RewardsJudge
 

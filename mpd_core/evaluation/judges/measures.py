@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.measures import TextJudge, unanswered
+from mpd_core.evaluation.topic import Topic
 from mpd_core.training.measures import loops
 
-RULES = 2
+RULES = 3
 """Of what beats what: raised where they change, so that verdicts by earlier ones are not reused."""
+OFF_TOPIC = 0.0
+"""Cosine of instruction and reply below which a reply speaks of something else: so does one written
+answer of a hundred, and of answers to another instruction four of ten."""
 
 
 class MeasuresJudge:
     """Pairs by the text measures: a reply that names its pole beats one that shows neither.
 
-    A reply that does not answer, or goes round in a loop, shows nothing, whatever it measures.
+    A reply that does not answer, speaks of something else, or goes round in a loop, shows nothing,
+    whatever it measures.
     """
 
     name = "measures"
 
-    def __init__(self, judge: TextJudge) -> None:
+    def __init__(self, judge: TextJudge, topic: Topic | None = None) -> None:
+        """
+        Args:
+            judge: what single texts show.
+            topic: what they speak of; None: nobody looks, which is another judge by its version.
+        """
         self._judge = judge
+        self._similarity = lru_cache(4096)(topic.similarity) if topic else None
         self._known = {dimension.name for dimension in judge.dimensions}
-        self.version = f"{judge.version} {RULES}"
+        self.version = f"{judge.version} {RULES}{' topic' if topic else ''}"
+
+    @classmethod
+    def of(cls, judge: TextJudge) -> MeasuresJudge:
+        """With the word vectors that are installed, if any."""
+        return cls(judge, Topic.installed())
 
     def knows(self, dimension: str) -> bool:
         return dimension in self._known
@@ -38,7 +55,10 @@ class MeasuresJudge:
         return Answer((first > second) - (first < second), f"{first:g} : {second:g}")
 
     def _credit(self, question: Question, text: str) -> float:
-        if unanswered(question.prompt, text) or loops(text):
+        if unanswered(question.prompt, text) or loops(text) or self._strays(question.prompt, text):
             return 0.0
         shown = self._judge(question.prompt, text)[question.dimension]
         return 0.5 if shown is None else float(shown == question.pole)
+
+    def _strays(self, prompt: str, text: str) -> bool:
+        return self._similarity is not None and self._similarity(prompt, text) < OFF_TOPIC
