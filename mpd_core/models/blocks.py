@@ -141,6 +141,8 @@ def join(linears: Sequence[BlockLinear]) -> BlockLinear | None:
 
     They go on as parts of it: nothing is held twice.
     """
+    if len(linears) == 1:
+        return linears[0]  # others may hold its panels, too: an embedding those of its output layer
     own = [linear.panels for linear in linears]
     if not all(one.goes_before(other) for one, other in pairwise(own)):
         return None

@@ -76,7 +76,8 @@ class RowModel:
         """Whether tokens read together and one by one leave the same bits in the cache."""
         self.alike = False
         """Whether a row was seen to be, to the bit, what it is alone."""
-        self._reads_own = loops and lean  # loops end where a row does
+        self.ragged = loops and lean  # loops end where a row does
+        """Whether tokens of any rows can be read side by side, see ``read``."""
         self._graphs: StepGraphs | None = None
         count = len(layers) if layers else config.num_hidden_layers
         self._take_over(
@@ -142,26 +143,67 @@ class RowModel:
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
         gates = self._stack.adapter_weights(adapters)
-        if not self._reads_own:
+        if not self.ragged:
             self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
             window = self._window(int(positions.max()))  # before the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
-            return self._compute(inputs, positions, gates, window, first)
+            return self._body(*self._begin(inputs, positions, gates, window, _slice(first, inputs)))
         return self._graphs.run(inputs, positions, gates, self._stack.routing.in_use)
 
-    def _compute(
-        self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, first: int
+    @torch.inference_mode()
+    def read(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        places: Tensor,
+        adapters: Sequence[Mix],
+        *,
+        states: bool = True,
     ) -> Tensor:
-        self.cache.window = Window(slice(first, first + len(inputs)), positions, window)
+        """Write new tokens into the cache as ``forward`` does, each wherever it belongs.
+
+        Nothing is padded, and rows may lie anywhere. A row's tokens have to be all that it lacks
+        before the last of them. Only where ``ragged`` says so.
+
+        Args:
+            inputs: ids, [N], or states from the trunk below, [N, D].
+            positions: of each token in its own sequence, [N].
+            places: of each token, its row of the cache, [N].
+            adapters: of each token.
+            states: whether they are asked for: without, the last layer ends with its cache.
+
+        Returns:
+            Hidden states as of ``forward``, [N, D]; none, [0, D], where not asked for.
+        """
+        if not inputs.is_floating_point():
+            inputs = inputs.clamp_max(self.vocab_size - 1)
+        gates, window = self._stack.adapter_weights(adapters), self._window(int(positions.max()))
+        begun = self._begin(inputs[:, None], positions[:, None], gates, window, places)
+        assert isinstance(self._body, LlamaBody)
+        if states:
+            return self._body(*begun)[:, 0]
+        self._body.fill(*begun)
+        return torch.empty(0, self.hidden_size)
+
+    def _begin(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        gates: Tensor,
+        window: int,
+        rows: slice | Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, RowCache]:
+        """Set up a pass; what a body takes."""
+        self.cache.window = Window(rows, positions, window)
         self._stack.routing.begin(gates, inputs.shape[1])
         seen = torch.arange(window, device=self.device)
-        return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
+        return inputs, positions, seen <= positions[:, None, :, None], self.cache
 
     def _step(self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int) -> Tensor:
         routing = self._stack.routing
         routing.active = bool(routing.in_use)  # rows that come later may have adapters
-        return self._compute(inputs, positions, gates, window, 0)
+        return self._body(*self._begin(inputs, positions, gates, window, _slice(0, inputs)))
 
     @property
     def decoder(self) -> str:
@@ -216,6 +258,10 @@ class RowModel:
 
     def _window(self, last: int) -> int:
         return (last // WINDOW_STEP + 1) * WINDOW_STEP
+
+
+def _slice(first: int, inputs: Tensor) -> slice:
+    return slice(first, first + len(inputs))
 
 
 def _like(model: Any) -> Tensor:
