@@ -90,9 +90,10 @@ class Prefill:
         rows = torch.tensor([places[row] for row in owners])
         adapters = [row.call.adapters for row in owners]
         lane = self._lanes[name]
-        hidden = lane.read(inputs, pieces.positions(), rows, adapters, states=states)
+        positions = pieces.positions()[None]
+        hidden = lane.forward(inputs[None], positions, rows, adapters, states)
         pieces.done()
-        return hidden
+        return hidden[0]
 
     def _follow(self, pieces: Pieces, table: RowTable) -> None:
         """Copy to the trunks of these what was written for them to the trunks that they follow."""

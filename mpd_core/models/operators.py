@@ -97,15 +97,16 @@ class LoopOperators(TorchOperators):
         parts = self._by_head(qkv)
         out = torch.empty_like(parts[:, :, : self._heads])
         cached = self._cached(parts, layer)
-        cos, sin, *where = shared.arrays
-        kernels.attend(parts.numpy(), cos, sin, *cached, *where, out.numpy())
+        cos, sin, places, positions = shared.arrays
+        kernels.attend(parts.numpy(), cos, sin, *cached, places, positions, out.numpy())
         return out.flatten(2)
 
     def store(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> None:
         """Cache new keys and values, as ``attend`` does, and attend to nothing."""
         parts = self._by_head(qkv)
-        cos, sin, *where = shared.arrays
-        kernels.store(parts.numpy(), cos, sin, *self._cached(parts, layer), *where)
+        cos, sin, places, positions = shared.arrays
+        cached = self._cached(parts, layer)
+        kernels.store(parts.numpy(), cos, sin, *cached, places, positions)
 
     def _cached(self, parts: Tensor, layer: RowCacheLayer) -> tuple[Any, Any]:
         return layer.arrays(parts[:, :, self._heads : -self._kv_heads].transpose(1, 2))

@@ -77,7 +77,7 @@ class RowModel:
         self.alike = False
         """Whether a row was seen to be, to the bit, what it is alone."""
         self.ragged = loops and lean  # loops end where a row does
-        """Whether tokens of any rows can be read side by side, see ``read``."""
+        """Whether tokens of any rows can be read side by side, see ``forward``."""
         self._graphs: StepGraphs | None = None
         count = len(layers) if layers else config.num_hidden_layers
         self._take_over(
@@ -126,15 +126,24 @@ class RowModel:
 
     @torch.inference_mode()
     def forward(
-        self, inputs: Tensor, positions: Tensor, first: int, adapters: Sequence[Mix]
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        first: int | Tensor,
+        adapters: Sequence[Mix],
+        states: bool = True,
     ) -> Tensor:
         """Write new tokens into the cache and return their last hidden states.
 
         Args:
             inputs: ids, [rows, T], or states from the trunk below, [rows, T, D].
             positions: of each token in its own sequence, [rows, T].
-            first: the first row of the cache that takes part; the rows follow it densely.
-            adapters: each row's adapters with their weights, () for the bare base.
+            first: the first row of the cache that takes part; the rows follow it densely. Or, where
+                ``ragged`` says so, of N loose tokens [1, N] the row of each, [N]: nothing is
+                padded. All that a row lacks before any of these has to be among them.
+            adapters: each row's, or loose token's, with their weights, () for the bare base.
+            states: of loose tokens, whether they are asked for: without, the last layer ends with
+                its cache.
 
         Returns:
             Hidden states, [rows, T, D]; after the final norm unless it is a trunk.
@@ -143,6 +152,8 @@ class RowModel:
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
         gates = self._stack.adapter_weights(adapters)
+        if isinstance(first, Tensor):
+            return self._loose(inputs, positions, first, gates, states=states)
         if not self.ragged:
             self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
@@ -151,40 +162,17 @@ class RowModel:
             return self._body(*self._begin(inputs, positions, gates, window, _slice(first, inputs)))
         return self._graphs.run(inputs, positions, gates, self._stack.routing.in_use)
 
-    @torch.inference_mode()
-    def read(
-        self,
-        inputs: Tensor,
-        positions: Tensor,
-        places: Tensor,
-        adapters: Sequence[Mix],
-        *,
-        states: bool = True,
+    def _loose(
+        self, inputs: Tensor, positions: Tensor, places: Tensor, gates: Tensor, *, states: bool
     ) -> Tensor:
-        """Write new tokens into the cache as ``forward`` does, each wherever it belongs.
-
-        Nothing is padded, and rows may lie anywhere. A row's tokens have to be all that it lacks
-        before the last of them. Only where ``ragged`` says so.
-
-        Args:
-            inputs: ids, [N], or states from the trunk below, [N, D].
-            positions: of each token in its own sequence, [N].
-            places: of each token, its row of the cache, [N].
-            adapters: of each token.
-            states: whether they are asked for: without, the last layer ends with its cache.
-
-        Returns:
-            Hidden states as of ``forward``, [N, D]; none, [0, D], where not asked for.
-        """
-        if not inputs.is_floating_point():
-            inputs = inputs.clamp_max(self.vocab_size - 1)
-        gates, window = self._stack.adapter_weights(adapters), self._window(int(positions.max()))
-        begun = self._begin(inputs[:, None], positions[:, None], gates, window, places)
+        """A pass over tokens that each have a row of their own, [1, N]: in loops all rows are."""
+        window = self._window(int(positions.max()))
+        begun = self._begin(inputs.transpose(0, 1), positions.view(-1, 1), gates, window, places)
         assert isinstance(self._body, LlamaBody)
         if states:
-            return self._body(*begun)[:, 0]
+            return self._body(*begun).transpose(0, 1)
         self._body.fill(*begun)
-        return torch.empty(0, self.hidden_size)
+        return torch.empty(1, 0, self.hidden_size)
 
     def _begin(
         self,
