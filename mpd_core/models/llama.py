@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.activations import SiLUActivation
 
-from mpd_core.models.blocks import BlockEmbedding
+from mpd_core.models.blocks import BlockEmbedding, Panels, rounded
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
@@ -131,6 +131,8 @@ def _take_embeddings(module: Any, packed: torch.dtype | None) -> nn.Module:
     if isinstance(module, BlockEmbedding):
         return module
     weight: Tensor = module.weight.detach()
+    if packed is torch.int8:
+        return BlockEmbedding(Panels.of(*rounded(weight)), weight.shape[1])
     weight = weight.to(packed) if packed else weight
     count, width = weight.shape
     return nn.Embedding(count, width, _weight=weight, _freeze=True)

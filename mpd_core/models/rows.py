@@ -13,7 +13,7 @@ from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_c
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
 from mpd_core.models.graphs import StepGraphs
-from mpd_core.models.linear import round_to
+from mpd_core.models.linear import round_to, type_of_adapters
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix, StackedLora
 from mpd_core.models.probe import check_adapters, check_output_layer, check_rows, take_sample
@@ -50,7 +50,7 @@ class RowModel:
             capacity: rows that the cache can hold.
             length: tokens that a row can hold.
             budget: tokens that all rows together should hold; default: capacity x length.
-            packed: hold the linears packed to fp16 or bf16 (CPU only).
+            packed: hold the linears packed to fp16, bf16 or blocks of 8 bits (CPU only).
             lean: use the written-out decoder for architectures that have one.
             layers: run only these; below the first lies another row model, the trunk.
             graphs: run decode steps at fixed shapes, in the operators of a GPU, as CUDA graphs
@@ -104,7 +104,8 @@ class RowModel:
         if packed and not self._lean:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
         sample = None if self._lean else take_sample(model, length)
-        self._stack = LoraStack(adapters, model, like=like, packed=packed, loops=loops)
+        held = type_of_adapters(packed)
+        self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)
         body = LlamaBody if self._lean else GeneralBody
         self._body = body(model, self._stack, packed=packed, layers=layers)
         self._stack.check_wrapped()
