@@ -30,7 +30,7 @@ class Pieces:
         left = [(t, end) for t, end in zip(rows, ends, strict=True) if t.filled < end]
         start, stop = min(t.filled for t, _ in left), max(end for _, end in left)
         forks = [t.trunk.prefix_len for t, _ in left if t.trunk and t.trunk.prefix_leader]
-        stop = min([stop, *(fork for fork in forks if fork > start)])
+        stop = min([stop, start + most, *(fork for fork in forks if fork > start)])
         while stop > start + 1 and _lacking(left, stop) > most:
             stop -= 1
         parts = [(t, t.filled, min(stop, end)) for t, end in left if t.filled < stop]
