@@ -18,7 +18,7 @@ from mpd_core.engine import Engine
 from mpd_core.engine.memory import held_bytes
 from mpd_core.errors import PackError
 from mpd_core.models.base import in_blocks, load_model, weight_format
-from mpd_core.models.block_loops import MOST
+from mpd_core.models.block_loops import MANY, MANY_MOST, MOST
 from mpd_core.models.block_model import block_names
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, join, unpack
 from mpd_core.models.convert import convert_gguf
@@ -67,7 +67,7 @@ def test_products_are_those_of_unpacked_weights(
     codes, scales = blocks(bits, *size)
     EDGES[edge](codes, scales)
     product, weight = BlockLinear(Panels.of(codes, scales)), unpack(codes, scales).double()
-    for rows in (1, MOST, 2 * MOST + 3):
+    for rows in (1, MOST, 2 * MOST + 3, MANY, 3 * MANY_MOST + 1):
         x = torch.randn(rows, size[1])
         found, wanted = product(x).double(), x.double() @ weight.T
         assert (found - wanted).abs().le(1e-5 * (x.double().abs() @ weight.abs().T)).all()
@@ -76,7 +76,7 @@ def test_products_are_those_of_unpacked_weights(
 @pytest.mark.parametrize("bits", [4, 8])
 def test_a_row_and_an_output_do_not_depend_on_others(bits: int) -> None:
     """To the bit: alone, in any crowd, at any place, and in a matrix of fewer outputs."""
-    product, x = linear(bits, 100, 96), torch.randn(3 * MOST + 5, 96)
+    product, x = linear(bits, 100, 96), torch.randn(3 * MANY_MOST + 3, 96)
     whole = product(x)
     for count in range(1, len(x)):
         for first in (0, len(x) - count):
@@ -96,7 +96,8 @@ from tests.test_blocks import linear
 made = b""
 for bits in (4, 8):
     torch.manual_seed(1)
-    made += linear(bits, 200, 576)(torch.randn(21, 576)).numpy().tobytes()
+    for rows in (21, 45):  # fewer and more than a panel is unpacked for
+        made += linear(bits, 200, 576)(torch.randn(rows, 576)).numpy().tobytes()
 print(loop_threads(), WIDE, hashlib.sha256(made).hexdigest())
 """
 

@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[int, bool, Precision]] = {
     "trunk": (1, False, "auto"),
     "fixed-shapes": (1, True, "auto"),
     "bf16": (1, False, "bf16"),
+    "q8": (1, False, "q8"),
 }
 """First layer with adapters, whether shapes are fixed, precision."""
 

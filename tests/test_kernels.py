@@ -51,8 +51,7 @@ def attended(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
     keys, values = (random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=seed) for seed in (3, 4))
     cos, sin = (part[rows] for part in turning())
     out = torch.empty(*cos.shape[:2], HEADS, WIDTH)
-    first = 2 + (rows.start or 0)
-    run(kernels.attend, out, heads()[rows], cos, sin, keys, values, first, POSITIONS[rows])
+    run(kernels.attend, out, heads()[rows], cos, sin, keys, values, PLACES[rows], POSITIONS[rows])
     return out, keys, values
 
 
@@ -67,6 +66,7 @@ def adapted(rows: slice, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 POSITIONS = torch.tensor([0, 1, 2, 3, 17, 63, 64, 90, 94])[:, None] + torch.arange(2)
+PLACES = torch.arange(2, ROWS + 2)
 FACTORS = (random(12, 50, seed=5), random(306, seed=6))
 GATES = torch.tensor(
     [[2.0, 0, 0], [0, 0, 0], [0, 0.5, 0], [0, 0, 3], [0.3, 0.3, 0.3]] + [[0, 1, 0]] * 4
@@ -128,7 +128,7 @@ def test_attention_hides_nothing_that_is_broken(broken: float) -> None:
         qkv[4, 1, part, 3] = broken
         keys, values = (random(ROWS + 2, SHARED, LENGTH, WIDTH, seed=seed) for seed in (3, 4))
         out = torch.empty_like(whole)
-        run(kernels.attend, out, qkv, *turning(), keys, values, 2, POSITIONS)
+        run(kernels.attend, out, qkv, *turning(), keys, values, PLACES, POSITIONS)
         assert out[4, 1, 0].isnan().all()
         others = [row for row in range(ROWS) if row != 4]
         assert torch.equal(out[others], whole[others])
@@ -161,7 +161,7 @@ def test_tokens_are_read_alike_together_and_one_by_one() -> None:
         one = [part[:, n : n + 1].contiguous() for part in (heads(), cos, sin)]
         places = POSITIONS[:, n : n + 1].contiguous()
         out = torch.empty(ROWS, 1, HEADS, WIDTH)
-        run(kernels.attend, out, *one, again_keys, again_values, 2, places)
+        run(kernels.attend, out, *one, again_keys, again_values, PLACES, places)
         assert torch.equal(out[:, 0], together[:, n])
     assert torch.equal(again_keys, keys)
     assert torch.equal(again_values, values)

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoTokenizer
 
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
+from mpd_core.engine.memory import release
 from mpd_core.engine.plan import ANCHOR, BASE, PCM, TRUNK
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
@@ -121,6 +122,7 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     runner = Runner(lanes, weight_head, kept_rows=kept_rows)
     remotes = _remotes(pack, lanes["base"].vocab_size)
     threads, crowd = torch.get_num_threads(), promise(lanes)
+    release()
     info = EngineInfo(format_.device, str(base.format), threads, crowd, _notes(base.format))
     return Parts(runner, remotes, base.tokenizer, info)
 

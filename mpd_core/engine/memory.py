@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import importlib
 import sys
 from collections import Counter
@@ -65,6 +67,13 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
         yield from (("", value) for value in tuple(thing))
     elif isinstance(thing, nn.Module) or type(thing).__module__.startswith(KNOWN):
         yield from getattr(thing, "__dict__", {}).copy().items()
+
+
+def release() -> None:
+    """Give back to the system what loading has freed: glibc would keep it for later."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def process_memory() -> dict[str, int]:

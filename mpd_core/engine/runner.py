@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpd_core.engine.chunk import Chunk, up_to_last
-from mpd_core.engine.plan import TRUNK
+from mpd_core.engine.prefill import CPU_CHUNK, GPU_CHUNK, Lanes, Prefill, Tables
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.method.merging import fading_strength, merge
@@ -18,17 +17,11 @@ from mpd_core.models.rows import RowModel
 from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest, Space
 
-CPU_CHUNK, GPU_CHUNK = 128, 2048
-"""Rows x tokens of a prefill chunk: how long running streams may have to wait for a newcomer."""
-
 CPU_TOGETHER = 2
 """Sequences that are merged in one go: a few distributions stay in a CPU's caches, all do not."""
 
 KEPT_ROWS = 32
 """About the last eight requests with three experts."""
-
-Lanes = Mapping[str, RowModel]
-Tables = Mapping[str, RowTable]
 
 
 @dataclass(frozen=True)
@@ -75,7 +68,7 @@ class Runner:
         self.head = head.to(lanes.get("pcm", lanes["base"]).device)
         self._device = lanes["base"].device
         on_gpu = self._device.type == "cuda"
-        self._chunk = GPU_CHUNK if on_gpu else CPU_CHUNK
+        self._prefill = Prefill(lanes, GPU_CHUNK if on_gpu else CPU_CHUNK)
         self._together = None if on_gpu else CPU_TOGETHER
 
     def tables(self) -> dict[str, RowTable]:
@@ -100,62 +93,8 @@ class Runner:
             self.lanes[name].keep_adapters([row.call.adapters for row in held])
 
     def prefill(self, tables: Tables) -> None:
-        """Write one chunk of the entering rows' prompts into the cache; no logits are computed.
-
-        What other rows hold already is copied. What several rows share is written once, by their
-        leaders, and copied. Rows with a shorter prompt are padded: what a pad writes lies beyond
-        the row's own length, is never attended to, and is overwritten by the row's own tokens.
-        """
-        for name, table in tables.items():
-            self._copy_cached(self.lanes[name], table)
-        for name, table in tables.items():
-            if name == TRUNK:
-                continue  # prefilled together with the rows that read from it
-            lane = self.lanes[name]
-            leaders = [row for row in table.entering if row.prefix_leader is None]
-            if any(row.filled < row.prefix_len for row in leaders):
-                ends = [max(row.prefix_len, row.filled) for row in leaders]
-                self._prefill_chunk(name, Chunk.next(leaders, ends, self._chunk), tables)
-                continue
-            self._copy_prefixes(lane, table)
-            if left := up_to_last(table.entering, lambda t: t.filled < t.to_prefill):
-                ends = [row.to_prefill for row in left]
-                self._prefill_chunk(name, Chunk.next(left, ends, self._chunk), tables)
-
-    def _copy_cached(self, lane: RowModel, table: RowTable) -> None:
-        first = len(table.running)
-        for k, row in enumerate(table.entering):
-            if not row.filled:
-                lane.cache.wipe(first + k)  # whoever had it may have been broken
-            if row.cached_from:  # in the turn of its admission: that row cannot have left yet
-                lane.cache.move(table.place(row.cached_from), first + k, row.cached_len)
-                row.filled, row.cached_from = row.cached_len, None
-
-    def _copy_prefixes(self, lane: RowModel, table: RowTable) -> None:
-        first = len(table.running)
-        places = {row: first + k for k, row in enumerate(table.entering)}
-        for row in table.entering:
-            if row.prefix_leader and row.filled < row.prefix_len:
-                lane.cache.move(places[row.prefix_leader], places[row], row.prefix_len)
-                row.filled = row.prefix_len
-
-    def _prefill_chunk(self, name: str, chunk: Chunk, tables: Tables) -> Tensor:
-        """Bring the first entering rows of a lane closer to where they are to be filled to.
-
-        Returns:
-            Their hidden states, [rows, T, D].
-        """
-        inputs = chunk.tokens()
-        sources = [row.trunk for row in chunk.rows if row.trunk]
-        if sources:
-            trunk = up_to_last(tables[TRUNK].entering, lambda t: t in sources)
-            states = self._prefill_chunk(TRUNK, chunk.on(trunk), tables)
-            inputs = states[[trunk.index(source) for source in sources]]
-        adapters = [row.call.adapters for row in chunk.rows]
-        first = len(tables[name].running)
-        hidden = self.lanes[name].forward(inputs, chunk.positions(), first, adapters)
-        chunk.done()
-        return hidden
+        """Write one chunk of the entering rows' prompts into the cache; no logits are computed."""
+        self._prefill.advance(tables)
 
     def step(
         self,

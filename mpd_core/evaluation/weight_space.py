@@ -29,7 +29,7 @@ from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
-from mpd_core.models.linear import PACKED, dense_linears, round_to
+from mpd_core.models.linear import PACKED, dense_linears, round_to, type_of_adapters
 from mpd_core.models.sources import obtain
 from mpd_core.models.store import one_line
 from mpd_core.packs import Pack, Quantize
@@ -108,7 +108,7 @@ class WeightSpace:
             return
         for name, parameter in model.named_parameters():
             if "lora_" in name:
-                parameter.copy_(parameter.to(kind))
+                parameter.copy_(parameter.to(type_of_adapters(kind)))
         plain = list(dense_linears(model))
         for parent, name, linear in plain:
             if linear not in self._products:  # made once, for whatever adapters come on top

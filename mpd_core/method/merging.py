@@ -162,8 +162,12 @@ def tempered_log_probs(scores: Tensor, temperature: float) -> Tensor:
 
 def entropy(log_probs: Tensor) -> Tensor:
     """-sum_v p ln p over the last axis, in nats; 0 ln 0 is 0."""
+    return _entropy(log_probs.exp(), log_probs)
+
+
+def _entropy(probs: Tensor, log_probs: Tensor) -> Tensor:
     finite = log_probs.clamp_min(torch.finfo(log_probs.dtype).min)  # 0 * -inf would not be 0
-    return -(log_probs.exp() * finite).sum(dim=-1)
+    return -(probs * finite).sum(dim=-1)
 
 
 def disagreement(
@@ -191,11 +195,14 @@ def disagreements(
     it; the second says how far all of them lie apart. Arguments as there.
     """
     equal = torch.full_like(weights, 1.0 / weights.shape[-1])
-    own = entropy(log_probs)
+    probs = log_probs.exp()  # once: over whole vocabularies exponentials are most of the work
+    own = _entropy(probs, log_probs)
 
     def apart(shares: Tensor, known: Tensor | None) -> Tensor:
-        mixed = entropy(merge_probabilities(log_probs, shares)) if known is None else known
-        return (mixed - (shares * own).sum(dim=-1)).clamp_min(0.0)
+        if known is None:
+            mixed = (shares.unsqueeze(-1) * probs).sum(dim=-2)
+            known = _entropy(mixed, mixed.log())
+        return (known - (shares * own).sum(dim=-1)).clamp_min(0.0)
 
     weighted = apart(weights, mixture_entropy)
     return weighted, weighted if torch.equal(weights, equal) else apart(equal, None)

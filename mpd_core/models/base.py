@@ -28,7 +28,13 @@ settle()  # before any product is computed
 
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """How every model and tokenizer is read: said outright, or transformers asks at the terminal."""
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "q8": torch.int8,
+}
+"""By what packs call them; ``q8`` are blocks of 8 bits with a scale in fp16 for 32 inputs."""
 
 
 @dataclass(frozen=True)
@@ -106,9 +112,11 @@ def weight_format(
 def in_blocks(format_: WeightFormat, precision: Precision, folder: Path) -> WeightFormat:
     """The same with blocks, where they are what ``auto`` means: on a CPU, of a base that has some.
 
-    They are exactly the base's weights, which fp16 rounds, and fewer bytes.
+    They are exactly the base's weights, which fp16 rounds, and fewer bytes; ``q8``, too, leaves
+    them as they are.
     """
-    kept = precision == "auto" and format_.packed is torch.float16 and bool(block_names(folder))
+    asked = {"auto": torch.float16, "q8": torch.int8}.get(precision)
+    kept = asked is not None and format_.packed is asked and bool(block_names(folder))
     return replace(format_, blocks=kept)
 
 
@@ -120,6 +128,8 @@ def fastest_precision() -> Precision:
 
 def _gpu_dtype(precision: Precision) -> torch.dtype:
     """``auto``: bf16 where the card has it in hardware, fp16 on older ones (T4)."""
+    if precision == "q8":
+        raise RequestError("Precision 'q8' is for CPUs: use auto, or quantize nf4.")
     if precision != "auto":
         return DTYPES[precision]
     return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16

@@ -7,7 +7,8 @@ weight in fp32, to the bit what unpacking to memory gives, and activations and s
 32 outputs lie side by side, a panel, and take a lane of the CPU's vectors each. A sum is one chain
 of fused multiply-adds over its inputs, always in the same order: its bits depend neither on other
 rows, nor on other outputs, nor on the threads. Several rows go through a panel together, whose
-weights are unpacked once for all of them.
+weights are unpacked once for all of them: in registers, or, of many rows, to a panel of fp32 that
+stays in the core's cache.
 
 Written in LLVM's language and not as Python loops: sums must stay in registers, as many as there
 are, and what numba's arrays become is not sure to.
@@ -46,6 +47,12 @@ def _has_wide_vectors() -> bool:
 WIDE = _has_wide_vectors()
 LANES, MOST = (32, 8) if WIDE else (16, 4)
 """Outputs, and rows at most, whose sums fit into registers together."""
+MANY_MOST = 14 if WIDE else 6
+"""The same where no registers are needed for unpacking."""
+MANY = 2 * MANY_MOST
+"""Rows for which a panel is unpacked to memory."""
+MANY_LEAST = MANY // 3
+"""Fewer do not go together when so many are cut into equal parts."""
 AHEAD = 4096
 """Bytes: weights are asked for so long before they are used. What a CPU expects by itself ends with
 a page of memory."""
@@ -103,6 +110,27 @@ class _Code:
             cgutils.get_or_insert_function(self.b.module, signature, name), [x, y, total]
         )
 
+    def add_pair(
+        self, inputs: Sequence[Any], steps: Any, pairs: Sequence[Any], totals: Sequence[Any]
+    ) -> list[Any]:
+        """Two inputs of each row times their weights, the first and then the second.
+
+        Args:
+            inputs: where a block of each row begins.
+            steps: from there to the first input, and from that to the second.
+            pairs: weights of both, for each part of the outputs.
+            totals: of each row, and of each part.
+        """
+        totals, (first, second) = list(totals), steps
+        for side in range(2):
+            for row, at in enumerate(inputs):
+                place = self.at(at, first, second) if side else self.at(at, first)
+                number = self.number_in_all(place)
+                for part, weights in enumerate(pairs):
+                    k = row * len(pairs) + part
+                    totals[k] = self.add_product(number, weights[side], totals[k])
+        return totals
+
     def loop(self, count: Any, carried: Sequence[Any], body: Body) -> list[Any]:
         """Run ``body(index, values)`` count times, at least once; the values that it leaves."""
         before = self.b.block
@@ -151,17 +179,8 @@ class _Panel(_Code):
                 pairs = [
                     self._weights(index, k, s, *own) for s, own in zip(starts, scales, strict=True)
                 ]
-                totals = list(totals)
-                for side in range(2):
-                    for row, at in enumerate(inputs):
-                        number = self.number_in_all(
-                            self.at(at, (k, 4 * self.step), 4 * side * self.side)
-                        )
-                        for part, weights in enumerate(pairs):
-                            place = row * parts + part
-                            total = totals[place]
-                            totals[place] = self.add_product(number, weights[side], total)
-                return totals
+                steps = (k, 4 * self.step), 4 * self.side
+                return self.add_pair(inputs, steps, pairs, totals)
 
             return self.loop(_I64(HALF), totals, pair)
 
@@ -169,6 +188,24 @@ class _Panel(_Code):
         for place, total in enumerate(totals):
             row, part = divmod(place, parts)
             self.store(total, self.at(self.y, (self.y_row, row), 4 * starts[part]))
+
+    def unpack(self, to: Any) -> None:
+        """All weights as fp32, [blocks, 16, 2, 32], in the order in which they are summed."""
+
+        def block(index: Any, _: Sequence[Any]) -> list[Any]:
+            starts = range(0, PANEL, LANES)
+            scales = [self._scales(index, start) for start in starts]
+
+            def pair(k: Any, _: Sequence[Any]) -> list[Any]:
+                here = self.at(to, (index, 4 * BLOCK * PANEL), (k, 8 * PANEL))
+                for start, own in zip(starts, scales, strict=True):
+                    for side, weights in enumerate(self._weights(index, k, start, *own)):
+                        self.store(weights, self.at(here, 4 * (side * PANEL + start)))
+                return []
+
+            return self.loop(_I64(HALF), [], pair)
+
+        self.loop(self.blocks, [], block)
 
     def _scales(self, index: Any, start: int) -> list[Any]:
         """d, and of 4 bits m."""
@@ -193,6 +230,68 @@ class _Panel(_Code):
             self.b.fmul(self.b.sitofp(self.b.sext(code, whole), floats), scales[0])
             for code in codes
         ]
+
+
+class _Unpacked(_Code):
+    """The code of one panel that was unpacked."""
+
+    def write(self, rows: int, first: int, arguments: Sequence[Any]) -> None:
+        """y of so many rows, of ``LANES`` outputs from ``first`` on."""
+        weights, blocks, step, side, x, x_row, y, y_row = arguments
+
+        def block(index: Any, totals: Sequence[Any]) -> list[Any]:
+            inputs = [self.at(x, (x_row, r), (index, 4 * BLOCK)) for r in range(rows)]
+
+            def pair(k: Any, totals: Sequence[Any]) -> list[Any]:
+                here = self.at(weights, (index, 4 * BLOCK * PANEL), (k, 8 * PANEL), 4 * first)
+                both = [self.load(self.at(here, 4 * PANEL * n), _F32, LANES, 4) for n in range(2)]
+                return self.add_pair(inputs, ((k, step), side), [both], totals)
+
+            return self.loop(_I64(HALF), totals, pair)
+
+        for row, total in enumerate(self.loop(blocks, [_in_all(_F32, 0.0)] * rows, block)):
+            self.store(total, self.at(y, (y_row, row), 4 * first))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _unpack(_: Any, numbers: Any) -> Any:
+    """A panel as fp32; ``numbers`` are bits, codes, scales and blocks as of ``_multiply``,
+    and where to write."""
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        bits, codes, scales, blocks, to = cgutils.unpack_tuple(builder, args[0], 5)
+        with builder.if_else(builder.icmp_signed("==", bits, _I64(4))) as branches:
+            for own_bits, branch in zip((4, 8), branches, strict=True):
+                with branch:
+                    _Panel(builder, own_bits, [codes, scales, blocks, *[_I64(0)] * 4]).unpack(to)
+        return context.get_dummy_value()
+
+    return types.void(numbers), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _multiply_unpacked(_: Any, numbers: Any) -> Any:
+    """y of ``MANY_LEAST`` to ``MANY_MOST`` rows and one panel.
+
+    ``numbers`` are how many rows, where the weights are, how many blocks an output has, bytes from
+    an input to the next pair's and to its partner, and x and y as of ``_multiply``.
+    """
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        rows, *others = cgutils.unpack_tuple(builder, args[0], 9)
+        end = builder.append_basic_block()
+        switch = builder.switch(rows, end)
+        for own_rows in range(MANY_LEAST, MANY_MOST + 1):
+            case = builder.append_basic_block()
+            switch.add_case(_I64(own_rows), case)
+            builder.position_at_end(case)
+            for first in range(0, PANEL, LANES):
+                _Unpacked(builder).write(own_rows, first, others)
+            builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(numbers), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -242,10 +341,20 @@ def multiply(codes: Codes, scales: Scales, x: Array, y: Array) -> None:
     x_row, y_row = 4 * x.shape[1], 4 * y.shape[1]
     at_codes, at_scales = codes.ctypes.data, scales.ctypes.data
     at_x, at_y = x.ctypes.data, y.ctypes.data
-    groups = (rows + MOST - 1) // MOST
+    most = MANY_MOST if rows >= MANY else MOST
+    groups = (rows + most - 1) // most
+    step, side = (4, 4 * HALF) if bits == 4 else (8, 4)
     for panel in prange(panels):
         own, d = at_codes + panel * codes_panel, at_scales + panel * scales_panel
+        unpacked = np.empty(blocks * BLOCK * PANEL if rows >= MANY else 0, np.float32)
+        weights = unpacked.ctypes.data
+        if rows >= MANY:
+            _unpack((bits, own, d, blocks, weights))
         for group in range(groups):  # as even as can be: unpacking is for all rows of a group
             row, last = group * rows // groups, (group + 1) * rows // groups
             here, there = at_x + row * x_row, at_y + row * y_row + 4 * PANEL * panel
-            _multiply((bits, last - row, own, d, blocks, here, x_row, there, y_row))
+            to = (here, x_row, there, y_row)
+            if rows >= MANY:
+                _multiply_unpacked((last - row, weights, blocks, step, side, *to))
+            else:
+                _multiply((bits, last - row, own, d, blocks, *to))

@@ -35,6 +35,32 @@ def unpack(codes: Tensor, scales: Tensor) -> Tensor:
     return (halves * d + rest[0]).flatten(-2)
 
 
+def rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [..., in] as blocks of 8 bits, as Q8_0 has them: codes and scales, see ``unpack``.
+
+    Inputs that fill no block are followed by zeros.
+    """
+    scales = rounded_scales(weight)
+    blocks = _in_blocks(weight)
+    codes = (blocks / scales.where(scales > 0, 1.0)[..., None]).round().to(torch.int8)
+    return codes.view(torch.uint8), scales.half()[..., None]
+
+
+def rounded_scales(weight: Tensor) -> Tensor:
+    """d of ``rounded`` before fp16 holds it: a block's largest number is 127 d."""
+    return _in_blocks(weight).abs().amax(-1) / 127
+
+
+def _in_blocks(weight: Tensor) -> Tensor:
+    padded = F.pad(weight.detach().float(), (0, -weight.shape[-1] % BLOCK))
+    return padded.reshape(*padded.shape[:-1], -1, BLOCK)
+
+
+def rounded_weight(weight: Tensor) -> Tensor:
+    """What is left of weights [..., in] in blocks of 8 bits, in fp32."""
+    return unpack(*rounded(weight))[..., : weight.shape[-1]]
+
+
 @dataclass(frozen=True)
 class Panels:
     """A matrix as ``block_loops`` reads it: 32 outputs side by side, the last filled up with 0."""
@@ -98,7 +124,7 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out], in fp32."""
-        rows = x.detach().float().reshape(-1, self.in_features).contiguous()
+        rows = self._rows(x)
         y = rows.new_empty(len(rows), len(self._arrays[0]) * PANEL)
         if len(rows):
             multiply(*self._arrays, rows.numpy(), y.numpy())
@@ -108,25 +134,47 @@ class BlockLinear(nn.Module):
             y += self.bias
         return y.view(*x.shape[:-1], self.out_features)
 
+    def _rows(self, x: Tensor) -> Tensor:
+        """[..., in] as a matrix that ``multiply`` can read."""
+        return x.detach().float().reshape(-1, self.in_features).contiguous()
+
     def weight_in_full(self) -> Tensor:
         """[out, in] in fp32, made anew."""
         return self.panels.rows(torch.arange(self.out_features))
 
 
+class RoundedLinear(BlockLinear):
+    """A weight of any source, rounded to blocks of 8 bits."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Take a weight [out, in] and a bias [out]."""
+        super().__init__(Panels.of(*rounded(weight)), bias)
+        self._idle = self.in_features - weight.shape[1]
+        self.in_features = weight.shape[1]
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return F.pad(super()._rows(x), (0, self._idle)) if self._idle else super()._rows(x)
+
+    def weight_in_full(self) -> Tensor:
+        return super().weight_in_full()[:, : self.in_features]
+
+
 class BlockEmbedding(nn.Module):
     """Rows of a matrix in blocks, which the output layer may share."""
 
-    def __init__(self, panels: Panels) -> None:
+    def __init__(self, panels: Panels, width: int | None = None) -> None:
+        """Take a matrix, and D where its last block is filled up."""
         super().__init__()
         self.panels = panels
+        self._width = width or panels.inputs
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Ids [...] to [..., D], in fp32."""
-        return self.panels.rows(tokens)
+        return self.panels.rows(tokens)[..., : self._width]
 
     def weight_in_full(self) -> Tensor:
         """[V, D] in fp32, made anew."""
-        return self.panels.rows(torch.arange(self.panels.outputs))
+        return self.forward(torch.arange(self.panels.outputs))
 
 
 def weight_of_blocks(model: nn.Module, name: str) -> Tensor | None:
@@ -141,6 +189,8 @@ def join(linears: Sequence[BlockLinear]) -> BlockLinear | None:
 
     They go on as parts of it: nothing is held twice.
     """
+    if len(linears) == 1:
+        return linears[0]  # others may hold its panels, too: an embedding those of its output layer
     own = [linear.panels for linear in linears]
     if not all(one.goes_before(other) for one, other in pairwise(own)):
         return None

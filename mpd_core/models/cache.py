@@ -21,12 +21,20 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 class Window:
     """The part of the cache that the present forward pass reads and writes."""
 
-    rows: slice
+    rows: slice | Tensor
+    """Rows of the cache, one after the other, or, in compiled loops, each one's number."""
     positions: Tensor
     """Where each new token goes, [rows, T]."""
     length: int
     """Keys and values before this position are visible to the pass."""
     _places: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    @property
+    def row_numbers(self) -> Tensor:
+        """[rows]."""
+        if isinstance(self.rows, Tensor):
+            return self.rows
+        return torch.arange(self.rows.start, self.rows.stop, device=self.positions.device)
 
     def places(self, heads: int, length: int) -> Tensor:
         """Where the new tokens go in a layer's [capacity x heads x length] vectors.
@@ -35,7 +43,7 @@ class Window:
             [rows x heads x T]; computed for the first layer of a shape.
         """
         if (heads, length) not in self._places:
-            row = torch.arange(self.rows.start, self.rows.stop, device=self.positions.device)
+            row = self.row_numbers
             head = torch.arange(heads, device=self.positions.device)
             first = (row[:, None] * heads + head) * length
             self._places[heads, length] = (first[:, :, None] + self.positions[:, None]).flatten()

@@ -194,6 +194,34 @@ def _apply_rope(x: Array, cos: Array, sin: Array, scale: Number, out: Array) -> 
         out[half + i] = (x[half + i] * cos[half + i] + x[i] * sin[half + i]) * scale
 
 
+@compiled()
+def _cache_token(parts: Array, cos: Array, sin: Array, keys: Array, values: Array, at: int) -> None:
+    """Rotate and cache keys and values of a token; ``keys`` and ``values`` are its row's."""
+    kv_heads = len(keys)
+    first = len(parts) - 2 * kv_heads
+    for k in range(kv_heads):
+        _apply_rope(parts[first + k], cos, sin, ONE, keys[k, at])
+        values[k, at] = parts[first + kv_heads + k]
+
+
+@compiled(parallel=True)
+def store(
+    qkv: Array,
+    cos: Array,
+    sin: Array,
+    keys: Array,
+    values: Array,
+    places: Whole,
+    positions: Whole,
+) -> None:
+    """What ``attend`` does before it attends to anything."""
+    for row in prange(len(qkv)):
+        own = places[row]
+        for n in range(qkv.shape[1]):
+            at = positions[row, n]
+            _cache_token(qkv[row, n], cos[row, n], sin[row, n], keys[own], values[own], at)
+
+
 @compiled(parallel=True)
 def attend(
     qkv: Array,
@@ -201,13 +229,14 @@ def attend(
     sin: Array,
     keys: Array,
     values: Array,
-    first: int,
+    places: Whole,
     positions: Whole,
     out: Array,
 ) -> None:
     """New tokens of each row: rotate them, cache their keys and values, attend to all before them.
 
-    A token that is read alone and one that is read with others give the same bits.
+    A token that is read alone and one that is read with others give the same bits: others of its
+    row here, or in rows of their own with the same place.
 
     Args:
         qkv: [rows, T, heads + 2 kv_heads, d].
@@ -215,7 +244,7 @@ def attend(
         sin: likewise, its first half negated.
         keys: the cache, [capacity, kv_heads, length, d]; the tokens' own are written.
         values: likewise.
-        first: row of the cache that is the first row here.
+        places: of each row here, its row of the cache, [rows].
         positions: of each token in its row, [rows, T]; it sees what is not behind it.
         out: [rows, T, heads, d].
     """
@@ -224,18 +253,16 @@ def attend(
     group = heads // kv_heads  # query heads that share a key
     scale = ONE / np.float32(math.sqrt(width))
     for row in prange(rows):
+        own = places[row]
         for n in range(tokens):
             at = positions[row, n]
-            for k in range(kv_heads):
-                own = keys[first + row, k, at]
-                _apply_rope(qkv[row, n, heads + k], cos[row, n], sin[row, n], ONE, own)
-                values[first + row, k, at] = qkv[row, n, heads + kv_heads + k]
+            _cache_token(qkv[row, n], cos[row, n], sin[row, n], keys[own], values[own], at)
     for task in prange(rows * tokens * kv_heads):
         # From both ends in turn: later tokens look back further, and threads take tasks in order.
         place = task // 2 if task % 2 == 0 else rows * tokens * kv_heads - 1 - task // 2
         row, n, k = place // (tokens * kv_heads), place // kv_heads % tokens, place % kv_heads
         length = positions[row, n] + 1
-        own_keys, own_values = keys[first + row, k], values[first + row, k]
+        own_keys, own_values = keys[places[row], k], values[places[row], k]
         query, scores = np.empty(width, np.float32), np.empty(length, np.float32)
         for h in range(k * group, (k + 1) * group):
             _apply_rope(qkv[row, n, h], cos[row, n], sin[row, n], scale, query)
@@ -311,7 +338,9 @@ def prepare() -> None:
     add_norm(x, x.copy(), x[0], 1e-6, x.copy())
     gated(x, np.ones((1, 1), np.float32))
     qkv, keys, values, place = np.repeat(row, 3, axis=2), row.copy(), row.copy(), row[0].copy()
-    attend(qkv, place, place, keys, values, 0, np.zeros((1, 1), np.int64), row)
+    first = np.zeros((1, 1), np.int64)
+    attend(qkv, place, place, keys, values, first[0], first, row)
+    store(qkv, place, place, keys, values, first[0], first)
     block = np.array([[0, 0, 1, 0, 2, 0]])
     for a in (x, x.astype(np.float16).view(np.int16)):
         add_lora(x, x[:, :1].copy(), block, a, a[0], x.copy())

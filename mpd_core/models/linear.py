@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
-from mpd_core.models.blocks import BlockLinear, join
+from mpd_core.models.blocks import BlockLinear, RoundedLinear, join, rounded_weight
 from mpd_core.models.counts import MOST, Compute, counts_of
 
 
@@ -19,7 +19,9 @@ def width_of(linear: nn.Module) -> int:
 
 
 def can_pack(dtype: torch.dtype = torch.float16) -> bool:
-    """Whether this machine has the kernels that products packed to fp16 or bf16 need."""
+    """Whether this machine has the kernels that products of such weights need."""
+    if dtype is torch.int8:
+        return True
     if dtype is torch.bfloat16:  # in software it would be slower than fp32
         return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
     engines = torch.backends.quantized.supported_engines
@@ -121,11 +123,18 @@ def _check_range(weight: Tensor, dtype: torch.dtype) -> None:
         )
 
 
-PACKED: dict[torch.dtype, type[PackedLinear] | type[Bf16Linear]] = {
+PACKED: dict[torch.dtype, type[PackedLinear] | type[Bf16Linear] | type[RoundedLinear]] = {
     torch.float16: PackedLinear,
     torch.bfloat16: Bf16Linear,
+    torch.int8: RoundedLinear,
 }
-"""What computes fp32 to fp32 with weights of fewer bits, by the type of the weights."""
+"""What computes fp32 to fp32 with weights of fewer bits, by the type of the weights; 8 bits are in
+blocks with a scale each."""
+
+
+def type_of_adapters(packed: torch.dtype | None) -> torch.dtype | None:
+    """What adapters are packed to: they are small, and more exact than blocks of 8 bits."""
+    return torch.float16 if packed is torch.int8 else packed
 
 
 class FixedLinear(nn.Module):
@@ -191,16 +200,22 @@ def _is_dense(linear: nn.Module) -> bool:
 def round_to(model: nn.Module, dtype: torch.dtype, kept: Iterable[Tensor] = ()) -> None:
     """Round linears and embeddings in place to what a type holds; they stay fp32 tensors.
 
-    What is quantised already stays as it is, and so do weights that are ``kept``.
+    What is quantised already stays as it is, and so do weights that are ``kept``. PEFT's adapters
+    get their own type; blocks of 8 bits leave biases as they are.
     """
     places = {weight.data_ptr() for weight in kept}  # tied layers have one weight
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.is_floating_point():
             if module.weight.data_ptr() in places:
                 continue
-            module.weight.copy_(module.weight.to(dtype))
+            own = type_of_adapters(dtype) if "lora_" in name else dtype
+            assert own is not None
+            if own is torch.int8:
+                module.weight.copy_(rounded_weight(module.weight))
+                continue
+            module.weight.copy_(module.weight.to(own))
             if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.copy_(module.bias.to(dtype))
+                module.bias.copy_(module.bias.to(own))
 
 
 def dense_linears(model: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Linear]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 from transformers.activations import SiLUActivation
 
-from mpd_core.models.blocks import BlockEmbedding
+from mpd_core.models.blocks import BlockEmbedding, Panels, rounded
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
@@ -88,6 +88,17 @@ class LlamaBody:
 
     def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
         """Tokens, or states of the layers below, to hidden states [rows, T, D]."""
+        x, update = self._climb(inputs, positions, mask, cache, len(self._layers))
+        return self._operators.add_norm(x, update, self._norm)[1] if self._last else x + update
+
+    def fill(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> None:
+        """The same on a CPU where nobody asks for states: the last layer ends with its cache."""
+        self._climb(inputs, positions, mask, cache, len(self._layers) - 1)
+
+    def _climb(
+        self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache, whole: int
+    ) -> tuple[Tensor, Tensor]:
+        """So many whole layers, and keys and values of the next: states, and what they lack."""
         update = inputs
         if not update.is_floating_point():
             update = self._embed(inputs).to(self._norm.dtype)
@@ -95,12 +106,17 @@ class LlamaBody:
         cos, sin = self._rotary(x, positions)
         sin[..., : sin.shape[-1] // 2].neg_()  # as attention takes it
         shared, operators = Pass(cos, sin, mask, cache.window), self._operators
-        for layer, cached in zip(self._layers, cache.layers, strict=True):
+        for k, (layer, cached) in enumerate(zip(self._layers, cache.layers, strict=True)):
             x, normed = operators.add_norm(x, update, layer.attention_norm)
-            mixed = operators.attend(layer.qkv.forward(normed), shared, cached)
+            qkv = layer.qkv.forward(normed)
+            if k == whole:
+                assert isinstance(operators, LoopOperators)
+                operators.store(qkv, shared, cached)
+                break
+            mixed = operators.attend(qkv, shared, cached)
             x, normed = operators.add_norm(x, layer.out.forward(mixed), layer.mlp_norm)
             update = layer.down.forward(operators.gated(layer.gate_up.forward(normed)))
-        return operators.add_norm(x, update, self._norm)[1] if self._last else x + update
+        return x, update
 
     def products(self) -> Iterator[nn.Module]:
         """Its linear layers, and the output layer where it has one."""
@@ -115,6 +131,8 @@ def _take_embeddings(module: Any, packed: torch.dtype | None) -> nn.Module:
     if isinstance(module, BlockEmbedding):
         return module
     weight: Tensor = module.weight.detach()
+    if packed is torch.int8:
+        return BlockEmbedding(Panels.of(*rounded(weight)), weight.shape[1])
     weight = weight.to(packed) if packed else weight
     count, width = weight.shape
     return nn.Embedding(count, width, _weight=weight, _freeze=True)

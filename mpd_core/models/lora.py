@@ -73,13 +73,13 @@ class LoraStack:
         used = self._indices(rows)
         if not used <= set(self.routing.in_use):
             self.routing.in_use = tuple(sorted(used.union(self.routing.in_use)))
-        weights = torch.zeros(len(rows), len(self._adapters))
-        for row, mix in enumerate(rows):
+        weights = [[0.0] * len(self._adapters) for _ in rows]
+        for row, mix in zip(weights, rows, strict=True):
             for name, weight in mix:
                 index = self._index[name]
-                weights[row, index] = weight * self._adapters[index].scaling
+                row[index] = weight * self._adapters[index].scaling
         self.routing.active = bool(used)
-        return weights.to(self.like)
+        return self.like.new_tensor(weights).view(len(rows), len(self._adapters))
 
     def keep(self, rows: Sequence[Mix]) -> None:
         """Let go of adapters that none of these rows uses; with no rows, nothing is gained."""

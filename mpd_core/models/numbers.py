@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from mpd_core.errors import PackError
+from mpd_core.models.blocks import rounded_scales
 from mpd_core.models.files import tensor_headers
 
+NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int8: "q8"}
+"""What people call the types that weights are packed to."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """Types of a safetensors file whose numbers are what they stand for."""
 LOST = 1e-2
@@ -34,6 +37,8 @@ def is_held(tensor: Tensor, dtype: torch.dtype) -> bool:
         return True
     if not tensor.numel():
         return True
+    if dtype is torch.int8:  # in blocks, whose scales are all that can be too large or too small
+        return is_held(rounded_scales(tensor), torch.float16)
     range_ = torch.finfo(dtype)
     if max(abs(float(end)) for end in torch.aminmax(tensor)) > range_.max:
         return False
@@ -96,6 +101,6 @@ def check_numbers(folder: Path, model: nn.Module, packed: torch.dtype | None) ->
         for name, tensor in module.named_parameters(prefix, recurse=False):
             if packed and tensor.is_floating_point() and not is_held(tensor, packed):
                 raise PackError(
-                    f"base: {str(packed)[6:]} cannot hold '{name}' in {folder} (largest number "
+                    f"base: {NAMES[packed]} cannot hold '{name}' in {folder} (largest number "
                     f'{float(tensor.abs().max()):.3g}): set base.precision = "fp32".'
                 )

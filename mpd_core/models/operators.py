@@ -33,9 +33,10 @@ class Pass:
         return as_bias(self.mask, self.cos.dtype)
 
     @cached_property
-    def arrays(self) -> tuple[Any, Any, Any]:
-        """cos, sin and positions [rows, T]; on a CPU."""
-        return self.cos.numpy(), self.sin.numpy(), self.window.positions.contiguous().numpy()
+    def arrays(self) -> tuple[Any, Any, Any, Any]:
+        """cos, sin, each row's place in the cache [rows] and positions [rows, T]; on a CPU."""
+        places, positions = self.window.row_numbers, self.window.positions.contiguous()
+        return self.cos.numpy(), self.sin.numpy(), places.numpy(), positions.numpy()
 
 
 class TorchOperators:
@@ -95,11 +96,20 @@ class LoopOperators(TorchOperators):
     def attend(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> Tensor:
         parts = self._by_head(qkv)
         out = torch.empty_like(parts[:, :, : self._heads])
-        keys, values = layer.arrays(parts[:, :, self._heads : -self._kv_heads].transpose(1, 2))
-        cos, sin, positions = shared.arrays
-        first = shared.window.rows.start
-        kernels.attend(parts.numpy(), cos, sin, keys, values, first, positions, out.numpy())
+        cached = self._cached(parts, layer)
+        cos, sin, places, positions = shared.arrays
+        kernels.attend(parts.numpy(), cos, sin, *cached, places, positions, out.numpy())
         return out.flatten(2)
+
+    def store(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> None:
+        """Cache new keys and values, as ``attend`` does, and attend to nothing."""
+        parts = self._by_head(qkv)
+        cos, sin, places, positions = shared.arrays
+        cached = self._cached(parts, layer)
+        kernels.store(parts.numpy(), cos, sin, *cached, places, positions)
+
+    def _cached(self, parts: Tensor, layer: RowCacheLayer) -> tuple[Any, Any]:
+        return layer.arrays(parts[:, :, self._heads : -self._kv_heads].transpose(1, 2))
 
 
 def _rows(x: Tensor) -> Any:

@@ -13,7 +13,7 @@ from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_c
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.general import GeneralBody
 from mpd_core.models.graphs import StepGraphs
-from mpd_core.models.linear import round_to
+from mpd_core.models.linear import round_to, type_of_adapters
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix, StackedLora
 from mpd_core.models.probe import check_adapters, check_output_layer, check_rows, take_sample
@@ -50,7 +50,7 @@ class RowModel:
             capacity: rows that the cache can hold.
             length: tokens that a row can hold.
             budget: tokens that all rows together should hold; default: capacity x length.
-            packed: hold the linears packed to fp16 or bf16 (CPU only).
+            packed: hold the linears packed to fp16, bf16 or blocks of 8 bits (CPU only).
             lean: use the written-out decoder for architectures that have one.
             layers: run only these; below the first lies another row model, the trunk.
             graphs: run decode steps at fixed shapes, in the operators of a GPU, as CUDA graphs
@@ -76,7 +76,8 @@ class RowModel:
         """Whether tokens read together and one by one leave the same bits in the cache."""
         self.alike = False
         """Whether a row was seen to be, to the bit, what it is alone."""
-        self._reads_own = loops and lean  # loops end where a row does
+        self.ragged = loops and lean  # loops end where a row does
+        """Whether tokens of any rows can be read side by side, see ``forward``."""
         self._graphs: StepGraphs | None = None
         count = len(layers) if layers else config.num_hidden_layers
         self._take_over(
@@ -103,7 +104,8 @@ class RowModel:
         if packed and not self._lean:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
         sample = None if self._lean else take_sample(model, length)
-        self._stack = LoraStack(adapters, model, like=like, packed=packed, loops=loops)
+        held = type_of_adapters(packed)
+        self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)
         body = LlamaBody if self._lean else GeneralBody
         self._body = body(model, self._stack, packed=packed, layers=layers)
         self._stack.check_wrapped()
@@ -125,15 +127,24 @@ class RowModel:
 
     @torch.inference_mode()
     def forward(
-        self, inputs: Tensor, positions: Tensor, first: int, adapters: Sequence[Mix]
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        first: int | Tensor,
+        adapters: Sequence[Mix],
+        states: bool = True,
     ) -> Tensor:
         """Write new tokens into the cache and return their last hidden states.
 
         Args:
             inputs: ids, [rows, T], or states from the trunk below, [rows, T, D].
             positions: of each token in its own sequence, [rows, T].
-            first: the first row of the cache that takes part; the rows follow it densely.
-            adapters: each row's adapters with their weights, () for the bare base.
+            first: the first row of the cache that takes part; the rows follow it densely. Or, where
+                ``ragged`` says so, of N loose tokens [1, N] the row of each, [N]: nothing is
+                padded. All that a row lacks before any of these has to be among them.
+            adapters: each row's, or loose token's, with their weights, () for the bare base.
+            states: of loose tokens, whether they are asked for: without, the last layer ends with
+                its cache.
 
         Returns:
             Hidden states, [rows, T, D]; after the final norm unless it is a trunk.
@@ -142,26 +153,46 @@ class RowModel:
         if not inputs.is_floating_point():
             inputs = inputs.clamp_max(self.vocab_size - 1)
         gates = self._stack.adapter_weights(adapters)
-        if not self._reads_own:
+        if isinstance(first, Tensor):
+            return self._loose(inputs, positions, first, gates, states=states)
+        if not self.ragged:
             self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
             window = self._window(int(positions.max()))  # before the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
-            return self._compute(inputs, positions, gates, window, first)
+            return self._body(*self._begin(inputs, positions, gates, window, _slice(first, inputs)))
         return self._graphs.run(inputs, positions, gates, self._stack.routing.in_use)
 
-    def _compute(
-        self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, first: int
+    def _loose(
+        self, inputs: Tensor, positions: Tensor, places: Tensor, gates: Tensor, *, states: bool
     ) -> Tensor:
-        self.cache.window = Window(slice(first, first + len(inputs)), positions, window)
+        """A pass over tokens that each have a row of their own, [1, N]: in loops all rows are."""
+        window = self._window(int(positions.max()))
+        begun = self._begin(inputs.transpose(0, 1), positions.view(-1, 1), gates, window, places)
+        assert isinstance(self._body, LlamaBody)
+        if states:
+            return self._body(*begun).transpose(0, 1)
+        self._body.fill(*begun)
+        return torch.empty(1, 0, self.hidden_size)
+
+    def _begin(
+        self,
+        inputs: Tensor,
+        positions: Tensor,
+        gates: Tensor,
+        window: int,
+        rows: slice | Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, RowCache]:
+        """Set up a pass; what a body takes."""
+        self.cache.window = Window(rows, positions, window)
         self._stack.routing.begin(gates, inputs.shape[1])
         seen = torch.arange(window, device=self.device)
-        return self._body(inputs, positions, seen <= positions[:, None, :, None], self.cache)
+        return inputs, positions, seen <= positions[:, None, :, None], self.cache
 
     def _step(self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int) -> Tensor:
         routing = self._stack.routing
         routing.active = bool(routing.in_use)  # rows that come later may have adapters
-        return self._compute(inputs, positions, gates, window, 0)
+        return self._body(*self._begin(inputs, positions, gates, window, _slice(0, inputs)))
 
     @property
     def decoder(self) -> str:
@@ -216,6 +247,10 @@ class RowModel:
 
     def _window(self, last: int) -> int:
         return (last // WINDOW_STEP + 1) * WINDOW_STEP
+
+
+def _slice(first: int, inputs: Tensor) -> slice:
+    return slice(first, first + len(inputs))
 
 
 def _like(model: Any) -> Tensor:

@@ -15,7 +15,7 @@ from mpd_core.request import NUMBERS, Sampling, Space
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SHA256 = r"^[0-9a-f]{64}$"
 Quantize = Literal["none", "nf4"]
-Precision = Literal["auto", "fp32", "fp16", "bf16"]
+Precision = Literal["auto", "fp32", "fp16", "bf16", "q8"]
 PromptKind = Literal["plain", "own"]
 
 
@@ -65,7 +65,8 @@ class BaseSpec(Table):
     quantize: Quantize = "none"
     precision: Precision = "auto"
     """Of weights that are not quantised; ``auto``: on a CPU a GGUF's own blocks, else packed fp16;
-    on a GPU bf16 or fp16."""
+    on a GPU bf16 or fp16. ``q8``: on a CPU what does not come in blocks is rounded to blocks of 8
+    bits, a GGUF's Q8_0: about half of fp16's bytes."""
     source: Source
 
 
