@@ -24,6 +24,8 @@ from mpd_core.bench.values import Ask, Run, Said, Spec
 from mpd_core.charts import panel
 from mpd_core.errors import RequestError
 from mpd_core.packs import Pack, load_pack
+from tests import tiny
+from tests.test_blocks import MIXES, TEMPLATE, converted
 
 ASK = Ask("Why is the sky blue?", "AAB")
 TOKENS = 6
@@ -145,18 +147,34 @@ def test_the_last_line_is_json_with_every_figure(
     assert set(read) == {"bench", "machine", "options", "figures", "targets", "checks", "data"}
     assert set(read["data"]) == {*MEASURES, "fairness"}
     assert set(CPU_TARGETS) | set(GPU_TARGETS) <= set(read["figures"])
-    assert all(value is not None for value in read["figures"].values())
-    assert set(read["targets"]) == set(CPU_TARGETS)
+    absent = {name for name, value in read["figures"].items() if value is None}
+    assert absent == {name for name in read["figures"] if name.startswith("vs_llama.")}
+    assert set(read["targets"]) == set(CPU_TARGETS) - absent
     assert all(c["max_log_prob_difference"] <= c["tolerance"] for c in read["checks"])
     assert {"cpu", "cores", "torch", "threads", "precision", "date"} <= set(read["machine"])
     text = "\n".join(table)
     assert all(name in text for name in read["figures"])
     assert "bound by" in text
+    assert "not converted from a GGUF" in text or "pip install xllamacpp" in text
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))
     assert growth["lines"] == read["data"]["growth"]["lines"]
     assert (tmp_path / "growth.html").read_text(encoding="utf-8").count("<svg") == 2 * len(
         growth["lines"]
     )
+
+
+def test_llama_cpp_runs_the_blocks_that_the_base_came_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain, in slots, and soups of its own adapters: what it says is what the engine says."""
+    pytest.importorskip("xllamacpp")
+    base = converted(tmp_path / "x", kinds=MIXES["Q4_1, output in 8 bits"])
+    pack = tiny.write_pack(tmp_path, base, extra=TEMPLATE)
+    options = BenchOptions(only=("vs_llama",), pack=str(pack), device="cpu").quick()
+    figures = run(options, apart=False)["figures"]
+    assert "vs_llama.soups" in capsys.readouterr().out
+    assert all(figures.values())
+    assert figures["vs_llama.same_vanilla"] == figures["vs_llama.same_soup"] == 1.0
 
 
 def test_a_competitor_in_a_process_of_its_own(bench_pack: Pack) -> None:

@@ -7,8 +7,10 @@ from functools import partial
 from typing import Any
 
 from mpd_core.bench.context import BenchContext
+from mpd_core.bench.llama_cpp import why_not
 from mpd_core.bench.roofline import Rows
 from mpd_core.bench.values import Figure, Found, Run, ratio, spread
+from mpd_core.packs import FolderSource
 
 NOCACHE_TOKENS = 8
 PROFILED_TOKENS = 16
@@ -67,6 +69,65 @@ def vs_peft(bench: BenchContext) -> Found:
 def vs_nocache(bench: BenchContext) -> Found:
     """Against reading the whole text again at every token."""
     return _against(bench, "vs_nocache", ["nocache"], NOCACHE_TOKENS)
+
+
+LLAMA = {
+    "one": ("ms_per_token", "plain", "llama", "one plain model, this engine / llama.cpp"),
+    "mpd": ("ms_per_token", "mpd", "llama", "MPD / one plain model of llama.cpp"),
+    "first": ("first_ms", "plain", "llama", "first token, one plain model / llama.cpp"),
+    "first_mpd": ("first_ms", "mpd", "plain", "first token, MPD / one plain model, this engine"),
+    "crowd": ("seconds", "crowd", "llama_crowd", "plain requests at once / llama.cpp's slots"),
+    "soups": ("seconds", "mpd_crowd", "llama_soups", "MPD at once / soups one by one, llama.cpp"),
+}
+"""Figures of ``vs_llama``: what is compared, of which two contests, and what it is."""
+
+
+def vs_llama(bench: BenchContext) -> Found:
+    """Against llama.cpp on the very blocks that the base came in: plain, in slots, and soups."""
+    what = "greedy text up to the first difference"
+    same = {f"same_{method}": f"{what}, {method}" for method in ("vanilla", "soup")}
+    source = bench.pack.spec.base.source
+    assert isinstance(source, FolderSource)  # the bench wrote it
+    reason = why_not(bench.pack.path(source.folder)) if bench.on_cpu else "it runs on the CPU here"
+    if reason:
+        meanings = {name: meaning for name, (*_, meaning) in LLAMA.items()} | same
+        return [Figure(f"vs_llama.{n}", None, f"{m}: {reason}") for n, m in meanings.items()], {}
+    engine, llama, tokens = bench.get("engine").call, bench.get("llama").call, bench.options.tokens
+    one, count = bench.ask(method="vanilla"), bench.options.requests
+    runs = bench.take_turns(
+        {
+            "plain": partial(engine, "decode", (one,), tokens),
+            "mpd": partial(engine, "decode", (bench.ask(),), tokens),
+            "llama": partial(llama, "in_turn", (one,), tokens),
+            "crowd": partial(engine, "decode", bench.crowd(count, "vanilla"), tokens),
+            "mpd_crowd": partial(engine, "decode", bench.crowd(count, "mpd"), tokens),
+            "llama_crowd": partial(llama, "together", bench.crowd(count, "vanilla"), tokens),
+            "llama_soups": partial(llama, "in_turn", bench.crowd(count, "soup"), tokens),
+        }
+    )
+    single = {name: runs.pop(name) for name in ("plain", "mpd", "llama")}
+    data: dict[str, Any] = {
+        "ms_per_token": per_token(single),
+        "first_ms": {n: spread([run.first_ms[0] for run in some]) for n, some in single.items()},
+        "seconds": {n: spread([run.seconds for run in some]) for n, some in runs.items()},
+    }
+    figures = [
+        Figure(f"vs_llama.{name}", ratio(data[kind][over], data[kind][under]), meaning)
+        for name, (kind, over, under, meaning) in LLAMA.items()
+    ]
+    for name, meaning in same.items():
+        ask = bench.ask(method=name.removeprefix("same_"))
+        texts = engine("text", ask, tokens), llama("text", ask, tokens)
+        data[name] = texts
+        figures.append(Figure(f"vs_llama.{name}", _same(*texts), f"{meaning}: share of it"))
+    return figures, data
+
+
+def _same(ours: str, theirs: str) -> float:
+    """Share of a text before its first difference from another."""
+    pairs = zip(ours, theirs, strict=False)
+    alike = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    return alike / max(len(ours), len(theirs), 1)
 
 
 def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 512) -> Found:

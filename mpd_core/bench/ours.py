@@ -64,6 +64,10 @@ class EngineSide:
             disagreement=sum(step.disagreement for step in steps) / len(steps),
         )
 
+    def text(self, ask: Ask, tokens: int) -> str:
+        """A greedy reply, as a visitor reads it."""
+        return self._engine.generate(_request(ask, tokens)).text
+
     def profile(self, ask: Ask, tokens: int) -> dict[str, float]:
         """Share of a reply's time that each operator takes itself, largest first; then the rest.
 

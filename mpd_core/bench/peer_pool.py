@@ -28,6 +28,7 @@ from mpd_core.bench.values import Spec
 COMPETITORS = {
     "engine": "mpd_core.bench.ours:EngineSide",
     "wide": "mpd_core.bench.ours:EngineSide",
+    "one_core": "mpd_core.bench.ours:EngineSide",
     "plain": "mpd_core.bench.plain:PlainSide",
     "peft": "mpd_core.bench.peers:PeftSide",
     "separate": "mpd_core.bench.peers:SeparateSide",

@@ -13,6 +13,8 @@ from mpd_core.bench.values import Figure
 from mpd_core.charts import page
 from mpd_core.console import aligned
 
+UNITS = {"ms_per_token": "ms/token", "first_ms": "ms to the first token", "seconds": "s"}
+"""Of the times that measures give by name."""
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
 
@@ -90,7 +92,7 @@ def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
 
 def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for measure, section in data.items():
-        for kind, unit in (("ms_per_token", "ms/token"), ("seconds", "s")):
+        for kind, unit in UNITS.items():
             for name, found in section.get(kind, {}).items():
                 noisy = found["max"] > NOISY * found["min"]
                 yield (
