@@ -20,6 +20,7 @@ from mpd_core.bench.peer_pool import COMPETITORS, InProcess, OwnProcess
 from mpd_core.bench.report import aligned
 from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
 from mpd_core.bench.run import MEASURE, run
+from mpd_core.bench.soak import SoakResult
 from mpd_core.bench.values import Ask, Run, Said, Spec
 from mpd_core.charts import panel
 from mpd_core.errors import RequestError
@@ -92,13 +93,8 @@ def assert_same(
     peer = side(kind, fp32)
     heard: Said = peer.call("replay", scheme, ask, said)
     assert compare(kind, said, heard, tolerance).max_log_prob_difference <= tolerance
-    if ask.method == "soup":
-        result = peer.call("soup", (ask,), TOKENS)
-        assert result.uncounted >= 0
-    elif kind == "plain":
-        result = peer.call("generate", (ask,), TOKENS)
-    else:
-        result = peer.call("decode", scheme, (ask,), TOKENS)
+    way = ("generate",) if kind == "plain" else ("decode", scheme)
+    result = peer.call(*way, (ask,), TOKENS)
     assert result.tokens == (said.tokens,)
     assert len(result.stamps[0]) == TOKENS
     assert list(result.stamps[0]) == sorted(result.stamps[0])
@@ -244,3 +240,15 @@ def test_tables_and_charts_are_well_formed() -> None:
     assert aligned([("only", "heading")]) == ""
     tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)], log_x=True))
     assert tree.tag.endswith("svg")
+
+
+def test_a_short_soak_tells_no_growth() -> None:
+    """What a process holds anyway is not what it grew by."""
+    result = SoakResult()
+    for _ in range(4):
+        result.sample()
+    assert result.to_dict()["growth_mb"] is None
+    result.memory[:] = [500, 600, 700, 700, 710]
+    result.count("finished")
+    assert result.to_dict()["growth_mb"] == 110
+    assert result.to_dict()["finished"] == 1

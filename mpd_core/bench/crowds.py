@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
@@ -67,7 +68,7 @@ def _contests(
         plain = bench.get("plain", fp32=fp32)
         if has_soup and bench.mergeable:
             bench.check(f"soup a{ending}", plain, "cached", soups[0], rounded=not fp32)
-        contests[f"a{ending}"] = partial(plain.call, "soup", soups, tokens)
+        contests[f"a{ending}"] = partial(plain.call, "generate", soups, tokens)
     if has_soup:
         contests["b"] = partial(engine, "grouped", soups, tokens)
         contests["c"] = partial(engine, "decode", soups, tokens)
@@ -76,11 +77,13 @@ def _contests(
 
 def _latency(runs: list[Run]) -> dict[str, float]:
     """The smallest values that at least half, and 95%, of all do not exceed."""
-    first = sorted(ms for run in runs for ms in run.first_ms)
-    gaps = sorted(ms for run in runs for ms in run.gaps_ms)
+    kinds = {
+        "first": [ms for run in runs for ms in run.first_ms],
+        "gap": [ms for run in runs for ms in run.gaps_ms],
+    }
     return {
-        f"{kind}_p{percent}": values[math.ceil(percent * len(values) / 100) - 1]
-        for kind, values in (("first", first), ("gap", gaps))
+        f"{kind}_p{percent}": float(np.percentile(values, percent, method="inverted_cdf"))
+        for kind, values in kinds.items()
         for percent in (50, 95)
     }
 
@@ -120,8 +123,8 @@ def growth(bench: BenchContext) -> Found:
             wide.append((n, n, tuple(bench.ask(k, preference=code) for k in range(crowd))))
         lines[f"experts, {crowd} request{'s' * (crowd > 1)}"] = _points(bench, "wide", wide)
     best = max((p["tokens_per_s"] for line in lines.values() for p in line), default=None)
-    figure = Figure("growth.most", best, "most tokens a second, all requests together")
-    return [figure], {"lines": lines}
+    meaning = "most tokens a second, all requests together"
+    return [Figure("growth.most", best, meaning)], {"lines": lines}
 
 
 def _points(

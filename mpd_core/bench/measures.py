@@ -43,12 +43,14 @@ def tax(bench: BenchContext) -> Found:
     vanilla, tokens = bench.ask(method="vanilla"), bench.options.tokens
     engine, plain = bench.get("engine").call, bench.get("plain", fp32=bench.on_cpu)
     bench.check("generate", plain, "cached", vanilla)
-    contests: dict[str, Callable[[], Run]] = {
-        "mpd": partial(engine, "decode", (bench.ask(),), tokens),
-        "vanilla": partial(engine, "decode", (vanilla,), tokens),
-        "generate": partial(plain.call, "generate", (vanilla,), tokens),
-    }
-    ms, precision = per_token(bench.take_turns(contests)), " in fp32" if bench.on_cpu else ""
+    runs = bench.take_turns(
+        {
+            "mpd": partial(engine, "decode", (bench.ask(),), tokens),
+            "vanilla": partial(engine, "decode", (vanilla,), tokens),
+            "generate": partial(plain.call, "generate", (vanilla,), tokens),
+        }
+    )
+    ms, precision = per_token(runs), " in fp32" if bench.on_cpu else ""
     figures = [
         Figure("tax.a", ratio(ms["mpd"], ms["vanilla"]), "MPD / one plain model, this engine"),
         Figure("tax.b", ratio(ms["mpd"], ms["generate"]), f"MPD / generate{precision}"),
