@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ STEPS = 12
 STEPS_TO_ENTER = 3
 """A request is prefilled in chunks, one between two steps."""
 MOST_TOKENS = 256
-SKIPPED = "this engine has no method 'soup'"
 
 
 def serve32(bench: BenchContext) -> Found:
@@ -37,11 +36,9 @@ def serve32(bench: BenchContext) -> Found:
     seconds = {name: spread([run.seconds for run in some]) for name, some in runs.items()}
     figures = [
         Figure(f"serve32.{name}", ratio(seconds["mpd"], seconds[name]), meaning)
-        if name in seconds
-        else Figure(f"serve32.{name}", None, f"{meaning}: {SKIPPED}")
         for name, meaning in meanings.items()
     ]
-    latency = {name: _latency(runs[name]) for name in ("mpd", "c") if name in runs}
+    latency = {name: _latency(runs[name]) for name in ("mpd", "c")}
     for kind, what in (("first", "to the first token"), ("gap", "between tokens")):
         for key, share in (("p50", "median"), ("p95", "95%")):
             value = latency["mpd"][f"{kind}_{key}"]
@@ -60,18 +57,18 @@ def serve32(bench: BenchContext) -> Found:
 
 def _contests(
     bench: BenchContext, asks: tuple[Ask, ...], soups: tuple[Ask, ...]
-) -> dict[str, Callable[[], Run]]:
+) -> Mapping[str, Callable[[], Run]]:
     engine, tokens = bench.get("engine").call, bench.options.tokens
-    has_soup = SOUP in bench.info["methods"]
-    contests: dict[str, Callable[[], Run]] = {"mpd": partial(engine, "decode", asks, tokens)}
+    contests = {
+        "mpd": partial(engine, "decode", asks, tokens),
+        "b": partial(engine, "grouped", soups, tokens),
+        "c": partial(engine, "decode", soups, tokens),
+    }
     for fp32, ending in bench.peer_precisions.items():
         plain = bench.get("plain", fp32=fp32)
-        if has_soup and bench.mergeable:
+        if bench.mergeable:
             bench.check(f"soup a{ending}", plain, "cached", soups[0], rounded=not fp32)
         contests[f"a{ending}"] = partial(plain.call, "generate", soups, tokens)
-    if has_soup:
-        contests["b"] = partial(engine, "grouped", soups, tokens)
-        contests["c"] = partial(engine, "decode", soups, tokens)
     return contests
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,22 +13,22 @@ from mpd_core.packs import FolderSource
 
 NOCACHE_TOKENS = 8
 PROFILED_TOKENS = 16
-MEANINGS = {
-    "loop": "set_adapter loop / MPD",
-    "separate": "separate merged models in sequence / MPD",
-    "batch": "PEFT mixed batch / MPD",
-    "nocache": "no cache / MPD",
+SCHEMES = {
+    "vs_mod": {
+        "loop": "set_adapter loop / MPD",
+        "separate": "separate merged models in sequence / MPD",
+    },
+    "vs_peft": {"batch": "PEFT mixed batch / MPD"},
+    "vs_nocache": {"nocache": "no cache / MPD"},
 }
+"""Other ways to run several experts, as peers have them."""
 
 
 def fairness(bench: BenchContext) -> Found:
     """A plain model before the others have started, and among them."""
     asks, tokens = (bench.ask(method="vanilla"),), bench.options.tokens
 
-    def run() -> Run:
-        found: Run = bench.get("plain", fp32=bench.on_cpu).call("generate", asks, tokens)
-        return found
-
+    run = partial(bench.get("plain", fp32=bench.on_cpu).call, "generate", asks, tokens)
     alone = per_token(bench.take_turns({"alone": run}))
     bench.get("engine").call("decode", (bench.ask(),), tokens)
     ms = alone | per_token(bench.take_turns({"among": run}))
@@ -56,21 +55,6 @@ def tax(bench: BenchContext) -> Found:
         Figure("tax.b", ratio(ms["mpd"], ms["generate"]), f"MPD / generate{precision}"),
     ]
     return figures, {"ms_per_token": ms}
-
-
-def vs_mod(bench: BenchContext) -> Found:
-    """Against one forward an expert: by setting adapters, and with separate models."""
-    return _against(bench, "vs_mod", ["loop", *(["separate"] if bench.mergeable else [])])
-
-
-def vs_peft(bench: BenchContext) -> Found:
-    """Against PEFT's mixed batch."""
-    return _against(bench, "vs_peft", ["batch"])
-
-
-def vs_nocache(bench: BenchContext) -> Found:
-    """Against reading the whole text again at every token."""
-    return _against(bench, "vs_nocache", ["nocache"], NOCACHE_TOKENS)
 
 
 LLAMA = {
@@ -132,19 +116,20 @@ def _same(ours: str, theirs: str) -> float:
     return alike / max(len(ours), len(theirs), 1)
 
 
-def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 512) -> Found:
-    ask, tokens = bench.ask(), min(most, bench.options.tokens)
-    engine, meanings = bench.get("engine"), dict[str, str]()
-    contests: dict[str, Callable[[], Run]] = {"mpd": partial(engine.call, "decode", (ask,), tokens)}
+def against(measure: str, bench: BenchContext) -> Found:
+    """MPD against the schemes of a measure, in the engine's precision and in plain fp32."""
+    most = NOCACHE_TOKENS if measure == "vs_nocache" else bench.options.tokens
+    ask, tokens, meanings = bench.ask(), min(most, bench.options.tokens), dict[str, str]()
+    contests = {"mpd": partial(bench.get("engine").call, "decode", (ask,), tokens)}
     for fp32, ending in bench.peer_precisions.items():
-        for scheme in schemes:
+        for scheme, meaning in SCHEMES[measure].items():
             merged = scheme == "separate"
-            if fp32 and merged:
-                continue  # as the loop, without the loop's overhead; once is enough
+            if merged and (fp32 or not bench.mergeable):
+                continue  # in fp32 as the loop, without the loop's overhead; once is enough
             peer, label = bench.get("separate" if merged else "peft", fp32=fp32), scheme + ending
             bench.check(label, peer, scheme, ask, rounded=merged)
             contests[label] = partial(peer.call, "decode", scheme, (ask,), tokens)
-            meanings[label] = MEANINGS[scheme] + (", peer in fp32" if fp32 else "")
+            meanings[label] = meaning + (", peer in fp32" if fp32 else "")
     ms = per_token(bench.take_turns(contests))
     figures = [
         Figure(f"{measure}.{label}", ratio(ms[label], ms["mpd"]), meaning)

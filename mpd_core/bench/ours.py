@@ -35,12 +35,7 @@ class EngineSide:
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself."""
-        info = self._engine.info
-        return {
-            "device": info.device,
-            "precision": info.precision,
-            "methods": list(self._engine.methods),
-        }
+        return self._engine.status()
 
     def decode(self, asks: tuple[Ask, ...], tokens: int) -> Run:
         """All requests at once."""

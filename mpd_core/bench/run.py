@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from mpd_core.packs import load_pack
 MEASURE: dict[str, tuple[Callable[[BenchContext], Found], set[str]]] = {
     "fairness": (measures.fairness, {"plain", "engine"}),
     "tax": (measures.tax, {"plain", "engine"}),
-    "vs_mod": (measures.vs_mod, {"engine", "peft", "separate"}),
-    "vs_peft": (measures.vs_peft, {"engine", "peft"}),
-    "vs_nocache": (measures.vs_nocache, {"engine", "peft"}),
+    **{
+        name: (partial(measures.against, name), {"engine", "peft", "separate"})
+        for name in measures.SCHEMES
+    },
     "vs_llama": (measures.vs_llama, {"engine", "llama"}),
     "serve32": (crowds.serve32, {"engine", "plain", "machine"}),
     "memory": (measures.memory, {"engine", "separate"}),
