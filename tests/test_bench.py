@@ -20,10 +20,13 @@ from mpd_core.bench.peer_pool import COMPETITORS, InProcess, OwnProcess
 from mpd_core.bench.report import aligned
 from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
 from mpd_core.bench.run import MEASURE, run
+from mpd_core.bench.soak import SoakResult
 from mpd_core.bench.values import Ask, Run, Said, Spec
 from mpd_core.charts import panel
 from mpd_core.errors import RequestError
 from mpd_core.packs import Pack, load_pack
+from tests import tiny
+from tests.test_blocks import MIXES, TEMPLATE, converted
 
 ASK = Ask("Why is the sky blue?", "AAB")
 TOKENS = 6
@@ -90,13 +93,8 @@ def assert_same(
     peer = side(kind, fp32)
     heard: Said = peer.call("replay", scheme, ask, said)
     assert compare(kind, said, heard, tolerance).max_log_prob_difference <= tolerance
-    if ask.method == "soup":
-        result = peer.call("soup", (ask,), TOKENS)
-        assert result.uncounted >= 0
-    elif kind == "plain":
-        result = peer.call("generate", (ask,), TOKENS)
-    else:
-        result = peer.call("decode", scheme, (ask,), TOKENS)
+    way = ("generate",) if kind == "plain" else ("decode", scheme)
+    result = peer.call(*way, (ask,), TOKENS)
     assert result.tokens == (said.tokens,)
     assert len(result.stamps[0]) == TOKENS
     assert list(result.stamps[0]) == sorted(result.stamps[0])
@@ -145,18 +143,34 @@ def test_the_last_line_is_json_with_every_figure(
     assert set(read) == {"bench", "machine", "options", "figures", "targets", "checks", "data"}
     assert set(read["data"]) == {*MEASURES, "fairness"}
     assert set(CPU_TARGETS) | set(GPU_TARGETS) <= set(read["figures"])
-    assert all(value is not None for value in read["figures"].values())
-    assert set(read["targets"]) == set(CPU_TARGETS)
+    absent = {name for name, value in read["figures"].items() if value is None}
+    assert absent == {name for name in read["figures"] if name.startswith("vs_llama.")}
+    assert set(read["targets"]) == set(CPU_TARGETS) - absent
     assert all(c["max_log_prob_difference"] <= c["tolerance"] for c in read["checks"])
     assert {"cpu", "cores", "torch", "threads", "precision", "date"} <= set(read["machine"])
     text = "\n".join(table)
     assert all(name in text for name in read["figures"])
     assert "bound by" in text
+    assert "not converted from a GGUF" in text or "pip install xllamacpp" in text
     growth = json.loads((tmp_path / "growth.json").read_text(encoding="utf-8"))
     assert growth["lines"] == read["data"]["growth"]["lines"]
     assert (tmp_path / "growth.html").read_text(encoding="utf-8").count("<svg") == 2 * len(
         growth["lines"]
     )
+
+
+def test_llama_cpp_runs_the_blocks_that_the_base_came_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Plain, in slots, and soups of its own adapters: what it says is what the engine says."""
+    pytest.importorskip("xllamacpp")
+    base = converted(tmp_path / "x", kinds=MIXES["Q4_1, output in 8 bits"])
+    pack = tiny.write_pack(tmp_path, base, extra=TEMPLATE)
+    options = BenchOptions(only=("vs_llama",), pack=str(pack), device="cpu").quick()
+    figures = run(options, apart=False)["figures"]
+    assert "vs_llama.soups" in capsys.readouterr().out
+    assert all(figures.values())
+    assert figures["vs_llama.same_vanilla"] == figures["vs_llama.same_soup"] == 1.0
 
 
 def test_a_competitor_in_a_process_of_its_own(bench_pack: Pack) -> None:
@@ -226,3 +240,15 @@ def test_tables_and_charts_are_well_formed() -> None:
     assert aligned([("only", "heading")]) == ""
     tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)], log_x=True))
     assert tree.tag.endswith("svg")
+
+
+def test_a_short_soak_tells_no_growth() -> None:
+    """What a process holds anyway is not what it grew by."""
+    result = SoakResult()
+    for _ in range(4):
+        result.sample()
+    assert result.to_dict()["growth_mb"] is None
+    result.memory[:] = [500, 600, 700, 700, 710]
+    result.count("finished")
+    assert result.to_dict()["growth_mb"] == 110
+    assert result.to_dict()["finished"] == 1

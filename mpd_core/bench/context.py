@@ -26,61 +26,41 @@ HALF = 0.25
 
 @dataclass(frozen=True)
 class Check:
-    """How far a peer's distribution is from the engine's, over the same tokens."""
+    """How far a peer's distribution is from the engine's, over the same tokens.
+
+    Where experts do not disagree (nats), equality would prove little.
+    """
 
     peer: str
     max_log_prob_difference: float
     tolerance: float
     same_choice: str
-    """Steps at which both find the same token likeliest."""
     disagreement: float
-    """Of the experts, nats: where they all say the same, equality would prove little."""
 
 
 @dataclass
 class BenchContext:
-    """One run of the bench."""
+    """One run of the bench, on the bench's own pack; ``info`` is the engine's own description."""
 
     options: BenchOptions
     pack: Pack
-    """The bench's own."""
     shapes: Shapes
     pool: PeerPool
     info: Mapping[str, Any]
-    """The engine's own description."""
     tell: Callable[[str], None]
     checks: list[Check] = field(default_factory=list)
     _measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
-    @property
-    def on_cpu(self) -> bool:
-        return bool(self.info["device"] == "cpu")
-
-    @property
-    def precision(self) -> str:
-        return str(self.info["precision"])
-
-    @property
-    def mergeable(self) -> bool:
-        """Whether adapters can be merged into weights without quantising those anew."""
-        return not self.precision.startswith("nf4")
-
-    @property
-    def peer_precisions(self) -> dict[bool, str]:
-        """Whether peers run in plain fp32, with what a label then ends in."""
-        own_is_fp32 = self.precision == "fp32"
-        wanted = self.options.fp32_peers and self.on_cpu and not own_is_fp32
-        return {False: "", True: ".fp32"} if wanted else {False: ""}
-
-    @property
-    def experts(self) -> int:
-        """Of one request."""
-        return len(self.pack.space.dimensions)
-
-    @property
-    def context(self) -> int:
-        """Tokens before a row's next one, about: half of a reply after a short prompt."""
-        return PROMPT_TOKENS + self.options.tokens // 2
+    def __post_init__(self) -> None:
+        self.on_cpu = self.info["device"] == "cpu"
+        self.precision = str(self.info["precision"])
+        self.mergeable = not self.precision.startswith("nf4")  # not to be quantised anew
+        self.experts = len(self.pack.space.dimensions)  # of one request
+        # Before a row's next token, about: half of a reply after a short prompt.
+        self.context = PROMPT_TOKENS + self.options.tokens // 2
+        wanted = self.options.fp32_peers and self.on_cpu and self.precision != "fp32"
+        # Whether peers run in plain fp32, with what a label then ends in.
+        self.peer_precisions = {False: "", True: ".fp32"} if wanted else {False: ""}
 
     def get(self, kind: str, *, fp32: bool = False) -> Competitor:
         return self.pool.get(kind, fp32=fp32)
@@ -92,18 +72,16 @@ class BenchContext:
     def crowd(self, count: int, method: str) -> tuple[Ask, ...]:
         """Requests with random preferences: the same ones for every method."""
         draw, codes = random.Random(self.options.seed), [p.code for p in self.pack.space]
-        return tuple(
-            self.ask(k, preference=draw.choice(codes), method=method) for k in range(count)
-        )
+        asks = ((k, draw.choice(codes)) for k in range(count))
+        return tuple(self.ask(k, preference=code, method=method) for k, code in asks)
 
     def take_turns(self, contests: Mapping[str, Callable[[], Run]]) -> dict[str, list[Run]]:
         """Time each ``repeats`` times, in turn, after a round that does not count."""
         self.tell(f"Timing {', '.join(contests)}.")
-        runs: dict[str, list[Run]] = {name: [] for name in contests}
-        for _ in range(1 + self.options.repeats):
-            for name, run in contests.items():
-                runs[name].append(run())
-        return {name: some[1:] for name, some in runs.items()}
+        rounds = [
+            {name: run() for name, run in contests.items()} for _ in range(1 + self.options.repeats)
+        ]
+        return {name: [one[name] for one in rounds[1:]] for name in contests}
 
     def check(
         self, label: str, peer: Competitor, scheme: str, ask: Ask, *, rounded: bool = False

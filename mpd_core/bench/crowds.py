@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
+
+import numpy as np
 
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
@@ -19,7 +20,6 @@ STEPS = 12
 STEPS_TO_ENTER = 3
 """A request is prefilled in chunks, one between two steps."""
 MOST_TOKENS = 256
-SKIPPED = "this engine has no method 'soup'"
 
 
 def serve32(bench: BenchContext) -> Found:
@@ -36,11 +36,9 @@ def serve32(bench: BenchContext) -> Found:
     seconds = {name: spread([run.seconds for run in some]) for name, some in runs.items()}
     figures = [
         Figure(f"serve32.{name}", ratio(seconds["mpd"], seconds[name]), meaning)
-        if name in seconds
-        else Figure(f"serve32.{name}", None, f"{meaning}: {SKIPPED}")
         for name, meaning in meanings.items()
     ]
-    latency = {name: _latency(runs[name]) for name in ("mpd", "c") if name in runs}
+    latency = {name: _latency(runs[name]) for name in ("mpd", "c")}
     for kind, what in (("first", "to the first token"), ("gap", "between tokens")):
         for key, share in (("p50", "median"), ("p95", "95%")):
             value = latency["mpd"][f"{kind}_{key}"]
@@ -59,28 +57,30 @@ def serve32(bench: BenchContext) -> Found:
 
 def _contests(
     bench: BenchContext, asks: tuple[Ask, ...], soups: tuple[Ask, ...]
-) -> dict[str, Callable[[], Run]]:
+) -> Mapping[str, Callable[[], Run]]:
     engine, tokens = bench.get("engine").call, bench.options.tokens
-    has_soup = SOUP in bench.info["methods"]
-    contests: dict[str, Callable[[], Run]] = {"mpd": partial(engine, "decode", asks, tokens)}
+    contests = {
+        "mpd": partial(engine, "decode", asks, tokens),
+        "b": partial(engine, "grouped", soups, tokens),
+        "c": partial(engine, "decode", soups, tokens),
+    }
     for fp32, ending in bench.peer_precisions.items():
         plain = bench.get("plain", fp32=fp32)
-        if has_soup and bench.mergeable:
+        if bench.mergeable:
             bench.check(f"soup a{ending}", plain, "cached", soups[0], rounded=not fp32)
-        contests[f"a{ending}"] = partial(plain.call, "soup", soups, tokens)
-    if has_soup:
-        contests["b"] = partial(engine, "grouped", soups, tokens)
-        contests["c"] = partial(engine, "decode", soups, tokens)
+        contests[f"a{ending}"] = partial(plain.call, "generate", soups, tokens)
     return contests
 
 
 def _latency(runs: list[Run]) -> dict[str, float]:
     """The smallest values that at least half, and 95%, of all do not exceed."""
-    first = sorted(ms for run in runs for ms in run.first_ms)
-    gaps = sorted(ms for run in runs for ms in run.gaps_ms)
+    kinds = {
+        "first": [ms for run in runs for ms in run.first_ms],
+        "gap": [ms for run in runs for ms in run.gaps_ms],
+    }
     return {
-        f"{kind}_p{percent}": values[math.ceil(percent * len(values) / 100) - 1]
-        for kind, values in (("first", first), ("gap", gaps))
+        f"{kind}_p{percent}": float(np.percentile(values, percent, method="inverted_cdf"))
+        for kind, values in kinds.items()
         for percent in (50, 95)
     }
 
@@ -120,8 +120,8 @@ def growth(bench: BenchContext) -> Found:
             wide.append((n, n, tuple(bench.ask(k, preference=code) for k in range(crowd))))
         lines[f"experts, {crowd} request{'s' * (crowd > 1)}"] = _points(bench, "wide", wide)
     best = max((p["tokens_per_s"] for line in lines.values() for p in line), default=None)
-    figure = Figure("growth.most", best, "most tokens a second, all requests together")
-    return [figure], {"lines": lines}
+    meaning = "most tokens a second, all requests together"
+    return [Figure("growth.most", best, meaning)], {"lines": lines}
 
 
 def _points(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -19,9 +20,8 @@ from mpd_core.bench.schemes import Peer
 from mpd_core.bench.values import Spec
 from mpd_core.models.linear import PACKED
 
-READ_BYTES = 2**28
-"""Larger than a CPU's last cache by far."""
-GPU_READ_BYTES = 2**32
+READ_BYTES = {"cpu": 2**28, "cuda": 2**32}
+"""Larger than a last cache by far."""
 MOST_COLUMNS = 4096
 """Of the matrix behind the product rate: it must stay in a cache, on a GPU too."""
 MEASURED_S = 0.5
@@ -57,7 +57,7 @@ class MachineSide:
     @torch.inference_mode()
     def bandwidth(self) -> float:
         """Bytes a second that memory delivers: the better of a large sum and a large copy."""
-        size = GPU_READ_BYTES if self._format.device == "cuda" else READ_BYTES
+        size = READ_BYTES[self._format.device]
         source = torch.ones(size // 4, device=self._format.device)
         target = torch.zeros_like(source)
         read = size / self._best(lambda: source.sum())
@@ -88,9 +88,7 @@ class MachineSide:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    info = Path("/proc/cpuinfo")
+    text = info.read_text("utf-8") if info.exists() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()

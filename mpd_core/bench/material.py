@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import tomlkit
 import torch
@@ -108,7 +107,14 @@ def write_pack(
     """
     dimensions = [d.model_dump() for d in pack.spec.dimensions]
     if experts:
-        dimensions = [_dimension(k) for k in range(experts)]
+        said = {"on": "Mind point", "off": "Forget point"}
+        dimensions = [
+            {
+                "name": f"d{k}",
+                "poles": [{"name": f"{n}{k}", "instruction": f"{s} {k}."} for n, s in said.items()],
+            }
+            for k in range(experts)
+        ]
     poles = [pole["name"] for dimension in dimensions for pole in dimension["poles"]]
     adapted = [name for name in poles if not (experts and name.startswith("off"))]
     shapes = shapes_of(base, pack)
@@ -142,19 +148,10 @@ def write_pack(
     return folder
 
 
-def _dimension(k: int) -> dict[str, Any]:
-    on = {"name": f"on{k}", "instruction": f"Mind point {k}."}
-    return {
-        "name": f"d{k}",
-        "poles": [on, {"name": f"off{k}", "instruction": f"Forget point {k}."}],
-    }
-
-
 def _unlikely_token(base: Path) -> str:
     tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
     usual = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token}
     added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
-    spare = [
-        text for text in added if text not in usual and text not in (tokenizer.chat_template or "")
-    ]
+    told = tokenizer.chat_template or ""
+    spare = [text for text in added if text not in usual and text not in told]
     return spare[-1] if spare else str(tokenizer.convert_ids_to_tokens(len(tokenizer) - 1))

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from mpd_core.bench.context import BenchContext
+from mpd_core.bench.llama_cpp import why_not
 from mpd_core.bench.roofline import Rows
 from mpd_core.bench.values import Figure, Found, Run, ratio, spread
+from mpd_core.packs import FolderSource
 
 NOCACHE_TOKENS = 8
 PROFILED_TOKENS = 16
-MEANINGS = {
-    "loop": "set_adapter loop / MPD",
-    "separate": "separate merged models in sequence / MPD",
-    "batch": "PEFT mixed batch / MPD",
-    "nocache": "no cache / MPD",
+SCHEMES = {
+    "vs_mod": {
+        "loop": "set_adapter loop / MPD",
+        "separate": "separate merged models in sequence / MPD",
+    },
+    "vs_peft": {"batch": "PEFT mixed batch / MPD"},
+    "vs_nocache": {"nocache": "no cache / MPD"},
 }
+"""Other ways to run several experts, as peers have them."""
 
 
 def fairness(bench: BenchContext) -> Found:
     """A plain model before the others have started, and among them."""
     asks, tokens = (bench.ask(method="vanilla"),), bench.options.tokens
 
-    def run() -> Run:
-        found: Run = bench.get("plain", fp32=bench.on_cpu).call("generate", asks, tokens)
-        return found
-
+    run = partial(bench.get("plain", fp32=bench.on_cpu).call, "generate", asks, tokens)
     alone = per_token(bench.take_turns({"alone": run}))
     bench.get("engine").call("decode", (bench.ask(),), tokens)
     ms = alone | per_token(bench.take_turns({"among": run}))
@@ -41,12 +42,14 @@ def tax(bench: BenchContext) -> Found:
     vanilla, tokens = bench.ask(method="vanilla"), bench.options.tokens
     engine, plain = bench.get("engine").call, bench.get("plain", fp32=bench.on_cpu)
     bench.check("generate", plain, "cached", vanilla)
-    contests: dict[str, Callable[[], Run]] = {
-        "mpd": partial(engine, "decode", (bench.ask(),), tokens),
-        "vanilla": partial(engine, "decode", (vanilla,), tokens),
-        "generate": partial(plain.call, "generate", (vanilla,), tokens),
-    }
-    ms, precision = per_token(bench.take_turns(contests)), " in fp32" if bench.on_cpu else ""
+    runs = bench.take_turns(
+        {
+            "mpd": partial(engine, "decode", (bench.ask(),), tokens),
+            "vanilla": partial(engine, "decode", (vanilla,), tokens),
+            "generate": partial(plain.call, "generate", (vanilla,), tokens),
+        }
+    )
+    ms, precision = per_token(runs), " in fp32" if bench.on_cpu else ""
     figures = [
         Figure("tax.a", ratio(ms["mpd"], ms["vanilla"]), "MPD / one plain model, this engine"),
         Figure("tax.b", ratio(ms["mpd"], ms["generate"]), f"MPD / generate{precision}"),
@@ -54,34 +57,79 @@ def tax(bench: BenchContext) -> Found:
     return figures, {"ms_per_token": ms}
 
 
-def vs_mod(bench: BenchContext) -> Found:
-    """Against one forward an expert: by setting adapters, and with separate models."""
-    return _against(bench, "vs_mod", ["loop", *(["separate"] if bench.mergeable else [])])
+LLAMA = {
+    "one": ("ms_per_token", "plain", "llama", "one plain model, this engine / llama.cpp"),
+    "mpd": ("ms_per_token", "mpd", "llama", "MPD / one plain model of llama.cpp"),
+    "first": ("first_ms", "plain", "llama", "first token, one plain model / llama.cpp"),
+    "first_mpd": ("first_ms", "mpd", "plain", "first token, MPD / one plain model, this engine"),
+    "crowd": ("seconds", "crowd", "llama_crowd", "plain requests at once / llama.cpp's slots"),
+    "soups": ("seconds", "mpd_crowd", "llama_soups", "MPD at once / soups one by one, llama.cpp"),
+}
+"""Figures of ``vs_llama``: what is compared, of which two contests, and what it is."""
 
 
-def vs_peft(bench: BenchContext) -> Found:
-    """Against PEFT's mixed batch."""
-    return _against(bench, "vs_peft", ["batch"])
+def vs_llama(bench: BenchContext) -> Found:
+    """Against llama.cpp on the very blocks that the base came in: plain, in slots, and soups."""
+    what = "greedy text up to the first difference"
+    same = {f"same_{method}": f"{what}, {method}" for method in ("vanilla", "soup")}
+    source = bench.pack.spec.base.source
+    assert isinstance(source, FolderSource)  # the bench wrote it
+    reason = why_not(bench.pack.path(source.folder)) if bench.on_cpu else "it runs on the CPU here"
+    if reason:
+        meanings = {name: meaning for name, (*_, meaning) in LLAMA.items()} | same
+        return [Figure(f"vs_llama.{n}", None, f"{m}: {reason}") for n, m in meanings.items()], {}
+    engine, llama, tokens = bench.get("engine").call, bench.get("llama").call, bench.options.tokens
+    one, count = bench.ask(method="vanilla"), bench.options.requests
+    runs = bench.take_turns(
+        {
+            "plain": partial(engine, "decode", (one,), tokens),
+            "mpd": partial(engine, "decode", (bench.ask(),), tokens),
+            "llama": partial(llama, "in_turn", (one,), tokens),
+            "crowd": partial(engine, "decode", bench.crowd(count, "vanilla"), tokens),
+            "mpd_crowd": partial(engine, "decode", bench.crowd(count, "mpd"), tokens),
+            "llama_crowd": partial(llama, "together", bench.crowd(count, "vanilla"), tokens),
+            "llama_soups": partial(llama, "in_turn", bench.crowd(count, "soup"), tokens),
+        }
+    )
+    single = {name: runs.pop(name) for name in ("plain", "mpd", "llama")}
+    data: dict[str, Any] = {
+        "ms_per_token": per_token(single),
+        "first_ms": {n: spread([run.first_ms[0] for run in some]) for n, some in single.items()},
+        "seconds": {n: spread([run.seconds for run in some]) for n, some in runs.items()},
+    }
+    figures = [
+        Figure(f"vs_llama.{name}", ratio(data[kind][over], data[kind][under]), meaning)
+        for name, (kind, over, under, meaning) in LLAMA.items()
+    ]
+    for name, meaning in same.items():
+        ask = bench.ask(method=name.removeprefix("same_"))
+        texts = engine("text", ask, tokens), llama("text", ask, tokens)
+        data[name] = texts
+        figures.append(Figure(f"vs_llama.{name}", _same(*texts), f"{meaning}: share of it"))
+    return figures, data
 
 
-def vs_nocache(bench: BenchContext) -> Found:
-    """Against reading the whole text again at every token."""
-    return _against(bench, "vs_nocache", ["nocache"], NOCACHE_TOKENS)
+def _same(ours: str, theirs: str) -> float:
+    """Share of a text before its first difference from another."""
+    pairs = zip(ours, theirs, strict=False)
+    alike = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    return alike / max(len(ours), len(theirs), 1)
 
 
-def _against(bench: BenchContext, measure: str, schemes: list[str], most: int = 512) -> Found:
-    ask, tokens = bench.ask(), min(most, bench.options.tokens)
-    engine, meanings = bench.get("engine"), dict[str, str]()
-    contests: dict[str, Callable[[], Run]] = {"mpd": partial(engine.call, "decode", (ask,), tokens)}
+def against(measure: str, bench: BenchContext) -> Found:
+    """MPD against the schemes of a measure, in the engine's precision and in plain fp32."""
+    most = NOCACHE_TOKENS if measure == "vs_nocache" else bench.options.tokens
+    ask, tokens, meanings = bench.ask(), min(most, bench.options.tokens), dict[str, str]()
+    contests = {"mpd": partial(bench.get("engine").call, "decode", (ask,), tokens)}
     for fp32, ending in bench.peer_precisions.items():
-        for scheme in schemes:
+        for scheme, meaning in SCHEMES[measure].items():
             merged = scheme == "separate"
-            if fp32 and merged:
-                continue  # as the loop, without the loop's overhead; once is enough
+            if merged and (fp32 or not bench.mergeable):
+                continue  # in fp32 as the loop, without the loop's overhead; once is enough
             peer, label = bench.get("separate" if merged else "peft", fp32=fp32), scheme + ending
             bench.check(label, peer, scheme, ask, rounded=merged)
             contests[label] = partial(peer.call, "decode", scheme, (ask,), tokens)
-            meanings[label] = MEANINGS[scheme] + (", peer in fp32" if fp32 else "")
+            meanings[label] = meaning + (", peer in fp32" if fp32 else "")
     ms = per_token(bench.take_turns(contests))
     figures = [
         Figure(f"{measure}.{label}", ratio(ms[label], ms["mpd"]), meaning)

@@ -9,7 +9,10 @@ from mpd_core.errors import MPDError, RequestError
 from mpd_core.fields import check_numbers, number
 from mpd_core.packs import Precision
 
-MEASURES = ("tax", "vs_mod", "vs_peft", "vs_nocache", "serve32", "memory", "floor", "growth")
+MEASURES = (
+    *("tax", "vs_mod", "vs_peft", "vs_nocache", "vs_llama"),
+    *("serve32", "memory", "floor", "shared", "growth"),
+)
 
 
 class BenchError(MPDError):
@@ -36,6 +39,14 @@ CPU_TARGETS = _EVERYWHERE | {
     "tax.b": Target(0.65),
     "vs_mod.loop": Target(6.0, at_least=True),
     "serve32.a": Target(0.2),
+    "vs_llama.one": Target(1.15),
+    "vs_llama.mpd": Target(1.5),
+    "vs_llama.first_mpd": Target(2.5),
+    "vs_llama.soups": Target(1.0),
+    "shared.busy_one": Target(0.8, at_least=True),
+    "shared.busy_sixteen": Target(0.8, at_least=True),
+    "shared.one_core_one": Target(0.8, at_least=True),
+    "shared.one_core_sixteen": Target(0.8, at_least=True),
 }
 GPU_TARGETS = _EVERYWHERE | {
     "tax.a": Target(1.25),
@@ -54,6 +65,7 @@ class BenchOptions:
     repeats: int = number(5, 1, 100, "Timed rounds, after one that is not; medians are reported.")
     largest: int = number(64, 1, 64, "Most requests of growth.")
     widest: int = number(12, 1, 26, "Most experts of growth.")
+    settle: int = number(12, 0, 60, "Seconds beside busy neighbours before anything is timed.")
     seed: int = number(0, 0, 2**31, "Of adapters and preferences.")
     pack: str | None = None
     precision: Precision | None = None
@@ -72,4 +84,4 @@ class BenchOptions:
 
     def quick(self) -> BenchOptions:
         """The same with sizes that show that everything runs, and not how fast."""
-        return replace(self, tokens=6, requests=4, repeats=1, largest=4, widest=3)
+        return replace(self, tokens=6, requests=4, repeats=1, largest=4, widest=3, settle=0)

@@ -35,12 +35,7 @@ class EngineSide:
 
     def info(self) -> dict[str, Any]:
         """What the engine says of itself."""
-        info = self._engine.info
-        return {
-            "device": info.device,
-            "precision": info.precision,
-            "methods": list(self._engine.methods),
-        }
+        return self._engine.status()
 
     def decode(self, asks: tuple[Ask, ...], tokens: int) -> Run:
         """All requests at once."""
@@ -63,6 +58,10 @@ class EngineSide:
             entropies=tuple(step.entropy for step in steps),
             disagreement=sum(step.disagreement for step in steps) / len(steps),
         )
+
+    def text(self, ask: Ask, tokens: int) -> str:
+        """A greedy reply, as a visitor reads it."""
+        return self._engine.generate(_request(ask, tokens)).text
 
     def profile(self, ask: Ask, tokens: int) -> dict[str, float]:
         """Share of a reply's time that each operator takes itself, largest first; then the rest.

@@ -26,13 +26,14 @@ from mpd_core.bench.options import BenchError
 from mpd_core.bench.values import Spec
 
 COMPETITORS = {
-    "engine": "mpd_core.bench.ours:EngineSide",
-    "wide": "mpd_core.bench.ours:EngineSide",
-    "plain": "mpd_core.bench.plain:PlainSide",
-    "peft": "mpd_core.bench.peers:PeftSide",
-    "separate": "mpd_core.bench.peers:SeparateSide",
-    "llama": "mpd_core.bench.llama_cpp:LlamaCppSide",
-    "machine": "mpd_core.bench.machine:MachineSide",
+    "engine": "ours:EngineSide",
+    "wide": "ours:EngineSide",
+    "one_core": "ours:EngineSide",
+    "plain": "plain:PlainSide",
+    "peft": "peers:PeftSide",
+    "separate": "peers:SeparateSide",
+    "llama": "llama_cpp:LlamaCppSide",
+    "machine": "machine:MachineSide",
 }
 """A new one is a line here, and a class that takes a ``Spec``; its methods are called by name."""
 PAUSE_S = 0.25
@@ -40,11 +41,11 @@ PAUSE_S = 0.25
 
 
 class InProcess:
-    """A competitor in this process: for tests, where only results matter."""
+    """A competitor in this process: in its own one, or in tests, where only results matter."""
 
     def __init__(self, spec: Spec) -> None:
         module, _, name = COMPETITORS[spec.kind].partition(":")
-        self._side = getattr(importlib.import_module(module), name)(spec)
+        self._side = getattr(importlib.import_module(f"mpd_core.bench.{module}"), name)(spec)
 
     def call(self, method: str, *arguments: Any) -> Any:
         return getattr(self._side, method)(*arguments)
@@ -78,39 +79,10 @@ class OwnProcess:
                 f"The process of '{self._name}' ended: use smaller sizes if memory is short."
             ) from error
         except Exception as error:  # with the traceback of that process as its cause
-            problem = f"{type(error).__name__}: {error}"
-            raise BenchError(f"'{self._name}' failed: {problem}") from error
+            raise BenchError(f"'{self._name}' failed: {type(error).__name__}: {error}") from error
 
 
 Competitor = InProcess | OwnProcess
-
-
-class PeerPool:
-    """Opens competitors when they are first called, and closes them when they are done with."""
-
-    def __init__(self, specs: Callable[[str, bool], Spec], *, apart: bool = True) -> None:
-        """An empty pool.
-
-        Args:
-            specs: from a kind, and whether in plain fp32, to what it is to load.
-            apart: each in its own process; otherwise in this one.
-        """
-        self._specs = specs
-        self._open: Callable[[Spec], Competitor] = OwnProcess if apart else InProcess
-        self._competitors: dict[tuple[str, bool], Competitor] = {}
-
-    def get(self, kind: str, *, fp32: bool = False) -> Competitor:
-        key = (kind, fp32)
-        if key not in self._competitors:
-            self._competitors[key] = self._open(self._specs(kind, fp32))
-        return self._competitors[key]
-
-    def keep(self, *kinds: str) -> None:
-        """Close all others."""
-        for key in [key for key in self._competitors if key[0] not in kinds]:
-            self._competitors.pop(key).close()
-
-
 _HERE: list[InProcess] = []
 """The competitor of a process that has one."""
 
@@ -127,3 +99,26 @@ def _answer(method: str, arguments: tuple[Any, ...]) -> Any:
 
 def _close() -> None:
     _HERE.pop().close()
+
+
+class PeerPool:
+    """Opens competitors when they are first called, and closes them when they are done with.
+
+    ``specs`` leads from a kind, and whether in plain fp32, to what it is to load; ``apart`` says
+    whether each has a process of its own.
+    """
+
+    def __init__(self, specs: Callable[[str, bool], Spec], *, apart: bool = True) -> None:
+        self._specs = specs
+        self._open: Callable[[Spec], Competitor] = OwnProcess if apart else InProcess
+        self._competitors: dict[tuple[str, bool], Competitor] = {}
+
+    def get(self, kind: str, *, fp32: bool = False) -> Competitor:
+        if (kind, fp32) not in self._competitors:
+            self._competitors[kind, fp32] = self._open(self._specs(kind, fp32))
+        return self._competitors[kind, fp32]
+
+    def keep(self, *kinds: str) -> None:
+        """Close all others."""
+        for key in [key for key in self._competitors if key[0] not in kinds]:
+            self._competitors.pop(key).close()

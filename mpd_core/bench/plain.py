@@ -41,31 +41,25 @@ class PlainSide(Peer):
             if type(module) is nn.Linear and module is not self._model.get_output_embeddings()
         }
         self.pack_linears(self._model)
-        self._mixed: str | None = None
+        self._mixed = ""
 
     def generate(self, asks: tuple[Ask, ...], tokens: int) -> Run:
-        """One request after the other through ``generate``; vanilla, without instructions."""
-        self._mix(None)
-        return self._generate(asks, tokens, time.monotonic(), 0.0)
-
-    def soup(self, asks: tuple[Ask, ...], tokens: int) -> Run:
-        """Personalized Soup, one request after the other.
+        """One request after the other: vanilla, without instructions, or Personalized Soup.
 
         Merged weights are made once a preference. A server could keep them all, so the run's
         clock stands still meanwhile: the best case for this opponent.
         """
         start, merging, runs = time.monotonic(), 0.0, []
-        ordered = sorted(asks, key=lambda ask: ask.preference)
-        for code, group in groupby(ordered, key=lambda ask: ask.preference):
+        for code, group in groupby(sorted(asks, key=_mixture), key=_mixture):
             before = time.monotonic()
             self._mix(code)
             merging += time.monotonic() - before
-            runs.append(self._generate(tuple(group), tokens, start, merging))
+            runs += [self._reply(ask, tokens, start + merging) for ask in group]
         return Run.joined(runs, merging)
 
     def cached(self, ask: Ask) -> Scheme:
         """The model, or the soup where the method is ``soup``, with a cache."""
-        self._mix(ask.preference if ask.method == "soup" else None)
+        self._mix(_mixture(ask))
         ids, cache = self._ids(ask), DynamicCache()
         while True:
             arguments = cache_arguments(self._model, cache)
@@ -73,22 +67,19 @@ class PlainSide(Peer):
             token = yield torch.log_softmax(said.logits[0, -1].float(), dim=-1)
             ids = self.one(token)
 
-    def _generate(self, asks: tuple[Ask, ...], tokens: int, start: float, uncounted: float) -> Run:
-        replies, stamps = [], []
-        for ask in asks:
-            clock, ids = _Clock(), self._ids(ask)
-            with torch.inference_mode():
-                output = self._model.generate(
-                    input_ids=ids,
-                    attention_mask=torch.ones_like(ids),
-                    max_new_tokens=tokens,
-                    do_sample=False,
-                    streamer=clock,
-                    pad_token_id=0,
-                )
-            replies.append(tuple(output[0, ids.shape[1] :].tolist()))
-            stamps.append(tuple(when - start - uncounted for when in clock.times[1:]))
-        return Run(tuple(replies), tuple(stamps))
+    @torch.inference_mode()
+    def _reply(self, ask: Ask, tokens: int, start: float) -> Run:
+        clock, ids = _Clock(), self._ids(ask)
+        output = self._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=tokens,
+            do_sample=False,
+            streamer=clock,
+            pad_token_id=0,
+        )
+        reply = tuple(output[0, ids.shape[1] :].tolist())
+        return Run((reply,), (tuple(when - start for when in clock.times[1:]),))
 
     def _ids(self, ask: Ask) -> Tensor:
         poles = self.pack.space.parse(ask.preference).poles
@@ -96,15 +87,14 @@ class PlainSide(Peer):
         return self.ids(ask, spoken)
 
     @torch.no_grad()
-    def _mix(self, code: str | None) -> None:
-        """Make the model the soup of a preference, or the base again.
+    def _mix(self, code: str) -> None:
+        """Make the model the soup of a preference, or with none the base again.
 
         4-bit weights are left alone: a soup would be quantised anew, at the same cost a token.
         """
         if code == self._mixed or self.format.quantize != "none":
             return
-        poles = self.pack.space.parse(code).poles if code else ()
-        names = [pole.name for pole in poles]
+        names = [pole.name for pole in self.pack.space.parse(code).poles] if code else []
         changes = self.mean_change(names) if code else ((n, torch.zeros(())) for n in self._dense)
         for name, change in changes:
             weight, bias = self._dense[name]
@@ -116,3 +106,8 @@ class PlainSide(Peer):
             else:
                 self._model.get_submodule(name).weight.copy_(weight)
         self._mixed = code
+
+
+def _mixture(ask: Ask) -> str:
+    """The preference that the weights are merged for; none for the base."""
+    return ask.preference if ask.method == "soup" else ""

@@ -1,4 +1,4 @@
-"""What a run prints: a table for people, then one line of JSON for programs. No torch here."""
+"""What a run prints: tables for people, then one line of JSON for programs. No torch here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from mpd_core.bench.values import Figure
 from mpd_core.charts import page
 from mpd_core.console import aligned
 
+UNITS = {"ms_per_token": "ms/token", "first_ms": "ms to the first token", "seconds": "s"}
+"""Of the times that measures give by name."""
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
 
@@ -21,37 +23,32 @@ def tables(
     found: Mapping[str, Any], figures: Sequence[Figure], targets: Mapping[str, Target]
 ) -> str:
     """The readable part: the machine, the figures beside their targets, and the checks."""
-    checks = [
-        (
-            check["peer"],
-            f"{check['max_log_prob_difference']:.1e}",
-            f"{check['tolerance']:g}",
-            check["same_choice"],
-            f"{check['disagreement']:.2g} nats",
-        )
-        for check in found["checks"]
+    data = found["data"]
+    shares = data.get("floor", {}).get("profile", {})  # where a step's time goes
+    shown: list[list[tuple[str, ...]]] = [
+        [("figure", "value", "target", "", "what it is"), *(_row(f, targets) for f in figures)],
+        [("time", "median", "min", "max", ""), *_times(data)],
+        [
+            ("checked", "max |ln p - ln p'|", "tolerance", "same choice", "experts apart"),
+            *(_check(check) for check in found["checks"]),
+        ],
+        [
+            ("one request, MPD: operator", "of the time"),
+            *((name, f"{100 * share:.0f}%") for name, share in shares.items()),
+        ],
+        [("serve32, all decode", "rows", "bound by", "floor, ms", "step, ms"), *_regimes(data)],
     ]
-    heading = ("checked", "max |ln p - ln p'|", "tolerance", "same choice", "experts apart")
-    # Where the time of a step goes: why a floor is missed.
-    shares = found["data"].get("floor", {}).get("profile", {})
-    profile = [(name, f"{100 * share:.0f}%") for name, share in shares.items()]
-    parts = [
-        _machine(found["machine"]),
-        aligned(
-            [("figure", "value", "target", "", "what it is"), *(_row(f, targets) for f in figures)]
-        ),
-        aligned([("time", "median", "min", "max", ""), *_times(found["data"])]),
-        aligned([heading, *checks]),
-        aligned([("one request, MPD: operator", "of the time"), *profile]),
-        "\n".join(_regimes(found["data"])),
-        *_growth(found["data"]),
-    ]
+    for name, points in data.get("growth", {}).get("lines", {}).items():
+        values = ((p["x"], p["ms_per_step"], p["tokens_per_s"]) for p in points)
+        rows = (tuple(f"{value:.4g}" for value in three) for three in values)
+        shown.append([(name, "ms a step", "tokens/s"), *rows])
+    parts = [_machine(found["machine"]), *(aligned(rows) for rows in shown)]
     return "\n\n".join(part for part in parts if part)
 
 
 def one_line(value: Any) -> str:
     """JSON without line breaks; numbers that are none become null."""
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
 
 
 def save_growth(folder: Path, facts: Mapping[str, Any], lines: Mapping[str, Any]) -> Path:
@@ -88,36 +85,28 @@ def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
     return (figure.name, digits(value), str(target or ""), verdict, figure.meaning)
 
 
+def _check(check: Mapping[str, Any]) -> tuple[str, ...]:
+    apart = f"{check['disagreement']:.2g} nats"
+    difference, tolerance = check["max_log_prob_difference"], check["tolerance"]
+    return (check["peer"], f"{difference:.1e}", f"{tolerance:g}", check["same_choice"], apart)
+
+
 def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     for measure, section in data.items():
-        for kind, unit in (("ms_per_token", "ms/token"), ("seconds", "s")):
+        for kind, unit in UNITS.items():
             for name, found in section.get(kind, {}).items():
                 noisy = found["max"] > NOISY * found["min"]
-                yield (
-                    f"{measure} {name} [{unit}]",
-                    *(f"{found[key]:.4g}" for key in ("median", "min", "max")),
-                    "noisy: was the machine quiet?" if noisy else "",
-                )
+                times = (f"{found[key]:.4g}" for key in ("median", "min", "max"))
+                remark = "noisy: was the machine quiet?" if noisy else ""
+                yield (f"{measure} {name} [{unit}]", *times, remark)
 
 
-def _regimes(data: Mapping[str, Any]) -> Iterator[str]:
+def _regimes(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Which regime the crowds of ``serve32`` run in."""
     names = {"mpd": "MPD", "c": "stacked soups"}
     for key, r in data.get("serve32", {}).get("regime", {}).items():
-        step = f"{r['step_ms']:.0f} ms" if r["step_ms"] else "not measured: the rows do not fit"
-        yield (
-            f"serve32, {names[key]}: {r['rows']} rows a step, bound by {r['bound_by']} "
-            f"(floor {r['floor_ms']:.0f} ms, step {step})."
-        )
-
-
-def _growth(data: Mapping[str, Any]) -> Iterator[str]:
-    """A table a line of ``growth``."""
-    for name, points in data.get("growth", {}).get("lines", {}).items():
-        rows = [
-            (f"{p['x']:g}", f"{p['ms_per_step']:.4g}", f"{p['tokens_per_s']:.4g}") for p in points
-        ]
-        yield aligned([(name, "ms a step", "tokens/s"), *rows])
+        step = f"{r['step_ms']:.0f}" if r["step_ms"] else "the rows do not fit"
+        yield (names[key], str(r["rows"]), r["bound_by"], f"{r['floor_ms']:.0f}", step)
 
 
 def _finite(value: Any) -> Any:
@@ -125,6 +114,4 @@ def _finite(value: Any) -> Any:
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

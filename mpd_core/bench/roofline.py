@@ -10,10 +10,14 @@ WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516, "blocks": 0
 
 @dataclass(frozen=True)
 class Shapes:
-    """The base's sizes, as far as bytes and arithmetic of a step depend on them."""
+    """The base's sizes, as far as bytes and arithmetic of a step depend on them.
+
+    ``linears`` leads from the full name of every linear but the output layer to (in, out),
+    ``adapted`` from those that adapters touch; the ``trunk`` are layers below all adapters, which
+    rows that read the same text share.
+    """
 
     linears: dict[str, tuple[int, int]]
-    """Full name to (in, out) of every linear except the output layer."""
     vocabulary: int
     hidden: int
     layers: int
@@ -21,27 +25,29 @@ class Shapes:
     kv_heads: int
     head_dim: int
     adapted: dict[str, tuple[int, int]]
-    """Those linears that adapters touch."""
     rank: int = 8
     trunk: int = 0
-    """Layers below all adapters, which rows that read the same text share."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one step."""
+    """The rows of one step.
+
+    Attributes:
+        experts: rows that need the output layer.
+        pcms: rows that do not.
+        adapters: different ones in use.
+        context: tokens that each row attends to.
+        mixed: adapters that one row adds up.
+        texts: different ones that rows read, each a row of the trunk; 0: as many as rows.
+    """
 
     experts: int
-    """Rows that need the output layer."""
     pcms: int = 0
     adapters: int = 0
-    """Different ones in use."""
     context: int = 0
-    """Tokens that each row attends to."""
     mixed: int = 1
-    """Adapters that one row adds up."""
     texts: int = 0
-    """Different texts that rows read, each one row of the shared trunk; 0: as many as rows."""
 
     @property
     def all(self) -> int:
@@ -73,13 +79,9 @@ def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> tuple
     attention = 4 * shapes.layers * shapes.heads * shapes.head_dim * rows.context
     # The output layer and adapters are never quantised.
     dense = WEIGHT_BYTES[kind] if kind != "nf4" else in_cache
-    return (
-        weights * WEIGHT_BYTES[kind]
-        + (output + rows.adapters * adapter) * dense
-        + row_layers * cache * in_cache,
-        2 * (row_layers * weights + rows.experts * output + adapted * adapter)
-        + row_layers * attention,
-    )
+    read = weights * WEIGHT_BYTES[kind] + (output + rows.adapters * adapter) * dense
+    products = row_layers * weights + rows.experts * output + adapted * adapter
+    return read + row_layers * cache * in_cache, 2 * products + row_layers * attention
 
 
 def roofline(cost: tuple[float, float], bandwidth: float, rate: float) -> tuple[float, str]:

@@ -6,12 +6,13 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mpd_core.bench import crowds, measures, report
+from mpd_core.bench import crowds, measures, report, shared
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.material import shapes_of, write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
@@ -24,12 +25,15 @@ from mpd_core.packs import load_pack
 MEASURE: dict[str, tuple[Callable[[BenchContext], Found], set[str]]] = {
     "fairness": (measures.fairness, {"plain", "engine"}),
     "tax": (measures.tax, {"plain", "engine"}),
-    "vs_mod": (measures.vs_mod, {"engine", "peft", "separate"}),
-    "vs_peft": (measures.vs_peft, {"engine", "peft"}),
-    "vs_nocache": (measures.vs_nocache, {"engine", "peft"}),
+    **{
+        name: (partial(measures.against, name), {"engine", "peft", "separate"})
+        for name in measures.SCHEMES
+    },
+    "vs_llama": (measures.vs_llama, {"engine", "llama"}),
     "serve32": (crowds.serve32, {"engine", "plain", "machine"}),
     "memory": (measures.memory, {"engine", "separate"}),
     "floor": (measures.floor, {"engine", "machine"}),
+    "shared": (shared.shared, {"engine", "one_core"}),
     "growth": (crowds.growth, {"engine", "wide"}),
 }
 """With the competitors of each; one that no later measure uses is closed."""

@@ -10,17 +10,13 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from mpd_core.bench.material import PROMPTS
 from mpd_core.engine import Engine
 from mpd_core.engine.memory import process_memory
 from mpd_core.errors import BusyError
 from mpd_core.request import GenerationRequest, Message, Sampling
 
-PROMPTS = (
-    "Explain photosynthesis.",
-    "What is the capital of France?",
-    "How do I get better at chess?",
-    "Tell me a story about a lighthouse keeper and a very large storm that lasted for nine days.",
-)
+LONG = "Tell me a story about a lighthouse keeper and a very large storm that lasted for nine days."
 STUCK_SECONDS = 120.0
 """A stream that gives nothing for this long counts as stuck."""
 SAMPLE_SECONDS = 2.0
@@ -29,14 +25,22 @@ BACK_OFF_SECONDS = 0.2
 
 @dataclass
 class SoakResult:
-    """What happened; ``failures`` is empty in a good run."""
+    """What happened; ``failures`` is empty in a good run.
+
+    ``memory`` is resident megabytes but for the cache, one sample every two seconds; ``cache`` what
+    of the cache was ever written: what the fullest moments needed.
+    """
 
     counts: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
-    """Resident megabytes but for the cache, one sample every two seconds."""
     cache: float = 0.0
-    """Megabytes of the cache that were ever written: what the fullest moments needed."""
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, what: str) -> None:
+        """For any thread."""
+        with self._lock:
+            self.counts[what] += 1
 
     def sample(self) -> None:
         """Note the memory of this moment."""
@@ -45,16 +49,14 @@ class SoakResult:
         self.cache = held["cache_resident"] / 1e6
 
     def to_dict(self) -> dict[str, Any]:
-        """For the final JSON line; growth is that of the last fifth over the second, on average."""
-        fifth = max(1, len(self.memory) // 5)
-        early, late = self.memory[fifth : 2 * fifth] or [0.0], self.memory[-fifth:] or [0.0]
-        return {
-            **self.counts,
-            "failures": self.failures,
-            "peak_mb": max(self.memory, default=0.0),
-            "growth_mb": fmean(late) - fmean(early),
-            "cache_mb": self.cache,
-        }
+        """For the final JSON line; growth is that of the last fifth over the second, on average.
+
+        Of fewer than five samples growth cannot be told, and is None.
+        """
+        fifth, held = len(self.memory) // 5, self.memory
+        growth = fmean(held[-fifth:]) - fmean(held[fifth : 2 * fifth]) if fifth else None
+        rest = {"peak_mb": max(held, default=0.0), "growth_mb": growth, "cache_mb": self.cache}
+        return {**self.counts, "failures": self.failures, **rest}
 
 
 def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationRequest]:
@@ -64,7 +66,7 @@ def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationR
     methods = [m for m in engine.methods if not m.startswith("expert:")]
     return [
         GenerationRequest(
-            (Message("user", draw.choice(PROMPTS)),),
+            (Message("user", draw.choice((*PROMPTS[:3], LONG))),),
             draw.choice(codes),
             draw.choice(methods),
             sampling=Sampling(
@@ -99,13 +101,13 @@ def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -
             try:
                 tokens, waited = _read(engine, asked[which], stay)
             except BusyError:
-                result.counts["busy"] += 1
+                result.count("busy")
                 time.sleep(BACK_OFF_SECONDS)
                 continue
             except Exception as error:
                 result.failures.append(f"request {which}: {error}")
                 continue
-            result.counts["stopped" if stay is not None else "finished"] += 1
+            result.count("stopped" if stay is not None else "finished")
             if waited > STUCK_SECONDS:
                 result.failures.append(f"request {which}: {waited:.0f} s without a token")
             if tokens != (alone[which] if stay is None else alone[which][: len(tokens)]):

@@ -14,15 +14,17 @@ from mpd_core.packs import Precision
 
 @dataclass(frozen=True)
 class Spec:
-    """What a competitor's process loads."""
+    """What a competitor's process loads: the bench's own pack, from its folder.
+
+    With ``half_weights`` dense weights are rounded to fp16 first: fp32 arithmetic on the weights of
+    a packed engine.
+    """
 
     kind: str
     folder: Path
-    """Of the bench's own pack."""
     precision: Precision
     device: str
     half_weights: bool = False
-    """Round dense weights to fp16 first: fp32 arithmetic on the weights of a packed engine."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,14 @@ class Ask:
 
 @dataclass(frozen=True)
 class Run:
-    """Replies of one timed run."""
+    """Replies of one timed run: of each request its tokens, and when each came.
+
+    Times are seconds from the start of the run, whose clock stood still for those ``uncounted``.
+    """
 
     tokens: tuple[tuple[int, ...], ...]
-    """Of each request."""
     stamps: tuple[tuple[float, ...], ...]
-    """Seconds from the start of the run to each token of each request."""
     uncounted: float = 0.0
-    """Seconds during which the run's clock stood still."""
 
     @classmethod
     def joined(cls, runs: Iterable[Run], uncounted: float = 0.0) -> Run:
@@ -84,27 +86,29 @@ class Run:
 
 @dataclass(frozen=True)
 class Said:
-    """What an engine or a peer said at each step of one reply, at the same candidates."""
+    """What an engine or a peer said at each step of one reply, at the same candidates.
+
+    Attributes:
+        tokens: of the engine, chosen; of a peer, what it finds likeliest after the engine's.
+        log_probs: the mixture's, of the candidates.
+        entropies: of the mixture, nats: a function of the whole distribution.
+        candidates: ids that a trace records: the top of the mixture and of each expert.
+        disagreement: of the experts, nats, averaged over the steps.
+    """
 
     tokens: tuple[int, ...]
-    """The engine's: chosen; a peer's: what it finds likeliest, fed with the engine's tokens."""
     log_probs: tuple[tuple[float, ...], ...]
-    """The mixture's, of the candidates."""
     entropies: tuple[float, ...]
-    """Of the mixture, nats: a function of the whole distribution."""
     candidates: tuple[tuple[int, ...], ...] = ()
-    """Ids that a trace records at each step: the top of the mixture and of each expert."""
     disagreement: float = 0.0
-    """Of the experts, nats, averaged over the steps."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table."""
+    """One line of the table; a value of None was not measured, and the meaning says why."""
 
     name: str
     value: float | None
-    """None: not measured, and the meaning says why."""
     meaning: str
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpd_core.engine.build import EngineOptions, Parts, build
+from mpd_core.engine.pace import Pace
 from mpd_core.engine.plan import method_names
 from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.records import StepStats, make_step, step_stats
@@ -59,6 +60,7 @@ class Engine:
         self.info = parts.info
         self.methods = method_names(pack)
         self._runner = parts.runner
+        self._pace = Pace.of(parts.runner.lanes)
         self._remotes = Remotes(parts.remotes)
         self._tokenizer = parts.tokenizer
         self._name = name_tokens(self._tokenizer)
@@ -122,7 +124,8 @@ class Engine:
 
     def status(self) -> dict[str, Any]:
         """Models with their kernels and rows, requests, and memory, as plain values."""
-        return {**asdict(self.info), **report(self._runner, self._scheduler)}
+        now = {"threads_now": self._pace.threads}
+        return {**asdict(self.info), **now, **report(self._runner, self._scheduler)}
 
     def close(self) -> None:
         """End every request and the worker."""
@@ -184,9 +187,9 @@ class Engine:
                 answers |= self._remotes.take(sequence)
         running = tuple(sequence for sequence in running if sequence in self._jobs)
         ready = [sequence for sequence in ready if sequence in self._jobs]
-        output = self._runner.step(running, answers, self._tables)
-        for alike in output:
-            self._advance(alike)
+        with self._pace.step(sum(len(sequence.rows) for sequence in running)):
+            for alike in self._runner.step(running, answers, self._tables):
+                self._advance(alike)
         self._remotes.ask(sequence for sequence in ready if sequence in self._jobs)
 
     @contextmanager

@@ -41,6 +41,14 @@ def settle() -> int:
     return number
 
 
+def use_threads(number: int) -> None:
+    """Have the calling thread compute on so many; loops take no more than ``settle`` said."""
+    torch.set_num_threads(number)
+    if "numba" in sys.modules:
+        numba = importlib.import_module("numba")
+        numba.set_num_threads(min(number, numba.config.NUMBA_NUM_THREADS))
+
+
 def usable_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.environ) -> int:
     """The cores that this process may keep busy: at least one.
 
