@@ -70,6 +70,12 @@ def test_a_starved_thread_is_given_up_and_taken_back() -> None:
     assert machine.pace.threads == machine.threads == 2
 
 
+def test_where_a_step_takes_seconds_the_second_one_is_fast() -> None:
+    """Both cores are somebody else's, nearly all of the time."""
+    machine = Machine(2, lambda threads: 5 if threads == 2 else 0.2)
+    assert machine.run(10) > 20
+
+
 def test_of_many_cores_the_busy_ones_alone_are_given_up() -> None:
     """Five of sixteen are somebody else's."""
     machine = Machine(16, lambda threads: quiet(threads) * (10 if threads > 11 else 1))

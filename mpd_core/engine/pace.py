@@ -20,14 +20,14 @@ from mpd_core.models.threads import use_threads
 
 FIRST_REST, MOST_REST = 1.0, 10.0
 """Seconds of steps between trials; doubled whenever a trial changed nothing."""
-DEAREST = 0.02
-"""Most of all time that trials may take."""
+DEAREST, LONGEST_REST = 0.02, 60.0
+"""Most of all time that trials may take; and the longest rest for its sake."""
 PAIRS, FEWEST = 4, 2
 """Steps on either number, in turn; a clear result needs fewer."""
 GAIN = 0.95
 """The most that the challenger may take of the other's time."""
-CLEAR = 0.6
-"""One's share of the other's time that ends a trial early."""
+CLEAR, SURE = 0.6, 0.25
+"""One's share of the other's time that ends a trial early, and after the first pair."""
 
 
 class _Trial:
@@ -56,7 +56,8 @@ class _Trial:
         usual, other = self.seconds
         if CLEAR * other > usual:  # a mistake costs little: there will be another trial
             return False
-        if pairs >= PAIRS or (pairs >= FEWEST and other < CLEAR * usual):
+        enough = CLEAR if pairs >= FEWEST else SURE  # of starved threads a step may take seconds
+        if pairs >= PAIRS or other < enough * usual:
             return other < GAIN * usual
         return None
 
@@ -82,6 +83,7 @@ class Pace:
         self._most, self._use, self._clock = most, use, clock
         self._trial: _Trial | None = None
         self._rest, self._rested, self._tried = FIRST_REST, 0.0, 0
+        self._last: tuple[Hashable, float] = (None, 0.0)
 
     @classmethod
     def of(cls, lanes: Mapping[str, RowModel]) -> Pace:
@@ -106,6 +108,8 @@ class Pace:
             self._trial = None  # begun again with the next step
         if not self._trial and self._rested >= self._rest:
             self._trial = _Trial(self.threads, self._challenger(), work)
+            if self._last[0] == work:  # half of the first pair is there already
+                self._trial.note(self._last[1])
         number = self._trial.number if self._trial else self.threads
         self._use(number)
         begun = self._clock()
@@ -114,7 +118,7 @@ class Pace:
         finally:
             if number != self.threads:
                 self._use(self.threads)
-        self._learn(self._clock() - begun)
+        self._learn(work, self._clock() - begun)
 
     def _challenger(self) -> int:
         """Half, one less, one more and all of the threads take turns."""
@@ -122,18 +126,20 @@ class Pace:
         others = sorted({max(1, now // 2), max(1, now - 1), min(most, now + 1), most} - {now})
         return others[self._tried % len(others)]
 
-    def _learn(self, seconds: float) -> None:
+    def _learn(self, work: Hashable, seconds: float) -> None:
         trial = self._trial
         if trial is None:
             self._rested += seconds
+            self._last = work, seconds
             return
         trial.note(seconds)
         if (won := trial.won) is None:
             return
         self._trial, self._rested = None, 0.0
         self._tried += 1
+        # The slower number will be tried again, and its steps may take seconds.
+        price = min(trial.seconds[not won] / DEAREST, LONGEST_REST)
         if won:
             self.threads, self._rest = trial.numbers[1], FIRST_REST
             self._use(self.threads)
-        else:
-            self._rest = max(min(2 * self._rest, MOST_REST), trial.seconds[1] / DEAREST)
+        self._rest = max(min(2 * self._rest, MOST_REST), price)
