@@ -67,7 +67,14 @@ function find(target) {
   return version ? {version, i: Number(token.dataset.i)} : null;
 }
 
-log.addEventListener('pointerover', e => { const t = e.pointerType === 'mouse' && find(e.target); if (t) hover(t.version, t.i); });
+// Where the pointer itself went: a page that scrolls under a still one, as a pin may do, hovers nothing.
+let pointed = '';
+const place = e => `${e.clientX} ${e.clientY}`;
+for (const kind of ['pointermove', 'pointerdown']) window.addEventListener(kind, e => { pointed = place(e); }, {capture: true, passive: true});
+log.addEventListener('pointerover', e => {
+  const t = e.pointerType === 'mouse' && place(e) !== pointed && find(e.target);
+  if (t) hover(t.version, t.i);
+});
 log.addEventListener('pointerout', e => { if (find(e.target)) hover(state.version, null); });
 log.addEventListener('focusin', e => { const t = find(e.target); if (t && t.i !== state.pinned) hover(t.version, t.i); });
 log.addEventListener('focusout', e => { if (find(e.target)) hover(state.version, null); });

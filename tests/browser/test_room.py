@@ -203,6 +203,21 @@ def test_a_tap_beside_a_token_on_a_phone_shows_its_numbers(visit: Visit) -> None
     page.wait_for_selector('.mpd-side[data-pinned=""]')
 
 
+def test_a_token_that_is_clicked_in_a_small_window_shows_its_own_numbers(visit: Visit) -> None:
+    """The sheet has the page scroll under a mouse that does not move."""
+    visitor = visit(width=820, height=900)
+    run = visitor.run("echo " + "word " * 160)
+    page = visitor.page
+    token = visitor.strip(run).locator(".tok").nth(90)
+    token.evaluate("node => window.scrollBy(0, node.getBoundingClientRect().top - 700)")
+    before = page.evaluate("window.scrollY")
+    token.click()
+    page.wait_for_selector('.mpd-side[data-pinned="90"]')
+    page.wait_for_function("before => window.scrollY > before", arg=before)
+    page.wait_for_timeout(300)
+    assert page.locator(".mpd-side").get_attribute("data-pinned") == "90"
+
+
 def test_what_is_pressed_on_a_phone_is_large_enough(visit: Visit) -> None:
     visitor = phone(visit)
     run = visitor.run("Explain photosynthesis.")
