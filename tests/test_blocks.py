@@ -25,6 +25,7 @@ from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import BLOCKS
 from mpd_core.models.gguf_blocks import KINDS
 from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
+from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
 from tests import tiny
@@ -243,6 +244,15 @@ def test_what_an_engine_says_and_holds(tmp_path: Path) -> None:
     assert said["fp16"][0].startswith("fp16")
     assert said["fp32"][0] == "fp32"
     assert held["auto"] < held["fp16"] < held["fp32"]
+
+
+def test_an_output_layer_shares_its_embeddings_blocks(tmp_path: Path) -> None:
+    """Tied weights lie in memory once, also where layers are fused."""
+    base = converted(tmp_path / "x", kinds=MIXES["Q4_1, output in 8 bits"])
+    body: Any = RowModel(in_own_blocks(base).model, [], capacity=1, length=64)._body
+    embedded, put_out = body._embed.panels, body.lm_head.panels
+    assert put_out.codes.data_ptr() == embedded.codes.data_ptr()
+    assert put_out.scales.data_ptr() == embedded.scales.data_ptr()
 
 
 def test_blocks_of_other_weights_are_refused(tmp_path: Path) -> None:
