@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516, "blocks": 0.72}
+WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516, "q8": 1.06, "blocks": 0.72}
 """An element, with NF4's doubly quantised scales; of blocks SmolLM2's: 4 bits, an output of 8."""
 
 
