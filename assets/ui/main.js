@@ -10,7 +10,17 @@ function openKept() {
   document.title = `MPD Studio: ${shorten(state.version?.prompt ?? 'a reply', 80)}`;
 }
 
+/** Gradio mounts a component when its own module has come, so on a slow line the page would grow
+ * piece by piece: it is shown when the last piece is there. (A rule with :has would restyle the
+ * whole reply at every token.) */
+function showComplete() {
+  const parts = ['#prompt textarea', '#dimensions input', '#run', '#more button', '#advanced button'];
+  if (!parts.every(part => document.querySelector(part))) { requestAnimationFrame(showComplete); return; }
+  document.querySelector('#studio').dataset.complete = 'true';
+}
+
 knowEngine(props.engine);
+if (!props.engine.offline) showComplete();
 legend($('.mpd-all'), pack.dimensions.flatMap(dimension => dimension.poles));
 try { Object.assign(state.look, JSON.parse(recall('localStorage', 'mpd-look') ?? '{}')); } catch { /* not ours */ }
 if (!Object.hasOwn(COLOURINGS, state.look.mode)) state.look.mode = 'deviation';
