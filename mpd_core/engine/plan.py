@@ -27,6 +27,8 @@ METHODS = {
     "vanilla": "Vanilla prompting: the base alone",
 }
 """All but the single experts, with what people call them."""
+AS_IT_IS = ("prompting", "vanilla")
+"""The base alone, in whatever space: baselines, whose own distribution nothing shifts."""
 METHOD_HELP = f"{', '.join(METHODS)}, static:0.5,0.3,0.2 or expert:NAME."
 
 
@@ -87,9 +89,9 @@ def plan_request(
         RequestError: unknown method, or a preference that chooses nothing where one is needed.
     """
     plan = _plan(pack, preference, method)
-    if space != "strength" or method == "vanilla":
+    if space != "strength" or method in AS_IT_IS:
         return plan
-    return replace(plan, anchors=_anchors(pack, method))
+    return replace(plan, anchors=_anchors(pack))
 
 
 def _plan(pack: Pack, preference: Preference, method: str) -> ExpertPlan:
@@ -142,13 +144,10 @@ def _pcm(pack: Pack, instructions: tuple[str, ...]) -> ExpertCall:
     return ExpertCall(PCM, model, adapters=adapters, instructions=instructions)
 
 
-def _anchors(pack: Pack, method: str) -> tuple[ExpertCall, ...]:
-    """z_0, which reads what the user wrote, and, where it is another, the pack's anchor.
-
-    Prompting is a shift of the base itself.
-    """
+def _anchors(pack: Pack) -> tuple[ExpertCall, ...]:
+    """z_0, which reads what the user wrote, and, where it is another, the pack's anchor."""
     experts = pack.spec.experts
-    if experts.anchor is None or method == "prompting":
+    if experts.anchor is None:
         return (ExpertCall(PLAIN),)
     begin = ExpertCall(PLAIN, adapters=((ANCHOR, experts.prior),) if experts.prior else ())
     same = experts.prior == 1.0
