@@ -180,6 +180,24 @@ def test_the_prior_is_what_is_moved(make_pack: Callable[..., Pack]) -> None:
     assert "anchor" not in said[1.0][0].logprobs
 
 
+@pytest.mark.parametrize("method", ["prompting", "vanilla"])
+def test_baselines_are_the_base_as_it_is_in_any_space(
+    make_pack: Callable[..., Pack], method: str
+) -> None:
+    """Prompting that is moved four times away from an adapter is no baseline."""
+    pack = make_pack(prompt="plain", adapters=True, anchor=True, prior=1.0)
+    plain, shifted = (
+        list(ReferenceDecoder(pack).decode(request))
+        for request in (
+            ask(PROMPTS[0], "ABA", method),
+            replace(ask(PROMPTS[0], "ABA", method, "strength"), strength=4.0, plausibility=0.15),
+        )
+    )
+    assert [(s.token_id, s.probability) for s in shifted] == [
+        (s.token_id, s.probability) for s in plain
+    ]
+
+
 def test_a_trace_in_strength_can_be_computed_again(make_pack: Callable[..., Pack]) -> None:
     """Recorded are the dials and the anchors: ratios of candidates follow from them."""
     pack = make_pack(prompt="plain", adapters=True, anchor=True)
