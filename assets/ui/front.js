@@ -117,7 +117,6 @@ const newest = () => state.turns.at(-1)?.version ?? null;
 function mountControls(node) {
   const pick = selector => node.querySelector(selector), columns = new Columns(pick('.mpd-columns'), form, pack);
   const every = pick('.mpd-every'), file = pick('input[type=file]'), panel = pick('.mpd-compare'), opener = pick('.mpd-compare-open');
-  document.querySelector('#prompt textarea').dir = 'auto';
   every.hidden = pack.every < 2;
   every.textContent = `All ${pack.every === 8 ? 'eight' : pack.every}`;
   every.title = `The same instruction under all ${pack.every} preferences, side by side`;

@@ -16,6 +16,7 @@ function openKept() {
 function showComplete() {
   const parts = ['#prompt textarea', '#dimensions input', '#run', '#more button', '#advanced button'];
   if (!parts.every(part => document.querySelector(part))) { requestAnimationFrame(showComplete); return; }
+  document.querySelector('#prompt textarea').dir = 'auto';  // instructions in any script
   document.querySelector('#studio').dataset.complete = 'true';
 }
 

@@ -154,11 +154,12 @@ def test_a_phone_leads_back_to_the_instruction(visit: Visit) -> None:
     visitor = phone(visit)
     visitor.run("long story, 256 tokens")
     page = visitor.page
-    page.wait_for_function("window.scrollY > 200")
     following = page.get_by_role("button", name="Ask next")
-    box = following.bounding_box()
-    assert box
-    assert box["y"] + box["height"] <= 844
+    page.wait_for_function(
+        "box => { const at = box.getBoundingClientRect();"
+        " return window.scrollY > 200 && at.top >= 0 && at.bottom <= window.innerHeight; }",
+        arg=following.element_handle(),
+    )
     following.tap()
     page.wait_for_function("window.scrollY === 0")
     assert page.evaluate("document.activeElement.closest('#prompt') !== null")
