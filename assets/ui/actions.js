@@ -120,6 +120,5 @@ function replay({head, names, rows}) {
   addTurn().add(version);
   notice('');
   activate(version);
-  state.follow = true;
   saveAndPaint();
 }

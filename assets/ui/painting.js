@@ -94,11 +94,14 @@ const grown = new ResizeObserver(() => { if (state.follow) followEnd(); });
 /** Keep the end of the newest reply in sight, until the visitor scrolls away. */
 function followEnd() {
   const turn = state.turns.at(-1);
-  if (!turn || !open().length) return;
+  if (!turn) return;
+  if (!open().length) state.follow = false;  // it has ended: once more, for its last tokens and buttons
   if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
-  const end = turn.node.getBoundingClientRect(), bar = $('.mpd-bar-line').offsetHeight + 16;
+  const end = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), bar = line.offsetHeight + 16;
   if (!stacked.matches) return;
   if (end.bottom > window.innerHeight - bar) window.scrollBy(0, end.bottom - window.innerHeight + bar);
   else if (end.top < 0 || end.top > window.innerHeight * 0.5) window.scrollBy(0, end.top - 12);
+  const below = line.getBoundingClientRect().bottom + 8 - window.innerHeight;
+  if (!open().length && below > 0) window.scrollBy(0, below);  // the way back to the instruction
 }
 for (const kind of ['wheel', 'touchmove']) window.addEventListener(kind, () => { state.follow = false; }, {passive: true});

@@ -14,7 +14,7 @@ const state = {
   intent: null,                    // what the next press of Run is for, where it is no plain run
   fill: null,                      // values for the controls
   fetch: new Set(),                // versions whose chunks are missing
-  follow: true,                    // whether the end of the reply is kept in sight
+  follow: false,                   // whether the end of the reply is kept in sight
   editing: null,                   // the turn whose instruction is being changed
   engine: props.engine,            // what is known of it; offline: a page without one
   ready: false,                    // whether what the browser had kept is back
