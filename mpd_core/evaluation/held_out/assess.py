@@ -159,10 +159,10 @@ def _measured(
 
 METHODS = ("mpd", "uniform", "static", "soup", "prompting")
 ELSEWHERE: Mapping[Space, tuple[str, ...]] = {
-    "probability": ("mpd", "uniform", "prompting"),
+    "probability": ("mpd", "uniform"),
     "logit": ("mpd", "uniform"),
 }
-"""What is compared in spaces that are not the pack's own: as the paper has it."""
+"""What is compared in spaces that are not the pack's own; prompting is the same in all."""
 
 
 def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
