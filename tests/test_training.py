@@ -119,6 +119,37 @@ def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) 
     assert said["up0"](own, end_only=True) > said[None](own, end_only=True)
 
 
+def test_reward_models_learn_in_the_words_of_replies_too(tiny_base: Path, tmp_path: Path) -> None:
+    """``data.experts``: what replies will sound like. Scores hold there, and lie around 0."""
+    write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
+    recipe = tmp_path / "train.toml"
+    recipe.write_text(recipe.read_text().replace("[data]", '[data]\nexperts = "own.jsonl"'))
+    words = {"AA": "dog", "AB": "dog and friend", "BA": "tree", "BB": "tree and friend"}
+    rows = [
+        {
+            "id": str(k),
+            "split": split,
+            "prompt": f"go {k}",
+            "answers": {code: f"the {word}" for code, word in words.items()},
+        }
+        for k, split in enumerate(["train"] * 8 + ["valid"])
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scores = {}
+    for name, experts in (("both", 'experts = "own.jsonl"'), ("styles", "")):
+        recipe.write_text(recipe.read_text().replace('experts = "own.jsonl"', experts))
+        setup = TrainingContext.open(load_pack(tmp_path), tmp_path / name)
+        train_rewards(setup, resume=False)
+        models = RewardModels(setup, reward_folder(setup))
+        texts = [f"the {word}" for word in words.values()]
+        found = models.score(["go 9"] * 4, texts, [("up0", "down0")] * 4)
+        scores[name] = [row["up0"] - row["down0"] for row in found]
+        record = json.loads((tmp_path / name / "rewards" / RECORD).read_text())
+        assert record["taught_sha256"] == setup.taught.sha256
+    assert min(scores["both"][:2]) > 0 > max(scores["both"][2:])
+    assert not (min(scores["styles"][:2]) > 0 > max(scores["styles"][2:]))
+
+
 def test_experts_learn_from_answers_of_their_own(tiny_base: Path, tmp_path: Path) -> None:
     """``data.experts``: whole preferences only, in other words than the rest of the training."""
     write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)

@@ -22,7 +22,7 @@ from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
-from mpd_core.training.data import Styles, load_styles
+from mpd_core.training.data import Split, Styled, Styles, load_styles
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
 from mpd_core.training.recipe_parts import LoraSpec
 from mpd_core.training.trunk import Trunk, share_trunk
@@ -42,7 +42,7 @@ class TrainingContext:
     styles: Styles
     taught: Styles
     """What experts and the PCM's supervised start learn from: ``styles``, where the recipe names
-    nothing else."""
+    nothing else. Reward models learn from both."""
     out: Path
     base: Path
     tokenizer: Any
@@ -74,6 +74,17 @@ class TrainingContext:
         _prepare(tokenizer, renderer)
         out = out or RUNS / pack.spec.name
         return cls(pack, recipe, styles, taught, out, base, tokenizer, renderer)
+
+    def compared(self, split: Split) -> list[Styled]:
+        """Rows that reward models compare answers of.
+
+        Replies speak as what experts learned from does. Reward models of the default pack that had
+        seen only ``styles`` put its minimal pairs in the right order and still had *elementary*
+        above *knowledgeable* for all but a few replies in plain words: the level of a score, which
+        Eq. 2 asks for, has to be learned where replies are.
+        """
+        sources = [self.styles] if self.taught is self.styles else [self.styles, self.taught]
+        return [row for source in sources for row in source.split(split)]
 
     @property
     def end_of_turn(self) -> str:

@@ -15,7 +15,7 @@ from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.fitting import in_order
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.data import Styles, common_answers, pole_answers
+from mpd_core.training.data import Styled, common_answers, pole_answers
 from mpd_core.training.recipe_parts import StageSpec
 
 PROBE_REPLIES, PROBE_TOKENS = 16, 8
@@ -50,26 +50,30 @@ def _line(work: Work, rates: Mapping[str, float]) -> str:
 
 def experts(setup: TrainingContext) -> Iterator[Work]:
     """One adapter a pole, and what they begin with."""
-    recipe, space = setup.recipe, setup.pack.space
+    recipe, space, taught = setup.recipe, setup.pack.space, setup.taught.split("train")
     if recipe.anchor:
-        yield _packed(
-            setup, setup.taught, "what experts begin with", recipe.anchor, common_answers(space)
-        )
+        begin = "what experts begin with"
+        yield _packed(setup, taught, begin, recipe.anchor, common_answers(space))
     for pole in space.poles:
-        yield _packed(setup, setup.taught, pole.name, recipe.sft, pole_answers(space, pole))
+        yield _packed(setup, taught, pole.name, recipe.sft, pole_answers(space, pole))
 
 
 def rewards(setup: TrainingContext) -> Iterator[Work]:
     """The reward models."""
-    every = {name for row in setup.styles.rows for name in row.answers}
-    yield _packed(setup, setup.styles, "reward models", setup.recipe.reward, sorted(every))
+    rows = setup.compared("train")
+    every = {name for row in rows for name in row.answers}
+    yield _packed(setup, rows, "reward models", setup.recipe.reward, sorted(every))
 
 
 def _packed(
-    setup: TrainingContext, styles: Styles, name: str, stage: StageSpec, answers: Sequence[str]
+    setup: TrainingContext,
+    train: Sequence[Styled],
+    name: str,
+    stage: StageSpec,
+    answers: Sequence[str],
 ) -> Work:
     """Prompts that are read once, with all their answers."""
-    rows = [row for row in styles.split("train") if row.texts(answers)]
+    rows = [row for row in train if row.texts(answers)]
     texts = [t for r in rows for t in (setup.prompt(r.prompt), *r.texts(answers))]
     tokens = sum(len(ids) for ids in setup.tokenizer(texts)["input_ids"])
     return Work(name, len(in_order(rows, stage, 0)), int(tokens * stage.epochs))

@@ -29,7 +29,7 @@ class DataSpec(Table):
     file: Path
     experts: Path | None = None
     """Answers that the anchor and the experts learn from, and the PCM's supervised start, in the
-    same format; absent: ``file``."""
+    same format; absent: ``file``. Reward models learn from these beside ``file``."""
     max_tokens: int = Field(512, ge=16, le=8192)
     """Longest prompt plus answer; longer ones are cut."""
 
@@ -41,7 +41,7 @@ class RewardSpec(StageSpec):
     centre: float = Field(0.0, ge=0)
     """Weight of (r_chosen + r_rejected)^2: keeps rewards around zero (Eisenstein et al., 2023)."""
     centred_on: int = Field(64, ge=0)
-    """Training prompts over whose answers to all preferences scores are given the mean 0."""
+    """Rows of the training split over whose answers to all preferences scores get the mean 0."""
 
 
 class ScorerSpec(Table):

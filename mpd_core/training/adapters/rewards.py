@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,11 +59,11 @@ def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # cut off, they are none
     set_seed(setup.recipe.seed)  # the adapter's first values
     model = RewardModel(setup)
-    train = setup.styles.split("train")
+    train = setup.compared("train")
     fit(
         model,
         train,
-        setup.styles.split("valid"),
+        setup.compared("valid"),
         lambda model, rows: comparison_loss(setup, model, rows),
         setup.recipe.reward,
         folder,
@@ -70,12 +71,13 @@ def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
         seed=setup.recipe.seed,
         resume=resume,
     )
-    _centre(setup, model, train[: setup.recipe.reward.centred_on])
+    count = min(len(train), setup.recipe.reward.centred_on)
+    _centre(setup, model, random.Random(setup.recipe.seed).sample(train, count))
     save_adapter(model.body, folder / ADAPTER)
     head = {"weight": model.head.weight, "bias": model.head.bias}
     save_file({k: v.detach().float().cpu() for k, v in head.items()}, folder / ADAPTER / HEAD)
     weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    setup.record(folder, "rewards", weights_sha256=weights)
+    setup.record(folder, "rewards", taught_sha256=setup.taught.sha256, weights_sha256=weights)
 
 
 def comparison_loss(
