@@ -18,6 +18,7 @@ import pytest
 
 from mpd_core.cli import main
 from mpd_core.engine import Engine
+from mpd_core.engine.plan import ExpertPlan, plan_request
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.card import card, known_pairs
@@ -191,6 +192,28 @@ def test_a_key_changes_with_all_that_a_text_depends_on(pack: Pack, tmp_path: Pat
         found.append(content_of(Pack(spec, pack.folder, "0" * 64)) == content)
     assert found == [True, False, False]
     assert content_of(pack, "int8") != content
+
+
+def test_only_replies_that_a_pcm_weighs_depend_on_it(pack: Pack) -> None:
+    """And only ``static`` on the pack's constant weights: all other replies outlive a new PCM."""
+
+    def made(head: str, first: float) -> Pack:
+        pcm = {"head": {"file": "head.safetensors", "sha256": head * 64}}
+        static = {preference.code: (first, 1 - first) for preference in pack.space}
+        spec = pack.spec.model_dump(mode="json") | {"pcm": pcm, "static": static}
+        return Pack(pack.spec.model_validate(spec), pack.folder, "0" * 64)
+
+    before = made("1", 0.5)
+    keys = {job.key: job.method for job in jobs(before)}
+    for other, affected in ((made("2", 0.5), None), (made("1", 0.4), {"static"})):
+        kept = {job.key for job in jobs(other)}
+        gone = {method for key, method in keys.items() if key not in kept}
+        assert gone == (affected or {m for m in set(keys.values()) if _plan(before, m).pcm})
+    assert {"mpd", "top-1", "mpd@logit", "uniform@logit", "static", "soup"} <= set(keys.values())
+
+
+def _plan(pack: Pack, method: str) -> ExpertPlan:
+    return plan_request(pack, pack.space.parse("AA"), method.partition("@")[0])
 
 
 def _edited(toml: str, old: str, new: str) -> dict[str, Any]:

@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
 
-from mpd_core.engine.plan import has_soup, method_names, plan_request
+from mpd_core.engine.plan import TOP, has_soup, method_names, plan_request
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
 from mpd_core.method.preferences import LEFT_OUT
+from mpd_core.method.static import STATIC
 from mpd_core.packs import Pack, Quantize
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
 
 WEIGHTS = "adapter_model.safetensors"
+WEIGHED = ("mpd", TOP)
+"""Methods whose experts a PCM weighs."""
 AT = "@"
 """``uniform@logit`` is the method ``uniform`` merged in another space than the pack's own."""
 
@@ -82,7 +85,7 @@ def jobs_of(
         RequestError: a preference or a method that the pack does not have.
     """
     wanted = [(method, code) for method in methods for code in _codes(pack, method, codes)]
-    content = content_of(pack, quantize)
+    content = {method: content_of(pack, quantize, _split(pack, method)[0]) for method in methods}
     jobs = []
     for prompt in prompts:
         for method, code in wanted:
@@ -94,20 +97,30 @@ def jobs_of(
                 sampling=sampling,
                 **pack.merging(pack.space.parse(code), space),
             )
-            jobs.append(Job(key_of(content, request), prompt.id, code, method, request))
+            jobs.append(Job(key_of(content[method], request), prompt.id, code, method, request))
     return jobs
 
 
-def content_of(pack: Pack, quantize: Quantize | None = None) -> str:
-    """SHA-256 of all that a pack's replies depend on: titles and reward models are none of it."""
-    spec = pack.spec.model_dump(
-        mode="json", exclude={"title", "description", "examples", "rewards", "name"}
-    )
+def content_of(pack: Pack, quantize: Quantize | None = None, method: str | None = None) -> str:
+    """SHA-256 of all that a pack's replies depend on: titles and reward models are none of it.
+
+    Args:
+        pack: with the hashes of its weights.
+        quantize: see ``jobs_of``.
+        method: whose replies alone are meant. Only those that a PCM weighs depend on it, and only
+            ``static`` on the pack's constant weights: other methods' outlive a new PCM.
+    """
+    left_out = {"title", "description", "examples", "rewards", "name"}
+    if method and method not in WEIGHED:
+        left_out.add("pcm")
+    if method and method != STATIC:
+        left_out.add("static")
     hashes = {
         name: sha
         for name, sha in pack.hashes.items()
-        if name != "pack.toml" and name.partition(".")[0] != "rewards"
+        if name != "pack.toml" and name.partition(".")[0] not in left_out
     }
+    spec = pack.spec.model_dump(mode="json", exclude=left_out)
     return _sha256({"spec": spec, "hashes": hashes, "quantize": quantize})
 
 
