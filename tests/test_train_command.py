@@ -48,6 +48,8 @@ def test_everything_is_trained_and_installed(
     assert len(pack.spec.experts.adapters) == 4
     assert pack.spec.experts.anchor is not None
     assert pack.spec.rewards is not None
+    mode = (trained / "pack.toml").stat().st_mode  # who may read that may read the weights, too
+    assert {file.stat().st_mode for file in trained.glob("[erp]*/**/*.safetensors")} == {mode}
     assert set(pack.spec.static) == {"AA", "AB", "BA", "BB"}
     options = ["--pack", str(trained), "--out", str(trained / "out")]
     assert train("report", *options) == 2

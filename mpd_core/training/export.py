@@ -84,7 +84,10 @@ def write_pack(
         table["head_sha256"] = file_sha256(folder / "rewards" / HEAD)
         document.pop("rewards", None)
         _put(document, ("rewards",), table)
-    (folder / PACK).write_text(tomlkit.dumps(document), encoding="utf-8")
+    toml = folder / PACK
+    toml.write_text(tomlkit.dumps(document), encoding="utf-8")
+    for file in folder.rglob("*.safetensors"):  # safetensors leaves its files to the owner alone
+        file.chmod(toml.stat().st_mode)
     return load_pack(folder)
 
 
