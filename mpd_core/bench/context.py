@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpd_core.bench.material import PROMPTS
 from mpd_core.bench.options import BenchError, BenchOptions
 from mpd_core.bench.peer_pool import Competitor, PeerPool
 from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
-from mpd_core.bench.values import Ask, Run, Said
+from mpd_core.bench.values import PROMPTS, Ask, Run, Said
 from mpd_core.packs import Pack
 
 CHECK_TOKENS = 8
@@ -26,21 +25,20 @@ HALF = 0.25
 
 @dataclass(frozen=True)
 class Check:
-    """How far a peer's distribution is from the engine's, over the same tokens.
-
-    Where experts do not disagree (nats), equality would prove little.
-    """
+    """How far a peer's distribution is from the engine's, over the same tokens."""
 
     peer: str
     max_log_prob_difference: float
     tolerance: float
     same_choice: str
-    disagreement: float
 
 
 @dataclass
 class BenchContext:
-    """One run of the bench, on the bench's own pack; ``info`` is the engine's own description."""
+    """One run of the bench, on the bench's own pack.
+
+    ``info`` is the engine's own description; ``llama_lacks`` what llama.cpp lacks to be a peer.
+    """
 
     options: BenchOptions
     pack: Pack
@@ -48,8 +46,9 @@ class BenchContext:
     pool: PeerPool
     info: Mapping[str, Any]
     tell: Callable[[str], None]
+    llama_lacks: str | None = None
     checks: list[Check] = field(default_factory=list)
-    _measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    _rates: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.on_cpu = self.info["device"] == "cpu"
@@ -106,32 +105,24 @@ class BenchContext:
 
     def least(self, rows: Rows) -> dict[str, Any]:
         """What a step of such rows must do, and the time that this takes here at least."""
-        bandwidth, rate = self.machine("bandwidth"), self.machine("product_rate", rows.all)
+        bandwidth, rate = self.rate("bandwidth"), self.rate("product_rate", rows.all)
         cost = step_cost(self.shapes, rows, self.precision, cpu=self.on_cpu)
         least, binds = roofline(cost, bandwidth, rate)
-        return {
-            "rows": rows.all,
-            "floor_ms": least,
-            "bound_by": binds,
-            "bytes": cost[0],
-            "operations": cost[1],
-            "gflops_at_rows": rate / 1e9,
-            "memory_ms": 1000 * cost[0] / bandwidth,
-            "arithmetic_ms": 1000 * cost[1] / rate,
-        }
+        found = {"rows": rows.all, "floor_ms": least, "bound_by": binds}
+        return found | {"bytes": cost[0], "operations": cost[1], "gflops_at_rows": rate / 1e9}
 
-    def machine(self, *probe: Any) -> float:
+    def rate(self, *probe: Any) -> float:
         """A rate of the machine, measured once."""
-        if probe not in self._measured:
-            self._measured[probe] = float(self.get("machine").call(*probe))
-        return self._measured[probe]
+        if probe not in self._rates:
+            self._rates[probe] = float(self.get("machine").call(*probe))
+        return self._rates[probe]
 
 
 def compare(label: str, said: Said, heard: Said, tolerance: float) -> Check:
-    """Largest difference of a log-probability, or of an entropy, over all steps."""
-    steps = zip((*said.log_probs, said.entropies), (*heard.log_probs, heard.entropies), strict=True)
-    differences = [abs(a - b) for ours, theirs in steps for a, b in zip(ours, theirs, strict=True)]
+    """Largest difference of a candidate's log-probability, over all steps."""
+    steps = [(ours, theirs) for (_, ours), (_, theirs) in zip(said, heard, strict=True)]
+    differences = [abs(ours[token] - theirs[token]) for ours, theirs in steps for token in ours]
     # A NaN is no agreement, and max() could lose it.
     worst = max(differences) if all(d == d for d in differences) else float("nan")
-    same = sum(a == b for a, b in zip(said.tokens, heard.tokens, strict=True))
-    return Check(label, worst, tolerance, f"{same} of {len(said.tokens)}", said.disagreement)
+    same = sum(a == b for (a, _), (b, _) in zip(said, heard, strict=True))
+    return Check(label, worst, tolerance, f"{same} of {len(said)}")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
-
-import torch
 
 from mpd_core.bench.options import BenchError
 from mpd_core.bench.values import Ask, Run, Said, Spec
@@ -18,8 +15,6 @@ from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 from mpd_core.trace import StepRecord
-
-OPERATORS = 8
 
 
 class EngineSide:
@@ -51,32 +46,12 @@ class EngineSide:
     def said(self, ask: Ask, tokens: int) -> Said:
         """One reply, with what a trace records of its distributions."""
         steps = self._engine.generate(_request(ask, tokens)).steps
-        return Said(
-            tokens=tuple(step.token_id for step in steps),
-            candidates=tuple(tuple(c.token_id for c in step.top_k) for step in steps),
-            log_probs=tuple(tuple(math.log(c.probability) for c in s.top_k) for s in steps),
-            entropies=tuple(step.entropy for step in steps),
-            disagreement=sum(step.disagreement for step in steps) / len(steps),
-        )
+        found = ({c.token_id: math.log(c.probability) for c in step.top_k} for step in steps)
+        return tuple((step.token_id, some) for step, some in zip(steps, found, strict=True))
 
     def text(self, ask: Ask, tokens: int) -> str:
         """A greedy reply, as a visitor reads it."""
         return self._engine.generate(_request(ask, tokens)).text
-
-    def profile(self, ask: Ask, tokens: int) -> dict[str, float]:
-        """Share of a reply's time that each operator takes itself, largest first; then the rest.
-
-        The rest is Python and whatever waits. Watching slows small operators down.
-        """
-        config = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)
-        with torch.profiler.profile(experimental_config=config) as watched:
-            run = self.decode((ask,), tokens)
-        own = Counter[str]()
-        for event in watched.key_averages():
-            own[event.key] += max(event.self_cpu_time_total, event.self_device_time_total)
-        total = 1e6 * run.seconds
-        shares = {name: time / total for name, time in own.most_common(OPERATORS)}
-        return {**shares, "the rest": max(0.0, 1 - sum(shares.values()))}
 
     def memory(self) -> dict[str, Any]:
         """Bytes of the weights by what they are, and of the process."""
