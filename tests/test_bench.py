@@ -25,7 +25,7 @@ from mpd_core.bench.report import aligned
 from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
 from mpd_core.bench.run import MEASURE, run
 from mpd_core.bench.soak import SoakResult
-from mpd_core.bench.values import Ask, Run, Said, Spec
+from mpd_core.bench.values import Query, Spec, StepLogProbs, Timing
 from mpd_core.charts import panel
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
@@ -35,7 +35,7 @@ from tests import tiny
 from tests.test_blocks import MIXES, TEMPLATE
 from tests.tiny_gguf import MEMBER, write_gguf, write_wheel
 
-ASK = Ask("Why is the sky blue?", "AAB")
+ASK = Query("Why is the sky blue?", "AAB")
 TOKENS = 6
 
 
@@ -80,19 +80,19 @@ def test_peft_schemes_are_the_engine(
 
 
 def test_separate_models_are_the_engine_but_for_rounding(side: Callable[..., Competitor]) -> None:
-    first = Ask(ASK.prompt, "AAA")  # the preference whose experts it holds
+    first = Query(ASK.prompt, "AAA")  # the preference whose experts it holds
     assert_same(side, first, ROUNDED, "separate", "separate")
     assert_same(side, first, EXACT, "separate", "separate", fp32=True)
 
 
 @pytest.mark.parametrize("method", ["vanilla", "soup"])
 def test_plain_models_are_the_engine(side: Callable[..., Competitor], method: str) -> None:
-    assert_same(side, Ask(ASK.prompt, "BAB", method), EXACT, "plain", "cached", fp32=True)
+    assert_same(side, Query(ASK.prompt, "BAB", method), EXACT, "plain", "cached", fp32=True)
 
 
 def assert_same(
     side: Callable[..., Competitor],
-    ask: Ask,
+    ask: Query,
     tolerance: float,
     kind: str,
     scheme: str,
@@ -100,9 +100,9 @@ def assert_same(
     fp32: bool = False,
 ) -> None:
     """Equal distributions on the engine's tokens, and the same tokens when run alone."""
-    said: Said = side("engine").call("said", ask, TOKENS)
+    said: StepLogProbs = side("engine").call("said", ask, TOKENS)
     peer = side(kind, fp32)
-    heard: Said = peer.call("replay", scheme, ask, said)
+    heard: StepLogProbs = peer.call("replay", scheme, ask, said)
     assert compare(kind, said, heard, tolerance).max_log_prob_difference <= tolerance
     way = ("generate", (ask,)) if kind == "plain" else ("decode", scheme, ask)
     result = peer.call(*way, TOKENS)
@@ -111,13 +111,13 @@ def assert_same(
     assert list(result.stamps[0]) == sorted(result.stamps[0])
 
 
-def tokens_of(said: Said) -> tuple[int, ...]:
+def tokens_of(said: StepLogProbs) -> tuple[int, ...]:
     return tuple(token for token, _ in said)
 
 
 def test_a_crowd_says_what_each_says_alone(side: Callable[..., Competitor]) -> None:
     engine = side("engine")
-    asks = tuple(Ask(ASK.prompt, code, "soup") for code in ("AAA", "BBB", "AAA"))
+    asks = tuple(Query(ASK.prompt, code, "soup") for code in ("AAA", "BBB", "AAA"))
     alone = [tokens_of(engine.call("said", ask, TOKENS)) for ask in asks]
     assert list(engine.call("decode", asks, TOKENS).tokens) == alone
     by_preference = [alone[0], alone[2], alone[1]]
@@ -125,7 +125,7 @@ def test_a_crowd_says_what_each_says_alone(side: Callable[..., Competitor]) -> N
 
 
 def test_another_distribution_is_found() -> None:
-    said: Said = ((1, {1: -0.1, 3: -3.0}), (2, {2: -0.2, 3: -2.0}))
+    said: StepLogProbs = ((1, {1: -0.1, 3: -3.0}), (2, {2: -0.2, 3: -2.0}))
     assert compare("same", said, said, EXACT).max_log_prob_difference == 0
     found = compare("other", said, (said[0], (3, {2: -0.2, 3: -2.5})), EXACT)
     assert found.max_log_prob_difference == pytest.approx(0.5)
@@ -195,11 +195,11 @@ def test_llama_cpp_runs_the_blocks_that_the_base_came_in(
 def test_a_competitor_in_a_process_of_its_own(bench_pack: Pack) -> None:
     engine = Competitor(Spec("engine", bench_pack.folder, "auto", "cpu"))
     try:
-        result: Run = engine.call("decode", (ASK, ASK), TOKENS)
+        result: Timing = engine.call("decode", (ASK, ASK), TOKENS)
         assert len(result.tokens) == 2
         assert result.tokens[0] == result.tokens[1]
         with pytest.raises(BenchError, match="'Z' is no pole"):
-            engine.call("decode", (Ask("hi", "AAZ"),), TOKENS)
+            engine.call("decode", (Query("hi", "AAZ"),), TOKENS)
         assert engine.call("info")["device"] == "cpu"  # it is still there
     finally:
         engine.close()
@@ -233,12 +233,12 @@ def test_wide_pack_lets_many_experts_speak(
 
 def test_run_arithmetic() -> None:
     """Two requests: the second enters late, so both decode only from 3 s to 5 s."""
-    result = Run(((1, 2, 3, 4), (5, 6, 7)), ((1.0, 3.0, 4.0, 5.0), (3.0, 4.0, 6.0)))
+    result = Timing(((1, 2, 3, 4), (5, 6, 7)), ((1.0, 3.0, 4.0, 5.0), (3.0, 4.0, 6.0)))
     assert result.seconds == 6.0
     assert result.ms_per_token == pytest.approx(4000 / 3)
     assert result.first_ms == [1000.0, 3000.0]
     assert result.together_ms == 1000.0
-    assert Run(((1, 2), (3, 4)), ((1.0, 2.0), (3.0, 4.0))).together_ms is None
+    assert Timing(((1, 2), (3, 4)), ((1.0, 2.0), (3.0, 4.0))).together_ms is None
 
 
 def test_step_cost_by_hand() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from mpd_core.bench.options import BenchError, BenchOptions
 from mpd_core.bench.peer_pool import Competitor, PeerPool
 from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
-from mpd_core.bench.values import PROMPTS, Ask, Run, Said
+from mpd_core.bench.values import PROMPTS, Query, StepLogProbs, Timing
 from mpd_core.packs import Pack
 
 CHECK_TOKENS = 8
@@ -64,17 +64,17 @@ class BenchContext:
     def get(self, kind: str, *, fp32: bool = False) -> Competitor:
         return self.pool.get(kind, fp32=fp32)
 
-    def ask(self, number: int = 0, *, preference: str | None = None, method: str = "mpd") -> Ask:
+    def ask(self, number: int = 0, *, preference: str | None = None, method: str = "mpd") -> Query:
         """A request; without a preference, the first of the pack."""
-        return Ask(PROMPTS[number % len(PROMPTS)], preference or "A" * self.experts, method)
+        return Query(PROMPTS[number % len(PROMPTS)], preference or "A" * self.experts, method)
 
-    def crowd(self, count: int, method: str) -> tuple[Ask, ...]:
+    def crowd(self, count: int, method: str) -> tuple[Query, ...]:
         """Requests with random preferences: the same ones for every method."""
         draw, codes = random.Random(self.options.seed), [p.code for p in self.pack.space]
         asks = ((k, draw.choice(codes)) for k in range(count))
         return tuple(self.ask(k, preference=code, method=method) for k, code in asks)
 
-    def take_turns(self, contests: Mapping[str, Callable[[], Run]]) -> dict[str, list[Run]]:
+    def take_turns(self, contests: Mapping[str, Callable[[], Timing]]) -> dict[str, list[Timing]]:
         """Time each ``repeats`` times, in turn, after a round that does not count."""
         self.tell(f"Timing {', '.join(contests)}.")
         rounds = [
@@ -83,15 +83,17 @@ class BenchContext:
         return {name: [one[name] for one in rounds[1:]] for name in contests}
 
     def check(
-        self, label: str, peer: Competitor, scheme: str, ask: Ask, *, rounded: bool = False
+        self, label: str, peer: Competitor, scheme: str, ask: Query, *, rounded: bool = False
     ) -> None:
         """Hold a peer to the engine's distributions, on the engine's own tokens.
 
         Raises:
             BenchError: they differ by more than their arithmetic explains.
         """
-        said: Said = self.get("engine").call("said", ask, min(CHECK_TOKENS, self.options.tokens))
-        heard: Said = peer.call("replay", scheme, ask, said)
+        said: StepLogProbs = self.get("engine").call(
+            "said", ask, min(CHECK_TOKENS, self.options.tokens)
+        )
+        heard: StepLogProbs = peer.call("replay", scheme, ask, said)
         merged = rounded and self.precision.startswith("fp16")
         unpacked = self.precision.startswith("blocks") and not label.endswith(".fp32")
         exact = ROUNDED if merged or unpacked else EXACT
@@ -118,7 +120,7 @@ class BenchContext:
         return self._rates[probe]
 
 
-def compare(label: str, said: Said, heard: Said, tolerance: float) -> Check:
+def compare(label: str, said: StepLogProbs, heard: StepLogProbs, tolerance: float) -> Check:
     """Largest difference of a candidate's log-probability, over all steps."""
     steps = [(ours, theirs) for (_, ours), (_, theirs) in zip(said, heard, strict=True)]
     differences = [abs(ours[token] - theirs[token]) for ours, theirs in steps for token in ours]

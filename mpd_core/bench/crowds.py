@@ -14,7 +14,7 @@ from typing import Any
 
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
-from mpd_core.bench.values import Ask, Figure, Found, Run, ratios, spread
+from mpd_core.bench.values import Figure, Found, Query, Timing, ratios, spread
 
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 EXPERTS = (1, 2, 3, 4, 6, 8, 10, 12)
@@ -65,8 +65,8 @@ def serve32(bench: BenchContext) -> Found:
 
 
 def _contests(
-    bench: BenchContext, mpd: tuple[Ask, ...], soup: tuple[Ask, ...]
-) -> Mapping[str, Callable[[], Run]]:
+    bench: BenchContext, mpd: tuple[Query, ...], soup: tuple[Query, ...]
+) -> Mapping[str, Callable[[], Timing]]:
     engine, tokens = bench.get("engine").call, bench.options.tokens
     contests = {
         "mpd": partial(engine, "decode", mpd, tokens),
@@ -81,7 +81,7 @@ def _contests(
     return contests
 
 
-def _latency(runs: list[Run]) -> dict[str, float]:
+def _latency(runs: list[Timing]) -> dict[str, float]:
     """The smallest values that at least half, and 95%, of all do not exceed."""
     kinds = {
         "first": sorted(ms for run in runs for ms in run.first_ms),
@@ -94,7 +94,7 @@ def _latency(runs: list[Run]) -> dict[str, float]:
     }
 
 
-def _regime(bench: BenchContext, asks: tuple[Ask, ...]) -> dict[str, Any]:
+def _regime(bench: BenchContext, asks: tuple[Query, ...]) -> dict[str, Any]:
     """What binds a step of the full crowd, and how near it comes to its floor."""
     poles = {pole for ask in asks for pole in bench.pack.space.parse(ask.preference).poles}
     count, experts = len(asks), bench.experts
@@ -105,11 +105,11 @@ def _regime(bench: BenchContext, asks: tuple[Ask, ...]) -> dict[str, Any]:
     return {**bench.least(rows), "step_ms": step_of(bench, "engine", asks)}
 
 
-def step_of(bench: BenchContext, kind: str, asks: tuple[Ask, ...]) -> float | None:
+def step_of(bench: BenchContext, kind: str, asks: tuple[Query, ...]) -> float | None:
     """Milliseconds a step while all decode; None where their rows do not fit at once."""
     # Requests enter one after the other: the first must not end before the last has entered.
     tokens = min(STEPS_TO_ENTER * (len(asks) - 1) + STEPS, MOST_TOKENS)
-    run: Run = bench.get(kind).call("decode", asks, tokens)
+    run: Timing = bench.get(kind).call("decode", asks, tokens)
     return run.together_ms
 
 
@@ -131,7 +131,7 @@ def growth(bench: BenchContext) -> Found:
 
 
 def _points(
-    bench: BenchContext, kind: str, crowds: list[tuple[int, int, tuple[Ask, ...]]]
+    bench: BenchContext, kind: str, crowds: list[tuple[int, int, tuple[Query, ...]]]
 ) -> list[dict[str, float]]:
     """A line of x, experts and requests; without those whose rows do not fit at once."""
     points = []
@@ -172,7 +172,9 @@ def shared(bench: BenchContext) -> Found:
     return figures, {"seconds": data}
 
 
-def _settled(bench: BenchContext, kind: str, asks: tuple[Ask, ...], settle: int = 0) -> list[float]:
+def _settled(
+    bench: BenchContext, kind: str, asks: tuple[Query, ...], settle: int = 0
+) -> list[float]:
     """Seconds of the repeats, after one that does not count and as many as fill ``settle``."""
     begun, run = time.monotonic(), partial(bench.get(kind).call, "decode", asks)
     run(bench.options.tokens)

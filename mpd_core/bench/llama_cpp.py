@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from mpd_core.bench.options import BenchError
 from mpd_core.bench.schemes import Peer
-from mpd_core.bench.values import Ask, Run, Spec
+from mpd_core.bench.values import Query, Spec, Timing
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.base import LOCAL
 from mpd_core.prompts import PromptRenderer
@@ -33,7 +33,7 @@ SLOTS = 32
 """Requests at once; more wait."""
 HEADS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
-Reply = list[tuple[str, float]]
+TimedTexts = list[tuple[str, float]]
 """Texts of one request's tokens, and when each came."""
 
 
@@ -63,24 +63,24 @@ class LlamaCppSide(Peer):
             params.verbosity = -1
             self._server = library.Server(params)
 
-    def in_turn(self, asks: tuple[Ask, ...], tokens: int) -> Run:
+    def in_turn(self, asks: tuple[Query, ...], tokens: int) -> Timing:
         """One request after the other: of the bare base, or soups, for which nothing is merged."""
         start = time.monotonic()
         return _run([self._reply(ask, tokens, start) for ask in asks], tokens)
 
-    def together(self, asks: tuple[Ask, ...], tokens: int) -> Run:
+    def together(self, asks: tuple[Query, ...], tokens: int) -> Timing:
         """All at once, in as many slots as the server has."""
         start = time.monotonic()
         with ThreadPoolExecutor(len(asks)) as visitors:
             replies = visitors.map(lambda ask: self._reply(ask, tokens, start), asks)
             return _run(list(replies), tokens)
 
-    def text(self, ask: Ask, tokens: int) -> str:
+    def text(self, ask: Query, tokens: int) -> str:
         """A greedy reply, to compare with the engine's."""
         return "".join(text for text, _ in self._reply(ask, tokens, 0.0))
 
-    def _reply(self, ask: Ask, tokens: int, start: float) -> Reply:
-        got: Reply = []
+    def _reply(self, ask: Query, tokens: int, start: float) -> TimedTexts:
+        got: TimedTexts = []
 
         def take(message: Any) -> bool:
             choice = message["choices"][0]
@@ -100,11 +100,11 @@ class LlamaCppSide(Peer):
         return got
 
 
-def _run(replies: list[Reply], tokens: int) -> Run:
+def _run(replies: list[TimedTexts], tokens: int) -> Timing:
     """Ids are not told. A token without text of its own counts as come with the last."""
     times = [[when for _, when in reply] for reply in replies]
     stamps = tuple(tuple([*own, *own[-1:] * (tokens - len(own))][:tokens]) for own in times)
-    return Run(((0,) * tokens,) * len(replies), stamps)
+    return Timing(((0,) * tokens,) * len(replies), stamps)
 
 
 def write_adapter(base: Path, name: str, source: Path, folder: Path) -> Path:

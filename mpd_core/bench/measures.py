@@ -7,7 +7,7 @@ from typing import Any
 
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
-from mpd_core.bench.values import Figure, Found, Run, ratios, spread
+from mpd_core.bench.values import Figure, Found, Timing, ratios, spread
 
 NOCACHE_TOKENS = 8
 SCHEMES = {
@@ -21,7 +21,7 @@ SCHEMES = {
 """Other ways to run several experts, as peers have them."""
 
 
-def per_token(runs: dict[str, list[Run]]) -> dict[str, dict[str, float]]:
+def per_token(runs: dict[str, list[Timing]]) -> dict[str, dict[str, float]]:
     """Milliseconds a token while decoding, over the repeats."""
     return {name: spread([run.ms_per_token for run in some]) for name, some in runs.items()}
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from mpd_core.bench.schemes import Peer, Scheme
-from mpd_core.bench.values import Ask, Run, Spec
+from mpd_core.bench.values import Query, Spec, Timing
 from mpd_core.method.merging import merge_probabilities
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.pcm import load_head
@@ -32,20 +32,20 @@ class _Mixture(Peer):
         """The model of transformers in which this adapter is now at work."""
         raise NotImplementedError
 
-    def texts(self, ask: Ask) -> dict[str, Tensor]:
+    def texts(self, ask: Query) -> dict[str, Tensor]:
         """What each adapter reads: experts what the user wrote, the PCM the preference too."""
         poles = self.poles(ask)
         instructions = tuple(pole.instruction for pole in poles)
         return {p.name: self.ids(ask) for p in poles} | {"pcm": self.ids(ask, instructions)}
 
-    def merged(self, ask: Ask, logits: Tensor, hidden: Tensor) -> Tensor:
+    def merged(self, ask: Query, logits: Tensor, hidden: Tensor) -> Tensor:
         """Eq. 1 from the experts' logits [E, V] and the PCM's last state [D]."""
         outputs = [self.pack.space.poles.index(pole) for pole in self.poles(ask)]
         poles = torch.tensor([outputs], device=hidden.device)
         log_probs = torch.log_softmax(logits.float(), dim=-1)
         return merge_probabilities(log_probs, self._head.expert_weights(hidden[None], poles)[0])
 
-    def loop(self, ask: Ask, *, cached: bool = True) -> Scheme:
+    def loop(self, ask: Query, *, cached: bool = True) -> Scheme:
         """One adapter after the other; without caches, the whole text at every token."""
         texts = self.texts(ask)
         caches = {name: DynamicCache() if cached else None for name in texts}
@@ -82,10 +82,10 @@ class PeftSide(_Mixture):
         self._model.set_adapter(adapter)
         return self._model.get_base_model()
 
-    def nocache(self, ask: Ask) -> Scheme:
+    def nocache(self, ask: Query) -> Scheme:
         return self.loop(ask, cached=False)
 
-    def batch(self, ask: Ask) -> Scheme:
+    def batch(self, ask: Query) -> Scheme:
         """PEFT's mixed batch: a row for each adapter, padded on the left, in one forward."""
         texts = self.texts(ask)
         prompts = [ids[0].flip(0) for ids in texts.values()]
@@ -145,7 +145,7 @@ class PlainSide(Peer):
         self._dense, self._mixed = self.load(), "-"
         self._mix("")
 
-    def generate(self, asks: tuple[Ask, ...], tokens: int) -> Run:
+    def generate(self, asks: tuple[Query, ...], tokens: int) -> Timing:
         """One request after the other: vanilla, without instructions, or Personalized Soup.
 
         Merged weights are made once a preference. A server could keep them all, so the run's
@@ -157,9 +157,9 @@ class PlainSide(Peer):
             self._mix(code)
             merging += time.monotonic() - before
             runs += [self._reply(ask, tokens, start + merging) for ask in group]
-        return Run.joined(runs, merging)
+        return Timing.joined(runs, merging)
 
-    def cached(self, ask: Ask) -> Scheme:
+    def cached(self, ask: Query) -> Scheme:
         """The model, or the soup where the method is ``soup``, with a cache."""
         self._mix(_soup_of(ask))
         ids, cache = self._prompt(ask), DynamicCache()
@@ -169,7 +169,7 @@ class PlainSide(Peer):
             ids = self.one((yield torch.log_softmax(said.logits[0, -1].float(), dim=-1)))
 
     @torch.inference_mode()
-    def _reply(self, ask: Ask, tokens: int, start: float) -> Run:
+    def _reply(self, ask: Query, tokens: int, start: float) -> Timing:
         clock, ids = _Clock(), self._prompt(ask)
         output = self._model.generate(
             input_ids=ids,
@@ -180,9 +180,9 @@ class PlainSide(Peer):
             pad_token_id=0,
         )
         reply = tuple(output[0, ids.shape[1] :].tolist())
-        return Run((reply,), (tuple(when - start for when in clock.times[1:]),))
+        return Timing((reply,), (tuple(when - start for when in clock.times[1:]),))
 
-    def _prompt(self, ask: Ask) -> Tensor:
+    def _prompt(self, ask: Query) -> Tensor:
         spoken = self.poles(ask) if ask.method == "soup" else ()
         return self.ids(ask, tuple(pole.instruction for pole in spoken))
 
@@ -199,6 +199,6 @@ class PlainSide(Peer):
             self._mixed = code
 
 
-def _soup_of(ask: Ask) -> str:
+def _soup_of(ask: Query) -> str:
     """The preference that the weights are merged for; none for the base."""
     return ask.preference if ask.method == "soup" else ""

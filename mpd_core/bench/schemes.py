@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mpd_core.bench.values import Ask, Run, Said, Spec
+from mpd_core.bench.values import Query, Spec, StepLogProbs, Timing
 from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.method.preferences import Pole
 from mpd_core.method.soup import mean_of_changes
@@ -69,10 +69,10 @@ class Peer:
                 setattr(parent, name, PACKED[self.format.packed](linear.weight, linear.bias))
         return model
 
-    def poles(self, ask: Ask) -> tuple[Pole, ...]:
+    def poles(self, ask: Query) -> tuple[Pole, ...]:
         return self.pack.space.parse(ask.preference).poles
 
-    def ids(self, ask: Ask, instructions: tuple[str, ...] = ()) -> Tensor:
+    def ids(self, ask: Query, instructions: tuple[str, ...] = ()) -> Tensor:
         """A prompt with some preference sentences, [1, T]."""
         prompt = self.prompts.render((Message("user", ask.prompt),), instructions)
         return torch.tensor([prompt], device=self.format.device)
@@ -88,17 +88,17 @@ class Peer:
         return self.pack.path(spec.folder)
 
     @torch.inference_mode()
-    def decode(self, scheme: str, ask: Ask, tokens: int) -> Run:
+    def decode(self, scheme: str, ask: Query, tokens: int) -> Timing:
         """The likeliest token at every step."""
         start, steps = time.monotonic(), getattr(self, scheme)(ask)
         reply, times = list[int](), list[float]()
         for _ in range(tokens):
             reply.append(int(steps.send(reply[-1] if reply else None).argmax()))
             times.append(time.monotonic() - start)
-        return Run((tuple(reply),), (tuple(times),))
+        return Timing((tuple(reply),), (tuple(times),))
 
     @torch.inference_mode()
-    def replay(self, scheme: str, ask: Ask, said: Said) -> Said:
+    def replay(self, scheme: str, ask: Query, said: StepLogProbs) -> StepLogProbs:
         """What a scheme says of the engine's candidates, fed with the engine's tokens."""
         steps, fed = getattr(self, scheme)(ask), (None, *(token for token, _ in said))
         heard = [steps.send(token) for token in fed[:-1]]

@@ -40,7 +40,7 @@ class Spec:
 
 
 @dataclass(frozen=True)
-class Ask:
+class Query:
     """One request, to be answered greedily with a fixed number of tokens."""
 
     prompt: str
@@ -49,7 +49,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Run:
+class Timing:
     """Replies of one timed run: of each request its tokens, and when each came.
 
     Times are seconds from the start of the run, whose clock stood still for those ``uncounted``.
@@ -60,7 +60,7 @@ class Run:
     uncounted: float = 0.0
 
     @classmethod
-    def joined(cls, runs: Iterable[Run], uncounted: float = 0.0) -> Run:
+    def joined(cls, runs: Iterable[Timing], uncounted: float = 0.0) -> Timing:
         """Runs, one after the other by the same clock, as one."""
         replies = [pair for run in runs for pair in zip(run.tokens, run.stamps, strict=True)]
         return cls(tuple(t for t, _ in replies), tuple(s for _, s in replies), uncounted)
@@ -104,7 +104,7 @@ class Figure:
     meaning: str
 
 
-Said = tuple[tuple[int, dict[int, float]], ...]
+StepLogProbs = tuple[tuple[int, dict[int, float]], ...]
 """Of each step of a reply the token, and log-probabilities of some candidates: of a trace's."""
 Found = tuple[list[Figure], dict[str, Any]]
 """By a measure; with milliseconds, bytes and so on behind the figures, for the JSON line."""

@@ -7,10 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.jobs import AT, WEIGHT_SPACE
 from mpd_core.evaluation.meetings import MAIN
-
-Figures = dict[str, Any]
 
 BASELINES = ("vanilla", "prompting", "soup")
 ORDER = (*BASELINES, "uniform", MAIN)

@@ -21,7 +21,7 @@ REPLIES = "replies.jsonl"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What was asked for."""
 
     pack: str
@@ -44,7 +44,7 @@ class Run:
         scratch.replace(folder / FILE)
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> RunRecord:
     """Read what ``save`` wrote.
 
     Raises:
@@ -53,14 +53,14 @@ def load_run(folder: Path) -> Run:
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
         lists = {name: tuple(found[name]) for name in ("methods", "codes", "keys")}
-        return Run(**{**found, **lists})
+        return RunRecord(**{**found, **lists})
     except FileNotFoundError:
         raise MPDError(f"{folder}: there is no run: start with evaluate run.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise MPDError(f"{folder / FILE}: cannot be read ({error}): evaluate run again.") from None
 
 
-def replies_of(folder: Path, run: Run) -> list[Row]:
+def replies_of(folder: Path, run: RunRecord) -> list[Row]:
     """The run's replies, in its order; one without a preference stands for every preference.
 
     Raises:
@@ -80,9 +80,9 @@ def replies_of(folder: Path, run: Run) -> list[Row]:
 
 def define(
     pack: Pack, content: str, prompts: str, codes: Sequence[str], jobs: Sequence[Job]
-) -> Run:
+) -> RunRecord:
     """A run from its jobs; ``content`` is the pack's, see ``jobs.content_of``."""
-    return Run(
+    return RunRecord(
         pack.spec.name,
         pack.hashes,
         prompts,

@@ -19,7 +19,7 @@ from mpd_core.training.adapters.experts import expert_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import opposites
 from mpd_core.training.pcm.batches import others_table
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.teacher_forcing import TeacherForcing
 
 TEXTS = 8
@@ -27,7 +27,7 @@ NOTHING = -1
 """What stands for the id of a token that is not there."""
 
 
-def pole_shifts(setup: TrainingContext, replies: Sequence[Reply]) -> list[Tensor]:
+def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tensor]:
     """ln p_pole - ln p_opposite of each token and of the others recorded there, less the mean over
     the tokens of all replies to the preference.
 
@@ -53,14 +53,14 @@ def pole_shifts(setup: TrainingContext, replies: Sequence[Reply]) -> list[Tensor
     return shifts
 
 
-def _recorded(space: PreferenceSpace, reply: Reply) -> Tensor:
+def _recorded(space: PreferenceSpace, reply: Rollout) -> Tensor:
     """ln p_i of the chosen poles' experts, of the sampled token and the others, [T, 1 + C, E]."""
     experts = len(space.parse(reply.preference).poles)
     said = torch.tensor(reply.log_probs)[:, None, -experts:]
     return torch.cat([said, others_table([reply], len(reply.tokens))[0, :, :, -experts:]], dim=1)
 
 
-def _likely_ids(reply: Reply) -> Tensor:
+def _likely_ids(reply: Rollout) -> Tensor:
     """Of the sampled token and the others, [T, 1 + C]; ``NOTHING`` where there are fewer."""
     others = reply.other_ids or ((),) * len(reply.tokens)
     most = max(map(len, others))
@@ -69,7 +69,7 @@ def _likely_ids(reply: Reply) -> Tensor:
 
 
 def _opposites(
-    setup: TrainingContext, replies: Sequence[Reply], ids: Sequence[Tensor]
+    setup: TrainingContext, replies: Sequence[Rollout], ids: Sequence[Tensor]
 ) -> list[Tensor]:
     """ln p of the same tokens by the other poles of each dimension, [T, 1 + C, E]; by reply."""
     prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in replies]
@@ -92,7 +92,7 @@ def _opposites(
     return [found[k] for k in range(len(replies))]
 
 
-def _opposite_poles(space: PreferenceSpace, reply: Reply) -> list[tuple[Pole, ...]]:
+def _opposite_poles(space: PreferenceSpace, reply: Rollout) -> list[tuple[Pole, ...]]:
     """Of each dimension that the preference chooses in, the poles that it did not choose."""
     return [opposites(space, pole) for pole in space.parse(reply.preference).poles]
 
