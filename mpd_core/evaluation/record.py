@@ -12,6 +12,7 @@ from mpd_core.errors import MPDError
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack
+from mpd_core.saving import replacing
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
@@ -38,10 +39,8 @@ class RunRecord:
 
     def save(self, folder: Path) -> None:
         """Replace the folder's definition."""
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f"{FILE}.part"
-        scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(folder / FILE)
+        with replacing(folder / FILE) as scratch:
+            scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
 def load_run(folder: Path) -> RunRecord:

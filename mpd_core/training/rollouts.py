@@ -15,6 +15,7 @@ from mpd_core.engine.flight import outcomes
 from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import MPDError
 from mpd_core.request import GenerationRequest, Sampling, Space
+from mpd_core.saving import replacing
 from mpd_core.trace import Candidate, StepRecord, Trace
 
 DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
@@ -83,11 +84,8 @@ def learning(max_new_tokens: int, temperature: float = 1.0) -> Sampling:
 
 def save(file: Path, replies: Sequence[Rollout]) -> None:
     """Replace a file of replies as a whole, one JSON object a line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
-    with scratch.open("w", encoding="utf-8") as lines:
+    with replacing(file) as scratch, scratch.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in replies)
-    scratch.replace(file)
 
 
 def load(file: Path) -> list[Rollout]:

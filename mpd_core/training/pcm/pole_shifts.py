@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mpd_core.method.preferences import Pole, PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.models.adapters import load_adapter
 from mpd_core.training.adapters.experts import expert_folder
 from mpd_core.training.context import TrainingContext
@@ -74,12 +74,13 @@ def _opposites(
     """ln p of the same tokens by the other poles of each dimension, [T, 1 + C, E]; by reply."""
     prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in replies]
     texts = [[*start, *reply.tokens] for start, reply in zip(prompts, replies, strict=True)]
-    every = setup.pack.space.poles
-    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in every]
+    space = setup.pack.space
+    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in space.poles]
     reader = TeacherForcing(setup, adapters, texts=TEXTS, length=max(map(len, texts)))
     found: dict[int, Tensor] = {}
     for batch in tqdm(list(reader.batches(texts)), desc="opposite poles", leave=False):
-        poles = [_opposite_poles(setup.pack.space, replies[k]) for k in batch]
+        chosen = [space.parse(replies[k].preference).poles for k in batch]
+        poles = [[opposites(space, pole) for pole in some] for some in chosen]
         names = [[pole.name for some in each for pole in some] for each in poles]
         states = reader.states([texts[k] for k in batch], names)
         for k, each, own, rows in zip(batch, poles, names, states, strict=True):
@@ -90,11 +91,6 @@ def _opposites(
             ]
             found[k] = _mixed(said, [len(some) for some in each])
     return [found[k] for k in range(len(replies))]
-
-
-def _opposite_poles(space: PreferenceSpace, reply: Rollout) -> list[tuple[Pole, ...]]:
-    """Of each dimension that the preference chooses in, the poles that it did not choose."""
-    return [opposites(space, pole) for pole in space.parse(reply.preference).poles]
 
 
 def _mixed(said: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
