@@ -29,7 +29,7 @@ from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.prompts import Prompt, prompts_of
-from mpd_core.evaluation.record import Run, load_run, replies_of
+from mpd_core.evaluation.record import RunRecord, load_run, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
@@ -329,7 +329,9 @@ def written_run(tmp_path: Path) -> Path:
     methods = ("uniform", "mpd", "soup", "vanilla")
     sampling = {"temperature": 0.0, "max_new_tokens": 9, "repetition_penalty": 1.0}
     sampling |= {"dry_multiplier": 0.0}
-    run = Run("x", {}, "a|b\n# <i>c", len(styles), methods, tuple(codes), sampling, tuple(keys))
+    run = RunRecord(
+        "x", {}, "a|b\n# <i>c", len(styles), methods, tuple(codes), sampling, tuple(keys)
+    )
     run.save(tmp_path)
     return tmp_path
 

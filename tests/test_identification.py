@@ -12,13 +12,13 @@ from transformers import AutoModelForCausalLM
 from mpd_core.evaluation.held_out import identification
 from mpd_core.training import teacher_forcing as reading
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from tests.training_fixtures import write_training_pack
 
 
-def reply(code: str, text: str, tokens: Sequence[int] = (5,)) -> Reply:
+def reply(code: str, text: str, tokens: Sequence[int] = (5,)) -> Rollout:
     even = ((1.0,),) * len(tokens)
-    return Reply("Hi", code, "mpd", text, True, tuple(tokens), even, even, (0.0,) * len(tokens))
+    return Rollout("Hi", code, "mpd", text, True, tuple(tokens), even, even, (0.0,) * len(tokens))
 
 
 class Words:

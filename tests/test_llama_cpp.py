@@ -1,4 +1,4 @@
-"""What the bench gives llama.cpp: the very numbers that the engine has, in llama.cpp's order."""
+"""Adapters that the bench gives llama.cpp: the engine's own numbers, in llama.cpp's order."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import gguf
 import numpy as np
 from gguf import GGUFReader
 
-from mpd_core.bench.llama_cpp import write_adapter, write_base
+from mpd_core.bench.llama_cpp import write_adapter
 from mpd_core.models.adapters import load_adapter
 from tests import tiny
-from tests.test_blocks import MIXES, converted
+from tests.test_blocks import converted
 
 
 def numbers(file: Path) -> dict[str, np.ndarray]:
@@ -20,22 +20,6 @@ def numbers(file: Path) -> dict[str, np.ndarray]:
         tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         for tensor in GGUFReader(file).tensors
     }
-
-
-def test_a_converted_base_becomes_the_file_that_it_was(tmp_path: Path) -> None:
-    """All tensors, to the bit; q and k back in llama.cpp's order; blocks as blocks."""
-    for index, mix in enumerate(MIXES.values()):
-        base = converted(tmp_path / str(index), kinds=mix)
-        written = write_base(base, tmp_path / f"{index}.gguf")
-        was, found = numbers(base.parent / "tiny.gguf"), numbers(written)
-        assert was.keys() == found.keys()
-        assert all(np.array_equal(found[name], was[name]) for name in was)
-    packed = {t.tensor_type.name for t in GGUFReader(tmp_path / "0.gguf").tensors}
-    assert packed == {"F32", "Q4_1", "Q8_0"}
-    fields = GGUFReader(tmp_path / "0.gguf").fields
-    original = GGUFReader(tmp_path / "0" / "tiny.gguf").fields
-    for key in ("llama.attention.head_count_kv", "llama.rope.freq_base", "tokenizer.ggml.tokens"):
-        assert fields[key].contents() == original[key].contents()
 
 
 def test_an_adapter_changes_the_rows_that_it_changed(tmp_path: Path) -> None:

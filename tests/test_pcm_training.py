@@ -40,7 +40,7 @@ from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.pcm.updates import best_of_each
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.results import METRICS
-from mpd_core.training.rollouts import Ask, Reply
+from mpd_core.training.rollouts import Rollout, RolloutRequest
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Trunk
 from tests.training_fixtures import write_training_pack
@@ -61,7 +61,7 @@ class Planted:
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Nothing is needed."""
 
-    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
         return [
             ScoredReply(reply, dict.fromkeys(names, score), dict.fromkeys(names, score))
             for reply in replies
@@ -168,7 +168,7 @@ def test_a_planted_reward_rises(
 def test_best_of_takes_the_best_reply_of_each_group() -> None:
     """And nothing where all are alike; whatever the others are, they do not count."""
     row = ((-1.0, -1.0),)
-    replies = [Reply("Hi", "AA", "mpd", str(k), False, (1,), row, row, (0.0,)) for k in range(6)]
+    replies = [Rollout("Hi", "AA", "mpd", str(k), False, (1,), row, row, (0.0,)) for k in range(6)]
     some, rewards = best_of_each(replies, torch.tensor([0.1, 0.4, 0.5, 0.5, 0.9, -1.0]), 2)
     assert [reply.text for reply in some] == ["1", "4"]
     assert rewards.tolist() == pytest.approx([0.4, 0.9])
@@ -208,7 +208,7 @@ def test_ppo_in_one_step_by_hand() -> None:
     assert loss.item() == pytest.approx(0.5 * 0.5 * (1 - 0.1 * math.log(2)) ** 2)
 
 
-def first_tokens(reply: Reply, count: int) -> Reply:
+def first_tokens(reply: Rollout, count: int) -> Rollout:
     """A reply cut short, so that replies differ in length."""
     parts = ("tokens", "log_probs", "weights", "disagreement")
     return replace(reply, **{name: getattr(reply, name)[:count] for name in parts})
@@ -266,7 +266,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     policy.mixed_precision = False
     policy.save(tmp_path / "pcm")
     engine = Engine.open(trained_pack(setup, tmp_path / "pcm"), precision="fp32")
-    asks = [Ask("Why is it so?", code, seed=3) for code in ("AA", "BA")]
+    asks = [RolloutRequest("Why is it so?", code, seed=3) for code in ("AA", "BA")]
     sampling = rollouts.learning(9)
     traces = []
     for ask in asks:
@@ -289,7 +289,7 @@ class CutOff(Planted):
     def __init__(self, iterations: int) -> None:
         self._left = iterations
 
-    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
         self._left -= 1
         if self._left < 0:
             raise KeyboardInterrupt
@@ -363,7 +363,7 @@ def test_written_answers_as_peft_reads_them(
         torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
 
 
-def planted_answers(count: int, seed: int) -> list[Reply]:
+def planted_answers(count: int, seed: int) -> list[Rollout]:
     """Answers of two tokens in random order; after one the first expert is right, after the other
     the second, whatever the preference."""
     draw, replies = random.Random(seed), []
@@ -373,7 +373,9 @@ def planted_answers(count: int, seed: int) -> list[Reply]:
         said = tuple((-0.1, -4.0) if first else (-4.0, -0.1) for first in right)
         code = ("AA", "AB", "BA", "BB")[number % 4]
         even = ((0.5, 0.5),) * len(tokens)
-        row = Reply("Hi", code, WRITTEN, "", True, tuple(tokens), said, even, (0.0,) * len(tokens))
+        row = Rollout(
+            "Hi", code, WRITTEN, "", True, tuple(tokens), said, even, (0.0,) * len(tokens)
+        )
         replies.append(row)
     return replies
 
@@ -412,7 +414,7 @@ def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     targets = {"AA": (1.0, 0.0), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
     assert fit_mean_weights(policy.head, pack.space, targets) < 0.02
     row = ((-1.0, -1.0),)
-    replies = [Reply("Hi", code, "mpd", "", False, (1,), row, row, (0.0,)) for code in targets]
+    replies = [Rollout("Hi", code, "mpd", "", False, (1,), row, row, (0.0,)) for code in targets]
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(replies))
     for found, wanted in zip(weights[:, 0], targets.values(), strict=True):

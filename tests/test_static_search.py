@@ -18,7 +18,7 @@ from mpd_core.training.export import trained_pack
 from mpd_core.training.measures import repeated
 from mpd_core.training.pcm import static_search
 from mpd_core.training.recipe import load_recipe
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_of
 from tests.test_pcm_training import Planted
 from tests.training_fixtures import write_training_pack
@@ -40,7 +40,7 @@ class Counting(Planted):
     def __init__(self, most: int = 100) -> None:
         self.most, self.scored = most, 0
 
-    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
         if not self.most:
             raise KeyboardInterrupt
         self.most -= 1
@@ -158,7 +158,7 @@ def test_replies_that_go_round_or_do_not_end_are_worth_less(
     strict = spec.model_copy(update={"rollouts": rollouts})
     row = ((-1.0, -1.0),)
     for finished, off in ((True, 0.1), (False, 0.2)):
-        reply = Reply("Hi", "AA", "mpd", text, finished, (1,), row, row, (0.0,))
+        reply = Rollout("Hi", "AA", "mpd", text, finished, (1,), row, row, (0.0,))
         entry = ScoredReply(reply, {"up0": 3.0, "up1": 1.0}, {"up0": 0.9, "up1": 0.5})
         assert reward_of(entry, spec) == pytest.approx(0.7)
         assert reward_of(entry, strict) == pytest.approx(0.7 - off)

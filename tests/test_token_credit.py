@@ -35,7 +35,7 @@ from mpd_core.training.pcm.batches import Batch, Merging
 from mpd_core.training.pcm.pole_shifts import pole_shifts
 from mpd_core.training.pcm.policy import likely_log_probs, reply_log_probs
 from mpd_core.training.results import METRICS
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Layout
 from tests.test_pcm_training import Planted
@@ -150,7 +150,7 @@ def test_loss_by_hand() -> None:
     assert loss.item() == pytest.approx(0.0625)
 
 
-def sampled(setup: TrainingContext, temperature: float) -> list[Reply]:
+def sampled(setup: TrainingContext, temperature: float) -> list[Rollout]:
     engine = Engine.open(trained_pack(setup), precision="fp32")
     try:
         asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "BA"], 1, 0)
@@ -189,7 +189,7 @@ def test_shifts_are_those_between_the_poles_as_peft_reads_them(
                 assert not found[k][t, len(step) :].any()
 
 
-def said_by(setup: TrainingContext, base: Path, name: str, reply: Reply) -> Tensor:
+def said_by(setup: TrainingContext, base: Path, name: str, reply: Rollout) -> Tensor:
     """ln p of the whole vocabulary before each token, [T, V]."""
     pole = next(pole for pole in setup.pack.space.poles if pole.name == name)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
@@ -210,7 +210,7 @@ class PlantedShifts:
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Nothing is needed."""
 
-    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
         shifts = pole_shifts(self._setup, replies)
         scored = []
         for reply, shift in zip(replies, shifts, strict=True):

@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from mpd_core.evaluation.record import Run
+from mpd_core.evaluation.record import RunRecord
 from mpd_core.evaluation.votes import Vote, Votes
 from mpd_core.packs import Pack
 
@@ -19,7 +19,7 @@ SAMPLING = {"temperature": 0.0, "max_new_tokens": 9}
 
 def write_run(
     folder: Path, pack: Pack, texts: tuple[str, ...] = ("Why?", "How?"), mark: str = ""
-) -> Run:
+) -> RunRecord:
     """Replies of three methods to whole preferences; soup says what uniform says."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
@@ -34,7 +34,7 @@ def write_run(
     (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     keys = tuple(str(row["key"]) for row in rows)
     name, count = pack.spec.name, len(texts)
-    run = Run(name, {}, "x", count, METHODS, ("AAA", "BBB"), SAMPLING, keys, f"content{mark}")
+    run = RunRecord(name, {}, "x", count, METHODS, ("AAA", "BBB"), SAMPLING, keys, f"content{mark}")
     run.save(folder)
     return run
 

@@ -23,7 +23,7 @@ _TIE = 1e-4
 
 
 @dataclass
-class Row:
+class StepGroup:
     """Tokens that have something in common."""
 
     name: str
@@ -49,7 +49,7 @@ class Row:
 
 
 @dataclass
-class PreferenceRow(Row):
+class PreferenceGroup(StepGroup):
     """All replies under one preference."""
 
     traces: int = 0
@@ -81,9 +81,9 @@ class Analysis:
     traces: int
     tokens: int
     experts: tuple[str, ...]
-    positions: tuple[Row, ...]
-    kinds: tuple[Row, ...]
-    preferences: tuple[PreferenceRow, ...]
+    positions: tuple[StepGroup, ...]
+    kinds: tuple[StepGroup, ...]
+    preferences: tuple[PreferenceGroup, ...]
     apart: tuple[Place, ...]
 
     @property
@@ -123,7 +123,7 @@ class Analysis:
             )
         return file.getvalue()
 
-    def _groups(self) -> dict[str, tuple[Row, ...]]:
+    def _groups(self) -> dict[str, tuple[StepGroup, ...]]:
         return {"position": self.positions, "kind": self.kinds, "preference": self.preferences}
 
 
@@ -138,7 +138,7 @@ def analyse(traces: Mapping[str, Trace]) -> Analysis:
     ]
     experts = dict.fromkeys(expert for _, _, step in steps for expert in step.weights)
     width = max(1, math.ceil(max((s.index + 1 for _, _, s in steps), default=1) / BINS))
-    by_kind = {kind: Row(kind) for kind in KINDS}
+    by_kind = {kind: StepGroup(kind) for kind in KINDS}
     for trace in traces.values():
         for step, kind in zip(trace.steps, kinds([s.text for s in trace.steps]), strict=True):
             by_kind[kind].add(step)
@@ -165,21 +165,21 @@ def _leader(weights: Mapping[str, float]) -> str | None:
     return None if tied or not ordered else ordered[0][0]
 
 
-def _by_position(steps: Iterable[StepRecord], width: int) -> tuple[Row, ...]:
-    rows: dict[int, Row] = {}
+def _by_position(steps: Iterable[StepRecord], width: int) -> tuple[StepGroup, ...]:
+    rows: dict[int, StepGroup] = {}
     for step in steps:
         place = step.index // width
         first = place * width + 1
         name = str(first) if width == 1 else f"{first}–{first + width - 1}"
-        rows.setdefault(place, Row(name)).add(step)
+        rows.setdefault(place, StepGroup(name)).add(step)
     return tuple(rows[place] for place in sorted(rows))
 
 
-def _by_preference(traces: Iterable[Trace]) -> tuple[PreferenceRow, ...]:
-    rows: dict[str, PreferenceRow] = {}
+def _by_preference(traces: Iterable[Trace]) -> tuple[PreferenceGroup, ...]:
+    rows: dict[str, PreferenceGroup] = {}
     for trace in traces:
         name = trace.preference or "none"
-        row = rows.setdefault(name, PreferenceRow(name))
+        row = rows.setdefault(name, PreferenceGroup(name))
         row.traces += 1
         row.switches += switches(trace.steps)
         for step in trace.steps:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpd_core.bench.material import PROMPTS
 from mpd_core.bench.options import BenchError, BenchOptions
 from mpd_core.bench.peer_pool import Competitor, PeerPool
 from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
-from mpd_core.bench.values import Ask, Run, Said
+from mpd_core.bench.values import PROMPTS, Query, StepLogProbs, Timing
 from mpd_core.packs import Pack
 
 CHECK_TOKENS = 8
@@ -26,21 +25,20 @@ HALF = 0.25
 
 @dataclass(frozen=True)
 class Check:
-    """How far a peer's distribution is from the engine's, over the same tokens.
-
-    Where experts do not disagree (nats), equality would prove little.
-    """
+    """How far a peer's distribution is from the engine's, over the same tokens."""
 
     peer: str
     max_log_prob_difference: float
     tolerance: float
     same_choice: str
-    disagreement: float
 
 
 @dataclass
 class BenchContext:
-    """One run of the bench, on the bench's own pack; ``info`` is the engine's own description."""
+    """One run of the bench, on the bench's own pack.
+
+    ``info`` is the engine's own description; ``llama_lacks`` what llama.cpp lacks to be a peer.
+    """
 
     options: BenchOptions
     pack: Pack
@@ -48,8 +46,9 @@ class BenchContext:
     pool: PeerPool
     info: Mapping[str, Any]
     tell: Callable[[str], None]
+    llama_lacks: str | None = None
     checks: list[Check] = field(default_factory=list)
-    _measured: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    _rates: dict[tuple[Any, ...], float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.on_cpu = self.info["device"] == "cpu"
@@ -65,17 +64,17 @@ class BenchContext:
     def get(self, kind: str, *, fp32: bool = False) -> Competitor:
         return self.pool.get(kind, fp32=fp32)
 
-    def ask(self, number: int = 0, *, preference: str | None = None, method: str = "mpd") -> Ask:
+    def ask(self, number: int = 0, *, preference: str | None = None, method: str = "mpd") -> Query:
         """A request; without a preference, the first of the pack."""
-        return Ask(PROMPTS[number % len(PROMPTS)], preference or "A" * self.experts, method)
+        return Query(PROMPTS[number % len(PROMPTS)], preference or "A" * self.experts, method)
 
-    def crowd(self, count: int, method: str) -> tuple[Ask, ...]:
+    def crowd(self, count: int, method: str) -> tuple[Query, ...]:
         """Requests with random preferences: the same ones for every method."""
         draw, codes = random.Random(self.options.seed), [p.code for p in self.pack.space]
         asks = ((k, draw.choice(codes)) for k in range(count))
         return tuple(self.ask(k, preference=code, method=method) for k, code in asks)
 
-    def take_turns(self, contests: Mapping[str, Callable[[], Run]]) -> dict[str, list[Run]]:
+    def take_turns(self, contests: Mapping[str, Callable[[], Timing]]) -> dict[str, list[Timing]]:
         """Time each ``repeats`` times, in turn, after a round that does not count."""
         self.tell(f"Timing {', '.join(contests)}.")
         rounds = [
@@ -84,15 +83,17 @@ class BenchContext:
         return {name: [one[name] for one in rounds[1:]] for name in contests}
 
     def check(
-        self, label: str, peer: Competitor, scheme: str, ask: Ask, *, rounded: bool = False
+        self, label: str, peer: Competitor, scheme: str, ask: Query, *, rounded: bool = False
     ) -> None:
         """Hold a peer to the engine's distributions, on the engine's own tokens.
 
         Raises:
             BenchError: they differ by more than their arithmetic explains.
         """
-        said: Said = self.get("engine").call("said", ask, min(CHECK_TOKENS, self.options.tokens))
-        heard: Said = peer.call("replay", scheme, ask, said)
+        said: StepLogProbs = self.get("engine").call(
+            "said", ask, min(CHECK_TOKENS, self.options.tokens)
+        )
+        heard: StepLogProbs = peer.call("replay", scheme, ask, said)
         merged = rounded and self.precision.startswith("fp16")
         unpacked = self.precision.startswith("blocks") and not label.endswith(".fp32")
         exact = ROUNDED if merged or unpacked else EXACT
@@ -106,32 +107,24 @@ class BenchContext:
 
     def least(self, rows: Rows) -> dict[str, Any]:
         """What a step of such rows must do, and the time that this takes here at least."""
-        bandwidth, rate = self.machine("bandwidth"), self.machine("product_rate", rows.all)
+        bandwidth, rate = self.rate("bandwidth"), self.rate("product_rate", rows.all)
         cost = step_cost(self.shapes, rows, self.precision, cpu=self.on_cpu)
         least, binds = roofline(cost, bandwidth, rate)
-        return {
-            "rows": rows.all,
-            "floor_ms": least,
-            "bound_by": binds,
-            "bytes": cost[0],
-            "operations": cost[1],
-            "gflops_at_rows": rate / 1e9,
-            "memory_ms": 1000 * cost[0] / bandwidth,
-            "arithmetic_ms": 1000 * cost[1] / rate,
-        }
+        found = {"rows": rows.all, "floor_ms": least, "bound_by": binds}
+        return found | {"bytes": cost[0], "operations": cost[1], "gflops_at_rows": rate / 1e9}
 
-    def machine(self, *probe: Any) -> float:
+    def rate(self, *probe: Any) -> float:
         """A rate of the machine, measured once."""
-        if probe not in self._measured:
-            self._measured[probe] = float(self.get("machine").call(*probe))
-        return self._measured[probe]
+        if probe not in self._rates:
+            self._rates[probe] = float(self.get("machine").call(*probe))
+        return self._rates[probe]
 
 
-def compare(label: str, said: Said, heard: Said, tolerance: float) -> Check:
-    """Largest difference of a log-probability, or of an entropy, over all steps."""
-    steps = zip((*said.log_probs, said.entropies), (*heard.log_probs, heard.entropies), strict=True)
-    differences = [abs(a - b) for ours, theirs in steps for a, b in zip(ours, theirs, strict=True)]
+def compare(label: str, said: StepLogProbs, heard: StepLogProbs, tolerance: float) -> Check:
+    """Largest difference of a candidate's log-probability, over all steps."""
+    steps = [(ours, theirs) for (_, ours), (_, theirs) in zip(said, heard, strict=True)]
+    differences = [abs(ours[token] - theirs[token]) for ours, theirs in steps for token in ours]
     # A NaN is no agreement, and max() could lose it.
     worst = max(differences) if all(d == d for d in differences) else float("nan")
-    same = sum(a == b for a, b in zip(said.tokens, heard.tokens, strict=True))
-    return Check(label, worst, tolerance, f"{same} of {len(said.tokens)}", said.disagreement)
+    same = sum(a == b for (a, _), (b, _) in zip(said, heard, strict=True))
+    return Check(label, worst, tolerance, f"{same} of {len(said)}")

@@ -1,18 +1,21 @@
-"""Many requests: against Personalized Soup, and how a step grows."""
+"""Many requests: against Personalized Soup, how a step grows, and beside busy neighbours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.roofline import Rows
-from mpd_core.bench.values import Ask, Figure, Found, Run, ratio, spread
+from mpd_core.bench.values import Figure, Found, Query, Timing, ratios, spread
 
-SOUP = "soup"
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 EXPERTS = (1, 2, 3, 4, 6, 8, 10, 12)
 CROWD_OF_EXPERTS = 8
@@ -20,11 +23,20 @@ STEPS = 12
 STEPS_TO_ENTER = 3
 """A request is prefilled in chunks, one between two steps."""
 MOST_TOKENS = 256
+VISITORS = {"one": 1, "sixteen": 16}
+BUSY = """
+import os, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+while os.getppid() == int(sys.argv[2]):
+    for _ in range(10**6):
+        pass
+"""
+"""A process that keeps one core busy for as long as the bench lives."""
 
 
 def serve32(bench: BenchContext) -> Found:
     """Total time of a crowd: MPD over three ways to serve Personalized Soups."""
-    asks, soups = (bench.crowd(bench.options.requests, method) for method in ("mpd", SOUP))
+    crowds = {method: bench.crowd(bench.options.requests, method) for method in ("mpd", "soup")}
     meanings = {
         f"a{ending}": "MPD / soups request by request, transformers" + " in fp32" * fp32
         for fp32, ending in bench.peer_precisions.items()
@@ -32,85 +44,79 @@ def serve32(bench: BenchContext) -> Found:
         "b": "MPD / soups grouped by preference, this engine",
         "c": "MPD / soups as stacked adapters, one batch, this engine",
     }
-    runs = bench.take_turns(_contests(bench, asks, soups))
+    runs = bench.take_turns(_contests(bench, **crowds))
     seconds = {name: spread([run.seconds for run in some]) for name, some in runs.items()}
-    figures = [
-        Figure(f"serve32.{name}", ratio(seconds["mpd"], seconds[name]), meaning)
-        for name, meaning in meanings.items()
-    ]
+    rows = {f"serve32.{name}": ("mpd", name, meaning) for name, meaning in meanings.items()}
     latency = {name: _latency(runs[name]) for name in ("mpd", "c")}
-    for kind, what in (("first", "to the first token"), ("gap", "between tokens")):
-        for key, share in (("p50", "median"), ("p95", "95%")):
-            value = latency["mpd"][f"{kind}_{key}"]
-            figures.append(Figure(f"serve32.{kind}_{key}", value, f"ms {what}, {share}"))
-    crowds = {"mpd": asks, "c": soups}
+    what = {"first": "to the first token", "gap": "between tokens", "p50": "median", "p95": "95%"}
+    figures = [
+        Figure(f"serve32.{key}", value, "ms {}, {}".format(*(what[k] for k in key.split("_"))))
+        for key, value in latency["mpd"].items()
+    ]
     data = {
-        "requests": len(asks),
-        "preferences": len({ask.preference for ask in asks}),
+        "requests": bench.options.requests,
+        "preferences": len({ask.preference for ask in crowds["mpd"]}),
         "seconds": seconds,
         "merging_s": {name: some[-1].uncounted for name, some in runs.items() if name[0] == "a"},
         "latency_ms": latency,
-        "regime": {name: _regime(bench, crowds[name]) for name in latency},
+        "regime": {"mpd": _regime(bench, crowds["mpd"]), "c": _regime(bench, crowds["soup"])},
     }
-    return figures, data
+    return ratios(rows, seconds) + figures, data
 
 
 def _contests(
-    bench: BenchContext, asks: tuple[Ask, ...], soups: tuple[Ask, ...]
-) -> Mapping[str, Callable[[], Run]]:
+    bench: BenchContext, mpd: tuple[Query, ...], soup: tuple[Query, ...]
+) -> Mapping[str, Callable[[], Timing]]:
     engine, tokens = bench.get("engine").call, bench.options.tokens
     contests = {
-        "mpd": partial(engine, "decode", asks, tokens),
-        "b": partial(engine, "grouped", soups, tokens),
-        "c": partial(engine, "decode", soups, tokens),
+        "mpd": partial(engine, "decode", mpd, tokens),
+        "b": partial(engine, "grouped", soup, tokens),
+        "c": partial(engine, "decode", soup, tokens),
     }
     for fp32, ending in bench.peer_precisions.items():
         plain = bench.get("plain", fp32=fp32)
         if bench.mergeable:
-            bench.check(f"soup a{ending}", plain, "cached", soups[0], rounded=not fp32)
-        contests[f"a{ending}"] = partial(plain.call, "generate", soups, tokens)
+            bench.check(f"soup a{ending}", plain, "cached", soup[0], rounded=not fp32)
+        contests[f"a{ending}"] = partial(plain.call, "generate", soup, tokens)
     return contests
 
 
-def _latency(runs: list[Run]) -> dict[str, float]:
+def _latency(runs: list[Timing]) -> dict[str, float]:
     """The smallest values that at least half, and 95%, of all do not exceed."""
     kinds = {
-        "first": [ms for run in runs for ms in run.first_ms],
-        "gap": [ms for run in runs for ms in run.gaps_ms],
+        "first": sorted(ms for run in runs for ms in run.first_ms),
+        "gap": sorted(ms for run in runs for ms in run.gaps_ms),
     }
     return {
-        f"{kind}_p{percent}": float(np.percentile(values, percent, method="inverted_cdf"))
+        f"{kind}_p{percent}": values[math.ceil(len(values) * percent / 100) - 1]
         for kind, values in kinds.items()
         for percent in (50, 95)
     }
 
 
-def _regime(bench: BenchContext, asks: tuple[Ask, ...]) -> dict[str, Any]:
+def _regime(bench: BenchContext, asks: tuple[Query, ...]) -> dict[str, Any]:
     """What binds a step of the full crowd, and how near it comes to its floor."""
     poles = {pole for ask in asks for pole in bench.pack.space.parse(ask.preference).poles}
     count, experts = len(asks), bench.experts
     # A soup's row adds up as many adapters as it has poles.
     rows = Rows(count, 0, len(poles), bench.context, mixed=experts)
-    if asks[0].method != SOUP:
+    if asks[0].method == "mpd":
         rows = Rows(experts * count, count, len(poles) + 1, bench.context, texts=2 * count)
-    least = bench.least(rows)
-    point = step_of(bench, "engine", asks)
-    return {key: least[key] for key in ("rows", "bound_by", "floor_ms")} | {"step_ms": point}
+    return {**bench.least(rows), "step_ms": step_of(bench, "engine", asks)}
 
 
-def step_of(bench: BenchContext, kind: str, asks: tuple[Ask, ...]) -> float | None:
+def step_of(bench: BenchContext, kind: str, asks: tuple[Query, ...]) -> float | None:
     """Milliseconds a step while all decode; None where their rows do not fit at once."""
     # Requests enter one after the other: the first must not end before the last has entered.
     tokens = min(STEPS_TO_ENTER * (len(asks) - 1) + STEPS, MOST_TOKENS)
-    run: Run = bench.get(kind).call("decode", asks, tokens)
+    run: Timing = bench.get(kind).call("decode", asks, tokens)
     return run.together_ms
 
 
 def growth(bench: BenchContext) -> Found:
     """Milliseconds a step and tokens a second, over requests and over experts."""
     most, widest, experts = bench.options.largest, bench.options.widest, bench.experts
-    counts = [count for count in REQUESTS if count <= most]
-    crowds = [(n, experts, bench.crowd(n, "mpd")) for n in counts]
+    crowds = [(n, experts, bench.crowd(n, "mpd")) for n in REQUESTS if n <= most]
     lines = {f"requests, {experts} experts + PCM": _points(bench, "engine", crowds)}
     bench.pool.keep("machine")
     for crowd in sorted({1, min(CROWD_OF_EXPERTS, most)}):
@@ -125,7 +131,7 @@ def growth(bench: BenchContext) -> Found:
 
 
 def _points(
-    bench: BenchContext, kind: str, crowds: list[tuple[int, int, tuple[Ask, ...]]]
+    bench: BenchContext, kind: str, crowds: list[tuple[int, int, tuple[Query, ...]]]
 ) -> list[dict[str, float]]:
     """A line of x, experts and requests; without those whose rows do not fit at once."""
     points = []
@@ -135,3 +141,55 @@ def _points(
             point = {"x": x, "requests": len(asks), "experts": experts, "ms_per_step": step}
             points.append({**point, "tokens_per_s": 1000 * len(asks) / step})
     return points
+
+
+def shared(bench: BenchContext) -> Found:
+    """Speed beside a busy process a core over half of the quiet speed; then that on one core."""
+    if not hasattr(os, "sched_setaffinity") or not bench.on_cpu:
+        reason = "needs Linux" if bench.on_cpu else "the engine is on a GPU"
+        return [Figure("shared", None, f"share of its fair share that it keeps: {reason}")], {}
+    cores = sorted(os.sched_getaffinity(0))
+    figures, data = [], dict[str, dict[str, float]]()
+    for name, count in VISITORS.items():
+        asks, settle = bench.crowd(count, "mpd"), bench.options.settle
+        bench.tell(f"Timing {count} beside busy neighbours.")
+        quiet = _settled(bench, "engine", asks)
+        with _neighbours(cores):
+            busy = _settled(bench, "engine", asks, settle)
+        quiet += _settled(bench, "engine", asks, settle)
+        os.sched_setaffinity(0, cores[-1:])  # what is started now may run there only
+        try:
+            alone = _settled(bench, "one_core", asks)
+        finally:
+            os.sched_setaffinity(0, cores)
+        seconds = {"quiet": spread(quiet), "busy": spread(busy), "one_core": spread(alone)}
+        data |= {f"{name} {key}": found for key, found in seconds.items()}
+        texts = (("busy", 0.5, f"beside {len(cores)} busy"), ("one_core", 1 / len(cores), "there"))
+        for key, fair, what in texts:
+            share = seconds["quiet"]["median"] / seconds[key]["median"] / fair
+            meaning = f"{what}: share of its fair share that it keeps, {count} at once"
+            figures.append(Figure(f"shared.{key}_{name}", share, meaning))
+    return figures, {"seconds": data}
+
+
+def _settled(
+    bench: BenchContext, kind: str, asks: tuple[Query, ...], settle: int = 0
+) -> list[float]:
+    """Seconds of the repeats, after one that does not count and as many as fill ``settle``."""
+    begun, run = time.monotonic(), partial(bench.get(kind).call, "decode", asks)
+    run(bench.options.tokens)
+    while time.monotonic() < begun + settle:
+        run(bench.options.tokens)
+    return [run(bench.options.tokens).seconds for _ in range(bench.options.repeats)]
+
+
+@contextmanager
+def _neighbours(cores: list[int]) -> Iterator[None]:
+    parent = str(os.getpid())
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY, str(core), parent]) for core in cores]
+    try:
+        yield
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()

@@ -28,17 +28,16 @@ MEASURED_S = 0.5
 """Of trials, however many calls each of them needs."""
 
 
-class MachineSide:
+class MachineSide(Peer):
     """Probes of one machine, run as a competitor so that they too have the cores to themselves."""
 
     def __init__(self, spec: Spec) -> None:
-        peer = Peer(spec)
-        self._format = peer.format
-        self._shapes = shapes_of(peer.base, peer.pack)
+        super().__init__(spec)
+        self._shapes = shapes_of(self.base, self.pack)
 
     def facts(self) -> dict[str, Any]:
         """Names and versions, for whoever reads the figures."""
-        cuda = self._format.device == "cuda"
+        cuda = self.format.device == "cuda"
         packages = ("torch", "transformers", "peft")
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         return {
@@ -46,7 +45,7 @@ class MachineSide:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if cuda else None,
-            "device": self._format.device,
+            "device": self.format.device,
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in packages},
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -57,8 +56,8 @@ class MachineSide:
     @torch.inference_mode()
     def bandwidth(self) -> float:
         """Bytes a second that memory delivers: the better of a large sum and a large copy."""
-        size = READ_BYTES[self._format.device]
-        source = torch.ones(size // 4, device=self._format.device)
+        size = READ_BYTES[self.format.device]
+        source = torch.ones(size // 4, device=self.format.device)
         target = torch.zeros_like(source)
         read = size / self._best(lambda: source.sum())
         copied = 2 * size / self._best(lambda: target.copy_(source))
@@ -71,13 +70,12 @@ class MachineSide:
         The matrix has the width of the base's widest product, fused as the engine fuses it, and
         its kernel. What it reads from memory is counted by ``bandwidth``, so here it reads none.
         """
-        width = self._shapes.hidden
-        height = min(2 * max(out for _, out in self._shapes.linears.values()), MOST_COLUMNS)
+        width, height = self._shapes.hidden, min(2 * self._shapes.widest, MOST_COLUMNS)
         dense = nn.Linear(width, height, bias=False)
-        dtype, packed = self._format.dtype, self._format.packed
+        dtype, packed = self.format.dtype, self.format.packed
         linear = PACKED[packed](dense.weight, None) if packed else dense
-        linear = linear.to(self._format.device, dtype)
-        x = torch.randn(rows, 1, width, device=self._format.device, dtype=dtype)
+        linear = linear.to(self.format.device, dtype)
+        x = torch.randn(rows, 1, width, device=self.format.device, dtype=dtype)
         return 2 * rows * width * height / self._best(lambda: linear(x))
 
     def _best(self, action: Callable[[], Any]) -> float:

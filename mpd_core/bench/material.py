@@ -7,12 +7,13 @@ experts disagree. Its shape is that of the pack's own adapters; without any, ran
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
+from typing import Any
 
 import tomlkit
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -28,74 +29,55 @@ B_STD = 0.125
 the width; experts of SmolLM2 then differ by about 0.1 nats."""
 CONTEXT = 512
 
-PROMPTS = (
-    "Explain photosynthesis.",
-    "Why is the sky blue?",
-    "How does a vaccine work?",
-    "What happened in the French Revolution?",
-    "How do I get better at chess?",
-    "What is a black hole?",
-    "Give me tips for a job interview.",
-    "How does the internet find a web page?",
-)
+
+def _without_weights(base: Path) -> Any:
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **LOCAL))
 
 
 def shapes_of(base: Path, pack: Pack) -> Shapes:
-    """Read the sizes from a model's folder without its weights, and from a pack's adapters."""
-    config = AutoConfig.from_pretrained(base, **LOCAL)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    output = model.get_output_embeddings()
-    linears = {
-        name: (module.in_features, module.out_features)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not output
-    }
+    """Sizes of a base and of a pack's adapters."""
+    model = _without_weights(base)
+    config, output = model.config, model.get_output_embeddings()
+    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not output]
     adapters = [load_adapter(n, pack.path(s.folder)) for n, s in pack.spec.experts.adapters.items()]
-    touched = {name for adapter in adapters for name in adapter.factors} or set(linears)
     heads, layers = config.num_attention_heads, config.num_hidden_layers
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+    factors = adapters[0].factors.values() if adapters else ()
     return Shapes(
-        linears=linears,
-        vocabulary=config.vocab_size,
+        weights=sum(linear.in_features * linear.out_features for linear in linears),
+        output=config.vocab_size * config.hidden_size,
+        adapter=sum(a.numel() + b.numel() for a, b in factors),
+        cache=2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * head_dim,
+        attention=4 * layers * heads * head_dim,
+        trunk=lowest_layer(adapters, layers) / layers if adapters else 0.0,
         hidden=config.hidden_size,
-        layers=layers,
-        heads=heads,
-        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        adapted={name: size for name, size in linears.items() if name in touched},
-        rank=max((len(a) for one in adapters for a, _ in one.factors.values()), default=RANK),
-        trunk=lowest_layer(adapters, layers) if adapters else 0,
+        widest=max(linear.out_features for linear in linears),
     )
 
 
-def _write_adapter(folder: Path, shapes: Shapes, seed: int) -> str:
-    """Write a random LoRA adapter as PEFT does; the SHA-256 of its weights.
+def _write_adapter(folder: Path, base: Path, pack: Pack, seed: int) -> dict[str, str]:
+    """Write a random LoRA adapter as PEFT does; its table in a pack.
 
     Its numbers are ones that fp16 holds, so that who packs adapters runs the same weights.
     """
-    folder.mkdir(parents=True)
-    random = torch.Generator().manual_seed(seed)
-    tensors: dict[str, torch.Tensor] = {}
-    for name, (width, height) in shapes.adapted.items():
-        key = f"base_model.model.{name}.lora_"
-        a = torch.randn(shapes.rank, width, generator=random) / math.sqrt(width)
-        b = torch.randn(height, shapes.rank, generator=random) * B_STD
-        tensors |= {f"{key}A.weight": a.half().float(), f"{key}B.weight": b.half().float()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": None,
-        "r": shapes.rank,
-        "lora_alpha": 2 * shapes.rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "inference_mode": True,
-        "target_modules": sorted({name.rpartition(".")[2] for name in shapes.adapted}),
-        "layers_to_transform": list(range(shapes.trunk, shapes.layers)) if shapes.trunk else None,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return file_sha256(folder / "adapter_model.safetensors")
+    size: dict[str, Any] = {"r": RANK, "target_modules": "all-linear"}
+    for adapter in list(pack.spec.experts.adapters.values())[:1]:
+        own = vars(LoraConfig.from_pretrained(pack.path(adapter.folder)))
+        size = {key: own[key] for key in ("r", "target_modules", "layers_to_transform")}
+    config = LoraConfig(**size, lora_alpha=2 * size["r"], task_type="CAUSAL_LM")
+    wrapped = inject_adapter_in_model(config, _without_weights(base)).state_dict()
+    random, tensors = torch.Generator().manual_seed(seed), {}
+    for key, like in wrapped.items():
+        if ".lora_" in key:
+            scale = B_STD if "lora_B" in key else 1 / math.sqrt(like.shape[-1])
+            numbers = (torch.randn(like.shape, generator=random) * scale).half().float()
+            tensors[f"base_model.model.{key.replace('.default', '')}"] = numbers
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    file = folder / "adapter_model.safetensors"
+    save_file(tensors, file, metadata={"format": "pt"})
+    return {"folder": folder.name, "sha256": file_sha256(file)}
 
 
 def write_pack(
@@ -117,19 +99,18 @@ def write_pack(
         ]
     poles = [pole["name"] for dimension in dimensions for pole in dimension["poles"]]
     adapted = [name for name in poles if not (experts and name.startswith("off"))]
-    shapes = shapes_of(base, pack)
     adapters = {
-        name: {"folder": name, "sha256": _write_adapter(folder / name, shapes, seed + k)}
+        name: _write_adapter(folder / name, base, pack, seed + k)
         for k, name in enumerate([*adapted, "pcm"])
     }
-    head = folder / "head.safetensors"
-    random = torch.Generator().manual_seed(seed + len(adapted))
-    weight = torch.randn(len(poles), shapes.hidden, generator=random) / math.sqrt(shapes.hidden)
+    head, random = folder / "head.safetensors", torch.Generator().manual_seed(seed + len(adapted))
+    hidden = AutoConfig.from_pretrained(base, **LOCAL).hidden_size
+    weight = torch.randn(len(poles), hidden, generator=random) / math.sqrt(hidden)
     save_file({"weight": weight, "bias": torch.zeros(len(poles))}, head)
-    source = {"kind": "folder", "folder": str(base.resolve())}
     # A fixed number of tokens is what is timed, so a reply ends with a token that is hardly ever
     # likeliest; that none ended early is checked in every run.
     template = pack.spec.template.model_dump(mode="json", exclude_none=True)
+    source = {"kind": "folder", "folder": str(base.resolve())}
     document = {
         "schema_version": 1,
         "name": "bench",

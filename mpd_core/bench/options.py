@@ -1,12 +1,15 @@
-"""What a run of the bench is asked to do, and what its figures are held against. No torch here."""
+"""The command ``bench`` and what a run of it is asked to do. No torch: ``--help`` must not wait."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.fields import check_numbers, number
+from mpd_core.options import DeviceOption, PackOption, listed, with_numbers
 from mpd_core.packs import Precision
 
 MEASURES = (
@@ -72,7 +75,6 @@ class BenchOptions:
     device: str | None = None
     fp32_peers: bool = True
     """On the CPU, time peers in plain fp32 too, beside the engine's own precision."""
-    out: Path | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.only) - set(MEASURES)
@@ -85,3 +87,27 @@ class BenchOptions:
     def quick(self) -> BenchOptions:
         """The same with sizes that show that everything runs, and not how fast."""
         return replace(self, tokens=6, requests=4, repeats=1, largest=4, widest=3, settle=0)
+
+
+@with_numbers(BenchOptions)
+def bench(
+    only: Annotated[
+        str | None, typer.Option(help=f"Measures, with commas: {', '.join(MEASURES)}.")
+    ] = None,
+    fp32_peers: Annotated[
+        bool, typer.Option(help="On the CPU, time peers in plain fp32, too.")
+    ] = True,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: does it all run?")] = False,
+    pack: PackOption = None,
+    precision: Annotated[Precision | None, typer.Option(help="Override the pack's.")] = None,
+    device: DeviceOption = None,
+    **sizes: int,
+) -> None:
+    """Time the engine beside its peers: a table, then one line of JSON."""
+    chosen = listed(only) if only else MEASURES
+    options = BenchOptions(
+        chosen, **sizes, pack=pack, precision=precision, device=device, fp32_peers=fp32_peers
+    )
+    from mpd_core.bench.run import run  # here: --help and bad input should not wait for torch
+
+    run(options.quick() if quick else options)

@@ -5,8 +5,8 @@ and once the pools of a process have more threads than there are cores, every pr
 twice as long. A competitor that shared a process with the engine's worker would be slow, or make
 the engine slow, for no reason of its own. So each has its process, with one pool, on all cores;
 whoever does not run waits on a pipe, with its threads asleep. Turns alternate, A B A B, so that
-a machine that slows down slows all alike. ``fairness`` measures that this is fair: a plain model,
-before the others have started and among them, costs the same.
+a machine that slows down slows all alike. The measure ``tax`` checks that this is fair: a plain
+model, before the others have started and among them, costs the same.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import multiprocessing
 import time
 import warnings
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -29,7 +29,7 @@ COMPETITORS = {
     "engine": "ours:EngineSide",
     "wide": "ours:EngineSide",
     "one_core": "ours:EngineSide",
-    "plain": "plain:PlainSide",
+    "plain": "peers:PlainSide",
     "peft": "peers:PeftSide",
     "separate": "peers:SeparateSide",
     "llama": "llama_cpp:LlamaCppSide",
@@ -40,40 +40,29 @@ PAUSE_S = 0.25
 """Between turns: threads of the last one stop spinning, and fall asleep."""
 
 
-class InProcess:
-    """A competitor in this process: in its own one, or in tests, where only results matter."""
+class Competitor:
+    """One of them, in a new process; or in this one, in tests, where only results matter."""
 
-    def __init__(self, spec: Spec) -> None:
-        module, _, name = COMPETITORS[spec.kind].partition(":")
-        self._side = getattr(importlib.import_module(f"mpd_core.bench.{module}"), name)(spec)
-
-    def call(self, method: str, *arguments: Any) -> Any:
-        return getattr(self._side, method)(*arguments)
-
-    def close(self) -> None:
-        getattr(self._side, "close", lambda: None)()
-
-
-class OwnProcess:
-    """A competitor in a new process."""
-
-    def __init__(self, spec: Spec) -> None:
-        self._name = spec.kind
-        self._process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
-        self._ask(_load, spec)
+    def __init__(self, spec: Spec, *, apart: bool = True) -> None:
+        self._name, context = spec.kind, multiprocessing.get_context("spawn")
+        self._process = ProcessPoolExecutor(1, context) if apart else None
+        self._side = self._ask(self._process, _load, spec) if self._process else _side(spec)
 
     def call(self, method: str, *arguments: Any) -> Any:
+        if self._process is None:
+            return getattr(self._side, method)(*arguments)
         time.sleep(PAUSE_S)
-        return self._ask(_answer, method, arguments)
+        return self._ask(self._process, _call, method, arguments)
 
     def close(self) -> None:
         with contextlib.suppress(BenchError):
-            self._ask(_close)
-        self._process.shutdown()
+            self.call("close")
+        if self._process:
+            self._process.shutdown()
 
-    def _ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+    def _ask(self, process: Executor, function: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            return self._process.submit(function, *arguments).result()
+            return process.submit(function, *arguments).result()
         except BrokenProcessPool as error:
             raise BenchError(
                 f"The process of '{self._name}' ended: use smaller sizes if memory is short."
@@ -82,23 +71,23 @@ class OwnProcess:
             raise BenchError(f"'{self._name}' failed: {type(error).__name__}: {error}") from error
 
 
-Competitor = InProcess | OwnProcess
-_HERE: list[InProcess] = []
+_here: list[Any] = []
 """The competitor of a process that has one."""
+
+
+def _side(spec: Spec) -> Any:
+    module, _, name = COMPETITORS[spec.kind].partition(":")
+    return getattr(importlib.import_module(f"mpd_core.bench.{module}"), name)(spec)
 
 
 def _load(spec: Spec) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    _HERE.append(InProcess(spec))
+    _here.append(_side(spec))
 
 
-def _answer(method: str, arguments: tuple[Any, ...]) -> Any:
-    return _HERE[0].call(method, *arguments)
-
-
-def _close() -> None:
-    _HERE.pop().close()
+def _call(method: str, arguments: tuple[Any, ...]) -> Any:
+    return getattr(_here[0], method)(*arguments)
 
 
 class PeerPool:
@@ -109,13 +98,12 @@ class PeerPool:
     """
 
     def __init__(self, specs: Callable[[str, bool], Spec], *, apart: bool = True) -> None:
-        self._specs = specs
-        self._open: Callable[[Spec], Competitor] = OwnProcess if apart else InProcess
+        self._specs, self._apart = specs, apart
         self._competitors: dict[tuple[str, bool], Competitor] = {}
 
     def get(self, kind: str, *, fp32: bool = False) -> Competitor:
         if (kind, fp32) not in self._competitors:
-            self._competitors[kind, fp32] = self._open(self._specs(kind, fp32))
+            self._competitors[kind, fp32] = Competitor(self._specs(kind, fp32), apart=self._apart)
         return self._competitors[kind, fp32]
 
     def keep(self, *kinds: str) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mpd_core.bench.options import Target
 from mpd_core.bench.values import Figure
-from mpd_core.charts import page
 from mpd_core.console import aligned
 
 UNITS = {"ms_per_token": "ms/token", "first_ms": "ms to the first token", "seconds": "s"}
@@ -24,47 +22,24 @@ def tables(
 ) -> str:
     """The readable part: the machine, the figures beside their targets, and the checks."""
     data = found["data"]
-    shares = data.get("floor", {}).get("profile", {})  # where a step's time goes
     shown: list[list[tuple[str, ...]]] = [
         [("figure", "value", "target", "", "what it is"), *(_row(f, targets) for f in figures)],
         [("time", "median", "min", "max", ""), *_times(data)],
-        [
-            ("checked", "max |ln p - ln p'|", "tolerance", "same choice", "experts apart"),
-            *(_check(check) for check in found["checks"]),
-        ],
-        [
-            ("one request, MPD: operator", "of the time"),
-            *((name, f"{100 * share:.0f}%") for name, share in shares.items()),
-        ],
+        [("checked", "max |ln p - ln p'|", "tolerance", "same choice"), *_checks(found["checks"])],
         [("serve32, all decode", "rows", "bound by", "floor, ms", "step, ms"), *_regimes(data)],
     ]
     for name, points in data.get("growth", {}).get("lines", {}).items():
         values = ((p["x"], p["ms_per_step"], p["tokens_per_s"]) for p in points)
         rows = (tuple(f"{value:.4g}" for value in three) for three in values)
         shown.append([(name, "ms a step", "tokens/s"), *rows])
-    parts = [_machine(found["machine"]), *(aligned(rows) for rows in shown)]
+    machine = ", ".join(f"{k} {v}" for k, v in found["machine"].items() if v is not None)
+    parts = [machine, *(aligned(rows) for rows in shown)]
     return "\n\n".join(part for part in parts if part)
 
 
 def one_line(value: Any) -> str:
     """JSON without line breaks; numbers that are none become null."""
     return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False, default=str)
-
-
-def save_growth(folder: Path, facts: Mapping[str, Any], lines: Mapping[str, Any]) -> Path:
-    """Write ``growth.json`` and the page ``growth.html``; the path of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    data = json.dumps({"machine": dict(facts), "lines": lines}, indent=1)
-    (folder / "growth.json").write_text(data + "\n", encoding="utf-8")
-    units = (("Time of a step", "ms", "ms_per_step"), ("Throughput", "tokens/s", "tokens_per_s"))
-    curves = {
-        f"{heading}: {name} [{unit}]": [(p["x"], p[key]) for p in points]
-        for name, points in lines.items()
-        for heading, unit, key in units
-    }
-    path = folder / "growth.html"
-    path.write_text(page("How a step grows", _machine(facts), curves, log_x=True), encoding="utf-8")
-    return path
 
 
 def digits(value: float | None) -> str:
@@ -74,21 +49,11 @@ def digits(value: float | None) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in facts.items() if value is not None)
-
-
 def _row(figure: Figure, targets: Mapping[str, Target]) -> tuple[str, ...]:
     target, value, verdict = targets.get(figure.name), figure.value, ""
     if target and value is not None:
         verdict = "met" if target.met(value) else "MISSED"
     return (figure.name, digits(value), str(target or ""), verdict, figure.meaning)
-
-
-def _check(check: Mapping[str, Any]) -> tuple[str, ...]:
-    apart = f"{check['disagreement']:.2g} nats"
-    difference, tolerance = check["max_log_prob_difference"], check["tolerance"]
-    return (check["peer"], f"{difference:.1e}", f"{tolerance:g}", check["same_choice"], apart)
 
 
 def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -99,6 +64,12 @@ def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
                 times = (f"{found[key]:.4g}" for key in ("median", "min", "max"))
                 remark = "noisy: was the machine quiet?" if noisy else ""
                 yield (f"{measure} {name} [{unit}]", *times, remark)
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for c in checks:
+        difference, tolerance = f"{c['max_log_prob_difference']:.1e}", f"{c['tolerance']:g}"
+        yield c["peer"], difference, tolerance, c["same_choice"]
 
 
 def _regimes(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

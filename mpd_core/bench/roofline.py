@@ -12,21 +12,25 @@ WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "nf4": 0.516, "q8": 1.06,
 class Shapes:
     """The base's sizes, as far as bytes and arithmetic of a step depend on them.
 
-    ``linears`` leads from the full name of every linear but the output layer to (in, out),
-    ``adapted`` from those that adapters touch; the ``trunk`` are layers below all adapters, which
-    rows that read the same text share.
+    Attributes:
+        weights: elements of all linears but the output layer.
+        output: elements of the output layer.
+        adapter: elements of one adapter.
+        cache: numbers in a cache for each token that a row has.
+        attention: operations for each token that a row attends to.
+        trunk: share of the layers that lies below all adapters; rows of one text share it.
+        hidden: width of a state.
+        widest: outputs of the base's widest linear.
     """
 
-    linears: dict[str, tuple[int, int]]
-    vocabulary: int
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    adapted: dict[str, tuple[int, int]]
-    rank: int = 8
-    trunk: int = 0
+    weights: int
+    output: int
+    adapter: int
+    cache: int
+    attention: int
+    trunk: float = 0.0
+    hidden: int = 0
+    widest: int = 0
 
 
 @dataclass(frozen=True)
@@ -55,42 +59,29 @@ class Rows:
 
 
 def step_cost(shapes: Shapes, rows: Rows, precision: str, *, cpu: bool) -> tuple[float, float]:
-    """What one decoding step must do.
-
-    Args:
-        shapes: of the base.
-        rows: that take part.
-        precision: the engine's word for it, e.g. ``fp16 (fp32 compute)``.
-        cpu: caches are fp32 there, and half as wide on a GPU.
+    """What one decoding step must do, in ``precision``, e.g. ``fp16 (fp32 compute)``.
 
     Returns:
         Bytes (weights once, adapters in use once, keys and values of every row once), and floating
         point operations, a multiplication and an addition being two.
     """
-    in_cache, kind = 4 if cpu else 2, precision.split()[0]
-    weights = sum(width * height for width, height in shapes.linears.values())
-    lower, texts = shapes.trunk / shapes.layers, rows.texts or rows.all
+    in_cache, kind = 4 if cpu else 2, precision.split()[0]  # caches are fp32 on a CPU
     # Every layer alike: of the rows, the trunk's layers see the different texts only.
-    row_layers = lower * texts + (1 - lower) * rows.all
-    output = shapes.vocabulary * shapes.hidden
-    adapter = shapes.rank * sum(width + height for width, height in shapes.adapted.values())
+    row_layers = shapes.trunk * (rows.texts or rows.all) + (1 - shapes.trunk) * rows.all
     adapted = rows.mixed * rows.all if rows.adapters else 0
-    cache = 2 * shapes.layers * shapes.kv_heads * shapes.head_dim * rows.context
-    attention = 4 * shapes.layers * shapes.heads * shapes.head_dim * rows.context
     # The output layer and adapters are never quantised.
     dense = WEIGHT_BYTES[kind] if kind != "nf4" else in_cache
-    read = weights * WEIGHT_BYTES[kind] + (output + rows.adapters * adapter) * dense
-    products = row_layers * weights + rows.experts * output + adapted * adapter
-    return read + row_layers * cache * in_cache, 2 * products + row_layers * attention
+    read = shapes.weights * WEIGHT_BYTES[kind]
+    read += (shapes.output + rows.adapters * shapes.adapter) * dense
+    read += row_layers * rows.context * shapes.cache * in_cache
+    products = row_layers * shapes.weights + rows.experts * shapes.output + adapted * shapes.adapter
+    return read, 2 * products + row_layers * rows.context * shapes.attention
 
 
 def roofline(cost: tuple[float, float], bandwidth: float, rate: float) -> tuple[float, str]:
     """Milliseconds that bytes and operations take at least, and which of the two binds.
 
-    Args:
-        cost: of a step.
-        bandwidth: bytes a second.
-        rate: floating point operations a second at this number of rows.
+    Bandwidth is in bytes, the rate in operations at this number of rows, a second.
     """
     memory, arithmetic = 1000 * cost[0] / bandwidth, 1000 * cost[1] / rate
     return max((memory, "memory"), (arithmetic, "arithmetic"))

@@ -7,76 +7,74 @@ same loop then times it, or feeds it the engine's tokens to see whether it says 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mpd_core.bench.values import Ask, Run, Said, Spec
+from mpd_core.bench.values import Query, Spec, StepLogProbs, Timing
 from mpd_core.engine.memory import held_bytes, process_memory
-from mpd_core.method.merging import entropy
+from mpd_core.method.preferences import Pole
 from mpd_core.method.soup import mean_of_changes
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.linear import PACKED, dense_linears, round_to
-from mpd_core.packs import FolderSource, Pack, load_pack
+from mpd_core.packs import FolderSource, load_pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 
 Scheme = Generator[Tensor, int, None]
 
 
-@dataclass(frozen=True)
-class AdapterInput:
-    """One adapter on the base, and what it reads."""
-
-    adapter: str
-    instructions: tuple[str, ...] = ()
-    pole: int = -1
-    """Of an expert: its output of the PCM's head."""
-
-
 class Peer:
     """The bench's pack loaded for transformers: models, the engine's prompts, timed schemes."""
 
     def __init__(self, spec: Spec) -> None:
-        self.pack: Pack = load_pack(spec.folder)
-        quantize = self.pack.spec.base.quantize
-        self.format = weight_format(spec.device, quantize, spec.precision)
+        self.pack = load_pack(spec.folder)
+        base = self.pack.spec.base
+        self.format = weight_format(spec.device, base.quantize, spec.precision)
         self._rounded = self.format.packed or (torch.float16 if spec.half_weights else None)
-        source = self.pack.spec.base.source
-        assert isinstance(source, FolderSource)  # the bench wrote it
-        self.base = self.pack.path(source.folder)
+        assert isinstance(base.source, FolderSource)  # the bench wrote it
+        self.base = self.pack.path(base.source.folder)
         self.models: dict[str, Any] = {}
 
-    def model(self, name: str) -> Any:
+    def close(self) -> None:
+        """Nothing is left open."""
+
+    def load(self) -> Any:
         """A new copy of the base, not yet packed; the same weights as the engine's."""
         loaded = load_model(self.base, self.format)
         if self._rounded:
             round_to(loaded.model, self._rounded)
-        self._prompts = PromptRenderer(loaded.tokenizer, self.pack.spec.template)
+        self.prompts = PromptRenderer(loaded.tokenizer, self.pack.spec.template)
         loaded.model.generation_config.eos_token_id = None  # a fixed number of tokens
-        self.models[name] = loaded.model
         return loaded.model
 
-    def pack_linears(self, model: nn.Module) -> None:
+    @torch.no_grad()
+    def merge(self, model: Any, names: Sequence[str]) -> Any:
+        """Add the mean of some adapters' changes to a model's weights, and then pack them."""
+        adapters = [load_adapter(name, self.adapter_folder(name)) for name in names]
+        for module in adapters[0].factors if adapters else ():  # all target the same linears
+            change = mean_of_changes([(a.scaling, *a.factors[module]) for a in adapters])
+            weight = model.get_submodule(module).weight
+            weight.add_(change.to(weight))
+        return self.pack_linears(model)
+
+    def pack_linears(self, model: nn.Module) -> Any:
         """Put the engine's own product under a model of transformers or PEFT, if it uses it."""
         if self.format.packed:
             for parent, name, linear in list(dense_linears(model)):
                 setattr(parent, name, PACKED[self.format.packed](linear.weight, linear.bias))
+        return model
 
-    def adapter_inputs(self, ask: Ask) -> list[AdapterInput]:
-        """The chosen experts of Eq. 1, which read what the user wrote, and last the PCM."""
-        poles = self.pack.space.parse(ask.preference).poles
-        experts = [AdapterInput(pole.name, (), self.pack.space.poles.index(pole)) for pole in poles]
-        return [*experts, AdapterInput("pcm", tuple(pole.instruction for pole in poles))]
+    def poles(self, ask: Query) -> tuple[Pole, ...]:
+        return self.pack.space.parse(ask.preference).poles
 
-    def ids(self, ask: Ask, instructions: tuple[str, ...]) -> Tensor:
+    def ids(self, ask: Query, instructions: tuple[str, ...] = ()) -> Tensor:
         """A prompt with some preference sentences, [1, T]."""
-        prompt = self._prompts.render((Message("user", ask.prompt),), instructions)
+        prompt = self.prompts.render((Message("user", ask.prompt),), instructions)
         return torch.tensor([prompt], device=self.format.device)
 
     def one(self, token: int) -> Tensor:
@@ -89,37 +87,24 @@ class Peer:
         spec = pcm if name == "pcm" and pcm else self.pack.spec.experts.adapters[name]
         return self.pack.path(spec.folder)
 
-    @torch.no_grad()
-    def mean_change(self, names: Sequence[str]) -> Iterator[tuple[str, Tensor]]:
-        """Each module with the mean of ``scaling * B A`` over some adapters, [out, in]."""
-        adapters = [load_adapter(name, self.adapter_folder(name)) for name in names]
-        for module in adapters[0].factors:  # the bench's adapters all target the same linears
-            factors = [(adapter.scaling, *adapter.factors[module]) for adapter in adapters]
-            yield module, mean_of_changes(factors)
+    @torch.inference_mode()
+    def decode(self, scheme: str, ask: Query, tokens: int) -> Timing:
+        """The likeliest token at every step."""
+        start, steps = time.monotonic(), getattr(self, scheme)(ask)
+        reply, times = list[int](), list[float]()
+        for _ in range(tokens):
+            reply.append(int(steps.send(reply[-1] if reply else None).argmax()))
+            times.append(time.monotonic() - start)
+        return Timing((tuple(reply),), (tuple(times),))
 
     @torch.inference_mode()
-    def decode(self, scheme: str, asks: tuple[Ask, ...], tokens: int) -> Run:
-        """One request after the other, the likeliest token at every step."""
-        start, replies, stamps = time.monotonic(), [], []
-        for ask in asks:
-            steps, reply, times = getattr(self, scheme)(ask), list[int](), list[float]()
-            for _ in range(tokens):
-                reply.append(int(steps.send(reply[-1] if reply else None).argmax()))
-                times.append(time.monotonic() - start)
-            replies.append(tuple(reply))
-            stamps.append(tuple(times))
-        return Run(tuple(replies), tuple(stamps))
-
-    @torch.inference_mode()
-    def replay(self, scheme: str, ask: Ask, said: Said) -> Said:
+    def replay(self, scheme: str, ask: Query, said: StepLogProbs) -> StepLogProbs:
         """What a scheme says of the engine's candidates, fed with the engine's tokens."""
-        steps = getattr(self, scheme)(ask)
-        heard = [steps.send(token) for token in (None, *said.tokens[:-1])]
-        pairs = zip(heard, said.candidates, strict=True)
-        return Said(
-            tokens=tuple(int(log_probs.argmax()) for log_probs in heard),
-            log_probs=tuple(tuple(lp[list(ids)].tolist()) for lp, ids in pairs),
-            entropies=tuple(float(entropy(log_probs)) for log_probs in heard),
+        steps, fed = getattr(self, scheme)(ask), (None, *(token for token, _ in said))
+        heard = [steps.send(token) for token in fed[:-1]]
+        return tuple(
+            (int(found.argmax()), dict(zip(asked, found[list(asked)].tolist(), strict=True)))
+            for found, (_, asked) in zip(heard, said, strict=True)
         )
 
     def memory(self) -> dict[str, Any]:

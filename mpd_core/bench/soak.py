@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from mpd_core.bench.material import PROMPTS
+from mpd_core.bench.values import PROMPTS
 from mpd_core.engine import Engine
 from mpd_core.engine.memory import process_memory
 from mpd_core.errors import BusyError

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpd_core.packs import Precision
+
+PROMPTS = (
+    "Explain photosynthesis.",
+    "Why is the sky blue?",
+    "How does a vaccine work?",
+    "What happened in the French Revolution?",
+    "How do I get better at chess?",
+    "What is a black hole?",
+    "Give me tips for a job interview.",
+    "How does the internet find a web page?",
+)
 
 
 @dataclass(frozen=True)
@@ -17,7 +28,7 @@ class Spec:
     """What a competitor's process loads: the bench's own pack, from its folder.
 
     With ``half_weights`` dense weights are rounded to fp16 first: fp32 arithmetic on the weights of
-    a packed engine.
+    a packed engine. ``gguf`` is the file that the base was converted from, where there is one.
     """
 
     kind: str
@@ -25,10 +36,11 @@ class Spec:
     precision: Precision
     device: str
     half_weights: bool = False
+    gguf: Path | None = None
 
 
 @dataclass(frozen=True)
-class Ask:
+class Query:
     """One request, to be answered greedily with a fixed number of tokens."""
 
     prompt: str
@@ -37,7 +49,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Run:
+class Timing:
     """Replies of one timed run: of each request its tokens, and when each came.
 
     Times are seconds from the start of the run, whose clock stood still for those ``uncounted``.
@@ -48,7 +60,7 @@ class Run:
     uncounted: float = 0.0
 
     @classmethod
-    def joined(cls, runs: Iterable[Run], uncounted: float = 0.0) -> Run:
+    def joined(cls, runs: Iterable[Timing], uncounted: float = 0.0) -> Timing:
         """Runs, one after the other by the same clock, as one."""
         replies = [pair for run in runs for pair in zip(run.tokens, run.stamps, strict=True)]
         return cls(tuple(t for t, _ in replies), tuple(s for _, s in replies), uncounted)
@@ -61,8 +73,7 @@ class Run:
     @property
     def ms_per_token(self) -> float:
         """Decoding only: milliseconds between the tokens of the first request, averaged."""
-        first, *_, last = self.stamps[0]
-        return 1000 * (last - first) / (len(self.stamps[0]) - 1)
+        return 1000 * (self.stamps[0][-1] - self.stamps[0][0]) / (len(self.stamps[0]) - 1)
 
     @property
     def first_ms(self) -> list[float]:
@@ -85,25 +96,6 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What an engine or a peer said at each step of one reply, at the same candidates.
-
-    Attributes:
-        tokens: of the engine, chosen; of a peer, what it finds likeliest after the engine's.
-        log_probs: the mixture's, of the candidates.
-        entropies: of the mixture, nats: a function of the whole distribution.
-        candidates: ids that a trace records: the top of the mixture and of each expert.
-        disagreement: of the experts, nats, averaged over the steps.
-    """
-
-    tokens: tuple[int, ...]
-    log_probs: tuple[tuple[float, ...], ...]
-    entropies: tuple[float, ...]
-    candidates: tuple[tuple[int, ...], ...] = ()
-    disagreement: float = 0.0
-
-
-@dataclass(frozen=True)
 class Figure:
     """One line of the table; a value of None was not measured, and the meaning says why."""
 
@@ -112,6 +104,8 @@ class Figure:
     meaning: str
 
 
+StepLogProbs = tuple[tuple[int, dict[int, float]], ...]
+"""Of each step of a reply the token, and log-probabilities of some candidates: of a trace's."""
 Found = tuple[list[Figure], dict[str, Any]]
 """By a measure; with milliseconds, bytes and so on behind the figures, for the JSON line."""
 
@@ -122,6 +116,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": low, "max": high, "n": len(values)}
 
 
-def ratio(over: dict[str, float], under: dict[str, float]) -> float:
-    """Of two medians."""
-    return over["median"] / under["median"]
+def ratios(
+    rows: Mapping[str, tuple[str, str, str]], times: Mapping[str, Mapping[str, float]]
+) -> list[Figure]:
+    """Figures that are ratios of two medians: name to (over, under, what it is)."""
+    return [
+        Figure(name, times[over]["median"] / times[under]["median"], meaning)
+        for name, (over, under, meaning) in rows.items()
+    ]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpd_core import console
-from mpd_core.bench.command import bench
+from mpd_core.bench.options import bench
 from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
 from mpd_core.engine.plan import METHOD_HELP, plan_request

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mpd_core.analysis.files import TraceError, read_trace
-from mpd_core.analysis.measure import Analysis, Row, analyse
+from mpd_core.analysis.measure import Analysis, StepGroup, analyse
 
 MAX_FILES = 1000
 _WIDTH = 13
@@ -56,7 +56,7 @@ def table(found: Analysis) -> str:
     return "\n".join(lines)
 
 
-def _rows(rows: tuple[Row, ...], experts: tuple[str, ...]) -> list[str]:
+def _rows(rows: tuple[StepGroup, ...], experts: tuple[str, ...]) -> list[str]:
     names = ["", "tokens", "entropy", "divergence", *(e[: _WIDTH - 1] for e in experts)]
     lines = ["".join(f"{name:>{_WIDTH}}" for name in names)]
     for row in rows:

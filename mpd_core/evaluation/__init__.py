@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+Figures = dict[str, Any]
+"""What a report holds, ready for JSON."""
 
 JudgeName = Literal["measures", "rewards", "server"]
 """Everybody who can be asked to judge by a command."""

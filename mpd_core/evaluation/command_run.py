@@ -24,6 +24,8 @@ from mpd_core.packs import Pack, load_pack
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
     from mpd_core.evaluation.judges.server import ServerOptions
+    from mpd_core.evaluation.judging import Named
+    from mpd_core.evaluation.store import Row
 
 
 CARD_PAIRS = 60
@@ -73,9 +75,7 @@ def judge(
     methods: Annotated[
         str | None, typer.Option(help="Only pairs of these, with commas; default: all that meet.")
     ] = None,
-    pairs: Annotated[
-        int | None, typer.Option(min=1, help="Only so many pairs, drawn by a fixed seed.")
-    ] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Only so many, drawn by a seed.")] = None,
     known: Annotated[
         int | None, typer.Option(min=0, help="Pairs of written answers for the judge's card.")
     ] = None,
@@ -89,9 +89,7 @@ def judge(
     key_env: Annotated[
         str, typer.Option(help="Environment variable that holds the server's key.")
     ] = "OPENAI_API_KEY",
-    price: Annotated[
-        str | None, typer.Option(help="IN,OUT of a million tokens, for the estimate.")
-    ] = None,
+    price: Annotated[str | None, typer.Option(help="IN,OUT of a million tokens.")] = None,
     most_cost: Annotated[float | None, typer.Option(help="Cap, by those prices.")] = None,
     most_tokens: Annotated[int, typer.Option(help="Cap, in and out together.")] = 2_000_000,
     parallel: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
@@ -105,25 +103,29 @@ def judge(
     from mpd_core.evaluation.judges import SERVER, judge_named
     from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
-    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 
-    folder = folder_of(loaded, out)
+    folder, server = folder_of(loaded, out), None
     found = load_run(folder)
-    met, replies = _among(found.methods, listed(methods)), replies_of(folder, found)
-    server = None
+    met = _among(found.methods, listed(methods))
+    replies = [row for row in replies_of(folder, found) if row["method"] in met]
     if judge == SERVER:
         limits = most_tokens, most_cost, _prices(price)
         server = _server(url or "", model or "", key_env, limits, parallel)
+        known = CARD_PAIRS if known is None else known
     asked = judge_named(judge, loaded, server, tell)
-    usual = None if server is None else CARD_PAIRS
     met_pairs = list(pairs_of(loaded.space, replies, met))
     known_ones = known_pairs(loaded.space, held_out(loaded))
-    chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, usual if known is None else known)]
-    judge_pairs(asked, chosen, folder)
-    if single and isinstance(asked, SingleJudge):
-        alone = singles_of(loaded.space, [row for row in replies if row["method"] in met])
-        judge_singles(asked, alone, folder)
+    judge_pairs(asked, [*drawn(met_pairs, pairs), *drawn(known_ones, known)], folder)
+    if single:
+        _judge_singles(asked, loaded, replies, folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
+
+
+def _judge_singles(judge: Named, pack: Pack, replies: Sequence[Row], folder: Path) -> None:
+    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
+
+    if isinstance(judge, SingleJudge):
+        judge_singles(judge, singles_of(pack.space, replies), folder)
 
 
 def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from statistics import fmean
-from typing import Any
 
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import TextJudge, empty, unanswered
 from mpd_core.evaluation.meetings import meetings
@@ -23,7 +23,6 @@ from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
 from mpd_core.training.measures import length, loops
 
-Figures = dict[str, Any]
 LENGTH = "words"
 """The measure of the dimension whose rates are not length-controlled."""
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.measures import Scorer, Shares, TextReply, identification
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import PreferenceSpace
-
-Figures = dict[str, Any]
 
 
 def identify(

@@ -7,10 +7,9 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
-from mpd_core.evaluation.jobs import AT, WEIGHT_SPACE
+from mpd_core.evaluation import Figures
+from mpd_core.evaluation.jobs import AT
 from mpd_core.evaluation.meetings import MAIN
-
-Figures = dict[str, Any]
 
 BASELINES = ("vanilla", "prompting", "soup")
 ORDER = (*BASELINES, "uniform", MAIN)
@@ -102,8 +101,3 @@ def order(judge: Mapping[str, Any]) -> list[str]:
     """The paper's five methods from worst to best by Bradley-Terry strength, as found here."""
     met = [name for name in ORDER if name in judge["strengths"]]
     return sorted(met, key=lambda name: float(judge["strengths"][name]))
-
-
-def is_weight_space(method: str) -> bool:
-    """Whether a method joins weights rather than outputs."""
-    return method == "soup" or method in WEIGHT_SPACE

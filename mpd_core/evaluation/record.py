@@ -12,6 +12,7 @@ from mpd_core.errors import MPDError
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack
+from mpd_core.saving import replacing
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
@@ -21,7 +22,7 @@ REPLIES = "replies.jsonl"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """What was asked for."""
 
     pack: str
@@ -38,13 +39,11 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Replace the folder's definition."""
-        folder.mkdir(parents=True, exist_ok=True)
-        scratch = folder / f"{FILE}.part"
-        scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        scratch.replace(folder / FILE)
+        with replacing(folder / FILE) as scratch:
+            scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> RunRecord:
     """Read what ``save`` wrote.
 
     Raises:
@@ -53,14 +52,14 @@ def load_run(folder: Path) -> Run:
     try:
         found = json.loads((folder / FILE).read_text(encoding="utf-8"))
         lists = {name: tuple(found[name]) for name in ("methods", "codes", "keys")}
-        return Run(**{**found, **lists})
+        return RunRecord(**{**found, **lists})
     except FileNotFoundError:
         raise MPDError(f"{folder}: there is no run: start with evaluate run.") from None
     except (ValueError, KeyError, TypeError) as error:
         raise MPDError(f"{folder / FILE}: cannot be read ({error}): evaluate run again.") from None
 
 
-def replies_of(folder: Path, run: Run) -> list[Row]:
+def replies_of(folder: Path, run: RunRecord) -> list[Row]:
     """The run's replies, in its order; one without a preference stands for every preference.
 
     Raises:
@@ -80,9 +79,9 @@ def replies_of(folder: Path, run: Run) -> list[Row]:
 
 def define(
     pack: Pack, content: str, prompts: str, codes: Sequence[str], jobs: Sequence[Job]
-) -> Run:
+) -> RunRecord:
     """A run from its jobs; ``content`` is the pack's, see ``jobs.content_of``."""
-    return Run(
+    return RunRecord(
         pack.spec.name,
         pack.hashes,
         prompts,

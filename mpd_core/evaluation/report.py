@@ -26,7 +26,7 @@ from mpd_core.evaluation.measures import Scorer, TextJudge
 from mpd_core.evaluation.people import ALL, meetings_of
 from mpd_core.evaluation.people import agreement as agreement_of
 from mpd_core.evaluation.prompts import HUB
-from mpd_core.evaluation.record import REPLIES, Run, load_run, replies_of
+from mpd_core.evaluation.record import REPLIES, RunRecord, load_run, replies_of
 from mpd_core.evaluation.short_text import FORCED
 from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row
@@ -86,7 +86,7 @@ def report(
     return found
 
 
-def _facts(run: Run, folder: Path, replies: Sequence[Row]) -> dict[str, Any]:
+def _facts(run: RunRecord, folder: Path, replies: Sequence[Row]) -> dict[str, Any]:
     return {
         "pack": run.pack,
         "content": run.content,

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.judges import FITTED
 from mpd_core.evaluation.measures import TextJudge, identification, minimal_pairs, written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
-
-Figures = dict[str, Any]
 
 
 def validation(judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled]) -> Figures:

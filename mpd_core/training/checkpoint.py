@@ -10,6 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mpd_core.saving import replacing
+
 _WEIGHT, _MOMENT = "policy.", "optimiser."
 
 
@@ -33,11 +35,9 @@ def save(
     tensors = {_WEIGHT + name: tensor for name, tensor in trained(module).items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{_MOMENT}{index}.{name}": value for name, value in moments.items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
     kept = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, scratch, metadata=dict(facts))
-    scratch.replace(file)
+    with replacing(file) as scratch:
+        save_file(kept, scratch, metadata=dict(facts))
 
 
 def facts_of(file: Path) -> dict[str, str]:

@@ -22,6 +22,7 @@ from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
+from mpd_core.saving import replacing
 from mpd_core.training.data import Split, Styled, Styles, load_styles
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
 from mpd_core.training.recipe_parts import LoraSpec
@@ -240,7 +241,5 @@ def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file as a whole, and make its folder where there is none."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
-    scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
-    scratch.replace(file)
+    with replacing(file) as scratch:
+        scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

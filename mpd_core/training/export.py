@@ -17,6 +17,7 @@ from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256, load_pack
 from mpd_core.packs.schema import PackSpec
+from mpd_core.saving import replacing
 from mpd_core.training.adapters.experts import anchor_folder, expert_folder
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
@@ -117,9 +118,8 @@ def _scale(source: Path, target: Path, share: float) -> None:
     with safe_open(source, "pt") as saved:
         tensors = {name: saved.get_tensor(name) * share for name in saved.keys()}  # noqa: SIM118
         metadata = saved.metadata()
-    scratch = target.with_name(target.name + ".part")
-    save_file(tensors, scratch, metadata=metadata)
-    scratch.replace(target)
+    with replacing(target) as scratch:
+        save_file(tensors, scratch, metadata=metadata)
 
 
 def check_experts(setup: TrainingContext) -> None:
@@ -226,11 +226,9 @@ def _take(source: Path, folder: Path, place: str) -> dict[str, str]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Replace a file as a whole: an engine may have the old one mapped into memory."""
     if source.resolve() != target.resolve():
-        scratch = target.with_name(target.name + ".part")
-        shutil.copyfile(source, scratch)
-        scratch.replace(target)
+        with replacing(target) as scratch:
+            shutil.copyfile(source, scratch)
 
 
 def _put(document: Any, keys: Sequence[str], value: Mapping[str, Any]) -> None:

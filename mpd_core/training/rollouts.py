@@ -15,13 +15,14 @@ from mpd_core.engine.flight import outcomes
 from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import MPDError
 from mpd_core.request import GenerationRequest, Sampling, Space
+from mpd_core.saving import replacing
 from mpd_core.trace import Candidate, StepRecord, Trace
 
 DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
 
 
 @dataclass(frozen=True)
-class Ask:
+class RolloutRequest:
     """One reply to be generated."""
 
     prompt: str
@@ -33,7 +34,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Rollout:
     """What came of it; T tokens, E experts in the order of the preference's poles."""
 
     prompt: str
@@ -57,7 +58,7 @@ class Reply:
     """Their ids, [T][C]; () of replies that nobody sampled."""
 
 
-def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
+def run(engine: Engine, asks: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
     """Generate all replies, in mixed batches, in the order asked for.
 
     Args:
@@ -66,7 +67,7 @@ def run(engine: Engine, asks: Sequence[Ask], sampling: Sampling) -> list[Reply]:
         sampling: for all. To learn from replies there must be no top-p and no penalty: only then
             does the probability of a token follow from the recorded ones.
     """
-    replies: list[Reply] = []
+    replies: list[Rollout] = []
     with tqdm(total=len(asks), desc="replies", leave=False) as bar:
         for ask, outcome in outcomes(engine, asks, lambda ask: _request(engine, ask, sampling)):
             if isinstance(outcome, MPDError):
@@ -81,16 +82,13 @@ def learning(max_new_tokens: int, temperature: float = 1.0) -> Sampling:
     return Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
 
 
-def save(file: Path, replies: Sequence[Reply]) -> None:
+def save(file: Path, replies: Sequence[Rollout]) -> None:
     """Replace a file of replies as a whole, one JSON object a line."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_suffix(".part")
-    with scratch.open("w", encoding="utf-8") as lines:
+    with replacing(file) as scratch, scratch.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in replies)
-    scratch.replace(file)
 
 
-def load(file: Path) -> list[Reply]:
+def load(file: Path) -> list[Rollout]:
     """Read what ``save`` wrote."""
     with file.open(encoding="utf-8") as lines:
         return [_from_json(json.loads(line)) for line in lines]
@@ -98,18 +96,18 @@ def load(file: Path) -> list[Reply]:
 
 def every(
     prompts: Sequence[str], codes: Sequence[str], samples: int, seed: int, method: str = "mpd"
-) -> list[Ask]:
+) -> list[RolloutRequest]:
     """Each prompt with each preference, some samples each, every one with a seed of its own."""
-    each = itertools.product(prompts, codes, range(samples))
-    return [Ask(prompt, code, method, seed + k) for k, (prompt, code, _) in enumerate(each)]
+    each = enumerate(itertools.product(prompts, codes, range(samples)), seed)
+    return [RolloutRequest(prompt, code, method, own) for own, (prompt, code, _) in each]
 
 
-def _request(engine: Engine, ask: Ask, sampling: Sampling) -> GenerationRequest:
+def _request(engine: Engine, ask: RolloutRequest, sampling: Sampling) -> GenerationRequest:
     settings = asdict(replace(sampling, seed=ask.seed))
     return engine.pack.request(ask.prompt, ask.preference, ask.method, space=ask.space, **settings)
 
 
-def _reply(ask: Ask, trace: Trace) -> Reply:
+def _reply(ask: RolloutRequest, trace: Trace) -> Rollout:
     first = trace.steps[0]
     names = [*(name for name in (PLAIN, ANCHOR) if name in first.logprobs), *first.weights]
     temperature = trace.settings["temperature"]
@@ -119,7 +117,7 @@ def _reply(ask: Ask, trace: Trace) -> Reply:
     def said(logprobs: Mapping[str, float]) -> tuple[float, ...]:
         return tuple(round(logprobs[name], DIGITS) for name in names)
 
-    return Reply(
+    return Rollout(
         prompt=ask.prompt,
         preference=ask.preference,
         method=ask.method,
@@ -138,8 +136,8 @@ def _others(step: StepRecord) -> tuple[Candidate, ...]:
     return tuple(c for c in step.top_k if c.token_id != step.token_id)
 
 
-def _from_json(row: dict[str, object]) -> Reply:
+def _from_json(row: dict[str, object]) -> Rollout:
     def frozen(value: object) -> object:
         return tuple(map(frozen, value)) if isinstance(value, list) else value
 
-    return Reply(**{key: frozen(value) for key, value in row.items()})  # type: ignore[arg-type]
+    return Rollout(**{key: frozen(value) for key, value in row.items()})  # type: ignore[arg-type]

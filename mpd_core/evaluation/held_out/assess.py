@@ -12,7 +12,8 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.engine import Engine
-from mpd_core.evaluation.held_out.behaviour import Figures, reply_stats, weight_movement
+from mpd_core.evaluation import Figures
+from mpd_core.evaluation.held_out.behaviour import reply_stats, weight_movement
 from mpd_core.evaluation.held_out.identification import identify, likelihood
 from mpd_core.evaluation.held_out.significance import sign_flip, wins
 from mpd_core.method.preferences import Pole
@@ -21,7 +22,7 @@ from mpd_core.request import Space
 from mpd_core.training import measures, rollouts
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Comparison, Styled, comparisons
-from mpd_core.training.rollouts import Ask, Reply
+from mpd_core.training.rollouts import Rollout, RolloutRequest
 from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_function
 from mpd_core.training.scoring.reward_models import Rewards
 
@@ -123,7 +124,7 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
     code = next(iter(setup.pack.space)).code
     poles = setup.pack.space.poles
     methods = ["vanilla", *(f"expert:{pole.name}" for pole in poles)]
-    asks = [Ask(prompt, code, method) for method in methods for prompt in prompts]
+    asks = [RolloutRequest(prompt, code, method) for method in methods for prompt in prompts]
     replies = rollouts.run(engine, asks, sampling)
     rollouts.save(out / "experts.jsonl", replies)
     said = {m: [r for r in replies if r.method == m] for m in methods}
@@ -139,7 +140,7 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
     return figures
 
 
-def _scored(score: Any, replies: Sequence[Reply]) -> list[float]:
+def _scored(score: Any, replies: Sequence[Rollout]) -> list[float]:
     found: list[float] = run_in_fresh_thread(
         score, [r.prompt for r in replies], [r.text for r in replies]
     )
@@ -147,7 +148,7 @@ def _scored(score: Any, replies: Sequence[Reply]) -> list[float]:
 
 
 def _measured(
-    setup: TrainingContext, pole: Pole, own: Sequence[Reply], base: Sequence[Reply]
+    setup: TrainingContext, pole: Pole, own: Sequence[Rollout], base: Sequence[Rollout]
 ) -> Figures:
     if pole.name not in setup.recipe.measures:
         return {}
@@ -183,7 +184,7 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     codes = [preference.code for preference in setup.pack.space]
     compared = schemes(engine)
     asks = {
-        name: [Ask(p, code, method, space=space) for p in prompts for code in codes]
+        name: [RolloutRequest(p, code, method, space=space) for p in prompts for code in codes]
         for name, (method, space) in compared.items()
     }
     flat = [ask for some in asks.values() for ask in some]
@@ -207,17 +208,17 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     return figures
 
 
-def _single_experts(setup: TrainingContext, prompts: Sequence[str]) -> list[Ask]:
+def _single_experts(setup: TrainingContext, prompts: Sequence[str]) -> list[RolloutRequest]:
     """Each expert alone; what it says does not depend on the other letters."""
     first = {pole: p.code for p in setup.pack.space for pole in p.poles}
     return [
-        Ask(prompt, first[pole], f"expert:{pole.name}", space="probability")
+        RolloutRequest(prompt, first[pole], f"expert:{pole.name}", space="probability")
         for pole in setup.pack.space.poles
         for prompt in prompts
     ]
 
 
-def _by_preference(setup: TrainingContext, replies: Sequence[Reply]) -> dict[str, list[Reply]]:
+def _by_preference(setup: TrainingContext, replies: Sequence[Rollout]) -> dict[str, list[Rollout]]:
     """Replies of single experts, once for every preference that has their pole."""
     return {
         method: [

@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.held_out.significance import correlation
 from mpd_core.training import measures
-from mpd_core.training.rollouts import Reply
-
-Figures = dict[str, Any]
+from mpd_core.training.rollouts import Rollout
 
 
-def reply_stats(replies: Sequence[Reply]) -> Figures:
+def reply_stats(replies: Sequence[Rollout]) -> Figures:
     """How replies end, repeat and read."""
     return {
         "finished": fmean(reply.finished for reply in replies),
@@ -23,7 +21,7 @@ def reply_stats(replies: Sequence[Reply]) -> Figures:
     }
 
 
-def weight_movement(replies: Sequence[Reply]) -> Figures:
+def weight_movement(replies: Sequence[Rollout]) -> Figures:
     """How weights vary over tokens and preferences, and whether they do so where experts differ."""
     spreads, distances, disagreements, entropies = [], [], [], []
     means: dict[str, list[list[float]]] = {}

@@ -13,15 +13,15 @@ from statistics import fmean
 import torch
 
 from mpd_core.engine.plan import BASE
-from mpd_core.evaluation.held_out.behaviour import Figures
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_models import Scorer
 from mpd_core.training.teacher_forcing import TeacherForcing
 
-Replies = Mapping[str, Sequence[Reply]]
+Replies = Mapping[str, Sequence[Rollout]]
 """By method."""
 Shown = Sequence[Mapping[str, str | None]]
 """Of each reply, the pole that it shows in each dimension; None: neither."""
@@ -50,7 +50,7 @@ def _measure(row: Mapping[str, float], dimension: str) -> dict[str, float]:
     return {"measure": row[dimension]} if dimension in row else {}
 
 
-def shares(space: PreferenceSpace, replies: Sequence[Reply], shown: Shown) -> Figures:
+def shares(space: PreferenceSpace, replies: Sequence[Rollout], shown: Shown) -> Figures:
     """By preference and dimension: how many replies show the chosen pole; neither counts half."""
     table: Figures = {}
     for preference in space:
@@ -70,7 +70,7 @@ def _right(shown: str | None, chosen: str) -> float:
     return 0.5 if shown is None else float(shown == chosen)
 
 
-def shown_by_rewards(space: PreferenceSpace, models: Scorer, replies: Sequence[Reply]) -> Shown:
+def shown_by_rewards(space: PreferenceSpace, models: Scorer, replies: Sequence[Rollout]) -> Shown:
     """The pole of each dimension whose reward model is pleased most."""
     names = [pole.name for pole in space.poles]
     prompts, texts = [r.prompt for r in replies], [r.text for r in replies]

@@ -20,7 +20,7 @@ from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import anchor_folder, expert_folder, experts_key
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled
-from mpd_core.training.rollouts import DIGITS, Reply
+from mpd_core.training.rollouts import DIGITS, Rollout
 from mpd_core.training.teacher_forcing import TeacherForcing
 
 WRITTEN = "written"
@@ -30,7 +30,7 @@ OTHERS = 24
 """Tokens beside a written one that are noted; together they have nearly all of the mass."""
 
 
-def written(setup: TrainingContext, split: Split, prompts: int | None = None) -> list[Reply]:
+def written(setup: TrainingContext, split: Split, prompts: int | None = None) -> list[Rollout]:
     """The split's answers to whole preferences as if the engine had sampled them.
 
     They are kept in a file by the experts' hashes: reading them takes minutes.
@@ -52,7 +52,7 @@ def written(setup: TrainingContext, split: Split, prompts: int | None = None) ->
     return rollouts.load(file)
 
 
-def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[Reply]:
+def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[Rollout]:
     texts = list(_texts(setup, rows))
     if not texts:
         raise PackError(
@@ -69,7 +69,7 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
         length=setup.recipe.data.max_tokens,
         mixes={PLAIN: ((ANCHOR, prior),)} if prior else {},
     )
-    replies: dict[int, Reply] = {}
+    replies: dict[int, Rollout] = {}
     for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
         names = [[*first, *(p.name for p in texts[k].preference.poles)] for k in batch]
         states = reader.states([texts[k].ids for k in batch], names)
@@ -125,7 +125,7 @@ def _texts(setup: TrainingContext, rows: Sequence[Styled]) -> Iterator[_Text]:
                     yield _Text(row.prompt, preference, answer, prompt, own)
 
 
-def _reply(text: _Text, said: Tensor, *, others: bool) -> Reply:
+def _reply(text: _Text, said: Tensor, *, others: bool) -> Rollout:
     """A text as a reply that nobody weighed.
 
     Args:
@@ -144,7 +144,7 @@ def _reply(text: _Text, said: Tensor, *, others: bool) -> Reply:
         likely = anybody.scatter(1, tokens, -torch.inf).topk(OTHERS, dim=1).indices
         table = said.gather(1, likely[:, :, None].expand(-1, -1, said.shape[-1]))
         told = _frozen((table * 10**DIGITS).round() / 10**DIGITS)
-    return Reply(
+    return Rollout(
         prompt=text.prompt,
         preference=text.preference.code,
         method=WRITTEN,

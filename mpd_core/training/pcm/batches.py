@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mpd_core.request import Space
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.trunk import PADDING, Layout
 
 UNLIKELY = -1e4
@@ -67,7 +67,7 @@ class Collator:
         self._messages = setup.messages
         self._merging = Merging(**setup.pack.merging(next(iter(self._space))))
 
-    def __call__(self, replies: Sequence[Reply]) -> Batch:
+    def __call__(self, replies: Sequence[Rollout]) -> Batch:
         """Pack replies; those that share a row must lie together."""
         alike = itertools.groupby(replies, key=lambda reply: (reply.prompt, reply.preference))
         rows = [self._row(*key, list(group)) for key, group in alike]
@@ -89,7 +89,7 @@ class Collator:
             poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
         )
 
-    def _row(self, prompt: str, preference: str, replies: Sequence[Reply]) -> _Row:
+    def _row(self, prompt: str, preference: str, replies: Sequence[Rollout]) -> _Row:
         instructions = [pole.instruction for pole in self._space.parse(preference).poles]
         asked = self._renderer.render(self._messages(prompt), instructions)
         ids, positions, segments = list(asked), list(range(len(asked))), [0] * len(asked)
@@ -116,7 +116,7 @@ class _Row:
     """Of each reply, where in the row the weights of its tokens are said."""
 
 
-def others_table(replies: Sequence[Reply], length: int) -> Tensor:
+def others_table(replies: Sequence[Rollout], length: int) -> Tensor:
     """[N, T, C, E], padded with tokens that no expert would say."""
     steps = [step for reply in replies for step in reply.others]
     count = max((len(step) for step in steps), default=0)

@@ -19,8 +19,8 @@ from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.token_scores import Credit
 from mpd_core.training.pcm.updates import (
+    PolicyOutput,
     RolloutBuffer,
-    Said,
     algorithm_of,
     best_of_each,
     minibatch,
@@ -28,7 +28,7 @@ from mpd_core.training.pcm.updates import (
     split,
     update_stats,
 )
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 
 REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""
@@ -59,7 +59,7 @@ class Learner:
 
     def learn(
         self,
-        replies: Sequence[Reply],
+        replies: Sequence[Rollout],
         rewards: torch.Tensor,
         iteration: int,
         credits: Sequence[Credit] = (),
@@ -124,7 +124,7 @@ class Learner:
         total = 0.0
         for some in self._split(buffer, groups):
             data = minibatch(buffer, self._collate, some, self._policy.device)
-            said = Said(*self._policy.log_probs(data.batch))
+            said = PolicyOutput(*self._policy.log_probs(data.batch))
             loss = self._algorithm(data, said) * len(some) / len(groups)
             self._accelerator.backward(loss)
             total += float(loss.detach())
@@ -151,7 +151,7 @@ class Learner:
         for some in self._split(buffer, groups):
             data = minibatch(buffer, self._collate, some, self._policy.device)
             then = (data.old_log_probs, data.weights, data.values)
-            said = Said(*(self._policy.log_probs(data.batch) if now else then))
+            said = PolicyOutput(*(self._policy.log_probs(data.batch) if now else then))
             loss = self._algorithm(data, said)
             found.append(asdict(update_stats(data, loss, said)))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}

@@ -31,7 +31,7 @@ from mpd_core.training.pcm.policy import Policy, load_state, save_state
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.pcm.token_scores import Credit, token_credit
 from mpd_core.training.results import ADAPTER, HEAD, write_metrics
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import (
     RewardFunction,
     ScoredReply,
@@ -146,7 +146,7 @@ class Trainer:
             "seconds_learning": end - end_of_scoring,
         }
 
-    def _sample(self, iteration: int, reward: RewardFunction) -> list[Reply]:
+    def _sample(self, iteration: int, reward: RewardFunction) -> list[Rollout]:
         file = self._folder / "rollouts" / f"{iteration:03d}.jsonl"
         spec, prompts = self._spec.rollouts, prompts_of(self._setup, iteration)
         codes = [preference.code for preference in self._setup.pack.space]

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from mpd_core.method.preferences import Pole, PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.models.adapters import load_adapter
 from mpd_core.training.adapters.experts import expert_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import opposites
 from mpd_core.training.pcm.batches import others_table
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.teacher_forcing import TeacherForcing
 
 TEXTS = 8
@@ -27,7 +27,7 @@ NOTHING = -1
 """What stands for the id of a token that is not there."""
 
 
-def pole_shifts(setup: TrainingContext, replies: Sequence[Reply]) -> list[Tensor]:
+def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tensor]:
     """ln p_pole - ln p_opposite of each token and of the others recorded there, less the mean over
     the tokens of all replies to the preference.
 
@@ -53,14 +53,14 @@ def pole_shifts(setup: TrainingContext, replies: Sequence[Reply]) -> list[Tensor
     return shifts
 
 
-def _recorded(space: PreferenceSpace, reply: Reply) -> Tensor:
+def _recorded(space: PreferenceSpace, reply: Rollout) -> Tensor:
     """ln p_i of the chosen poles' experts, of the sampled token and the others, [T, 1 + C, E]."""
     experts = len(space.parse(reply.preference).poles)
     said = torch.tensor(reply.log_probs)[:, None, -experts:]
     return torch.cat([said, others_table([reply], len(reply.tokens))[0, :, :, -experts:]], dim=1)
 
 
-def _likely_ids(reply: Reply) -> Tensor:
+def _likely_ids(reply: Rollout) -> Tensor:
     """Of the sampled token and the others, [T, 1 + C]; ``NOTHING`` where there are fewer."""
     others = reply.other_ids or ((),) * len(reply.tokens)
     most = max(map(len, others))
@@ -69,17 +69,18 @@ def _likely_ids(reply: Reply) -> Tensor:
 
 
 def _opposites(
-    setup: TrainingContext, replies: Sequence[Reply], ids: Sequence[Tensor]
+    setup: TrainingContext, replies: Sequence[Rollout], ids: Sequence[Tensor]
 ) -> list[Tensor]:
     """ln p of the same tokens by the other poles of each dimension, [T, 1 + C, E]; by reply."""
     prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in replies]
     texts = [[*start, *reply.tokens] for start, reply in zip(prompts, replies, strict=True)]
-    every = setup.pack.space.poles
-    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in every]
+    space = setup.pack.space
+    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in space.poles]
     reader = TeacherForcing(setup, adapters, texts=TEXTS, length=max(map(len, texts)))
     found: dict[int, Tensor] = {}
     for batch in tqdm(list(reader.batches(texts)), desc="opposite poles", leave=False):
-        poles = [_opposite_poles(setup.pack.space, replies[k]) for k in batch]
+        chosen = [space.parse(replies[k].preference).poles for k in batch]
+        poles = [[opposites(space, pole) for pole in some] for some in chosen]
         names = [[pole.name for some in each for pole in some] for each in poles]
         states = reader.states([texts[k] for k in batch], names)
         for k, each, own, rows in zip(batch, poles, names, states, strict=True):
@@ -90,11 +91,6 @@ def _opposites(
             ]
             found[k] = _mixed(said, [len(some) for some in each])
     return [found[k] for k in range(len(replies))]
-
-
-def _opposite_poles(space: PreferenceSpace, reply: Reply) -> list[tuple[Pole, ...]]:
-    """Of each dimension that the preference chooses in, the poles that it did not choose."""
-    return [opposites(space, pole) for pole in space.parse(reply.preference).poles]
 
 
 def _mixed(said: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

@@ -20,7 +20,7 @@ from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext, write_json
 from mpd_core.training.export import trained_pack
-from mpd_core.training.rollouts import Ask
+from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
 
 
@@ -120,7 +120,7 @@ class _Heats:
 
     def _try(self, code: str, tried: Sequence[tuple[str, Weights]]) -> None:
         start = time.monotonic()
-        asks = [Ask(prompt, code, method_name(weights)) for prompt, weights in tried]
+        asks = [RolloutRequest(prompt, code, method_name(weights)) for prompt, weights in tried]
         replies = rollouts.run(self._engine, asks, self._sampling)
         scored = run_in_fresh_thread(self._reward.score, replies)
         for (prompt, weights), entry in zip(tried, scored, strict=True):

@@ -27,7 +27,7 @@ from mpd_core.training.pcm.batches import Batch, Collator
 from mpd_core.training.pcm.policy import Policy, reply_log_probs
 from mpd_core.training.pcm_recipe import AnswersSpec
 from mpd_core.training.results import write_metrics
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 
 LOGGED = 10
 """Steps that an entry of the log is the mean of."""
@@ -44,7 +44,7 @@ class SupervisedGate(nn.Module):
         experts = max(len(preference.poles) for preference in setup.pack.space)
         self.constants = nn.Parameter(torch.zeros(len(self._codes), experts, device=policy.device))
 
-    def forward(self, batch: Batch, replies: Sequence[Reply]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, batch: Batch, replies: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
         """Scores without any constant [N, T, poles], ln pi [N, T] and alpha [N, T, E]."""
         linear = self.policy.head.linear
         scores = nn.functional.linear(self.policy.token_states(batch), linear.weight)
@@ -94,7 +94,7 @@ def fit_gate_to_answers(
 
 
 def _fit(
-    gate: SupervisedGate, collate: Collator, batches: Sequence[Sequence[Reply]], spec: AnswersSpec
+    gate: SupervisedGate, collate: Collator, batches: Sequence[Sequence[Rollout]], spec: AnswersSpec
 ) -> list[float]:
     """One update a batch; their losses."""
     optimiser = torch.optim.AdamW(gate.parameter_groups(spec), weight_decay=0.0)
@@ -116,7 +116,7 @@ def _fit(
 
 
 def _held_out(
-    gate: SupervisedGate, collate: Collator, replies: Sequence[Reply], size: int
+    gate: SupervisedGate, collate: Collator, replies: Sequence[Rollout], size: int
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     ordered = sorted(replies, key=lambda reply: len(reply.tokens))
     scores: dict[str, list[Tensor]] = {}
@@ -138,7 +138,7 @@ def _held_out(
     return figures, {code: torch.cat(rows) for code, rows in scores.items()}
 
 
-def constant_losses(collate: Collator, replies: Sequence[Reply]) -> dict[str, float]:
+def constant_losses(collate: Collator, replies: Sequence[Rollout]) -> dict[str, float]:
     """What weights that do not move reach on the same answers: uniform ones, and the best there
     are for each preference, fitted to these very answers."""
     uniform, best, tokens = 0.0, 0.0, 0

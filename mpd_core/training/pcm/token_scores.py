@@ -23,7 +23,7 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.batches import Collator, padded_tables
 from mpd_core.training.pcm.pole_shifts import pole_shifts
 from mpd_core.training.pcm.policy import likely_log_probs
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply
 
 
@@ -81,11 +81,11 @@ def token_credit(
     }
 
 
-def _names(space: PreferenceSpace, reply: Reply) -> list[str]:
+def _names(space: PreferenceSpace, reply: Rollout) -> list[str]:
     return [pole.name for pole in space.parse(reply.preference).poles]
 
 
-def _old_log_probs(collate: Collator, reply: Reply, temperature: float) -> Tensor:
+def _old_log_probs(collate: Collator, reply: Rollout, temperature: float) -> Tensor:
     """ln pi of the likely tokens by the weights that the engine recorded, [T, 1 + C]."""
     weights = torch.tensor(reply.weights)[None]
     return likely_log_probs(collate([reply]), weights, temperature)[0]

@@ -17,14 +17,14 @@ from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
 from mpd_core.training.pcm.policy import Policy, likely_log_probs, reply_log_probs
 from mpd_core.training.pcm.token_scores import Credit, stacked
 from mpd_core.training.pcm_recipe import PCMTrainSpec, PPOSpec, REBELSpec, TokenCreditSpec
-from mpd_core.training.rollouts import Reply
+from mpd_core.training.rollouts import Rollout
 
 
 @dataclass(frozen=True)
 class RolloutBuffer:
     """Sampled replies with what is known of them before the first update; lists over replies."""
 
-    replies: Sequence[Reply]
+    replies: Sequence[Rollout]
     rewards: Tensor
     """[N]."""
     old_log_probs: Sequence[Tensor]
@@ -52,7 +52,7 @@ class Minibatch:
     credit: Credit | None = None
 
 
-class Said(NamedTuple):
+class PolicyOutput(NamedTuple):
     """What a policy says of N replies of at most T tokens."""
 
     log_probs: Tensor
@@ -66,7 +66,7 @@ class Said(NamedTuple):
 class Algorithm(Protocol):
     """From what the present policy says of a minibatch to a loss."""
 
-    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
         """Of the minibatch's replies."""
 
 
@@ -76,7 +76,7 @@ class REBEL:
     def __init__(self, spec: REBELSpec) -> None:
         self._eta = spec.eta
 
-    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
         ratios = (said.log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
         return rebel_loss(ratios, data.rewards.view(-1, data.group), self._eta)
 
@@ -88,7 +88,7 @@ class PPO:
         self._spec = spec
         self._temperature = temperature
 
-    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
         return ppo_loss(
             said.log_probs,
             said.values,
@@ -106,13 +106,13 @@ class BestOf:
     the mixture, as the supervised start has it, here at the temperature of sampling, under which
     replies that nobody had picked would teach nothing on average."""
 
-    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
         return -masked_mean(said.log_probs, data.batch.mask)
 
 
 def best_of_each(
-    replies: Sequence[Reply], rewards: Tensor, group: int
-) -> tuple[list[Reply], Tensor]:
+    replies: Sequence[Rollout], rewards: Tensor, group: int
+) -> tuple[list[Rollout], Tensor]:
     """Of each group the reply with the largest reward, and its reward; groups without a best one,
     all of whose rewards are equal, are left out unless all are like that."""
     table = rewards.view(-1, group)
@@ -129,7 +129,7 @@ class TokenCredit:
         self._spec = spec
         self._temperature = temperature
 
-    def __call__(self, data: Minibatch, said: Said) -> Tensor:
+    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
         if data.credit is None:
             raise ValueError("algorithm 'token_credit' needs the credit of each token")
         return token_credit_loss(
@@ -158,7 +158,7 @@ def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
 
 
 def split(
-    replies: Sequence[Reply], group: int, groups: Sequence[int], size: int
+    replies: Sequence[Rollout], group: int, groups: Sequence[int], size: int
 ) -> list[list[int]]:
     """Groups that are computed together, about ``size`` replies; long ones with long ones."""
     ordered = sorted(
@@ -172,7 +172,7 @@ def split(
 def rollout_buffer(
     policy: Policy,
     collate: Collator,
-    replies: Sequence[Reply],
+    replies: Sequence[Rollout],
     rewards: Tensor,
     group: int,
     size: int,
@@ -227,7 +227,7 @@ class UpdateStats:
     """Of the weights, over that of uniform ones."""
 
 
-def update_stats(data: Minibatch, loss: Tensor, said: Said) -> UpdateStats:
+def update_stats(data: Minibatch, loss: Tensor, said: PolicyOutput) -> UpdateStats:
     """Of one minibatch."""
     mask = data.batch.mask
     ratio = said.log_probs - data.old_log_probs

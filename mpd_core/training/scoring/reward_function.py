@@ -20,7 +20,7 @@ from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.measures import repeated
 from mpd_core.training.pcm_recipe import PCMTrainSpec
-from mpd_core.training.rollouts import Ask, Reply
+from mpd_core.training.rollouts import Rollout, RolloutRequest
 from mpd_core.training.scoring.reward_models import Scorer, rewards_of
 
 Scores = dict[str, float]
@@ -30,7 +30,7 @@ Scores = dict[str, float]
 class ScoredReply:
     """A reply with one score for each chosen pole."""
 
-    reply: Reply
+    reply: Rollout
     scores: Scores
     """Raw, by pole."""
     bt_scores: Scores
@@ -92,7 +92,7 @@ class RewardFunction(Protocol):
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
         """Make what replies to these will be measured against."""
 
-    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
         """Every reply with its scores; what they need must have been prepared."""
 
 
@@ -116,11 +116,11 @@ class ReferenceReward:
         """Generate the references that are missing."""
         self.references.ensure(engine, prompts, codes)
 
-    def score(self, replies: Sequence[Reply]) -> list[ScoredReply]:
+    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
         """Every reply with its scores; the references must be there."""
         keys = {(reply.prompt, reply.preference) for reply in replies} - set(self._known)
         ordered = sorted(keys)
-        asked = [Ask(prompt, code) for prompt, code in ordered]
+        asked = [RolloutRequest(prompt, code) for prompt, code in ordered]
         texts = [self.references.text(prompt, code) for prompt, code in ordered]
         self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
         scores = self._scores(replies, [reply.text for reply in replies])
@@ -131,7 +131,9 @@ class ReferenceReward:
             for reply, own in zip(replies, scores, strict=True)
         ]
 
-    def _scores(self, asked: Sequence[Ask | Reply], texts: Sequence[str]) -> list[Scores]:
+    def _scores(
+        self, asked: Sequence[RolloutRequest | Rollout], texts: Sequence[str]
+    ) -> list[Scores]:
         poles = [[p.name for p in self._space.parse(ask.preference).poles] for ask in asked]
         return self.models.score([ask.prompt for ask in asked], texts, poles)
 

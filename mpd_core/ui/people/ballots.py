@@ -12,7 +12,7 @@ from pathlib import Path
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.meetings import MAIN, meetings
-from mpd_core.evaluation.record import Run, load_run, replies_of
+from mpd_core.evaluation.record import RunRecord, load_run, replies_of
 from mpd_core.evaluation.store import Row
 from mpd_core.packs import Pack
 
@@ -93,7 +93,7 @@ def swapped(seed: int) -> bool:
     return bool(hashlib.sha256(f"order {seed}".encode()).digest()[0] & 1)
 
 
-def _asked(run: Run) -> list[tuple[str, str]]:
+def _asked(run: RunRecord) -> list[tuple[str, str]]:
     pairs = meetings([method for method in run.methods if not method.startswith(ONE_EXPERT)])
     return [pair for pair in pairs if pair[0] == MAIN] or pairs
 
