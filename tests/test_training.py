@@ -246,7 +246,7 @@ def run_training(pack: Pack, out: Path, *, kill_at: Path | None = None) -> None:
         stderr=subprocess.DEVNULL,
     )
     if kill_at is None:
-        assert process.wait(timeout=200) == 0
+        assert process.wait() == 0
         return
     while not list(kill_at.glob("*.safetensors")) and process.poll() is None:
         time.sleep(0.005)

@@ -54,12 +54,13 @@ function paint() {
   mark();
 }
 
-/** Attributes that tests wait for; all of them change together, with what is painted. */
+/** Attributes that tests wait for; all of them change together, with what is painted. Done: nothing
+ * is being written, and the controls have what the reply's coming meant for them. */
 function mark() {
   if (!state.ready) return;
   const writing = open().length > 0, version = turnOf(state.version ?? {})?.stored ? null : state.version;
   Object.assign(element.dataset, {
-    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing,
+    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing && !state.filling,
   });
 }
 
@@ -74,6 +75,7 @@ function shownToken() {
 }
 
 function paintDetail() {
+  if (state.held) return;
   const i = shownToken(), pinned = i !== null && i === state.pinned;
   // A pinned token's record never changes: a slider that is being dragged must stay.
   const {version} = state, key = `${version?.id} ${pinned ? version.closed : version?.painted} ${i} ${pinned}`;

@@ -106,6 +106,15 @@ window.addEventListener('click', e => {
   pressed = null;
   if (token) pin(token.version, token.i);
 });
+
+// What is pressed in the inspector stays until it comes up: a button that was replaced in between, by
+// numbers of the next token or of the reply's end, would be told of no click.
+let letGo = null;
+side.addEventListener('pointerdown', () => { clearTimeout(letGo); state.held = true; });
+window.addEventListener('click', () => { state.held = false; }, true);  // what it does may paint
+for (const kind of ['pointerup', 'pointercancel']) window.addEventListener(kind, () => {
+  letGo = setTimeout(() => { state.held = false; paintDetail(); }, 100);  // of a finger the click comes later
+});
 log.addEventListener('keydown', e => {
   const token = find(e.target);
   if (!token || e.ctrlKey || e.metaKey || e.altKey) return;

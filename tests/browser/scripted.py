@@ -87,7 +87,7 @@ class ScriptedStream:
         self.pause = pause
         self.steps: list[StepRecord] = []
         self.started = time.monotonic()
-        self.ended = threading.Event()
+        self.ended, self.unstuck = threading.Event(), threading.Event()
         self.reason = "stop"
 
     def __enter__(self) -> ScriptedStream:
@@ -109,13 +109,15 @@ class ScriptedStream:
     def __iter__(self) -> Iterator[StepRecord]:
         prompt = self.request.messages[-1].content
         if prompt.startswith("never"):
-            self.ended.wait(60)
+            self.ended.wait()
         if prompt.startswith("stuck"):
-            time.sleep(4)  # a long prefill: the engine looks up only afterwards
+            self.unstuck.wait()  # a long prefill: the engine looks up only afterwards
         branch = self.request.branch or Branch()
         for i, text in enumerate(self._speech(prompt)):
             if i >= len(branch.prefix) and self.ended.wait(self.pause):
                 return
+            if prompt.startswith("held") and i == 5:
+                self.unstuck.wait()
             if prompt.startswith("break") and i == 5:
                 raise EngineError("The engine ran out of memory: ask for a shorter reply.")
             if prompt.startswith("bug") and i == 5:
@@ -206,4 +208,5 @@ class ScriptedEngine:
 
     def close(self) -> None:
         for stream in self.streams:
+            stream.unstuck.set()
             stream.cancel()

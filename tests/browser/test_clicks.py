@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from tests.browser.conftest import MARKS, Visitor
+from tests.browser.scripted import ScriptedEngine
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
-FRAMES = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
 WORDS = "echo " + "word " * 160
 
 
@@ -18,14 +18,14 @@ def middle(visitor: Visitor, run: str, index: int) -> tuple[float, float]:
     """Where a token is, brought into view."""
     token = visitor.strip(run).locator(".tok").nth(index)
     token.scroll_into_view_if_needed()
-    visitor.page.evaluate(FRAMES)
+    visitor.wait_for_frames()
     box = token.bounding_box()
     assert box
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
 
 
 def push(visitor: Visitor, pixels: int) -> None:
-    """Move the reply down, as whatever grows above it does, and wait until that is on the screen."""
+    """Move the reply down, as whatever grows above it does; waits until that is on the screen."""
     visitor.page.evaluate(
         """pixels => { const log = document.querySelector('.mpd-log');
           log.style.overflowAnchor = document.documentElement.style.overflowAnchor = 'none';
@@ -33,7 +33,7 @@ def push(visitor: Visitor, pixels: int) -> None:
             className: 'pushed', style: `height: ${pixels}px` })); }""",
         pixels,
     )
-    visitor.page.evaluate(FRAMES)
+    visitor.wait_for_frames()
 
 
 @pytest.mark.parametrize("width", [820, 1280])
@@ -88,7 +88,7 @@ def test_a_press_that_travels_and_a_click_elsewhere_pin_nothing(visitor: Visitor
     page.evaluate("getSelection().removeAllRanges()")
     page.get_by_label("Show spaces").click()
     page.get_by_label("Show spaces").click()
-    page.evaluate(FRAMES)
+    visitor.wait_for_frames()
     assert page.locator(".tok.pinned").count() == 0
 
 
@@ -103,7 +103,7 @@ def test_pointing_at_a_token_does_not_move_the_page(visit: Visit, width: int, he
     before = page.evaluate("window.scrollY")
     page.mouse.move(x, y)
     page.wait_for_selector(f'.strip[data-run="{run}"] .tok.hovered[data-i="3"]')
-    page.evaluate(FRAMES)
+    visitor.wait_for_frames()
     assert page.evaluate("document.querySelector('.mpd-side').offsetHeight") > tall + 20
     assert page.evaluate("window.scrollY") == before > 0
     assert page.locator('.tok.hovered[data-i="3"]').count() == 1
@@ -116,7 +116,7 @@ def test_a_reply_that_grows_leaves_a_phone_where_its_reader_scrolled_to(visit: V
     visitor.run("slow tale", wait=False)
     page.evaluate("window.dispatchEvent(new Event('touchmove'))")
     page.evaluate("window.scrollTo(0, 60)")
-    page.evaluate(FRAMES)
+    visitor.wait_for_frames()
     seen = page.evaluate("document.querySelector('.mpd-tools').getBoundingClientRect().top")
     assert seen < 1100
     page.wait_for_function(
@@ -125,4 +125,83 @@ def test_a_reply_that_grows_leaves_a_phone_where_its_reader_scrolled_to(visit: V
     )
     assert page.evaluate("window.scrollY") == 60
     page.evaluate("document.querySelector('#stop').click()")
+    page.wait_for_selector('#view [data-done="true"]')
+
+
+def test_a_press_in_the_inspector_counts_while_its_numbers_change(visitor: Visitor) -> None:
+    visitor.run("slow tale", wait=False)
+    page = visitor.page
+    page.evaluate("window.shown = document.querySelector('.mpd-side .mpd-term')")
+    page.wait_for_function("!window.shown.isConnected")  # every half second there are other buttons
+    for _ in range(20):  # the press itself may fall between two
+        x, y = page.evaluate(
+            """() => { const box = document.querySelector('.mpd-side .mpd-term')
+                .getBoundingClientRect();
+              return [box.left + 8, box.top + box.height / 2]; }"""
+        )
+        page.mouse.move(x, y)
+        page.mouse.down()
+        if page.evaluate("document.querySelector('.mpd-side .mpd-term:active') !== null"):
+            break
+        page.mouse.up()
+    count = int(visitor.view.get_attribute("data-count") or 0)
+    page.wait_for_function(
+        "([view, count]) => document.querySelector(view).dataset.count > count + 20",
+        arg=["#view [data-done]", count],
+    )
+    page.mouse.up()
+    page.wait_for_selector(".mpd-tip:popover-open")
+    page.keyboard.press("Escape")
+    shown = page.locator(".mpd-side .mpd-hint").first.inner_text()
+    page.wait_for_function(
+        "shown => document.querySelector('.mpd-side .mpd-hint').textContent !== shown", arg=shown
+    )
+    page.click("#stop")
+    page.wait_for_selector('#view [data-done="true"]')
+
+
+HOLD = """name => { const real = window.mpdStudio[name];
+  window.mpdStudio[name] = async (...values) => {
+    window.held = true;
+    await new Promise(done => { window.release = done; });
+    window.mpdStudio[name] = real;
+    return real(...values);
+  }; }"""
+
+
+def test_what_is_typed_and_chosen_while_the_box_is_emptied_stays(visit: Visit) -> None:
+    """Gradio had taken the controls' values before, and writes them back after."""
+    visitor = visit()
+    page = visitor.page
+    page.evaluate(HOLD, "wanted")
+    visitor.page.fill("#prompt textarea", "echo one")
+    page.click("#run")
+    page.wait_for_function("window.held")
+    page.fill("#prompt textarea", "echo two")
+    page.locator("#dimension-1").get_by_text("informative").click()
+    page.evaluate("window.release()")
+    page.wait_for_selector('#view [data-done="true"][data-status="done"]')
+    visitor.wait_for_frames()
+    assert visitor.draft() == "echo two"
+    visitor.wait_for_toggles(["elementary", "informative", "friendly"])
+
+
+def test_a_double_press_that_a_busy_browser_tells_of_late_asks_once(
+    visit: Visit, engine: ScriptedEngine
+) -> None:
+    visitor = visit()
+    page, before = visitor.page, len(engine.streams)
+    page.evaluate(
+        """() => { const {ask} = window.mpdStudio;
+          window.mpdStudio.ask = (...values) => {
+            for (const end = performance.now() + 1200; performance.now() < end;) ;
+            return ask(...values);
+          }; }"""
+    )
+    page.fill("#prompt textarea", "held for long")
+    page.dblclick("#run")
+    page.wait_for_selector(".strip .tok:nth-of-type(5)")
+    page.wait_for_timeout(1500)
+    assert len(engine.streams) == before + 1
+    engine.streams[-1].unstuck.set()
     page.wait_for_selector('#view [data-done="true"]')

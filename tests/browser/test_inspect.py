@@ -272,11 +272,11 @@ def test_a_term_explains_itself(visitor: Visitor) -> None:
 
 
 def test_the_inspector_lives_while_a_reply_is_written(visitor: Visitor) -> None:
-    visitor.run("slow and steady", wait=False)
-    seen = set()
-    for _ in range(4):
-        seen.add(visitor.page.locator(".mpd-side .mpd-hint").first.inner_text())
-        visitor.page.wait_for_timeout(400)
-    assert len(seen) > 1
+    visitor.run("slow tale", wait=False)
+    hint = "document.querySelector('.mpd-side .mpd-hint').textContent"
+    for _ in range(2):
+        shown = visitor.page.evaluate(hint)
+        visitor.page.wait_for_function(f"shown => {hint} !== shown", arg=shown)
+    assert visitor.view.get_attribute("data-done") == "false"
     visitor.page.click("#stop")
     visitor.page.wait_for_selector('#view [data-done="true"]')
