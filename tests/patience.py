@@ -59,7 +59,7 @@ class Watch:
         return share >= LEAST_SHARE and worked < self.most
 
 
-@pytest.hookimpl
+@pytest.hookimpl(optionalhook=True)
 def pytest_timeout_set_timer(item: Any, settings: Any) -> bool | None:
     """In place of pytest-timeout's alarm, which knows the clock alone."""
     if settings.method != "signal" or threading.current_thread() is not threading.main_thread():

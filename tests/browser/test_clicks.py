@@ -109,23 +109,26 @@ def test_pointing_at_a_token_does_not_move_the_page(visit: Visit, width: int, he
     assert page.locator('.tok.hovered[data-i="3"]').count() == 1
 
 
-def test_a_reply_that_grows_leaves_a_phone_where_its_reader_scrolled_to(visit: Visit) -> None:
+def test_a_reply_that_grows_leaves_a_phone_where_its_reader_scrolled_to(
+    visit: Visit, engine: ScriptedEngine
+) -> None:
     """The tools stand below the reply there, and before it in the document."""
     visitor = visit(width=390, height=1100, has_touch=True, is_mobile=True)
     page = visitor.page
-    visitor.run("slow tale", wait=False)
+    visitor.run("held and steady", wait=False)
+    page.wait_for_selector(".strip .tok:nth-of-type(5)")
+    visitor.wait_for_draft("")
     page.evaluate("window.dispatchEvent(new Event('touchmove'))")
     page.evaluate("window.scrollTo(0, 60)")
     visitor.wait_for_frames()
-    seen = page.evaluate("document.querySelector('.mpd-tools').getBoundingClientRect().top")
+    tools = "document.querySelector('.mpd-tools').getBoundingClientRect().top"
+    seen = page.evaluate(tools)
     assert seen < 1100
-    page.wait_for_function(
-        "seen => document.querySelector('.mpd-tools').getBoundingClientRect().top > seen + 60",
-        arg=seen,
-    )
-    assert page.evaluate("window.scrollY") == 60
-    page.evaluate("document.querySelector('#stop').click()")
+    engine.streams[-1].unstuck.set()
     page.wait_for_selector('#view [data-done="true"]')
+    visitor.wait_for_frames()
+    assert page.evaluate(tools) > seen + 60
+    assert page.evaluate("window.scrollY") == 60
 
 
 def test_a_press_in_the_inspector_counts_while_its_numbers_change(visitor: Visitor) -> None:
