@@ -26,7 +26,7 @@ def from_hub(address, home, repo="nobody/base", revision="main", pauses=False):
             print(obtain(load_pack("smollm2-135m"), source))
         except ModelSourceError as error:
             print("refused:", error)
-            {'print("pauses:", sum(pauses))' if pauses else ''}"""
+            {'print("pauses:", sum(pauses))' if pauses else ""}"""
     return in_python(code, HF_ENDPOINT=address, HF_HOME=str(home), HF_HUB_DISABLE_XET="1")
 
 

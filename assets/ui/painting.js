@@ -74,6 +74,7 @@ function shownToken() {
   return hovered ?? pinned ?? (version && !version.closed && version.data.text.length ? version.data.text.length - 1 : null);
 }
 
+let later = null;
 function paintDetail() {
   if (state.held) return;
   const i = shownToken(), pinned = i !== null && i === state.pinned;
@@ -82,7 +83,11 @@ function paintDetail() {
   if (key === state.detail) return;
   // Of a reply that is being written nobody reads eight tokens a second: two are enough.
   const live = version && !version.closed && state.hovered === null && !pinned, now = performance.now();
-  if (live && now - state.detailAt < 450) return;
+  clearTimeout(later);
+  if (live && now - state.detailAt < 450) {  // and the last ones before a pause are shown, too
+    later = setTimeout(paintDetail, 450 - (now - state.detailAt));
+    return;
+  }
   Object.assign(state, {detail: key, detailAt: now});
   const focus = side.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
   inspector.show(version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});

@@ -116,6 +116,8 @@ class ScriptedStream:
         for i, text in enumerate(self._speech(prompt)):
             if i >= len(branch.prefix) and self.ended.wait(self.pause):
                 return
+            if prompt.startswith("held") and 0 < i < 5:
+                self.ended.wait(0.4)  # longer than between two frames: each token is sent
             if prompt.startswith("held") and i == 5:
                 self.unstuck.wait()
             if prompt.startswith("break") and i == 5:

@@ -19,7 +19,7 @@ def test_one_click_shows_all_eight_preferences(visitor: Visitor, engine: Scripte
     page, before = visitor.page, len(engine.streams)
     page.fill("#prompt textarea", "held and steady")
     page.get_by_role("button", name="All eight").click()
-    page.wait_for_function("document.querySelectorAll('.strip .tok:nth-of-type(5)').length === 8")
+    page.wait_for_function("document.querySelectorAll('.strip .tok:nth-of-type(2)').length === 8")
     assert page.locator('.mpd[data-busy="true"]').count() == 1  # they are written side by side
     asked = engine.streams[before:]
     for stream in asked:
