@@ -118,8 +118,9 @@ class ScriptedStream:
                 return
             if prompt.startswith("held") and 0 < i < 5:
                 self.ended.wait(0.4)  # longer than between two frames: each token is sent
-            if prompt.startswith("held") and i == 5:
-                self.unstuck.wait()
+            while prompt.startswith("held") and i == 5 and not self.unstuck.is_set():
+                if self.ended.wait(0.02):
+                    return
             if prompt.startswith("break") and i == 5:
                 raise EngineError("The engine ran out of memory: ask for a shorter reply.")
             if prompt.startswith("bug") and i == 5:
