@@ -101,6 +101,11 @@ class ScriptedStream:
         found = re.match(r"never behind (\d+)", self.request.messages[-1].content)
         return int(found[1]) if found else 0
 
+    def held_after(self) -> int:
+        """Tokens after which the engine waits for the test: "held" after 5, "held after 60"."""
+        found = re.match(r"held(?: after (\d+))?", self.request.messages[-1].content)
+        return int(found[1] or 5) if found else -1
+
     def cancel(self) -> None:
         if not self.ended.is_set():
             self.reason = "cancelled"
@@ -116,9 +121,9 @@ class ScriptedStream:
         for i, text in enumerate(self._speech(prompt)):
             if i >= len(branch.prefix) and self.ended.wait(self.pause):
                 return
-            if prompt.startswith("held") and 0 < i < 5:
+            if self.held_after() - 4 <= i < self.held_after():
                 self.ended.wait(0.4)  # longer than between two frames: each token is sent
-            while prompt.startswith("held") and i == 5 and not self.unstuck.is_set():
+            while i == self.held_after() and not self.unstuck.is_set():
                 if self.ended.wait(0.02):
                     return
             if prompt.startswith("break") and i == 5:
@@ -133,7 +138,7 @@ class ScriptedStream:
         self.ended.set()
 
     def _speech(self, prompt: str) -> list[str]:
-        if prompt.startswith("slow tale"):
+        if prompt.startswith("slow tale") or re.match(r"held.* tale", prompt):
             return [f" {i}" for i in range(400)]
         if prompt.startswith("hostile"):
             return [*tokens("Take this: "), HOSTILE, *tokens(" and that."), ""]
