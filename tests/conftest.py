@@ -12,11 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from mpd_core.engine import Engine
 from mpd_core.packs import Pack, load_pack
 from tests import tiny
+from tests.patience import pytest_timeout_set_timer as pytest_timeout_set_timer
+
+# How long an example takes says what else the machine has to do.
+SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=SLOW)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,6 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(
         stdout=writer,
         stderr=subprocess.PIPE,
         check=False,
-        timeout=250,
         env={**os.environ, "MPD_PACK": str(tiny_pack_dir)},
     )
     os.close(writer)

@@ -125,7 +125,6 @@ def test_a_preference_that_a_method_cannot_serve_is_refused_before_anything_runs
         jobs_of(pack, [Prompt("1", "Why?")], ["vanilla", "mpd"], ["AA", "--"], GREEDY)
 
 
-@pytest.mark.timeout(900)  # a fresh interpreter takes its time on a busy machine
 def test_a_killed_run_goes_on_where_it_was(pack: Pack, engine: Engine, tmp_path: Path) -> None:
     """Killed hard while it writes; the rest is generated, and all is as it would be alone."""
     prompts, out = tmp_path / "prompts.txt", tmp_path / "out"
@@ -134,8 +133,7 @@ def test_a_killed_run_goes_on_where_it_was(pack: Pack, engine: Engine, tmp_path:
     options += ["--methods", "mpd", "--max-new-tokens", "24"]
     command = [sys.executable, "-m", "mpd_core", "evaluate", *options]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    while len(rows_of(out)) < 3 and time.monotonic() < deadline and process.poll() is None:
+    while len(rows_of(out)) < 3 and process.poll() is None:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

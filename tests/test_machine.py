@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,16 +13,27 @@ from mpd_core.models import machine
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its kind decides")
 
 
+class Clock:
+    """The machine's, and what is added to it: a step is held up without anybody waiting."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, share: float = 1.0) -> None:
+        self.added, self.share = 0.0, share
+        monkeypatch.setattr(machine, "time", SimpleNamespace(perf_counter=self.now))
+
+    def now(self) -> float:
+        return self.share * time.perf_counter() + self.added
+
+
 @CPU_ONLY
 @pytest.mark.parametrize("bf16_is", ["slower", "faster"])
 def test_the_faster_one_is_chosen(bf16_is: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the CPU: the steps are real ones, and one kind is held up."""
-    step = machine._step
+    step, clock = machine._step, Clock(monkeypatch)
 
     def held_up(*tensors: torch.Tensor, bf16: bool) -> None:
         step(*tensors, bf16=bf16)
         if bf16 == (bf16_is == "slower"):
-            time.sleep(1.0)
+            clock.added += 100.0
 
     monkeypatch.setattr(machine, "_step", held_up)
     assert machine.trains_in_bf16.__wrapped__() == (bf16_is == "faster")
@@ -29,11 +41,11 @@ def test_the_faster_one_is_chosen(bf16_is: str, monkeypatch: pytest.MonkeyPatch)
 
 @CPU_ONLY
 def test_a_cpu_that_crawls_in_bf16_is_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked, clock = [], Clock(monkeypatch, share=0.0)
 
     def step(*_: torch.Tensor, bf16: bool) -> None:
         asked.append(bf16)
-        time.sleep(0.5 if bf16 else 0.01)
+        clock.added += 0.5 if bf16 else 0.01
 
     monkeypatch.setattr(machine, "_step", step)
     assert not machine.trains_in_bf16.__wrapped__()

@@ -21,6 +21,7 @@ from tests import tiny
 from tests.browser.conftest import free_port
 from tests.browser.scripted import ScriptedEngine
 from tests.fresh_python import ROOT
+from tests.patience import PATIENCE
 from tests.test_engine import ask
 
 
@@ -35,7 +36,7 @@ def test_stages_are_told_until_the_engine_is_there(tiny_pack_dir: Path) -> None:
     def opener(tell: object) -> ScriptedEngine:
         tell("Reading weights.")  # type: ignore[operator]
         told.set()
-        go.wait(20)
+        go.wait(PATIENCE)
         return ScriptedEngine(pack)
 
     opening = Opening(pack, opener, heard.append)  # type: ignore[arg-type]
@@ -43,7 +44,7 @@ def test_stages_are_told_until_the_engine_is_there(tiny_pack_dir: Path) -> None:
         "ready": False, "stage": "Starting.", "device": "", "precision": "", "notes": [],
     }  # fmt: skip
     opening.start()
-    assert told.wait(20)
+    assert told.wait(PATIENCE)
     assert (describe(opening)["stage"], heard) == ("Reading weights.", ["Reading weights."])
     pieces = zerogpu.producer(opening)(ask(max_new_tokens=2))
     assert next(pieces) == ()

@@ -18,6 +18,7 @@ from mpd_core.errors import EngineError
 from mpd_core.packs import Pack, file_sha256, load_pack
 from mpd_core.remote.expert import RemoteAnswer, RemoteError
 from tests import tiny
+from tests.patience import PATIENCE
 from tests.remote_process import RemoteServer
 from tests.test_engine import ask, assert_same
 
@@ -200,7 +201,7 @@ def test_waiting_is_for_answers_that_are_not_here_yet() -> None:
     """One server has answered and another is slow: the engine must sleep, not spin."""
     answered, slow = PickyExpert(), PickyExpert()
     release = threading.Event()
-    slow.log_probs = lambda prompts: [release.wait(10)] * len(prompts)  # type: ignore
+    slow.log_probs = lambda prompts: [release.wait(PATIENCE)] * len(prompts)  # type: ignore
     remotes = Remotes({"up0": answered, "up1": slow})  # type: ignore[dict-item]
     rows = tuple(CacheRow(ExpertCall(name, remote=True), (1, 2), 20) for name in ("up0", "up1"))
     sequence = Sequence(ask(), ExpertPlan(()), rows, None)

@@ -56,18 +56,30 @@ def test_an_interrupted_conversion_is_redone_and_leaves_nothing(tmp_path):
     ]
 
 
-def test_two_processes_build_once():
+def test_two_processes_build_once(tmp_path):
     code = """if True:
-        import time
+        import sys, time
+        from pathlib import Path
         from mpd_core.models import store
         store.MIN_FREE_BYTES = 1
+        waits = Path(sys.argv[1])
         def slow(target, scratch):
-            time.sleep(1.5)
+            while not waits.exists():  # until the other one has come
+                time.sleep(0.01)
             (target / "weights").write_bytes(b"whole")
             print("built")
-        store.build_once("m", slow, print)"""
+        def tell(text):
+            print(text)
+            if "Another process" in text:
+                waits.touch()
+        store.build_once("m", slow, tell)"""
     runs = [
-        subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / "waits")],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         for _ in range(2)
     ]
     said = [run.communicate()[0] for run in runs]

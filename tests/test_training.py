@@ -260,8 +260,11 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
         assert mean == pytest.approx(0.0, abs=0.3)  # bf16, of scores around 5
 
 
+# On a busy machine two processes may measure that different kinds of product are the faster ones.
 SCRIPT = """
 import sys
+from mpd_core.models import machine
+machine._bf16_is_faster = lambda: False
 from mpd_core.cli import main
 sys.exit(main(["train", "experts", "--pack", sys.argv[1], "--pole", "up0", "--out", sys.argv[2],
                "--resume"]))
@@ -277,7 +280,7 @@ def run_training(pack: Pack, out: Path, *, kill_at: Path | None = None) -> None:
         stderr=subprocess.DEVNULL,
     )
     if kill_at is None:
-        assert process.wait(timeout=200) == 0
+        assert process.wait() == 0
         return
     while not list(kill_at.glob("*.safetensors")) and process.poll() is None:
         time.sleep(0.005)

@@ -22,6 +22,7 @@ from mpd_core.ui.runs import KEPT, Run, Runs
 from mpd_core.ui.server import check_port
 from mpd_core.ui.zerogpu import duration
 from tests.browser.scripted import ScriptedEngine
+from tests.patience import PATIENCE
 
 PACK = load_pack("smollm2-135m")
 
@@ -233,7 +234,7 @@ def test_a_closed_page_cancels_all_that_it_asked_for() -> None:
     writing = handlers(engine).write(json.dumps([{**one, "id": f"{k:032x}"} for k in range(3)]))
     next(writing)
     writing.close()  # type: ignore[attr-defined]
-    assert all(stream.ended.wait(5) for stream in engine.streams)
+    assert all(stream.ended.wait(PATIENCE) for stream in engine.streams)
     assert all(stream.reason == "cancelled" for stream in engine.streams)
 
 

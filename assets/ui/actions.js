@@ -79,7 +79,9 @@ function play(version) {
   let next = 0;
   const timer = setInterval(() => {
     tokens[next++]?.classList.remove('unsaid');
-    if (next >= tokens.length) clearInterval(timer);
+    if (next < tokens.length) return;
+    clearInterval(timer);
+    version.node.dataset.played = true;
   }, 60);
 }
 

@@ -23,6 +23,8 @@ $('.mpd-unit').addEventListener('change', e => relook({unit: e.target.value}));
 for (const button of root.querySelectorAll('.mpd-views button')) button.addEventListener('click', () => relook({view: button.dataset.view}));
 $('.mpd-marks').addEventListener('change', e => root.classList.toggle('marks', e.target.checked));
 $('.mpd-stop').addEventListener('click', () => document.querySelector('#stop').click());
+// The second half of a double press asks for nothing, however late a busy browser tells of it.
+window.addEventListener('click', e => { if (e.detail > 1 && e.target.closest?.('#run')) e.stopPropagation(); }, true);
 $('.mpd-next').addEventListener('click', () => {  // on a phone the instruction is screens away
   window.scrollTo(0, 0);
   document.querySelector('#prompt textarea').focus({preventScroll: true});
@@ -35,6 +37,7 @@ new MutationObserver(() => { map.theme(); map.paint(); }).observe(document.body,
 /** Change the controls' values; Gradio asks for them soon, and once for several changes. */
 function fill(change) {
   const before = state.fill;
+  state.filling = true;
   state.fill = before ? now => change(before(now)) : change;
   if (!before) trigger('fill', {});
 }
@@ -57,9 +60,13 @@ window.mpdStudio = {
   },
   remember: (...values) => { keep('sessionStorage', 'mpd-draft', JSON.stringify(form.read(values))); },
   wanted(...values) {
-    const now = form.read(values), change = state.fill;
+    // What was typed since Gradio took the values is in the box alone; and what does not change is not
+    // written, or it would undo whatever a visitor does meanwhile.
+    const now = {...form.read(values), prompt: document.querySelector('#prompt textarea').value}, change = state.fill;
     state.fill = null;
-    return form.write(change ? change(now) : now);
+    setTimeout(() => { state.filling = false; repaint(); });
+    const was = form.write(now);
+    return form.write(change ? change(now) : now).map((value, k) => (value === was[k] ? {__type__: 'update'} : value));
   },
   async restore() {
     const link = form.fromLink(location.search), draft = JSON.parse(recall('sessionStorage', 'mpd-draft') ?? 'null');

@@ -54,12 +54,13 @@ function paint() {
   mark();
 }
 
-/** Attributes that tests wait for; all of them change together, with what is painted. */
+/** Attributes that tests wait for; all of them change together, with what is painted. Done: nothing
+ * is being written, and the controls have what the reply's coming meant for them. */
 function mark() {
   if (!state.ready) return;
   const writing = open().length > 0, version = turnOf(state.version ?? {})?.stored ? null : state.version;
   Object.assign(element.dataset, {
-    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing,
+    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing && !state.filling,
   });
 }
 
@@ -73,14 +74,20 @@ function shownToken() {
   return hovered ?? pinned ?? (version && !version.closed && version.data.text.length ? version.data.text.length - 1 : null);
 }
 
+let later = null;
 function paintDetail() {
+  if (state.held) return;
   const i = shownToken(), pinned = i !== null && i === state.pinned;
   // A pinned token's record never changes: a slider that is being dragged must stay.
   const {version} = state, key = `${version?.id} ${pinned ? version.closed : version?.painted} ${i} ${pinned}`;
   if (key === state.detail) return;
   // Of a reply that is being written nobody reads eight tokens a second: two are enough.
   const live = version && !version.closed && state.hovered === null && !pinned, now = performance.now();
-  if (live && now - state.detailAt < 450) return;
+  clearTimeout(later);
+  if (live && now - state.detailAt < 450) {  // and the last ones before a pause are shown, too
+    later = setTimeout(paintDetail, 450 - (now - state.detailAt));
+    return;
+  }
   Object.assign(state, {detail: key, detailAt: now});
   const focus = side.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
   inspector.show(version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});

@@ -70,7 +70,16 @@ function find(target) {
 // Where the pointer itself went: a page that scrolls under a still one, as a pin may do, hovers nothing.
 let pointed = '';
 const place = e => `${e.clientX} ${e.clientY}`;
+// And what it went down on. Text that moves before it comes up, as while a reply is written, takes the
+// token away from under it, and a click is then told of whatever both places have in common.
+const NEAR = 4;
+let pressed = null;
+function press(e) {
+  const strip = e.target.closest?.('.strip') ?? null;
+  pressed = {token: find(e.target), strip, top: strip?.getBoundingClientRect().top, x: e.clientX, y: e.clientY};
+}
 for (const kind of ['pointermove', 'pointerdown']) window.addEventListener(kind, e => { pointed = place(e); }, {capture: true, passive: true});
+window.addEventListener('pointerdown', press, {capture: true, passive: true});
 log.addEventListener('pointerover', e => {
   const t = e.pointerType === 'mouse' && place(e) !== pointed && find(e.target);
   if (t) hover(t.version, t.i);
@@ -78,16 +87,33 @@ log.addEventListener('pointerover', e => {
 log.addEventListener('pointerout', e => { if (find(e.target)) hover(state.version, null); });
 log.addEventListener('focusin', e => { const t = find(e.target); if (t && t.i !== state.pinned) hover(t.version, t.i); });
 log.addEventListener('focusout', e => { if (find(e.target)) hover(state.version, null); });
-log.addEventListener('click', e => {
-  const chosen = window.getSelection();
-  if (!chosen.isCollapsed && log.contains(chosen.anchorNode)) return;  // text was selected, nothing pressed
-  let token = find(e.target);
-  const strip = e.target.closest('.strip');
-  if (!token && strip && e.pointerType === 'touch') {
-    const version = versions().find(v => v.strip.node === strip), i = version.strip.nearest(e.clientX, e.clientY);
-    token = i < 0 ? null : {version, i};
-  }
+/** What a click means: the token under it, or the one under a press that did not travel; null where text was selected. */
+function clicked(e) {
+  const press = e.detail ? pressed : null;  // 0: by a key, or a screen reader
+  const still = press && Math.hypot(e.clientX - press.x, e.clientY - press.y) < NEAR, chosen = window.getSelection();
+  const selects = !still || e.detail > 1 || e.shiftKey;
+  if (selects && !chosen.isCollapsed && log.contains(chosen.anchorNode)) return null;
+  const strip = still ? press.strip : e.target.closest?.('.strip'), token = still ? press.token : find(e.target);
+  if (token || !strip || e.pointerType !== 'touch') return token;
+  const version = versions().find(v => v.strip.node === strip);
+  if (!version) return null;
+  const moved = still ? strip.getBoundingClientRect().top - press.top : 0;
+  const i = version.strip.nearest(e.clientX, e.clientY + moved);
+  return i < 0 ? null : {version, i};
+}
+window.addEventListener('click', e => {
+  const token = clicked(e);
+  pressed = null;
   if (token) pin(token.version, token.i);
+});
+
+// What is pressed in the inspector stays until it comes up: a button that was replaced in between, by
+// numbers of the next token or of the reply's end, would be told of no click.
+let letGo = null;
+side.addEventListener('pointerdown', () => { clearTimeout(letGo); state.held = true; });
+window.addEventListener('click', () => { state.held = false; }, true);  // what it does may paint
+for (const kind of ['pointerup', 'pointercancel']) window.addEventListener(kind, () => {
+  letGo = setTimeout(() => { state.held = false; paintDetail(); }, 100);  // of a finger the click comes later
 });
 log.addEventListener('keydown', e => {
   const token = find(e.target);

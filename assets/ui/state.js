@@ -12,7 +12,9 @@ const state = {
   detail: null, detailAt: 0,       // what the inspector shows, and since when
   look: {mode: props.trained ? 'deviation' : 'keenest', unit: 'token', view: 'tokens'},
   intent: null,                    // what the next press of Run is for, where it is no plain run
-  fill: null,                      // values for the controls
+  fill: null,                      // a change of the controls' values that Gradio has not asked for yet
+  filling: false,                  // until it is on the page
+  held: false,                     // whether something in the inspector is being pressed
   fetch: new Set(),                // versions whose chunks are missing
   follow: false,                   // whether the end of the reply is kept in sight
   editing: null,                   // the turn whose instruction is being changed

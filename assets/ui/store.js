@@ -88,6 +88,7 @@ class Store {
       await this.transact('readwrite', (tabs, versions) => {
         tabs.put({pack: this.pack, saved: Date.now(), turns: shape}, this.tab);
         for (const version of fresh) versions.put(version.record(), version.id);
+        tabs.transaction.commit?.();  // without waiting for the answers: the page may be going
       });
     } catch { /* switched off, or full: the page goes on without */ }
   }

@@ -10,11 +10,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 from mpd_core.packs import load_pack
 from mpd_core.ui.server import launch
 from tests.browser.scripted import ScriptedEngine
+from tests.patience import PATIENCE
 
 FLAGS = [
     "--no-sandbox",
@@ -32,6 +33,9 @@ MARKS = [
         "ignore:'future.no_silent_downcasting'"
     ),  # Gradio's own use of pandas
 ]
+
+
+expect.set_options(timeout=1000 * PATIENCE)
 
 
 def free_port() -> int:
@@ -143,10 +147,30 @@ class Visitor:
             "text => document.querySelector('#prompt textarea').value === text", arg=text
         )
 
-    def toggles(self) -> list[str]:
-        chosen = self.page.locator(".dimension input:checked")
-        values: list[str] = chosen.evaluate_all("boxes => boxes.map(box => box.value)")
-        return values
+    def wait_for_toggles(self, chosen: list[str]) -> None:
+        self.page.wait_for_function(
+            """chosen => JSON.stringify(chosen) === JSON.stringify(
+              [...document.querySelectorAll('.dimension input:checked')].map(box => box.value))""",
+            arg=chosen,
+        )
+
+    def wait_for_frames(self) -> None:
+        """Wait until what has changed is laid out and drawn."""
+        self.page.evaluate(
+            "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
+
+    def wait_for_saved(self, run: str) -> None:
+        """Wait until the browser has kept the tokens of a run."""
+        self.page.wait_for_function(
+            """run => new Promise(done => {
+              indexedDB.open('mpd-studio').onsuccess = opened => {
+                const base = opened.target.result;
+                const kept = base.transaction('versions').objectStore('versions').get(run);
+                kept.onsuccess = () => { base.close(); done(kept.result?.rows.length > 0); };
+              }; })""",
+            arg=run,
+        )
 
     def text(self, run: str) -> str:
         return str(self.strip(run).evaluate("strip => strip.textContent"))
@@ -158,7 +182,7 @@ class Visitor:
 def new_context(browser: Browser, width: int, height: int, **options: Any) -> BrowserContext:
     """Its waits are long: a machine may have other work to do."""
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
-    context.set_default_timeout(120_000)
+    context.set_default_timeout(1000 * PATIENCE)
     return context
 
 
@@ -168,6 +192,38 @@ def processor_seconds(browser: Browser) -> float:
     found = session.send("SystemInfo.getProcessInfo")["processInfo"]
     session.detach()
     return sum(process["cpuTime"] for process in found if process["type"] == "renderer")
+
+
+WORK = """() => {
+  const box = document.createElement('div');
+  document.body.append(box);
+  for (let line = 0; line < 60; line++) {
+    for (let i = 0; i < 100; i++) {
+      box.append(Object.assign(document.createElement('span'), {textContent: ` word${i}`}));
+    }
+    box.offsetHeight;
+  }
+  box.remove();
+}"""
+WORK_SECONDS = 0.25
+"""Processor time of it on the machine of the figures."""
+
+
+def slowness(browser: Browser) -> float:
+    """How many times as long as on the machine of the figures a page's work takes here; at least 1.
+
+    Bounds of processor time are multiplied by it: a processor may be slow, and a shared one is.
+    """
+    context = new_context(browser, 1280, 900)
+    page = context.new_page()
+    took = []
+    for _ in range(3):
+        before = processor_seconds(browser)
+        page.evaluate(WORK)
+        took.append(processor_seconds(browser) - before)
+    context.close()
+    print(f"a page's work takes {min(took):.2f} s of processor here")
+    return max(1.0, min(took) / WORK_SECONDS)
 
 
 def open_page(

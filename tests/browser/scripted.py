@@ -87,7 +87,7 @@ class ScriptedStream:
         self.pause = pause
         self.steps: list[StepRecord] = []
         self.started = time.monotonic()
-        self.ended = threading.Event()
+        self.ended, self.unstuck = threading.Event(), threading.Event()
         self.reason = "stop"
 
     def __enter__(self) -> ScriptedStream:
@@ -101,6 +101,11 @@ class ScriptedStream:
         found = re.match(r"never behind (\d+)", self.request.messages[-1].content)
         return int(found[1]) if found else 0
 
+    def held_after(self) -> int:
+        """Tokens after which the engine waits for the test: "held" after 5, "held after 60"."""
+        found = re.match(r"held(?: after (\d+))?", self.request.messages[-1].content)
+        return int(found[1] or 5) if found else -1
+
     def cancel(self) -> None:
         if not self.ended.is_set():
             self.reason = "cancelled"
@@ -109,13 +114,18 @@ class ScriptedStream:
     def __iter__(self) -> Iterator[StepRecord]:
         prompt = self.request.messages[-1].content
         if prompt.startswith("never"):
-            self.ended.wait(60)
+            self.ended.wait()
         if prompt.startswith("stuck"):
-            time.sleep(4)  # a long prefill: the engine looks up only afterwards
+            self.unstuck.wait()  # a long prefill: the engine looks up only afterwards
         branch = self.request.branch or Branch()
         for i, text in enumerate(self._speech(prompt)):
             if i >= len(branch.prefix) and self.ended.wait(self.pause):
                 return
+            if self.held_after() - 4 <= i < self.held_after():
+                self.ended.wait(0.4)  # longer than between two frames: each token is sent
+            while i == self.held_after() and not self.unstuck.is_set():
+                if self.ended.wait(0.02):
+                    return
             if prompt.startswith("break") and i == 5:
                 raise EngineError("The engine ran out of memory: ask for a shorter reply.")
             if prompt.startswith("bug") and i == 5:
@@ -128,7 +138,7 @@ class ScriptedStream:
         self.ended.set()
 
     def _speech(self, prompt: str) -> list[str]:
-        if prompt.startswith("slow tale"):
+        if prompt.startswith("slow tale") or re.match(r"held.* tale", prompt):
             return [f" {i}" for i in range(400)]
         if prompt.startswith("hostile"):
             return [*tokens("Take this: "), HOSTILE, *tokens(" and that."), ""]
@@ -206,4 +216,5 @@ class ScriptedEngine:
 
     def close(self) -> None:
         for stream in self.streams:
+            stream.unstuck.set()
             stream.cancel()

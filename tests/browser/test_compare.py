@@ -8,6 +8,7 @@ import pytest
 
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ScriptedEngine
+from tests.patience import PATIENCE
 
 pytestmark = MARKS
 DONE = "count => document.querySelectorAll('.mpd-version[data-status=done]').length === count"
@@ -16,12 +17,14 @@ Visit = Callable[..., Visitor]
 
 def test_one_click_shows_all_eight_preferences(visitor: Visitor, engine: ScriptedEngine) -> None:
     page, before = visitor.page, len(engine.streams)
-    page.fill("#prompt textarea", "slow and steady")
+    page.fill("#prompt textarea", "held and steady")
     page.get_by_role("button", name="All eight").click()
-    page.wait_for_function("document.querySelectorAll('.strip .tok:nth-of-type(3)').length === 8")
+    page.wait_for_function("document.querySelectorAll('.strip .tok:nth-of-type(2)').length === 8")
     assert page.locator('.mpd[data-busy="true"]').count() == 1  # they are written side by side
-    page.wait_for_selector('#view [data-done="true"]')
     asked = engine.streams[before:]
+    for stream in asked:
+        stream.unstuck.set()
+    page.wait_for_selector('#view [data-done="true"]')
     assert sorted(s.request.preference for s in asked) == sorted(
         a + b + c for a in "AB" for b in "AB" for c in "AB"
     )
@@ -78,7 +81,7 @@ def test_stop_ends_all_of_them(visitor: Visitor, engine: ScriptedEngine) -> None
     page.wait_for_function("document.querySelectorAll('.strip .tok:nth-of-type(2)').length === 8")
     page.click("#stop")
     page.wait_for_selector('#view [data-done="true"]')
-    assert all(stream.ended.wait(5) for stream in engine.streams[before:])
+    assert all(stream.ended.wait(PATIENCE) for stream in engine.streams[before:])
     assert all(len(stream.steps) < 400 for stream in engine.streams[before:])
 
 
@@ -130,7 +133,7 @@ def test_asking_again_and_editing_keep_versions_of_the_turn(
     page.locator(".last").get_by_label("Version before").click()
     page.wait_for_selector(f'#view [data-run="{second}"]')
     assert page.locator(".last .mpd-prompt").inner_text() == "echo one"
-    page.wait_for_timeout(800)
+    visitor.wait_for_saved(third)
     page.reload()
     page.wait_for_selector(f'.strip[data-run="{second}"] .tok')
     page.locator(".last").get_by_label("Version after").click()

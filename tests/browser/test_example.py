@@ -39,7 +39,7 @@ def test_a_new_visitor_sees_an_example_that_asks_nothing(
     assert visitor.page.locator(".strip").evaluate("node => node.textContent") == trace["text"]
     assert "stored example" in visitor.page.locator(".mpd-made").inner_text()
     assert visitor.page.locator(".mpd-steps li").count() == 3
-    visitor.page.wait_for_function("!document.querySelector('.tok.unsaid')")
+    visitor.page.wait_for_selector(".mpd-version[data-played]")
     visitor.page.locator(".tok").nth(1).click()
     visitor.page.wait_for_selector('.mpd-side[data-pinned="1"]')
     assert len(engine.streams) == before

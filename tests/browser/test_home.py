@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 
 from mpd_core.analysis import analyse, trace_from_dict
 from mpd_core.ui.standalone import report_page
@@ -152,7 +152,7 @@ def test_the_tab_analyses_this_conversation_and_files(visit: Visit, tmp_path: Pa
     page.set_input_files("#analyse input[type=file]", [good])
     page.wait_for_selector(".mpd-analysis-sum:has-text('1 reply, 3 tokens')")
     page.get_by_role("tab", name="Chat").click()
-    assert visitor.page.locator(".mpd-turn:visible").count() == 2
+    expect(page.locator(".mpd-turn:visible")).to_have_count(2)
 
 
 def test_a_conversation_without_replies_is_said(visit: Visit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.browser.conftest import MARKS, Visitor
-from tests.browser.scripted import SPEECH, ScriptedEngine
+from tests.browser.scripted import ScriptedEngine
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -25,13 +25,16 @@ def test_conversation_draft_toggles_and_theme_survive_a_reload(visit: Visit) -> 
     visitor.page.fill("#prompt textarea", "half a thought")
     visitor.page.click(".mpd-theme")
     dark = visitor.page.locator("body").get_attribute("class")
-    visitor.page.wait_for_timeout(300)
+    visitor.page.wait_for_function(
+        """() => { const {prompt, preference} = JSON.parse(sessionStorage.getItem('mpd-draft'));
+          return prompt === 'half a thought' && preference === 'BA-'; }"""
+    )
     visitor.page.reload()
     loaded_again(visitor)
     visitor.page.wait_for_selector(f'.strip[data-run="{second}"] .tok')
     assert [visitor.text(run) for run in (first, second)] == ["echo one", "echo two"]
     visitor.wait_for_draft("half a thought")
-    assert visitor.toggles() == ["knowledgeable", "concise", ""]
+    visitor.wait_for_toggles(["knowledgeable", "concise", ""])
     assert ("dark" in (dark or "")) is True
     assert "dark" in (visitor.page.locator("body").get_attribute("class") or "")
 
@@ -59,13 +62,13 @@ def test_back_brings_the_conversation(visit: Visit, studio: str) -> None:
 
 def test_a_reply_that_a_reload_interrupts_is_shown_as_cut(visit: Visit) -> None:
     visitor = visit()
-    run = visitor.run("slow and steady", wait=False)
-    visitor.page.wait_for_timeout(1200)
+    run = visitor.run("slow tale", wait=False)
+    visitor.wait_for_saved(run)
     visitor.page.reload()
     loaded_again(visitor)
     visitor.page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
     visitor.page.wait_for_selector('#view [data-done="true"]')
-    assert SPEECH.startswith(visitor.text(run))
+    assert "".join(f" {i}" for i in range(400)).startswith(visitor.text(run))
     assert visitor.text(run) != ""
     assert visitor.page.locator(".mpd-end:not(:empty)").inner_text()
     visitor.strays = [s for s in visitor.strays if not offline(s)]
@@ -79,12 +82,14 @@ def test_run_without_a_connection_loses_nothing(visit: Visit) -> None:
     visitor.page.context.set_offline(True)
     visitor.page.click("#run")
     visitor.page.wait_for_timeout(1500)
+    visitor.page.evaluate("window.before = true")
     visitor.page.context.set_offline(False)
-    visitor.page.wait_for_timeout(4000)  # Gradio reloads the page once it is reached again
+    # Gradio reloads the page once it is reached again.
+    visitor.page.wait_for_function("window.before === undefined")
     loaded_again(visitor)
     visitor.page.wait_for_selector(f'.strip[data-run="{first}"] .tok')
     visitor.wait_for_draft("echo two")
-    assert visitor.toggles() == ["elementary", "informative", "friendly"]
+    visitor.wait_for_toggles(["elementary", "informative", "friendly"])
     assert visitor.text(first) == "echo one"
     visitor.page.wait_for_selector('#view [data-done="true"]')
     visitor.strays = [s for s in visitor.strays if not offline(s)]

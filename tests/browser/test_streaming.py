@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page
 
 from mpd_core.packs import Pack, load_pack
 from mpd_core.ui.server import launch
-from tests.browser.conftest import MARKS, Visitor, free_port, processor_seconds
+from tests.browser.conftest import MARKS, Visitor, free_port, processor_seconds, slowness
 from tests.browser.scripted import ScriptedEngine
 
 pytestmark = MARKS
@@ -51,15 +51,15 @@ class Traced:
         while not self.ended:
             page.wait_for_timeout(50)
 
-    def long_tasks(self) -> list[float]:
-        """Milliseconds of every task of a page's main thread that took more than 50."""
+    def long_tasks(self, least: float) -> list[float]:
+        """Milliseconds of every task of a page's main thread that took more than the least."""
         named = [e for e in self.events if e["name"] == "thread_name"]
         main = {(e["pid"], e["tid"]) for e in named if e["args"]["name"] == "CrRendererMain"}
         tasks = [e for e in self.events if e["name"] == "ThreadControllerImpl::RunTask"]
         assert main
         assert tasks
         took = [e.get("tdur", 0) / 1000 for e in tasks if (e["pid"], e["tid"]) in main]
-        return [one for one in took if one > 50]
+        return [one for one in took if one > least]
 
     def restyled(self) -> int:
         """Elements whose style was computed anew."""
@@ -72,7 +72,7 @@ def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
 ) -> None:
     visitor = visit(long_pack)
     page = visitor.page
-    page.wait_for_function("!document.querySelector('.tok.unsaid')")  # the example has been played
+    page.wait_for_selector(".mpd-version[data-played]")  # the example has been played
     traced = Traced(browser)
     before, begun = processor_seconds(browser), time.monotonic()
     traced.start()
@@ -81,12 +81,15 @@ def test_a_thousand_tokens_at_sixty_a_second_leave_the_page_free(
     seconds = time.monotonic() - begun
     traced.stop(page)
     assert visitor.view.get_attribute("data-count") == "1000"
-    processor, long = processor_seconds(browser) - before, traced.long_tasks()
+    processor, slow = processor_seconds(browser) - before, slowness(browser)
+    long = traced.long_tasks(50 * slow)
     print(f"in {seconds:.0f} s: {sum(long) / seconds:.0f} ms of long tasks and "
           f"{1000 * processor / seconds:.0f} ms of processor a second, "
           f"{traced.restyled() / 1000:.0f} elements restyled a token")  # fmt: skip
-    assert sum(long) / seconds < 50  # none, and no task above 36, on the machine of the figures
-    assert processor / seconds < 0.6
+    assert (
+        sum(long) / seconds < 50 * slow
+    )  # none, and no task above 36, on the machine of the figures
+    assert processor / seconds < 0.6 * slow
     # A rule with :has() once had the browser restyle the whole reply at each update: 70 a token.
     assert traced.restyled() < 20 * 1000
     assert page.evaluate("window.Plotly") is None

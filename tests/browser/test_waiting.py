@@ -34,7 +34,7 @@ class Slow:
     def open(self, tell: Callable[[str], None]) -> ScriptedEngine:
         tell("Loading the scripted model.")
         self.told.set()
-        self.go.wait(60)
+        self.go.wait()
         return ScriptedEngine(self.pack, notes=("A note of the engine.",))
 
 
@@ -44,7 +44,7 @@ def slow() -> Iterator[Slow]:
     opening = Opening(slow.pack, slow.open, tell=lambda _: None)  # type: ignore[arg-type]
     page, slow.url = launch(opening, host="127.0.0.1", port=free_port())
     opening.start()
-    slow.told.wait(10)
+    slow.told.wait()
     yield slow
     slow.go.set()
     opening.wait()

@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 from mpd_core.ui import assets
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ARABIC, SPEECH, ScriptedEngine
+from tests.patience import PATIENCE
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -147,7 +148,7 @@ def test_run_while_writing_keeps_what_is_there_and_begins_anew(
     stream = engine.streams[-1]
     second = visitor.run("echo next")
     assert visitor.text(second) == "echo next"
-    assert stream.ended.wait(5)
+    assert stream.ended.wait(PATIENCE)
     kept = visitor.text(first)
     assert kept
     assert len(stream.steps) < 400
@@ -172,7 +173,7 @@ def test_an_example_can_be_undone(visit: Visit) -> None:
     visitor.wait_for_draft("How does the internet find a web page?")
     visitor.page.get_by_role("button", name="Undo").click()
     visitor.wait_for_draft("my own long thought")
-    assert visitor.toggles() == ["", "concise", "friendly"]
+    visitor.wait_for_toggles(["", "concise", "friendly"])
 
 
 def test_all_toggles_off_is_explained_to_a_visitor(visit: Visit) -> None:
