@@ -99,7 +99,7 @@ def test_a_row_and_an_output_do_not_depend_on_others(bits: int) -> None:
 
 THREADS = """
 import hashlib, torch
-from mpd_core.models.block_loops import WIDE
+from mpd_core.models.vector_code import WIDE
 from mpd_core.models.kernels import loop_threads
 from tests.test_blocks import linear
 made = b""

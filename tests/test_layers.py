@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
-    errors resources
+    errors resources left_out
     fields
     request trace
     method

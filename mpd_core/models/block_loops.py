@@ -19,18 +19,30 @@ are, and what numba's arrays become is not sure to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import config, prange, types
+from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from mpd_core.models.kernels import ROUND, Array, compiled
+from mpd_core.models.vector_code import (
+    DOTS,
+    F16,
+    F32,
+    I32,
+    I64,
+    LANES,
+    MOST,
+    PAIRS,
+    Code,
+    in_all,
+    vector,
+)
 
 PANEL = 32
 """Outputs side by side."""
@@ -43,27 +55,6 @@ DIGITS = 3
 """Of an activation, the highest first."""
 
 
-def _features() -> frozenset[str]:
-    """Of the CPU that is compiled for."""
-    features = config.CPU_FEATURES
-    if features is None:
-        features = binding.get_host_cpu_features().flatten()
-    return frozenset(features.split(","))
-
-
-WIDE = "+avx512bw" in _features()
-"""Whether there are 32 registers of 512 bits that multiply whole numbers."""
-LANES, MOST = (16, 6) if WIDE else (8, 3)
-"""Outputs of a register, and rows at most whose sums fit into registers together."""
-DOTS = bool({"+avx512vnni" if WIDE else "+avxvnni"} & _features())
-"""Whether four products and their sum are one instruction."""
-PAIRS = WIDE or "+avx2" in _features()
-"""Whether products of neighbours and their sum are."""
-NAMES = {
-    16: ("avx512.vpdpbusd.512", "avx512.pmaddubs.w.512", "avx512.pmaddw.d.512"),
-    8: ("avx512.vpdpbusd.256", "avx2.pmadd.ub.sw", "avx2.pmadd.wd"),
-}
-"""By lanes: what LLVM calls four products, pairs of bytes, and pairs of 16 bits."""
 LARGEST = np.float32(63 * (128 * 128 + 128 + 1))  # three digits of -64 to 63
 UNSIGNED = np.int32(0x7FFFFFFF)
 LEAST = np.float32(2.0**-100)
@@ -72,128 +63,12 @@ AHEAD = 4096
 """Bytes: weights are asked for so long before they are used. What a CPU expects by itself ends with
 a page of memory."""
 
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_F16, _F32 = ir.HalfType(), ir.FloatType()
 Codes = NDArray[np.uint8]
 Scales = NDArray[np.int16]
 Levels = NDArray[np.int8]
-Body = Callable[[Any, Sequence[Any]], list[Any]]
 
 
-class _Code:
-    """What numba's builder lacks: addresses as numbers, vectors, and loops that carry values."""
-
-    def __init__(self, builder: Any) -> None:
-        self.b = builder
-
-    def at(self, address: Any, *terms: Any) -> Any:
-        """An address and terms behind it: numbers, or pairs (index, bytes of one)."""
-        for term in terms:
-            whole = term if isinstance(term, tuple) else (_I64(1), term)
-            address = self.b.add(address, self.b.mul(whole[0], self._number(whole[1])))
-        return address
-
-    def _number(self, value: Any) -> Any:
-        return _I64(value) if isinstance(value, int) else value
-
-    def load(self, address: Any, kind: Any, lanes: int, align: int) -> Any:
-        vector = ir.VectorType(kind, lanes)
-        return self.b.load(self.b.inttoptr(address, vector.as_pointer()), align=align)
-
-    def fetch(self, address: Any) -> None:
-        """Have a line of memory come closer, which will be read soon."""
-        pointer = self.b.inttoptr(address, _I8.as_pointer())
-        signature = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(self.b.module, signature, "llvm.prefetch.p0")
-        self.b.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
-
-    def store(self, vector: Any, address: Any) -> None:
-        self.b.store(vector, self.b.inttoptr(address, vector.type.as_pointer()), align=4)
-
-    def in_all(self, address: Any, kind: Any) -> Any:
-        """The 32 bits at an address in each lane."""
-        number = self.b.load(self.b.inttoptr(address, kind.as_pointer()), align=4)
-        nothing = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
-        first = self.b.insert_element(nothing, number, _I32(0))
-        return self.b.shuffle_vector(first, nothing, _in_all(_I32, 0))
-
-    def add_product(self, x: Any, y: Any, total: Any) -> Any:
-        """x y + total, rounded once where the CPU can."""
-        kind = total.type
-        name = f"llvm.fmuladd.v{kind.count}f32"
-        return self.b.call(self._named(name, kind, [kind] * 3), [x, y, total])
-
-    def add_four(self, q: Any, digits: Any, total: Any, *, halves: bool) -> Any:
-        """In each lane total + sum of four bytes q, without sign, times four digits.
-
-        With ``halves`` a total is two numbers of 16 bits, to be added by ``whole``: pairs of
-        products are below 2^15, and those of q of 4 bits in a block are so all together.
-        """
-        if DOTS:
-            return self._call(0, total.type, total, q, digits)
-        if not PAIRS:
-            return self._add_bytes(q, digits, total)
-        pairs = self._call(1, _vector(_I16, 2), q, digits)
-        if halves:
-            both = self.b.add(self.b.bitcast(total, pairs.type), pairs)
-            return self.b.bitcast(both, total.type)
-        return self.b.add(total, self.whole(pairs))
-
-    def whole(self, halves: Any) -> Any:
-        """The sum of the two numbers of 16 bits in each lane."""
-        ones = ir.Constant(_vector(_I16, 2), [1] * (2 * LANES))
-        return self._call(2, _vector(_I32), halves, ones)
-
-    def _add_bytes(self, q: Any, digits: Any, total: Any) -> Any:
-        for place in range(0, 32, 8):
-            byte = self.b.and_(self.b.lshr(q, _in_all(_I32, place)), _in_all(_I32, 255))
-            top = self.b.shl(digits, _in_all(_I32, 24 - place))
-            digit = self.b.ashr(top, _in_all(_I32, 24))
-            total = self.b.add(total, self.b.mul(byte, digit))
-        return total
-
-    def _call(self, which: int, result: Any, *arguments: Any) -> Any:
-        """One of ``NAMES``, whose arguments are taken as vectors of as many bytes as there are."""
-        wanted = ((_I32, 1), (_I8, 4), (_I8, 4)) if which == 0 else ((_I8, 4),) * 2
-        wanted = ((_I16, 2),) * 2 if which == 2 else wanted
-        kinds = [_vector(kind, each) for kind, each in wanted]
-        cast = [self.b.bitcast(x, kind) for x, kind in zip(arguments, kinds, strict=True)]
-        return self.b.call(self._named(f"llvm.x86.{NAMES[LANES][which]}", result, kinds), cast)
-
-    def _named(self, name: str, result: Any, arguments: Sequence[Any]) -> Any:
-        signature = ir.FunctionType(result, arguments)
-        return cgutils.get_or_insert_function(self.b.module, signature, name)
-
-    def loop(self, count: Any, carried: Sequence[Any], body: Body) -> list[Any]:
-        """Run ``body(index, values)`` count times, at least once; the values that it leaves."""
-        before = self.b.block
-        start, end = self.b.append_basic_block(), self.b.append_basic_block()
-        self.b.branch(start)
-        self.b.position_at_end(start)
-        index = self.b.phi(_I64)
-        index.add_incoming(_I64(0), before)
-        held = [self.b.phi(value.type) for value in carried]
-        for phi, value in zip(held, carried, strict=True):
-            phi.add_incoming(value, before)
-        left = body(index, held)
-        following = self.b.add(index, _I64(1))
-        index.add_incoming(following, self.b.block)
-        for phi, value in zip(held, left, strict=True):
-            phi.add_incoming(value, self.b.block)
-        self.b.cbranch(self.b.icmp_signed("<", following, count), start, end)
-        self.b.position_at_end(end)
-        return left
-
-
-def _vector(kind: Any, each: int = 1) -> Any:
-    return ir.VectorType(kind, LANES * each)
-
-
-def _in_all(kind: Any, number: float) -> Any:
-    return ir.Constant(ir.VectorType(kind, LANES), [number] * LANES)
-
-
-class _Panel(_Code):
+class _Panel(Code):
     """The code of one panel."""
 
     def __init__(self, builder: Any, bits: int, arguments: Sequence[Any]) -> None:
@@ -210,15 +85,15 @@ class _Panel(_Code):
         places = list(product(range(rows), range(parts)))
 
         def block(index: Any, totals: Sequence[Any]) -> list[Any]:
-            nothing = [_in_all(_I32, 0)] * (DIGITS * len(places))
-            sums = self.loop(_I64(4), nothing, lambda k, s: self._add(index, k, starts, s))
+            nothing = [in_all(I32, 0)] * (DIGITS * len(places))
+            sums = self.loop(I64(4), nothing, lambda k, s: self._add(index, k, starts, s))
             scales = [self._scales(index, start) for start in starts]
             return [
                 self._scaled(index, row, scales[part], sums[k * DIGITS : (k + 1) * DIGITS], total)
                 for k, ((row, part), total) in enumerate(zip(places, totals, strict=True))
             ]
 
-        totals = self.loop(self.blocks, [_in_all(_F32, 0.0)] * len(places), block)
+        totals = self.loop(self.blocks, [in_all(F32, 0.0)] * len(places), block)
         for (row, part), total in zip(places, totals, strict=True):
             self.store(total, self.at(self.y, (self.y_row, row), 4 * starts[part]))
 
@@ -231,7 +106,7 @@ class _Panel(_Code):
             range(len(sums) // len(parts) // DIGITS), range(DIGITS), (0, 1)
         ):
             at = self.at(self.levels, (self._block(index, row), DIGITS * BLOCK), (k, step))
-            digits = self.in_all(self.at(at, digit * BLOCK + side * far), _I32)
+            digits = self.in_all(self.at(at, digit * BLOCK + side * far), I32)
             for part, both in enumerate(parts):
                 own = (row * len(parts) + part) * DIGITS + digit
                 sums[own] = self.add_four(both[side], digits, sums[own], halves=self.halves)
@@ -239,7 +114,7 @@ class _Panel(_Code):
 
     def _block(self, index: Any, row: int) -> Any:
         """Which of all rows' blocks this one of a row is."""
-        return self.b.add(self.b.mul(self.blocks, _I64(row)), index)
+        return self.b.add(self.b.mul(self.blocks, I64(row)), index)
 
     def _bytes(self, index: Any, k: Any, start: int) -> list[Any]:
         """q of two times four inputs, a byte each."""
@@ -250,11 +125,11 @@ class _Panel(_Code):
         for place in range(words):
             here = self.at(at, place * word)
             self.fetch(self.at(here, AHEAD))
-            found.append(self.load(here, _I32, LANES, 4))
+            found.append(self.load(here, I32, LANES, 4))
         if self.bits == 8:
-            return [self.b.xor(one, _in_all(_I32, 0x80808080)) for one in found]
-        low = _in_all(_I32, 0x0F0F0F0F)
-        sides = found[0], self.b.lshr(found[0], _in_all(_I32, 4))
+            return [self.b.xor(one, in_all(I32, 0x80808080)) for one in found]
+        low = in_all(I32, 0x0F0F0F0F)
+        sides = found[0], self.b.lshr(found[0], in_all(I32, 4))
         return [self.b.and_(side, low) for side in sides]
 
     def _scaled(
@@ -262,11 +137,11 @@ class _Panel(_Code):
     ) -> Any:
         """total + s d sum of q n + m sum of s n."""
         block, (d, m), kind = self._block(index, row), scales, total.type
-        size, ones = (self.in_all(self.at(self.sizes, (block, 8), side), _F32) for side in (0, 4))
+        size, ones = (self.in_all(self.at(self.sizes, (block, 8), side), F32) for side in (0, 4))
         high, middle, low = (self.whole(one) for one in sums) if self.halves else sums
-        upper = self.b.add(self.b.shl(high, _in_all(_I32, 7)), middle)
+        upper = self.b.add(self.b.shl(high, in_all(I32, 7)), middle)
         upper, low = (self.b.sitofp(one, kind) for one in (upper, low))
-        number = self.add_product(upper, _in_all(_F32, 128.0), low)
+        number = self.add_product(upper, in_all(F32, 128.0), low)
         total = self.add_product(m, ones, total)
         return self.add_product(number, self.b.fmul(d, size), total)
 
@@ -274,9 +149,9 @@ class _Panel(_Code):
         """d and m."""
         at = self.at(self.scales, (index, self.scale_bytes), 2 * start)
         count = 2 if self.bits == 4 else 1
-        halves = [self.load(self.at(at, 2 * PANEL * j), _F16, LANES, 2) for j in range(count)]
-        d, *m = (self.b.fpext(half, _vector(_F32)) for half in halves)
-        return [d, m[0] if m else self.b.fmul(d, _in_all(_F32, -128.0))]
+        halves = [self.load(self.at(at, 2 * PANEL * j), F16, LANES, 2) for j in range(count)]
+        d, *m = (self.b.fpext(half, vector(F32)) for half in halves)
+        return [d, m[0] if m else self.b.fmul(d, in_all(F32, -128.0))]
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -293,10 +168,10 @@ def _multiply(_: Any, numbers: Any) -> Any:
         bits, rows, *others = cgutils.unpack_tuple(builder, args[0], 9)
         end = builder.append_basic_block()
         # One number for both: 4 or 8 times more than there can be rows, and the rows.
-        switch = builder.switch(builder.add(builder.mul(bits, _I64(MOST + 1)), rows), end)
+        switch = builder.switch(builder.add(builder.mul(bits, I64(MOST + 1)), rows), end)
         for own_bits, own_rows in product((4, 8), range(1, MOST + 1)):
             case = builder.append_basic_block()
-            switch.add_case(_I64(own_bits * (MOST + 1) + own_rows), case)
+            switch.add_case(I64(own_bits * (MOST + 1) + own_rows), case)
             builder.position_at_end(case)
             together = 2 if own_rows <= MOST // 3 else 1  # few sums: more of them at once
             for part in range(0, parts, together):
@@ -313,7 +188,7 @@ def _bits(_: Any, value: Any) -> Any:
     """An fp32 as the whole number that its bits are."""
 
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _I32)
+        return builder.bitcast(args[0], I32)
 
     return types.int32(value), generate
 
@@ -323,7 +198,7 @@ def _fp32(_: Any, value: Any) -> Any:
     """The reverse."""
 
     def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], _F32)
+        return builder.bitcast(args[0], F32)
 
     return types.float32(value), generate
 

@@ -77,7 +77,7 @@ class Panels:
         idle = -len(codes) % PANEL
         parts = (F.pad(part, (0, 0, 0, 0, 0, idle)) for part in (codes, scales))
         bytes_, halves = (part.view(-1, PANEL, *part.shape[1:]) for part in parts)
-        words = bytes_.unflatten(-1, (-1, FOUR)).permute(0, 2, 3, 1, 4)
+        words = bytes_.view(*bytes_.shape[:-1], -1, FOUR).permute(0, 2, 3, 1, 4)
         return cls(words.contiguous(), halves.permute(0, 2, 3, 1).contiguous(), len(codes))
 
     @property

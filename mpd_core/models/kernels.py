@@ -92,8 +92,9 @@ def compiled(*fastmath: str, parallel: bool = False, calls: bool = False) -> Cal
 @cache
 def _stamp() -> str:
     """What all loops are written in; numba itself looks at a function's own file alone."""
-    texts = (file.read_bytes() for file in sorted(Path(__file__).parent.glob("*_loops.py")))
-    return sha256(b"".join([Path(__file__).read_bytes(), *texts])).hexdigest()
+    here = Path(__file__)
+    files = (here, here.with_name("vector_code.py"), *sorted(here.parent.glob("*_loops.py")))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @intrinsic  # type: ignore[untyped-decorator]
