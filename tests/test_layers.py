@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
-    errors resources saving
+    errors resources saving left_out
     fields
     request trace
     method

@@ -96,3 +96,16 @@ def test_a_wheel_holds_the_default_pack_and_the_page(tmp_path: Path) -> None:
     for file in map(Path, told):
         assert file.is_file()
         assert (tmp_path / "site").resolve() in file.resolve().parents
+
+
+def test_what_nobody_uses_is_not_loaded() -> None:
+    """scipy's optimisers, for losses of other models, and pyarrow, which pandas looks for."""
+    code = """
+import importlib.util, sys
+import mpd_core.models.llama
+import mpd_core.ui
+for name in ("scipy", "pyarrow"):  # nor does it seem to be missing afterwards
+    importlib.util.find_spec(name)
+print([name for name in ("scipy.optimize", "pyarrow") if name in sys.modules])
+"""
+    assert in_python(code) == "[]"

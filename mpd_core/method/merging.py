@@ -23,7 +23,8 @@ def merge_probabilities(log_probs: Tensor, weights: Tensor) -> Tensor:
     Returns:
         Log-probabilities of the mixture, [..., V].
     """
-    return torch.logsumexp(weights.log().unsqueeze(-1) + log_probs, dim=-2)
+    weighted = weights.log().unsqueeze(-1) + log_probs
+    return weighted.squeeze(-2) if weighted.shape[-2] == 1 else torch.logsumexp(weighted, dim=-2)
 
 
 def sum_logits(log_probs: Tensor, weights: Tensor) -> Tensor:
@@ -194,6 +195,9 @@ def disagreements(
     The first is near 0 where one expert has nearly all the weight, however far the others are from
     it; the second says how far all of them lie apart. Arguments as there.
     """
+    if weights.shape[-1] == 1:
+        nothing = torch.zeros_like(weights[..., 0])
+        return nothing, nothing
     equal = torch.full_like(weights, 1.0 / weights.shape[-1])
     probs = log_probs.exp()  # once: over whole vocabularies exponentials are most of the work
     own = _entropy(probs, log_probs)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mpd_core.models.block_loops import BLOCK, PANEL, multiply
+from mpd_core.models.block_loops import BLOCK, DIGITS, FOUR, PANEL, multiply, to_levels
 from mpd_core.models.counts import MOST, Counts
 
 ANY = Counts(tuple(range(MOST + 1)), alike=True)
@@ -66,7 +66,7 @@ class Panels:
     """A matrix as ``block_loops`` reads it: 32 outputs side by side, the last filled up with 0."""
 
     codes: Tensor
-    """uint8, [panels, in / 32, 16 or 32, 32]."""
+    """uint8, [panels, in / 32, 4 or 8, 32, 4]: of each output four bytes, one after the other."""
     scales: Tensor
     """fp16, [panels, in / 32, 2 or 1, 32]."""
     outputs: int
@@ -76,8 +76,9 @@ class Panels:
         """From a matrix as files have it."""
         idle = -len(codes) % PANEL
         parts = (F.pad(part, (0, 0, 0, 0, 0, idle)) for part in (codes, scales))
-        sides = [p.view(-1, PANEL, *p.shape[1:]).permute(0, 2, 3, 1).contiguous() for p in parts]
-        return cls(sides[0], sides[1], len(codes))
+        bytes_, halves = (part.view(-1, PANEL, *part.shape[1:]) for part in parts)
+        words = bytes_.view(*bytes_.shape[:-1], -1, FOUR).permute(0, 2, 3, 1, 4)
+        return cls(words.contiguous(), halves.permute(0, 2, 3, 1).contiguous(), len(codes))
 
     @property
     def inputs(self) -> int:
@@ -87,7 +88,8 @@ class Panels:
     def rows(self, outputs: Tensor) -> Tensor:
         """The weights of some outputs, [...] to [..., in] in fp32."""
         panel, lane = outputs // PANEL, outputs % PANEL
-        return unpack(self.codes[panel, :, :, lane], self.scales[panel, :, :, lane])
+        codes = self.codes[panel, :, :, lane].flatten(-2)
+        return unpack(codes, self.scales[panel, :, :, lane])
 
     def goes_before(self, other: Panels) -> bool:
         """Whether another's panels may follow its own as one matrix."""
@@ -101,7 +103,7 @@ class Panels:
 
 
 class BlockLinear(nn.Module):
-    """Blocks of 4 or 8 bits, fp32 activations and sums; each row alone what it is in a crowd."""
+    """Blocks of 4 or 8 bits, activations of 21; each row alone what it is in a crowd."""
 
     counts = ANY
 
@@ -120,14 +122,28 @@ class BlockLinear(nn.Module):
     @panels.setter
     def panels(self, panels: Panels) -> None:
         self._panels = panels
-        self._arrays = panels.codes.numpy(), panels.scales.view(torch.int16).numpy()
+        self.arrays = panels.codes.numpy(), panels.scales.view(torch.int16).numpy()
+
+    @property
+    def bare(self) -> bool:
+        """Whether it is its panels and nothing more: no bias, no input or output filled up."""
+        codes = self.arrays[0]
+        full = (len(codes) * PANEL, codes.shape[1] * BLOCK)
+        return self.bias is None and (self.out_features, self.in_features) == full
 
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] to [..., out], in fp32."""
         rows = self._rows(x)
-        y = rows.new_empty(len(rows), len(self._arrays[0]) * PANEL)
+        y = rows.new_empty(len(rows), len(self.arrays[0]) * PANEL)
         if len(rows):
-            multiply(*self._arrays, rows.numpy(), y.numpy())
+            size = (len(rows), rows.shape[1] // BLOCK)
+            levels, sizes = (
+                torch.empty(*size, DIGITS, BLOCK, dtype=torch.int8),
+                torch.empty(*size, 2),
+            )
+            activations = levels.numpy(), sizes.numpy()
+            to_levels(rows.numpy(), *activations)
+            multiply(*self.arrays, *activations, y.numpy())
         if y.shape[1] != self.out_features:
             y = y[:, : self.out_features].contiguous()
         if self.bias is not None:

@@ -19,6 +19,8 @@ import importlib
 import math
 from collections.abc import Callable
 from functools import cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -62,24 +64,37 @@ ROUND = np.float32(1.5 * 2**23)  # added and taken off again: the nearest whole 
 EXP = tuple(np.float32(1 / math.factorial(n)) for n in range(8))
 
 
-def compiled(*fastmath: str, parallel: bool = False) -> Callable[[F], F]:
+def compiled(*fastmath: str, parallel: bool = False, calls: bool = False) -> Callable[[F], F]:
     """Compile a function when it is first called, and keep the code on disk.
 
     Args:
         fastmath: LLVM's flags; ``contract``, fused multiply-add, is always on.
         parallel: share its outer loop out among threads.
+        calls: it calls loops, of other files, too.
     """
     threaded = parallel and HAS_OPENMP
     options = {"nogil": True, "fastmath": {"contract", *fastmath}, "parallel": threaded}
-    kept = threaded or not parallel  # on disk, code for threads and for none have one name
+    # On disk, code for threads and for none have one name.
+    kept = HAS_OPENMP or not (parallel or calls)
 
     def decorate(function: F) -> F:
         try:
-            return cast(F, njit(cache=kept, **options)(function))
+            made = njit(cache=kept, **options)(function)
         except RuntimeError:  # nowhere to write: each process compiles for itself
             return cast(F, njit(**options)(function))
+        if kept:  # or code would be taken from disk whose callees have changed since
+            made._cache._cache_file._source_stamp = _stamp()
+        return cast(F, made)
 
     return decorate
+
+
+@cache
+def _stamp() -> str:
+    """What all loops are written in; numba itself looks at a function's own file alone."""
+    here = Path(__file__)
+    files = (here, here.with_name("vector_code.py"), *sorted(here.parent.glob("*_loops.py")))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @intrinsic  # type: ignore[untyped-decorator]

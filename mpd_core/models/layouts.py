@@ -125,15 +125,18 @@ class RowLoopLora:
 
     def add(self, x: Tensor, y: Tensor, blocks: Sequence[Block]) -> Tensor:
         """y with what the adapters add to it."""
-        if len(self._table) != len(blocks):
-            self._join(blocks)
-        weights = self._routing.weights
+        joined, weights = self.joined(blocks), self._routing.weights
         assert weights is not None
         y = y.contiguous()
         rows_x, rows_y = x.reshape(-1, x.shape[-1]).numpy(), y.view(-1, y.shape[-1]).numpy()
-        a, b = self._a.numpy(), self._b.numpy()
-        kernels.add_lora(rows_x, weights.numpy(), self._table, a, b, rows_y)
+        kernels.add_lora(rows_x, weights.numpy(), *joined, rows_y)
         return y
+
+    def joined(self, blocks: Sequence[Block]) -> tuple[Any, Any, Any]:
+        """The table, A and B, as ``kernels.add_lora`` takes them."""
+        if len(self._table) != len(blocks):
+            self._join(blocks)
+        return self._table, self._a.numpy(), self._b.numpy()
 
     def _join(self, blocks: Sequence[Block]) -> None:
         """Move factors to where ``kernels.add_lora`` reads them; fp16 stays fp16."""

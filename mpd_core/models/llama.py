@@ -19,6 +19,7 @@ from transformers.activations import SiLUActivation
 
 from mpd_core.models.blocks import BlockEmbedding, Panels, rounded
 from mpd_core.models.cache import RowCache
+from mpd_core.models.layer_table import LayerTable, all_in_blocks
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
 from mpd_core.models.operators import LoopOperators, Pass, TorchOperators
@@ -85,6 +86,15 @@ class LlamaBody:
             _take_layer(f"model.layers.{k}", model.model.layers[k], stack, packed=packed)
             for k in layers
         ]
+        self._table = self._table_of_layers(stack, heads[1], config.rms_norm_eps)
+
+    def _table_of_layers(self, stack: LoraStack, kv_heads: int, eps: float) -> LayerTable | None:
+        """For one loop over all layers, where there can be one."""
+        products = [(k.qkv, k.out, k.gate_up, k.down) for k in self._layers]
+        if not (stack.loops and all_in_blocks(products)):
+            return None
+        norms = [(layer.attention_norm, layer.mlp_norm) for layer in self._layers]
+        return LayerTable(norms, products, stack, kv_heads, eps)
 
     def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
         """Tokens, or states of the layers below, to hidden states [rows, T, D]."""
@@ -106,6 +116,9 @@ class LlamaBody:
         cos, sin = self._rotary(x, positions)
         sin[..., : sin.shape[-1] // 2].neg_()  # as attention takes it
         shared, operators = Pass(cos, sin, mask, cache.window), self._operators
+        if self._table:
+            self._table.climb(x, update, shared, cache, whole)
+            return x, update
         for k, (layer, cached) in enumerate(zip(self._layers, cache.layers, strict=True)):
             x, normed = operators.add_norm(x, update, layer.attention_norm)
             qkv = layer.qkv.forward(normed)

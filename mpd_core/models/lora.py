@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,11 @@ class LoraStack:
             self.routing.in_use = tuple(sorted(self._indices(rows)))
 
     @property
+    def count(self) -> int:
+        """Adapters that there are; means of others are made when they are asked for."""
+        return len(self._adapters)
+
+    @property
     def names_in_use(self) -> tuple[str, ...]:
         """Adapters that are laid out, by name."""
         in_use = self.routing.in_use  # before the names, which only grow: whoever asks is no worker
@@ -157,6 +163,12 @@ class StackedLora(nn.Module):
     def empty(self) -> bool:
         """Whether no adapter targets any of its parts."""
         return not self._blocks
+
+    @property
+    def joined(self) -> tuple[Any, Any, Any]:
+        """Where each row is computed with its own adapters: these, see ``RowLoopLora.joined``."""
+        assert isinstance(self._layout, RowLoopLora)
+        return self._layout.joined(self._blocks)
 
     def add(self, index: int, held: dict[str, tuple[Tensor, Tensor]]) -> None:
         """Take an adapter's factors for these parts, if it has any."""

@@ -1,0 +1,156 @@
+"""All layers of a LLaMA decoder as one compiled loop, where every product is of blocks.
+
+What its steps compute is what ``operators`` and ``BlockLinear`` compute one by one, to the bit:
+they are the same loops. But a step of one request takes a few microseconds in each, and as long in
+Python before the next.
+
+Where things lie in memory is in a table, a line a layer; ``layer_table`` writes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np import arrayobj
+
+from mpd_core.models.block_loops import BLOCK, DIGITS, PANEL, Levels, multiply, to_levels
+from mpd_core.models.kernels import (
+    Array,
+    Factor,
+    Whole,
+    add_lora,
+    add_norm,
+    attend,
+    compiled,
+    gated,
+    store,
+)
+
+NORM, MLP_NORM, KEYS, VALUES = range(4)
+"""Columns of addresses, before those of a layer's four products."""
+CODES, SCALES, PANELS, BLOCKS, WORDS, ADAPTERS, COUNT, A, A_SIZE, B, B_SIZE = range(11)
+"""Columns of one product: its blocks' addresses and shape, then what ``add_lora`` takes."""
+PRODUCT = 11
+QKV, OUT, GATE_UP, DOWN, COLUMNS = range(4, 4 + 5 * PRODUCT, PRODUCT)
+ADAPTER_COLUMNS = 6
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _array_at(_: Any, address: Any, count: Any, kind: Any) -> Any:  # noqa: ARG001
+    """So many numbers at an address, which belong to somebody else, as an array."""
+    array = types.Array(kind.dtype, 1, "C")
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        data_type = context.get_data_type(array.dtype)
+        size = ir.Constant(ir.IntType(64), context.get_abi_sizeof(data_type))
+        data = builder.inttoptr(args[0], data_type.as_pointer())
+        made = context.make_array(array)(context, builder)
+        arrayobj.populate_array(
+            made,
+            data=data,
+            shape=cgutils.pack_array(builder, [args[1]]),
+            strides=cgutils.pack_array(builder, [size]),
+            itemsize=size,
+            meminfo=None,
+        )
+        return made._getvalue()
+
+    return array(types.int64, types.int64, kind), generate
+
+
+@compiled(calls=True)
+def _multiply(own: Whole, x: Array, levels: Levels, sizes: Array, y: Array) -> None:
+    """y = x W^T, of the product whose columns these are."""
+    rows, panels, blocks, words = len(x), own[PANELS], own[BLOCKS], own[WORDS]
+    shape = (panels, blocks, words, PANEL, 4)
+    codes = _array_at(own[CODES], panels * blocks * words * PANEL * 4, np.uint8).reshape(shape)
+    halves = 2 if words == 4 else 1
+    count = panels * blocks * halves * PANEL
+    scales = _array_at(own[SCALES], count, np.int16).reshape((panels, blocks, halves, PANEL))
+    own_levels = levels[: x.size * DIGITS].reshape((rows, blocks, DIGITS, BLOCK))
+    own_sizes = sizes[: rows * blocks * 2].reshape((rows, blocks, 2))
+    to_levels(x, own_levels, own_sizes)
+    multiply(codes, scales, own_levels, own_sizes, y)
+
+
+@compiled(calls=True)
+def _adapt(own: Whole, x: Array, gates: Array, kind: Factor, y: Array) -> None:
+    """y with what adapters add to it."""
+    if own[COUNT]:
+        count = own[COUNT]
+        table = _array_at(own[ADAPTERS], count * ADAPTER_COLUMNS, np.int64)
+        a = _array_at(own[A], own[A_SIZE], kind).reshape((own[A_SIZE] // x.shape[1], x.shape[1]))
+        b = _array_at(own[B], own[B_SIZE], kind)
+        add_lora(x, gates, table.reshape((count, ADAPTER_COLUMNS)), a, b, y)
+
+
+@compiled(calls=True)
+def climb(
+    layers: Whole,
+    whole: int,
+    eps: float,
+    x: Array,
+    update: Array,
+    cos: Array,
+    sin: Array,
+    cache: tuple[int, int, int, int],
+    places: Whole,
+    positions: Whole,
+    gates: Array,
+    kind: Factor,
+) -> None:
+    """Some whole layers, and keys and values of the next, if there is one.
+
+    Args:
+        layers: [layers, COLUMNS].
+        whole: how many.
+        eps: of the norms.
+        x: states, [rows x T, D]; of the layer above at the end, if all are whole.
+        update: what they lack, likewise.
+        cos: as ``attend`` takes it.
+        sin: likewise.
+        cache: shape of a layer's keys, and of its values.
+        places: as ``attend`` takes it.
+        positions: likewise.
+        gates: each row's weight of each adapter, [rows, adapters].
+        kind: an array of the type of the adapters' factors.
+    """
+    rows, width = x.shape
+    first, (every, tokens, d) = layers[0], cos.shape
+    kv_heads, cached = cache[1], cache[0] * cache[1] * cache[2] * cache[3]
+    heads = first[QKV + PANELS] * PANEL // d - 2 * kv_heads
+    inner = first[DOWN + BLOCKS] * BLOCK
+    most = max(inner, width, heads * d)
+    levels = np.empty(rows * most * DIGITS, np.int8)
+    sizes = np.empty(rows * most // BLOCK * 2, np.float32)
+    normed, mixed = np.empty((rows, width), np.float32), np.empty((rows, heads * d), np.float32)
+    qkv = np.empty((rows, (heads + 2 * kv_heads) * d), np.float32)
+    wide, narrow = np.empty((rows, 2 * inner), np.float32), np.empty((rows, inner), np.float32)
+    by_head = qkv.reshape((every, tokens, heads + 2 * kv_heads, d))
+    mixed_by_head = mixed.reshape((every, tokens, heads, d))
+    for k in range(len(layers)):
+        own = layers[k]
+        add_norm(x, update, _array_at(own[NORM], width, np.float32), eps, normed)
+        x, update = update, x
+        _multiply(own[QKV:OUT], normed, levels, sizes, qkv)
+        _adapt(own[QKV:OUT], normed, gates, kind, qkv)
+        keys = _array_at(own[KEYS], cached, np.float32).reshape(cache)
+        values = _array_at(own[VALUES], cached, np.float32).reshape(cache)
+        if k == whole:
+            store(by_head, cos, sin, keys, values, places, positions)
+            break
+        attend(by_head, cos, sin, keys, values, places, positions, mixed_by_head)
+        _multiply(own[OUT:GATE_UP], mixed, levels, sizes, update)
+        _adapt(own[OUT:GATE_UP], mixed, gates, kind, update)
+        add_norm(x, update, _array_at(own[MLP_NORM], width, np.float32), eps, normed)
+        x, update = update, x
+        _multiply(own[GATE_UP:DOWN], normed, levels, sizes, wide)
+        _adapt(own[GATE_UP:DOWN], normed, gates, kind, wide)
+        gated(wide, narrow)
+        _multiply(own[DOWN:COLUMNS], narrow, levels, sizes, update)
+        _adapt(own[DOWN:COLUMNS], narrow, gates, kind, update)
