@@ -197,13 +197,21 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (json.dumps(a_trace(5000)), "at most 4096 are read"),
         (broken(a_trace(), weights={"elementary": 1}), "step 2 has other experts"),
         (broken(a_trace(), weights={"elementary": 9, "concise": 0, "friendly": 0}), "step 2"),
+        (
+            broken(a_trace(), weights={"elementary": 1, "concise": 1, "friendly": 1}),
+            "no shares of 1",
+        ),
+        (broken(a_trace(), text="x" * 5000), "step 2 has a token of more than 4000 characters"),
+        (json.dumps(a_trace(prompt="x" * 200_001)), "a text of 200001 characters"),
+        (json.dumps(a_trace(seed={"a": 1})), "“seed” is missing or no whole number"),
+        ("[" * 200_000, "no JSON"),
         (broken(a_trace(), text=None), "step 2 has no text"),
         (broken(a_trace(), top_k=None), "step 2"),
         (broken(a_trace(), top_k=[{}]), "step 2"),
         (broken(a_trace(), entropy="x"), "step 2 has no proper entropy"),
         (json.dumps(a_trace()).replace('"entropy": 1.0', '"entropy": NaN'), "no JSON"),
     ],
-    ids=range(19),
+    ids=range(24),
 )
 def test_files_that_are_no_traces_are_explained(visitor: Visitor, text: str, message: str) -> None:
     replay(visitor, text)

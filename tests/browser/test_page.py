@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from mpd_core.packs import load_pack
+from mpd_core.ui.handlers import LINGER_SECONDS
 from mpd_core.ui.server import launch
 from tests.browser.conftest import MARKS, Visitor, free_port
 from tests.browser.scripted import HOSTILE, SPEECH, ScriptedEngine
@@ -146,10 +147,11 @@ def test_two_visitors_are_isolated(visit: Visit) -> None:
 
 def test_closed_tab_cancels(visit: Visit, engine: ScriptedEngine) -> None:
     visitor = visit()
-    visitor.run("long story slow", wait=False)
+    visitor.run("slow tale", wait=False)
     stream = engine.streams[-1]
     visitor.page.close()
-    assert stream.ended.wait(10)
+    assert stream.ended.wait(LINGER_SECONDS + 10)
+    assert stream.reason == "cancelled"
 
 
 def test_hostile_text_is_inert(visitor: Visitor) -> None:
