@@ -128,6 +128,7 @@ function mountControls(node) {
     opener.setAttribute('aria-expanded', String(!panel.hidden));
     const draft = JSON.parse(recall('sessionStorage', 'mpd-draft') ?? 'null');
     columns.start(sound(draft) && !draft.preference.includes('-') ? draft.preference : form.defaults().preference);
+    if (!panel.hidden) panel.scrollIntoView({block: 'nearest'});
   });
   pick('.mpd-column-add').addEventListener('click', () => columns.add());
   pick('.mpd-compare-run').addEventListener('click', () => {
