@@ -98,46 +98,42 @@ function follow(on) {
   keep('sessionStorage', 'mpd-follow', on);
 }
 
-/** Height of the line with Stop, which covers the end of a small screen. */
-const barHeight = () => $('.mpd-bar-line').offsetHeight + 16;
-
 function followEnd() {
   const turn = state.turns.at(-1);
   if (!turn) return;
   if (!open().length) state.follow = false;  // it has ended: once more, for its last tokens and buttons
   if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
-  const end = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), bar = barHeight();
   if (!stacked.matches) return;
-  if (end.bottom > window.innerHeight - bar) window.scrollBy(0, end.bottom - window.innerHeight + bar);
-  else if (end.top < 0 || end.top > window.innerHeight * 0.5) window.scrollBy(0, end.top - 12);
+  const {top, bottom} = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), lowest = aboveBar();
+  if (bottom > lowest) window.scrollBy(0, bottom - lowest);
+  else if (top < 0) window.scrollBy(0, Math.max(top - 12, bottom - lowest));
+  else if (top > window.innerHeight * 0.5) window.scrollBy(0, top - 12);
   const below = line.getBoundingClientRect().bottom + 8 - window.innerHeight;
   if (!open().length && below > 0) window.scrollBy(0, below);  // the way back to the instruction
 }
 
-// ---- who scrolls away is not pulled back, and who comes back to the end follows it again
+/** Down to where a small screen shows the reply: the line with Stop covers what is below. */
+const aboveBar = () => window.innerHeight - $('.mpd-bar-line').offsetHeight - 16;
 
-const NEAR = 24, UPWARDS = ['ArrowUp', 'PageUp', 'Home'];
-let scrolled = Infinity;  // where the last scrolling of a visitor who had left the end led to
+// ---- who scrolls away is not pulled back, and who comes to rest at the end follows it again
 
-function leaveEnd() {
-  if (state.follow) scrolled = Infinity;
-  follow(false);
-}
+const NEAR = 24, UPWARDS = ['ArrowUp', 'PageUp', 'Home'], DOWNWARDS = ['ArrowDown', 'PageDown', 'End'];
+const leaveEnd = () => follow(false);
 
 function endInSight() {
-  const end = state.turns.at(-1).node.getBoundingClientRect().bottom;
-  return stacked.matches ? end <= window.innerHeight - barHeight() + NEAR : log.scrollTop + log.clientHeight >= log.scrollHeight - NEAR;
+  const left = state.turns.at(-1).node.getBoundingClientRect().bottom - aboveBar();
+  return stacked.matches ? left <= NEAR && left > -120 : log.scrollHeight - log.clientHeight - log.scrollTop <= NEAR;
 }
 
 window.addEventListener('touchmove', leaveEnd, {passive: true});
-window.addEventListener('wheel', e => { if (e.deltaY < 0) leaveEnd(); }, {passive: true});
-window.addEventListener('keydown', e => { if (UPWARDS.includes(e.key) && !e.target.closest?.('input, textarea, select')) leaveEnd(); });
+window.addEventListener('wheel', e => { if (e.deltaY < 0 || stacked.matches) leaveEnd(); }, {passive: true});
+window.addEventListener('keydown', e => {
+  const leads = UPWARDS.includes(e.key) || (stacked.matches && DOWNWARDS.includes(e.key));
+  if (leads && !e.target.closest?.('input, textarea, select')) leaveEnd();
+});
 window.addEventListener('pointerdown', e => {  // on a scroll bar
   if (e.target === document.documentElement || (e.target === log && e.offsetX > log.clientWidth)) leaveEnd();
 });
-window.addEventListener('scroll', () => {
-  if (state.follow || state.pinned !== null || !open().length) return;
-  const before = scrolled;
-  scrolled = window.scrollY + log.scrollTop;
-  if (scrolled > before && endInSight()) follow(true);
+window.addEventListener('scrollend', () => {
+  if (!state.follow && state.pinned === null && open().length && endInSight()) follow(true);
 }, {capture: true, passive: true});

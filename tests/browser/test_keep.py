@@ -148,6 +148,22 @@ def test_an_exported_reply_comes_back_the_same_without_the_engine(
     assert visitor.page.locator("#view img, #view script, #view a").count() == 0
 
 
+def test_a_file_of_this_pack_shows_as_many_candidates_as_the_reply_did(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    rows = visitor.page.locator(".mpd-candidates tbody tr")
+    run = visitor.run("echo one two three")
+    visitor.pin(run, 2)
+    count = rows.count()
+    trace = json.loads(text_of(visitor, "JSON"))
+    for hashes in ({"pack.toml": engine.pack.toml_sha256}, {"pack.toml": "another"}):
+        replay(visitor, json.dumps(trace | {"hashes": hashes}))
+        run = visitor.wait(run)
+        visitor.pin(run, 2)
+        same = hashes["pack.toml"] != "another"
+        assert (rows.count() == count) is same
+
+
 def test_hostile_words_anywhere_in_a_file_stay_words(visitor: Visitor) -> None:
     weights = {HOSTILE: 0.5, "__proto__": 0.5}
     trace = a_trace(2, prompt=HOSTILE, method=HOSTILE, space="constructor", device=HOSTILE)

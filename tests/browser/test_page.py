@@ -147,7 +147,7 @@ def test_two_visitors_are_isolated(visit: Visit) -> None:
 
 def test_closed_tab_cancels(visit: Visit, engine: ScriptedEngine) -> None:
     visitor = visit()
-    visitor.run("slow tale", wait=False)
+    visitor.run("unhurried tale", wait=False)
     stream = engine.streams[-1]
     visitor.page.close()
     assert stream.ended.wait(LINGER_SECONDS + 10)
