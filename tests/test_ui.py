@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import time
 from dataclasses import replace
 
 import gradio as gr
@@ -21,7 +22,7 @@ from mpd_core.ui.handlers import Handlers
 from mpd_core.ui.runs import KEPT, Run, Runs
 from mpd_core.ui.server import check_port
 from mpd_core.ui.zerogpu import duration
-from tests.browser.scripted import ScriptedEngine
+from tests.browser.scripted import SPEECH, ScriptedEngine
 from tests.patience import PATIENCE
 
 PACK = load_pack("smollm2-135m")
@@ -228,7 +229,8 @@ def test_several_replies_are_written_side_by_side_to_their_ends() -> None:
     assert json.loads(first["head"])["steps"] == []
 
 
-def test_a_closed_page_cancels_all_that_it_asked_for() -> None:
+def test_a_closed_page_cancels_all_that_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 0.3)
     engine = ScriptedEngine(PACK, pause=0.05)
     one = json.loads(asked())[0]
     writing = handlers(engine).write(json.dumps([{**one, "id": f"{k:032x}"} for k in range(3)]))
@@ -236,6 +238,27 @@ def test_a_closed_page_cancels_all_that_it_asked_for() -> None:
     writing.close()  # type: ignore[attr-defined]
     assert all(stream.ended.wait(PATIENCE) for stream in engine.streams)
     assert all(stream.reason == "cancelled" for stream in engine.streams)
+
+
+def test_replies_go_on_while_a_page_that_came_back_asks_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 0.6)
+    engine, names = ScriptedEngine(PACK, pause=0.03), [f"{k:032x}" for k in range(2)]
+    one, events = json.loads(asked())[0], handlers(engine)
+    writing = events.write(json.dumps([{**one, "id": name} for name in names]))
+    next(writing)
+    writing.close()  # type: ignore[attr-defined]
+    begun = time.monotonic()
+    while engine.streams[0].reason == "stop" and not engine.streams[0].ended.wait(0.1):
+        found = events.fetch(json.dumps(names))["runs"]
+    assert time.monotonic() - begun > 0.6
+    assert all(stream.ended.wait(5) for stream in engine.streams)
+    time.sleep(0.3)
+    found = events.fetch(json.dumps(names))["runs"]
+    assert [(run["status"], run["finish"]) for run in found.values()] == [("done", "stop")] * 2
+    steps = [json.loads(part) for part in found[names[0]]["parts"].values()]
+    assert "".join(row[0] for part in steps for row in part) == SPEECH
 
 
 def test_a_page_that_asks_for_nothing_changes_nothing() -> None:

@@ -31,7 +31,7 @@ function frameOf(plots, title) {
 /** One figure: a line or a group of bars an expert; without experts the rows' divergence. */
 async function plot(figure, box, title, rows, experts, kind, slots) {
   const look = plotLook(figure, title.replace(/\W+/g, '-').toLowerCase()), names = rows.map(row => plain(row.name));
-  const colour = (expert, k) => look.colour(`--mpd-e${slots[expert] ?? SPREAD[k % SPREAD.length]}`);
+  const colour = (expert, k) => look.colour(experts ? `--mpd-e${slots[expert] ?? SPREAD[k % SPREAD.length]}` : '--mpd-level');
   const series = (experts ?? ['divergence']).map((expert, k) => ({
     x: names, y: rows.map(row => (experts ? row.weights[expert] ?? null : row.divergence)), name: plain(shorten(expert, 24)),
     type: kind === 'bar' ? 'bar' : 'scatter', mode: kind === 'bar' ? undefined : kind, connectgaps: false,
@@ -39,8 +39,8 @@ async function plot(figure, box, title, rows, experts, kind, slots) {
   }));
   const grid = look.colour('--mpd-line');
   await window.Plotly.newPlot(box, series, {
-    ...look.layout, height: 340, margin: {t: 40, r: 10, b: 80, l: 50}, barmode: 'group', legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'},
-    xaxis: {type: 'category', gridcolor: grid}, yaxis: {rangemode: 'tozero', gridcolor: grid, zerolinecolor: grid}, showlegend: Boolean(experts),
+    ...look.layout, height: 340, margin: {t: 40, r: 10, b: 30, l: 50}, barmode: 'group', legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'},
+    xaxis: {type: 'category', gridcolor: grid, automargin: true}, yaxis: {rangemode: 'tozero', gridcolor: grid, zerolinecolor: grid}, showlegend: Boolean(experts),
   }, look.config);
 }
 
@@ -79,5 +79,5 @@ function rowTable(title, rows, experts) {
 function apartTable(places) {
   return tableOf('Where experts lie furthest apart', ['nats', 'token', 'after', 'each alone would have said', 'reply'],
     places.map(place => [place.divergence.toFixed(3), tokenTick(place.text, 24), `…${place.before.replace(/\n+/g, ' ↵ ')}`,
-      Object.entries(place.favourites).map(([expert, text]) => `${expert}: ${tokenTick(text, 16)}`).join(', '), `${place.trace}, token ${place.index + 1}`]));
+      Object.entries(place.favourites).map(([expert, text]) => `${expert} “${tokenTick(text, 16)}”`).join(', '), `${place.trace}, token ${place.index + 1}`]));
 }

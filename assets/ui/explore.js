@@ -22,6 +22,6 @@ async function explore(dialog, source, data, shown, title) {
     ...layout,
     yaxis: {...axis, autorange: 'reversed', tickvals: data.experts.map((_, k) => k), ticktext: data.experts.map(e => `${plain(shorten(e.name, 16))} ${e.glyph}`)},
     xaxis: {...axis, tickangle: -90, tickvals: ticks, ticktext: ticks.map(i => `${plain(tokenTick(data.text[i]))} ${i + 1}`)},
-  }, config);
+  }, {...config, displayModeBar: true});  // its buttons are why one came here
   dialog.dataset.ready = 'true';
 }

@@ -132,7 +132,7 @@ function ask(...values) {
   turn.visit();
   notice('');
   activate(made[0]);
-  state.follow = true;
+  follow(true);
   repaint();
   store.now(state.turns);
   return JSON.stringify(made.map(({plan}) => ({

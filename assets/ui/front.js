@@ -105,6 +105,7 @@ async function restoreTurns() {
     turn.spot = Math.min(saved.spot ?? -1, turn.trail.length - 1);
     turn.show(saved.active);
   }
+  state.follow = open().length > 0 && recall('sessionStorage', 'mpd-follow') !== 'false';
   awaitEnds(open());
   activate(state.turns.at(-1)?.version ?? null);
   repaint();
@@ -115,7 +116,8 @@ function awaitEnds(orphans) {
   const left = orphans.filter(version => !version.closed && versions().includes(version));
   if (!left.length) return;
   for (const version of left) missing(version, 200);
-  setTimeout(() => awaitEnds(left), 2500);
+  // Each answer is a reply as a whole: the longer, the less often.
+  setTimeout(() => awaitEnds(left), Math.min(2500, 800 + 5 * Math.max(...left.map(version => version.data.text.length))));
 }
 
 /** The reply that a visitor looks at, if it is of the last turn. */
@@ -133,6 +135,7 @@ function mountControls(node) {
     opener.setAttribute('aria-expanded', String(!panel.hidden));
     const draft = JSON.parse(recall('sessionStorage', 'mpd-draft') ?? 'null');
     columns.start(sound(draft) && !draft.preference.includes('-') ? draft.preference : form.defaults().preference);
+    if (!panel.hidden) panel.scrollIntoView({block: 'nearest'});
   });
   pick('.mpd-column-add').addEventListener('click', () => columns.add());
   pick('.mpd-compare-run').addEventListener('click', () => {

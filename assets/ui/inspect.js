@@ -75,7 +75,7 @@ class Inspector {
       ...(data.experts.length > 1 ? [
         fact(term('divergence', 'Mean divergence'), nats(mean(data.divergence))),
         fact(term('switches', 'Switches'), `${(100 * switches / count).toFixed(0)} per 100`)] : []),
-      fact('Device', head ? `${head.device}, ${head.precision}` : '–', 'mpd-wide'));
+      fact('Device', head ? `${head.device}, ${head.precision}` : '–', 'mpd-whole'));
     const weights = make('div', 'mpd-rows mpd-means');
     weights.append(...data.experts.map((e, k) => meter(e, data.total[k] / count)));
     const title = make('h3');

@@ -18,6 +18,12 @@ function showComplete() {
   if (!parts.every(part => document.querySelector(part))) { requestAnimationFrame(showComplete); return; }
   document.querySelector('#prompt textarea').dir = 'auto';  // instructions in any script
   document.querySelector('#studio').dataset.complete = 'true';
+  showOpened(document.querySelector('#advanced'));
+}
+
+/** What opens below the edge of its column would seem not to have opened. */
+function showOpened(node) {
+  new ResizeObserver(() => { if (node.contains(document.activeElement)) node.scrollIntoView({block: 'nearest'}); }).observe(node);
 }
 
 knowEngine(props.engine);

@@ -1,6 +1,6 @@
 // The map of experts (rows) by tokens (columns), on a canvas: cheap enough to grow with the stream.
 
-const MOST_COLUMNS = 512, LEAST_COLUMN = 4, MOST_COLUMN = 26, ROW = 26, TICKS = 78, TICK_STEP = 15;
+const MOST_COLUMNS = 512, LEAST_COLUMN = 4, MOST_COLUMN = 40, ROW = 26, TICKS = 78, TICK_STEP = 15;
 
 class TokenMap {
   constructor(figure, events) {

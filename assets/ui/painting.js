@@ -98,17 +98,49 @@ function paintDetail() {
 // After a frame's layout, where reading sizes costs nothing.
 const grown = new ResizeObserver(() => { if (state.follow) followEnd(); });
 
-/** Keep the end of the newest reply in sight, until the visitor scrolls away. */
+/** Keep the end of the newest reply in sight, or leave it; what a visitor chose outlives a reload. */
+function follow(on) {
+  if (state.follow === on) return;
+  state.follow = on;
+  keep('sessionStorage', 'mpd-follow', on);
+}
+
 function followEnd() {
   const turn = state.turns.at(-1);
   if (!turn) return;
   if (!open().length) state.follow = false;  // it has ended: once more, for its last tokens and buttons
   if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
-  const end = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), bar = line.offsetHeight + 16;
   if (!stacked.matches) return;
-  if (end.bottom > window.innerHeight - bar) window.scrollBy(0, end.bottom - window.innerHeight + bar);
-  else if (end.top < 0 || end.top > window.innerHeight * 0.5) window.scrollBy(0, end.top - 12);
+  const {top, bottom} = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), lowest = aboveBar();
+  if (bottom > lowest) window.scrollBy(0, bottom - lowest);
+  else if (top < 0) window.scrollBy(0, Math.max(top - 12, bottom - lowest));
+  else if (top > window.innerHeight * 0.5) window.scrollBy(0, top - 12);
   const below = line.getBoundingClientRect().bottom + 8 - window.innerHeight;
   if (!open().length && below > 0) window.scrollBy(0, below);  // the way back to the instruction
 }
-for (const kind of ['wheel', 'touchmove']) window.addEventListener(kind, () => { state.follow = false; }, {passive: true});
+
+/** Down to where a small screen shows the reply: the line with Stop covers what is below. */
+const aboveBar = () => window.innerHeight - $('.mpd-bar-line').offsetHeight - 16;
+
+// ---- who scrolls away is not pulled back, and who comes to rest at the end follows it again
+
+const NEAR = 24, UPWARDS = ['ArrowUp', 'PageUp', 'Home'], DOWNWARDS = ['ArrowDown', 'PageDown', 'End'];
+const leaveEnd = () => follow(false);
+
+function endInSight() {
+  const left = state.turns.at(-1).node.getBoundingClientRect().bottom - aboveBar();
+  return stacked.matches ? left <= NEAR && left > -120 : log.scrollHeight - log.clientHeight - log.scrollTop <= NEAR;
+}
+
+window.addEventListener('touchmove', leaveEnd, {passive: true});
+window.addEventListener('wheel', e => { if (e.deltaY < 0 || stacked.matches) leaveEnd(); }, {passive: true});
+window.addEventListener('keydown', e => {
+  const leads = UPWARDS.includes(e.key) || (stacked.matches && DOWNWARDS.includes(e.key));
+  if (leads && !e.target.closest?.('input, textarea, select')) leaveEnd();
+});
+window.addEventListener('pointerdown', e => {  // on a scroll bar
+  if (e.target === document.documentElement || (e.target === log && e.offsetX > log.clientWidth)) leaveEnd();
+});
+window.addEventListener('scrollend', () => {
+  if (!state.follow && state.pinned === null && open().length && endInSight()) follow(true);
+}, {capture: true, passive: true});

@@ -1,6 +1,8 @@
 // A reply's data by columns, what follows from them, and traces as files: JSON and CSV.
 
 const EXPERT_LIMIT = 64, STEP_LIMIT = 4096, CANDIDATE_LIMIT = 64 * 51, FILE_LIMIT = 128 * 1024 * 1024;
+const TEXT_LIMIT = 200000, TOKEN_LIMIT = 4000;  // characters: with more a page would not answer
+const WEIGHT_SLACK = 1e-3;
 
 /** Glyph and colour of an expert by name: a pole's own, or one by position. */
 function lookOf(pack, name, position) {
@@ -126,6 +128,9 @@ function readTrace(text, pack) {
   for (const name of ['pack', 'prompt', 'preference', 'method', 'space', 'text', 'finish_reason', 'device', 'precision']) {
     if (typeof trace[name] !== 'string') wrong(`“${name}” is missing or no text`);
   }
+  const long = [trace.text, trace.prompt, ...(Array.isArray(trace.messages) ? trace.messages.map(m => m?.content) : [])].find(text => text?.length > TEXT_LIMIT);
+  if (long) wrong(`it has a text of ${long.length} characters; at most ${TEXT_LIMIT} are read`);
+  if (!Number.isSafeInteger(trace.seed) || trace.seed < 0) wrong('“seed” is missing or no whole number');
   for (const name of ['settings', 'timing', 'hashes']) if (!isObject(trace[name])) wrong(`“${name}” is missing or no object`);
   for (const name of ['first_token_s', 'total_s', 'tokens_per_s']) if (typeof trace.timing[name] !== 'number' || !(trace.timing[name] >= 0)) wrong(`its timing has no proper “${name}”`);
   if (!Array.isArray(trace.messages) || !trace.messages.every(m => isObject(m) && typeof m.role === 'string' && typeof m.content === 'string')) {
@@ -152,9 +157,12 @@ function readStep(step, names, anchors, wrong) {
   const logprob = value => (value === null ? null : Math.min(0, number(value, 'log-probability', -Infinity, 1e-3)));
   const logprobs = from => [...names, ...anchors].map(name => logprob(from?.[name] ?? null));
   if (typeof step !== 'object' || step === null) wrong('is no object');
+  const texts = [step, ...(Array.isArray(step.top_k) ? step.top_k : [])].map(one => one?.text);
   if (typeof step.text !== 'string') wrong('has no text');
+  if (texts.some(text => text?.length > TOKEN_LIMIT)) wrong(`has a token of more than ${TOKEN_LIMIT} characters`);
   if (Object.keys(step.weights ?? {}).length !== names.length) wrong('has other experts than the first');
   const weights = names.map(name => number(step.weights[name], `weight of ${shorten(name, 30)}`, 0, 1 + 1e-6));
+  if (Math.abs(sum(weights) - 1) > WEIGHT_SLACK) wrong('has weights that are no shares of 1');
   if (!Array.isArray(step.top_k) || step.top_k.length > CANDIDATE_LIMIT) wrong('has no proper list of candidates');
   const top = step.top_k.map(c => {
     if (typeof c?.text !== 'string') wrong('has a candidate without a text');

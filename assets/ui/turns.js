@@ -64,6 +64,7 @@ class Turn {
     const several = this.versions.length > 1;
     this.grid = this.grid && several;
     this.node.classList.toggle('grid', this.grid);
+    this.body.classList.toggle('three', this.versions.length === 3);  // in one row sooner: two and one would leave a hole
     this.versions.forEach((version, k) => {
       version.node.hidden = !this.grid && k !== this.active;
       version.node.classList.toggle('active', this.grid && k === this.active);

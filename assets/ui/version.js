@@ -52,8 +52,11 @@ class Version {
   get text() { return this.data.text.join(''); }
   get closed() { return !['waiting', 'streaming'].includes(this.status); }
   get space() { return this.head?.space ?? this.plan.settings.space; }
-  /** How many likeliest tokens of each expert are recorded; a file does not say, but bounds it. */
-  get listed() { return this.plan.origin ? this.data.listed : this.pack.topK; }
+  /** How many likeliest tokens of each expert are recorded; another pack's file does not say, but bounds it. */
+  get listed() {
+    const own = !this.plan.origin || this.head?.hashes['pack.toml'] === this.pack.hash;
+    return own ? this.pack.topK : this.data.listed;
+  }
   /** B of the space “strength” at token i. Files from before it faded say nothing of that. */
   strengthAt(i) {
     const {strength, settled = 1, fade = 1} = this.head?.settings ?? this.plan.settings;

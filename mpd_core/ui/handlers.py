@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,9 @@ LOG = logging.getLogger(__name__)
 FRAME_SECONDS = 0.12
 """Least time between two frames of a streamed reply: more often costs time and shows no more."""
 
+LINGER_SECONDS = 15.0
+"""How long a reply is written on for a page that went, as at a reload, and has not asked since."""
+
 
 class Handlers:
     """The events of one page over one engine; holds nothing of a visitor but open replies."""
@@ -36,7 +40,7 @@ class Handlers:
     def write(self, asked: str) -> Iterator[Any]:
         """Stream the replies that a page asks for, side by side; "" asks for none.
 
-        Closing this generator (a closed tab does) cancels them.
+        Closing this generator (a closed tab does) cancels them, unless the page comes back soon.
         """
         if not asked:
             yield gr.skip()  # without a value Gradio would empty the output
@@ -49,15 +53,17 @@ class Handlers:
         for run in runs:
             if not self.runs.add(run):
                 run.close("done", "cancelled")
-        shown = 0.0
+        shown, writing = 0.0, self._follow_all([run for run in runs if run.open])
         try:
-            for _ in self._follow_all([run for run in runs if run.open]):
+            for _ in writing:
                 if time.monotonic() - shown > FRAME_SECONDS:
                     shown = time.monotonic()
                     yield wire.frame(runs)
-        finally:
-            for run in runs:
-                run.close("done", "cancelled")
+        except GeneratorExit:
+            _write_on(runs, writing)
+            raise
+        for run in runs:
+            run.close("done", "cancelled")
         yield wire.frame(runs)
 
     def _follow_all(self, runs: Sequence[Run]) -> Iterator[None]:
@@ -114,9 +120,32 @@ class Handlers:
             wanted = ask.names(listed)
         except RequestError as error:
             return {"runs": {}, "refused": str(error)}
-        found = wire.frame(self.runs.find(wanted), whole=True)
+        known = self.runs.find(wanted)
+        for run in known:
+            run.wanted = time.monotonic()
+        found = wire.frame(known, whole=True)
         lost = [name for name in wanted if name not in found["runs"]]
         return {**found, "lost": lost, "engine": opening.describe(self.engine)}
+
+
+def _write_on(runs: Sequence[Run], writing: Iterator[None]) -> None:
+    """Go on with replies whose page went, while it may come back and ask for them."""
+    if zerogpu.active():  # a visitor's own quota: not spent on what may never be read
+        for run in runs:
+            run.close("done", "cancelled")
+        return
+    for run in runs:
+        run.wanted = time.monotonic()
+
+    def watch() -> None:
+        while left := [run for run in runs if run.open]:
+            for run in left:
+                if time.monotonic() - run.wanted > LINGER_SECONDS:
+                    run.close("done", "cancelled")
+            time.sleep(0.2)
+
+    threading.Thread(target=deque, args=(writing, 0), daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _together(sources: Sequence[Iterator[None]]) -> Iterator[None]:

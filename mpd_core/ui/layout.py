@@ -176,6 +176,7 @@ def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:
         "examples": [[text, space.parse(code).code] for text, code in spec.examples],
         "every": count if count <= MAX_RUNS else 0,
         "topK": spec.decode.top_k_recorded,
+        "hash": engine.pack.toml_sha256,
         "shapes": palette.EXTRA_SHAPES,
         "firstExtra": len(space.poles),
     }

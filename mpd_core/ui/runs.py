@@ -42,6 +42,8 @@ class Run:
         """The trace without its steps, once the run has ended."""
         self.status: Status = "waiting"
         self.reason = ""
+        self.wanted = 0.0
+        """When a page that had gone last asked for it, by the monotonic clock."""
         self._parts: list[str] = []
         self._fresh: list[StepRecord] = []
         self._stream: Stream | None = None

@@ -30,12 +30,12 @@ h1 { font-size: 22px; font-weight: 600; }
 .mpd-log { max-height: none; min-height: 0; }
 .mpd-mode, .mpd-layer { width: auto; }
 """
-_THEME = """
-const dark = window.matchMedia('(prefers-color-scheme: dark)');
-const follow = () => document.body.classList.toggle('dark', dark.matches);
-dark.addEventListener('change', follow);
-follow();
-"""
+_THEME = """{
+  const dark = window.matchMedia('(prefers-color-scheme: dark)');
+  const show = () => document.body.classList.toggle('dark', dark.matches);
+  dark.addEventListener('change', show);
+  show();
+}"""
 
 
 def inert(value: object) -> str:

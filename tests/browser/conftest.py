@@ -186,6 +186,17 @@ def new_context(browser: Browser, width: int, height: int, **options: Any) -> Br
     return context
 
 
+def swipe(page: Page, start: int, end: int, x: int = 180) -> None:
+    """Draw one finger from a height of the screen to another, as on a phone."""
+    session = page.context.new_cdp_session(page)
+    points = [start + (end - start) * k / 10 for k in range(11)]
+    for kind, y in zip(["touchStart", *["touchMove"] * 10], points, strict=True):
+        finger = {"type": kind, "touchPoints": [{"x": x, "y": y}]}
+        session.send("Input.dispatchTouchEvent", finger)
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    session.detach()
+
+
 def processor_seconds(browser: Browser) -> float:
     """Of all pages so far: what the clock says depends on what else a machine has to do."""
     session = browser.new_browser_cdp_session()

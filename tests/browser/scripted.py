@@ -138,7 +138,7 @@ class ScriptedStream:
         self.ended.set()
 
     def _speech(self, prompt: str) -> list[str]:
-        if prompt.startswith("slow tale") or re.match(r"held.* tale", prompt):
+        if prompt.startswith(("slow tale", "unhurried tale")) or re.match(r"held.* tale", prompt):
             return [f" {i}" for i in range(400)]
         if prompt.startswith("hostile"):
             return [*tokens("Take this: "), HOSTILE, *tokens(" and that."), ""]
@@ -208,7 +208,7 @@ class ScriptedEngine:
             raise BusyError("The engine is full: try again in a moment.")
         single = request.method.removeprefix("expert:")
         experts = poles if single == request.method else (single,)
-        paces = {"slow": 0.05, "long": 0.0, "brisk": 1 / 60}
+        paces = {"slow": 0.05, "unhurried": 0.15, "long": 0.0, "brisk": 1 / 60}
         pause = next((p for word, p in paces.items() if prompt.startswith(word)), self.pause)
         stream = ScriptedStream(request, experts, pause)
         self.streams.append(stream)

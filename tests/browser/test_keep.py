@@ -148,6 +148,22 @@ def test_an_exported_reply_comes_back_the_same_without_the_engine(
     assert visitor.page.locator("#view img, #view script, #view a").count() == 0
 
 
+def test_a_file_of_this_pack_shows_as_many_candidates_as_the_reply_did(
+    visitor: Visitor, engine: ScriptedEngine
+) -> None:
+    rows = visitor.page.locator(".mpd-candidates tbody tr")
+    run = visitor.run("echo one two three")
+    visitor.pin(run, 2)
+    count = rows.count()
+    trace = json.loads(text_of(visitor, "JSON"))
+    for hashes in ({"pack.toml": engine.pack.toml_sha256}, {"pack.toml": "another"}):
+        replay(visitor, json.dumps(trace | {"hashes": hashes}))
+        run = visitor.wait(run)
+        visitor.pin(run, 2)
+        same = hashes["pack.toml"] != "another"
+        assert (rows.count() == count) is same
+
+
 def test_hostile_words_anywhere_in_a_file_stay_words(visitor: Visitor) -> None:
     weights = {HOSTILE: 0.5, "__proto__": 0.5}
     trace = a_trace(2, prompt=HOSTILE, method=HOSTILE, space="constructor", device=HOSTILE)
@@ -197,13 +213,21 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (json.dumps(a_trace(5000)), "at most 4096 are read"),
         (broken(a_trace(), weights={"elementary": 1}), "step 2 has other experts"),
         (broken(a_trace(), weights={"elementary": 9, "concise": 0, "friendly": 0}), "step 2"),
+        (
+            broken(a_trace(), weights={"elementary": 1, "concise": 1, "friendly": 1}),
+            "no shares of 1",
+        ),
+        (broken(a_trace(), text="x" * 5000), "step 2 has a token of more than 4000 characters"),
+        (json.dumps(a_trace(prompt="x" * 200_001)), "a text of 200001 characters"),
+        (json.dumps(a_trace(seed={"a": 1})), "“seed” is missing or no whole number"),
+        ("[" * 200_000, "no JSON"),
         (broken(a_trace(), text=None), "step 2 has no text"),
         (broken(a_trace(), top_k=None), "step 2"),
         (broken(a_trace(), top_k=[{}]), "step 2"),
         (broken(a_trace(), entropy="x"), "step 2 has no proper entropy"),
         (json.dumps(a_trace()).replace('"entropy": 1.0', '"entropy": NaN'), "no JSON"),
     ],
-    ids=range(19),
+    ids=range(24),
 )
 def test_files_that_are_no_traces_are_explained(visitor: Visitor, text: str, message: str) -> None:
     replay(visitor, text)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.browser.conftest import MARKS, Visitor
+import pytest
+
+from tests.browser.conftest import MARKS, Visitor, swipe
 from tests.browser.scripted import ScriptedEngine
 
 pytestmark = MARKS
@@ -60,10 +62,13 @@ def test_back_brings_the_conversation(visit: Visit, studio: str) -> None:
     assert visitor.text(run) == "echo one"
 
 
-def test_a_reply_that_a_reload_interrupts_is_shown_as_cut(visit: Visit) -> None:
+def test_a_reply_that_a_reload_interrupts_is_shown_as_cut(
+    visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     visitor = visit()
     run = visitor.run("slow tale", wait=False)
     visitor.wait_for_saved(run)
+    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 0.0)
     visitor.page.reload()
     loaded_again(visitor)
     visitor.page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
@@ -126,3 +131,115 @@ def test_another_tab_begins_anew(visit: Visit, studio: str) -> None:
     tab.wait_for_function("window.mpdStudio !== undefined")
     tab.wait_for_selector(".mpd-origin:has-text('stored example')")
     assert tab.locator(".mpd-turn").count() == 1
+
+
+def tale_on_a_phone(visit: Visit, studio: str, tokens: int = 512) -> tuple[Visitor, str]:
+    url = f"{studio}/?max_new_tokens={tokens}&prompt=unhurried+tale"
+    visitor = visit(url, width=390, height=844, has_touch=True, is_mobile=True)
+    visitor.wait_for_draft("unhurried tale")
+    run = visitor.run("unhurried tale", wait=False)
+    visitor.page.wait_for_function(f"{WRITTEN} > 40")
+    return visitor, run
+
+
+WRITTEN = "document.querySelectorAll('.last .strip .tok').length"
+END = """() => {
+  const end = [...document.querySelectorAll('.last .strip .tok')].at(-1).getBoundingClientRect();
+  return end.height > 0 && end.top >= 0 && end.bottom <= window.innerHeight;
+}"""
+
+
+def more_is_written(visitor: Visitor, count: int = 12) -> None:
+    visitor.page.wait_for_function(
+        f"before => {WRITTEN} > before", arg=visitor.page.evaluate(WRITTEN) + count
+    )
+    visitor.page.wait_for_timeout(300)
+
+
+@pytest.mark.parametrize("way", ["reload", "back", "lost connection"])
+def test_a_phone_follows_a_reply_that_goes_on_when_the_page_is_back(
+    visit: Visit, studio: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 120.0)  # a busy machine loads slowly
+    visitor, run = tale_on_a_phone(visit, studio, tokens=140)
+    page = visitor.page
+    before = page.evaluate(WRITTEN)
+    if way == "reload":
+        page.reload()
+    elif way == "back":
+        page.goto(f"{studio}/config")
+        page.go_back()
+    else:
+        page.context.set_offline(True)
+        page.wait_for_timeout(1500)
+        page.context.set_offline(False)
+        page.wait_for_timeout(3000)  # Gradio reloads the page once it is reached again
+    loaded_again(visitor)
+    page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
+    page.wait_for_function(f"before => {WRITTEN} > before + 12", arg=before)
+    page.wait_for_function(END)  # never, if it is not followed
+    page.wait_for_selector('#view [data-done="true"]')
+    page.wait_for_function(END)
+    assert visitor.text(run) == "".join(step.text for step in engine.streams[-1].steps)
+    assert engine.streams[-1].reason == "length"
+    visitor.strays = [s for s in visitor.strays if not offline(s)]
+
+
+@pytest.mark.parametrize("way", ["stay", "reload"])
+def test_who_scrolled_away_is_left_there_until_they_come_back_to_the_end(
+    visit: Visit, studio: str, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 120.0)
+    visitor, run = tale_on_a_phone(visit, studio)
+    page = visitor.page
+    page.wait_for_function("window.scrollY > 60")
+    swipe(page, 300, 800)
+    swipe(page, 300, 800)
+    page.wait_for_function("window.scrollY < 20")
+    if way == "reload":
+        page.reload()
+        loaded_again(visitor)
+        page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
+    more_is_written(visitor)
+    assert page.evaluate("window.scrollY") < 20
+    page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")  # past the end
+    more_is_written(visitor)
+    assert not page.evaluate(END)
+    page.evaluate(
+        """window.scrollBy(0, document.querySelector('.last').getBoundingClientRect().bottom
+          - window.innerHeight + 100)"""
+    )
+    more_is_written(visitor)
+    assert page.evaluate(END)
+    page.evaluate("document.querySelector('#stop').click()")
+    page.wait_for_selector('#view [data-done="true"]')
+
+
+@pytest.mark.parametrize("way", ["wheel", "key"])
+def test_who_scrolls_up_in_a_long_reply_is_not_pulled_back(
+    visit: Visit, studio: str, way: str
+) -> None:
+    visitor = visit(f"{studio}/?max_new_tokens=512", width=900, height=700)
+    page = visitor.page
+    visitor.run("unhurried tale", wait=False)
+    bottom = """(log => log.scrollHeight - log.clientHeight - log.scrollTop)(
+      document.querySelector('.mpd-log'))"""
+    page.wait_for_function(f"document.querySelector('.mpd-log').scrollTop > 40 && {bottom} < 5")
+    page.locator(".mpd-log").focus()
+    page.locator(".mpd-log").hover()
+    if way == "wheel":
+        page.mouse.wheel(0, -2000)
+    else:
+        page.keyboard.press("Home")
+    page.wait_for_function("document.querySelector('.mpd-log').scrollTop === 0")
+    more_is_written(visitor)
+    assert page.evaluate("document.querySelector('.mpd-log').scrollTop") == 0
+    if way == "wheel":
+        page.mouse.wheel(0, 5000)
+    else:
+        page.keyboard.press("End")
+    page.wait_for_function(f"{bottom} < 5")
+    more_is_written(visitor)
+    assert page.evaluate(bottom) < 5
+    page.click("#stop")
+    page.wait_for_selector('#view [data-done="true"]')

@@ -150,10 +150,11 @@ def test_two_visitors_are_isolated(visit: Visit) -> None:
 
 def test_closed_tab_cancels(visit: Visit, engine: ScriptedEngine) -> None:
     visitor = visit()
-    visitor.run("long story slow", wait=False)
+    visitor.run("unhurried tale", wait=False)
     stream = engine.streams[-1]
     visitor.page.close()
     assert stream.ended.wait(PATIENCE)
+    assert stream.reason == "cancelled"
 
 
 def test_hostile_text_is_inert(visitor: Visitor) -> None:

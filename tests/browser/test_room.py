@@ -10,7 +10,7 @@ from email.message import Message
 import pytest
 from playwright.sync_api import Browser, Route
 
-from tests.browser.conftest import MARKS, Visitor, new_context
+from tests.browser.conftest import MARKS, Visitor, new_context, swipe
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
@@ -81,7 +81,7 @@ def test_no_width_needs_sideways_scrolling(visit: Visit, width: int) -> None:
     run = visitor.run("hostile " + "unbroken" * 40)
     visitor.pin(run, 3)
     assert page.evaluate(SIDEWAYS) <= 0
-    for part in (".mpd-side", ".mpd-log", ".mpd-figure", "#more", "#buttons"):
+    for part in (".mpd-theme", ".mpd-side", ".mpd-log", ".mpd-figure", "#more", "#buttons"):
         box = page.locator(part).bounding_box()
         assert box, part
         assert box["x"] >= 0, part
@@ -154,6 +154,43 @@ def test_instruction_toggles_and_reply_share_a_small_screen(
     )
     page.evaluate("document.querySelector('#stop').click()")
     visitor.page.wait_for_selector('#view [data-done="true"]')
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_finger_on_the_reply_moves_the_page(visit: Visit, asked: bool) -> None:
+    """A box that scrolls nothing itself must not hold on to a finger that means the page."""
+    visitor = phone(visit)
+    page = visitor.page
+    if asked:
+        visitor.run("slow and steady")
+    page.wait_for_selector(".strip .tok")
+    page.evaluate("window.scrollTo(0, 0)")
+    box = page.locator(".mpd-log").bounding_box()
+    assert box
+    start = int(box["y"]) + 150
+    swipe(page, start, start - 300)
+    page.wait_for_function("window.scrollY > 150")
+    for _ in range(12):  # a quick finger flings the page further than it moved
+        if page.evaluate("window.scrollY") < 50:
+            break
+        swipe(page, 300, 700)
+        page.wait_for_timeout(300)
+    assert page.evaluate("window.scrollY") < 50
+
+
+@pytest.mark.parametrize("part", [".mpd-log", ".mpd-side", ".mpd-figure"])
+def test_a_wheel_over_any_part_moves_the_page(visit: Visit, part: str) -> None:
+    visitor = visit(width=1280, height=520)
+    page = visitor.page
+    run = visitor.run("echo one")
+    visitor.pin(run, 0)
+    page.evaluate("window.scrollTo(0, 0)")
+    page.locator(part).hover()
+    place = page.evaluate("window.scrollY")
+    for _ in range(12):  # through what the part itself has to scroll
+        page.mouse.wheel(0, 400)
+        page.wait_for_timeout(50)
+    page.wait_for_function("place => window.scrollY > place + 30", arg=place)
 
 
 def test_a_phone_leads_back_to_the_instruction(visit: Visit) -> None:
