@@ -72,7 +72,7 @@ let pointed = '';
 const place = e => `${e.clientX} ${e.clientY}`;
 // And what it went down on. Text that moves before it comes up, as while a reply is written, takes the
 // token away from under it, and a click is then told of whatever both places have in common.
-const NEAR = 4;
+const TRAVEL = 4;
 let pressed = null;
 function press(e) {
   const strip = e.target.closest?.('.strip') ?? null;
@@ -90,7 +90,7 @@ log.addEventListener('focusout', e => { if (find(e.target)) hover(state.version,
 /** What a click means: the token under it, or the one under a press that did not travel; null where text was selected. */
 function clicked(e) {
   const press = e.detail ? pressed : null;  // 0: by a key, or a screen reader
-  const still = press && Math.hypot(e.clientX - press.x, e.clientY - press.y) < NEAR, chosen = window.getSelection();
+  const still = press && Math.hypot(e.clientX - press.x, e.clientY - press.y) < TRAVEL, chosen = window.getSelection();
   const selects = !still || e.detail > 1 || e.shiftKey;
   if (selects && !chosen.isCollapsed && log.contains(chosen.anchorNode)) return null;
   const strip = still ? press.strip : e.target.closest?.('.strip'), token = still ? press.token : find(e.target);
