@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from mpd_core.training.trunk import Trunk, share_trunk
 
 RUNS = Path("runs")
 RECORD = "run.json"
+MACHINE = "machine.json"
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """Settings that let a layer see no further back."""
 
@@ -105,10 +107,17 @@ class TrainingContext:
         """A conversation of one turn."""
         return (Message("user", instruction),)
 
-    @property
+    @cached_property
     def mixed(self) -> bool:
-        """Whether training multiplies in bf16: where that is fast."""
-        return trains_in_bf16()
+        """Whether training multiplies in bf16: where that is fast.
+
+        Measured once for a folder of results: measured anew, beside other work, it may come out
+        otherwise, and what goes on from a checkpoint would become other weights.
+        """
+        file = self.out / MACHINE
+        if not file.is_file():
+            write_json(file, {"bf16": trains_in_bf16()})
+        return bool(json.loads(file.read_text(encoding="utf-8"))["bf16"])
 
     def causal_lm(self, lora: LoraSpec, start: Path | None = None) -> Any:
         """The frozen base with an adapter to train: a fresh one, or a copy of a saved one."""

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_probs
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
-from mpd_core.models.machine import trains_in_bf16
 from mpd_core.training import checkpoint
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.packed import states
@@ -38,8 +37,6 @@ class Policy(nn.Module):
         mixed_precision: products of the backbone in bf16; weights and sums stay fp32.
     """
 
-    mixed_precision = True
-
     def __init__(self, setup: TrainingContext) -> None:
         """A fresh one, whose zero head weighs uniformly, or the pack's own."""
         super().__init__()
@@ -49,6 +46,7 @@ class Policy(nn.Module):
         self.body = setup.pcm_body(setup.recipe.pcm.lora, packed).eval()
         width = self.body.config.hidden_size
         device = next(self.body.parameters()).device
+        self.mixed_precision = setup.mixed
         self._temperature = setup.recipe.pcm.rollouts.temperature
         self._poles = [pole.name for pole in setup.pack.space.poles]
         self.head = WeightHead(width, len(self._poles))
@@ -70,8 +68,8 @@ class Policy(nn.Module):
 
     def token_states(self, batch: Batch) -> Tensor:
         """Last hidden states where the weights of each token are said, [N, T, D]."""
-        mixed = self.mixed_precision and trains_in_bf16()
-        return states(self.body, batch.ids, batch.layout, mixed=mixed).float()[batch.at]
+        found = states(self.body, batch.ids, batch.layout, mixed=self.mixed_precision)
+        return found.float()[batch.at]
 
     def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
