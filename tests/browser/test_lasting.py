@@ -145,8 +145,11 @@ END = """() => {
 
 
 def more_is_written(visitor: Visitor, count: int = 12) -> None:
+    """Or all, where a busy machine was so slow."""
     visitor.page.wait_for_function(
-        f"before => {WRITTEN} > before", arg=visitor.page.evaluate(WRITTEN) + count
+        f"""before => {WRITTEN} > before
+          || document.querySelector('#view [data-done]').dataset.done === 'true'""",
+        arg=visitor.page.evaluate(WRITTEN) + count,
     )
     visitor.page.wait_for_timeout(300)
 
@@ -205,9 +208,10 @@ def test_who_scrolled_away_is_left_there_until_they_come_back_to_the_end(
           - window.innerHeight + 100)"""
     )
     more_is_written(visitor)
-    assert page.evaluate(END)
+    page.wait_for_function(END)
     page.evaluate("document.querySelector('#stop').click()")
     page.wait_for_selector('#view [data-done="true"]')
+    visitor.strays = [s for s in visitor.strays if not offline(s)]
 
 
 @pytest.mark.parametrize("way", ["wheel", "key"])
