@@ -125,7 +125,12 @@ const aboveBar = () => window.innerHeight - $('.mpd-bar-line').offsetHeight - 16
 // ---- who scrolls away is not pulled back, and who comes to rest at the end follows it again
 
 const NEAR = 24, UPWARDS = ['ArrowUp', 'PageUp', 'Home'], DOWNWARDS = ['ArrowDown', 'PageDown', 'End'];
-const leaveEnd = () => follow(false);
+let away = false;  // whether the end went out of sight since
+
+function leaveEnd() {
+  if (state.follow) away = false;
+  follow(false);
+}
 
 function endInSight() {
   const left = state.turns.at(-1).node.getBoundingClientRect().bottom - aboveBar();
@@ -141,6 +146,11 @@ window.addEventListener('keydown', e => {
 window.addEventListener('pointerdown', e => {  // on a scroll bar
   if (e.target === document.documentElement || (e.target === log && e.offsetX > log.clientWidth)) leaveEnd();
 });
-window.addEventListener('scrollend', () => {
-  if (!state.follow && state.pinned === null && open().length && endInSight()) follow(true);
-}, {capture: true, passive: true});
+for (const kind of ['scroll', 'scrollend']) {
+  window.addEventListener(kind, () => {
+    if (state.follow || state.pinned !== null || !open().length) return;
+    const near = endInSight();
+    away ||= !near;
+    if (near && away && kind === 'scrollend') follow(true);  // the end of our own last scrolling does not count
+  }, {capture: true, passive: true});
+}

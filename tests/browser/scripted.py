@@ -139,7 +139,7 @@ class ScriptedStream:
 
     def _speech(self, prompt: str) -> list[str]:
         if prompt.startswith(("slow tale", "unhurried tale")) or re.match(r"held.* tale", prompt):
-            return [f" {i}" for i in range(400)]
+            return [f" {i}" for i in range(600)]
         if prompt.startswith("hostile"):
             return [*tokens("Take this: "), HOSTILE, *tokens(" and that."), ""]
         if prompt.startswith(("long", "brisk")):
