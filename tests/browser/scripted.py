@@ -17,6 +17,7 @@ from mpd_core.trace import Candidate, StepRecord, Timing, Trace
 HOSTILE = (
     "<img src=x onerror=window.pwned=1>${window.pwned=2}{{value}}<script>window.pwned=3</script>"
 )
+TALE = [f" {i}" for i in range(600)]
 SPEECH = (
     "Plants are tiny kitchens!\n\nThey catch **sunlight**, sip water \U0001f331 and "
     "光合作用 feeds us. <b>Bold</b> &amp; [link](http://example.org/x.png) "
@@ -139,7 +140,7 @@ class ScriptedStream:
 
     def _speech(self, prompt: str) -> list[str]:
         if prompt.startswith(("slow tale", "unhurried tale")) or re.match(r"held.* tale", prompt):
-            return [f" {i}" for i in range(600)]
+            return list(TALE)
         if prompt.startswith("hostile"):
             return [*tokens("Take this: "), HOSTILE, *tokens(" and that."), ""]
         if prompt.startswith(("long", "brisk")):
