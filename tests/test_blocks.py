@@ -68,7 +68,10 @@ def test_products_are_those_of_unpacked_weights(
     codes, scales = blocks(bits, *size)
     EDGES[edge](codes, scales)
     product, weight = BlockLinear(Panels.of(codes, scales)), unpack(codes, scales).double()
-    parts = unpack(codes, scales.abs()).double().abs()  # |d| q + |m|, which may cancel out
+    # |d| q + |m|, which may cancel out; 8-bit codes are held from 0 to 255, so that m is -128 d.
+    parts = unpack(codes, scales.abs()).double().abs()
+    if bits == 8:
+        parts += 256 * scales.double().abs().expand(-1, -1, 32).flatten(-2)
     for rows in (1, MOST, 2 * MOST + 3):
         x = torch.randn(rows, size[1]) * 10.0 ** torch.randint(-4, 4, (rows, 1))
         found, wanted = product(x).double(), x.double() @ weight.T

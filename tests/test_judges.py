@@ -306,13 +306,16 @@ def test_the_default_packs_reward_models_know_a_friendly_text() -> None:
     from mpd_core.training.data import load_styles
     from mpd_core.training.recipe import load_recipe
 
-    rows = load_styles(DEFAULT.path(load_recipe(DEFAULT).data.file)).split("test")
-    row = next(row for row in rows if {"AAA", "AAB"} <= set(row.answers))
-    asked = Question(row.prompt, "tone", "friendly", "x", row.answers["AAA"], row.answers["AAB"])
+    rows = load_styles(DEFAULT.path(load_recipe(DEFAULT).data.file)).split("test")[:6]
+    asked = [
+        Question(row.prompt, "tone", "friendly", "x", row.answers["AAA"], row.answers["AAB"])
+        for row in rows
+    ]
     judge = judge_named("rewards", DEFAULT)
-    found = dict(judge.answers([asked, asked.swapped]))
-    assert found[asked].verdict == 1
-    assert found[asked.swapped].verdict == -1
+    found = dict(judge.answers([*asked, *(question.swapped for question in asked)]))
+    verdicts = [found[question].verdict for question in asked]
+    assert verdicts == [-(found[question.swapped].verdict or 0) for question in asked]
+    assert verdicts.count(1) >= 5
 
 
 @pytest.mark.parametrize(
