@@ -94,7 +94,7 @@ def test_hostile_tokens_of_a_real_model_are_inert(app: str, visit: Callable[...,
 
 @pytest.mark.base
 def test_stop_ends_a_reply_at_once(real_app: str, visit: Callable[..., Visitor]) -> None:
-    """Pressed by the page at the first token that it shows: a browser may be slower than a reply."""
+    """Pressed by the page at its first token: a browser may be slower than a reply."""
     visitor = visit(f"{real_app}/?method=vanilla&max_new_tokens=512")  # which tells long stories
     visitor.page.evaluate(
         """view => {
