@@ -67,7 +67,7 @@ function find(target) {
   return version ? {version, i: Number(token.dataset.i)} : null;
 }
 
-// Where the pointer itself went: a page that scrolls under a still one, as a pin may do, hovers nothing.
+// Where the mouse itself went, whatever a finger does: a page that scrolls under a still one, as a pin may do, hovers nothing.
 let pointed = '';
 const place = e => `${e.clientX} ${e.clientY}`;
 // And what it went down on. Text that moves before it comes up, as while a reply is written, takes the
@@ -78,7 +78,7 @@ function press(e) {
   const strip = e.target.closest?.('.strip') ?? null;
   pressed = {token: find(e.target), strip, top: strip?.getBoundingClientRect().top, x: e.clientX, y: e.clientY};
 }
-for (const kind of ['pointermove', 'pointerdown']) window.addEventListener(kind, e => { pointed = place(e); }, {capture: true, passive: true});
+for (const kind of ['pointermove', 'pointerdown']) window.addEventListener(kind, e => { if (e.pointerType === 'mouse') pointed = place(e); }, {capture: true, passive: true});
 window.addEventListener('pointerdown', press, {capture: true, passive: true});
 log.addEventListener('pointerover', e => {
   const t = e.pointerType === 'mouse' && place(e) !== pointed && find(e.target);
