@@ -39,7 +39,13 @@ function fill(change) {
   const before = state.fill;
   state.filling = true;
   state.fill = before ? now => change(before(now)) : change;
-  if (!before) trigger('fill', {});
+  if (!before) askToFill();
+}
+
+/** Until it is taken: Gradio hears nothing before the page is mounted, nor while it still fills. */
+function askToFill() {
+  trigger('fill', {});
+  setTimeout(() => { if (state.fill && element.isConnected) askToFill(); }, 250);
 }
 
 window.mpdStudio = {
