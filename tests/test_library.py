@@ -96,14 +96,3 @@ def test_a_wheel_holds_the_default_pack_and_the_page(tmp_path: Path) -> None:
     for file in map(Path, told):
         assert file.is_file()
         assert (tmp_path / "site").resolve() in file.resolve().parents
-
-
-def test_what_the_page_does_not_use_is_not_loaded() -> None:
-    """pyarrow, which pandas looks for; nor does it seem to be missing afterwards."""
-    code = """
-import importlib.util, sys
-import mpd_core.ui
-importlib.util.find_spec("pyarrow")
-print("pyarrow" in sys.modules)
-"""
-    assert in_python(code) == "False"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from itertools import groupby
 from typing import Any
 
@@ -20,7 +21,7 @@ from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.pcm import load_head
 
 
-class _Mixture(Peer):
+class _Mixture(Peer, ABC):
     """Eq. 1 over models that are run one after the other, each with its own cache."""
 
     def load_head(self, hidden: int) -> None:
@@ -28,9 +29,9 @@ class _Mixture(Peer):
         file = self.pack.path(head.file) if head else None
         self._head = load_head(hidden, len(self.pack.space.poles), file).to(self.format.device)
 
+    @abstractmethod
     def use(self, adapter: str) -> Any:
         """The model of transformers in which this adapter is now at work."""
-        raise NotImplementedError
 
     def texts(self, ask: Query) -> dict[str, Tensor]:
         """What each adapter reads: experts what the user wrote, the PCM the preference too."""

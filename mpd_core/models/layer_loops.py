@@ -90,6 +90,15 @@ def _adapt(own: Whole, x: Array, gates: Array, kind: Factor, y: Array) -> None:
 
 
 @compiled(calls=True)
+def _linear(
+    own: Whole, x: Array, levels: Levels, sizes: Array, gates: Array, kind: Factor, y: Array
+) -> None:
+    """y = x W^T with what adapters add to it."""
+    _multiply(own, x, levels, sizes, y)
+    _adapt(own, x, gates, kind, y)
+
+
+@compiled(calls=True)
 def climb(
     layers: Whole,
     whole: int,
@@ -137,20 +146,16 @@ def climb(
         own = layers[k]
         add_norm(x, update, _array_at(own[NORM], width, np.float32), eps, normed)
         x, update = update, x
-        _multiply(own[QKV:OUT], normed, levels, sizes, qkv)
-        _adapt(own[QKV:OUT], normed, gates, kind, qkv)
+        _linear(own[QKV:OUT], normed, levels, sizes, gates, kind, qkv)
         keys = _array_at(own[KEYS], cached, np.float32).reshape(cache)
         values = _array_at(own[VALUES], cached, np.float32).reshape(cache)
         if k == whole:
             store(by_head, cos, sin, keys, values, places, positions)
             break
         attend(by_head, cos, sin, keys, values, places, positions, mixed_by_head)
-        _multiply(own[OUT:GATE_UP], mixed, levels, sizes, update)
-        _adapt(own[OUT:GATE_UP], mixed, gates, kind, update)
+        _linear(own[OUT:GATE_UP], mixed, levels, sizes, gates, kind, update)
         add_norm(x, update, _array_at(own[MLP_NORM], width, np.float32), eps, normed)
         x, update = update, x
-        _multiply(own[GATE_UP:DOWN], normed, levels, sizes, wide)
-        _adapt(own[GATE_UP:DOWN], normed, gates, kind, wide)
+        _linear(own[GATE_UP:DOWN], normed, levels, sizes, gates, kind, wide)
         gated(wide, narrow)
-        _multiply(own[DOWN:COLUMNS], narrow, levels, sizes, update)
-        _adapt(own[DOWN:COLUMNS], narrow, gates, kind, update)
+        _linear(own[DOWN:COLUMNS], narrow, levels, sizes, gates, kind, update)

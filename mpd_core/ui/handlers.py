@@ -62,8 +62,10 @@ class Handlers:
         except GeneratorExit:
             _write_on(runs, writing)
             raise
-        for run in runs:
-            run.close("done", "cancelled")
+        except BaseException:  # whatever went wrong, no reply is left to run on
+            _cancel(runs)
+            raise
+        _cancel(runs)
         yield wire.frame(runs)
 
     def _follow_all(self, runs: Sequence[Run]) -> Iterator[None]:
@@ -128,20 +130,23 @@ class Handlers:
         return {**found, "lost": lost, "engine": opening.describe(self.engine)}
 
 
+def _cancel(runs: Sequence[Run]) -> None:
+    """End those that are still being written."""
+    for run in runs:
+        run.close("done", "cancelled")
+
+
 def _write_on(runs: Sequence[Run], writing: Iterator[None]) -> None:
     """Go on with replies whose page went, while it may come back and ask for them."""
     if zerogpu.active():  # a visitor's own quota: not spent on what may never be read
-        for run in runs:
-            run.close("done", "cancelled")
+        _cancel(runs)
         return
     for run in runs:
         run.wanted = time.monotonic()
 
     def watch() -> None:
         while left := [run for run in runs if run.open]:
-            for run in left:
-                if time.monotonic() - run.wanted > LINGER_SECONDS:
-                    run.close("done", "cancelled")
+            _cancel([r for r in left if time.monotonic() - r.wanted > LINGER_SECONDS])
             time.sleep(0.2)
 
     threading.Thread(target=deque, args=(writing, 0), daemon=True).start()
