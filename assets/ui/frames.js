@@ -26,10 +26,10 @@ function takeRun(version, said) {
 
 /** Ask for the chunks that were missed: a hidden tab or a lost connection. */
 function missing(version, delay = 0) {
-  if (state.fetch.has(version.id)) return;
-  state.fetch.add(version.id);
+  const now = performance.now();
+  if (now < state.fetch.get(version.id)) return;
+  state.fetch.set(version.id, now + delay + 2000);  // the answer may be lost as well
   setTimeout(() => trigger('fetch', {}), delay);
-  setTimeout(() => state.fetch.delete(version.id), delay + 2000);  // the answer may be lost as well
 }
 
 /** The prompt box can be emptied, unless something else was typed meanwhile. */
@@ -77,7 +77,7 @@ function knowEngine(engine) {
 function keepAsking() {
   if (!element.isConnected) return;
   const waiting = open().filter(version => version.status === 'waiting' && version.heard);
-  for (const version of waiting) state.fetch.add(version.id);
+  for (const version of waiting) state.fetch.set(version.id, 0);
   if (open().some(version => !version.heard)) announce();
   if (waiting.length || !(state.engine.ready || state.engine.offline)) trigger('fetch', {});
 }

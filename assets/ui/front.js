@@ -55,7 +55,7 @@ window.mpdStudio = {
     state.stopping = [];
     return JSON.stringify(ids);
   },
-  missing: () => JSON.stringify([...state.fetch]),
+  missing: () => JSON.stringify([...state.fetch.keys()]),
   forget() {
     stopAll();
     for (const turn of state.turns) turn.node.remove();

@@ -15,7 +15,7 @@ const state = {
   fill: null,                      // a change of the controls' values that Gradio has not asked for yet
   filling: false,                  // until it is on the page
   held: false,                     // whether something in the inspector is being pressed
-  fetch: new Set(),                // versions whose chunks are missing
+  fetch: new Map(),                // versions whose chunks are missing, and when to ask again
   follow: false,                   // whether the end of the reply is kept in sight
   editing: null,                   // the turn whose instruction is being changed
   engine: props.engine,            // what is known of it; offline: a page without one
