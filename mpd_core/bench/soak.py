@@ -64,20 +64,14 @@ def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationR
     draw = random.Random(seed)
     codes = [preference.code for preference in engine.pack.space]
     methods = [m for m in engine.methods if not m.startswith("expert:")]
-    return [
-        GenerationRequest(
-            (Message("user", draw.choice((*PROMPTS[:3], LONG))),),
-            draw.choice(codes),
-            draw.choice(methods),
-            sampling=Sampling(
-                max_new_tokens=draw.randint(2, 40),
-                temperature=draw.choice([0.0, 0.7, 1.0]),
-                top_p=0.95,
-                seed=draw.randint(0, 999),
-            ),
-        )
-        for _ in range(count)
-    ]
+    requests = []
+    for _ in range(count):
+        message = Message("user", draw.choice((*PROMPTS[:3], LONG)))
+        code, method, tokens = draw.choice(codes), draw.choice(methods), draw.randint(2, 40)
+        temperature, own = draw.choice([0.0, 0.7, 1.0]), draw.randint(0, 999)
+        sampling = Sampling(tokens, temperature=temperature, top_p=0.95, seed=own)
+        requests.append(GenerationRequest((message,), code, method, sampling=sampling))
+    return requests
 
 
 def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -> SoakResult:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,13 +19,6 @@ from mpd_core.options import (
     listed,
 )
 from mpd_core.packs import Pack, load_pack
-
-if TYPE_CHECKING:
-    from mpd_core.evaluation.jobs import Job
-    from mpd_core.evaluation.judges.server import ServerOptions
-    from mpd_core.evaluation.judging import Named
-    from mpd_core.evaluation.store import Row
-
 
 CARD_PAIRS = 60
 """Of known pairs that a judge is asked about whose answers cost something."""
@@ -66,7 +58,10 @@ def run(
     define(loaded, content_of(loaded, quantize), prompts, codes, jobs).save(folder)
     waiting = missing(Lines(folder / REPLIES), jobs)
     tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
-    _generate(loaded, waiting, folder, quantize=quantize, device=device)
+    from mpd_core.evaluation.full import Generators  # here: a refusal should not wait for torch
+
+    with closing(Generators(loaded, tell, quantize=quantize, device=device)) as generators:
+        generators.run(waiting, folder)
     print(f"Written: {folder / REPLIES}")
 
 
@@ -103,61 +98,26 @@ def judge(
     from mpd_core.evaluation.judges import SERVER, judge_named
     from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
+    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 
     folder, server = folder_of(loaded, out), None
     found = load_run(folder)
     met = _among(found.methods, listed(methods))
     replies = [row for row in replies_of(folder, found) if row["method"] in met]
     if judge == SERVER:
-        limits = most_tokens, most_cost, _prices(price)
-        server = _server(url or "", model or "", key_env, limits, parallel)
+        from mpd_core.evaluation.judges.server import ServerOptions
+        from mpd_core.evaluation.judges.spending import Limits
+
+        limits = Limits(most_tokens, most_cost, _prices(price))
+        server = ServerOptions(url or "", model or "", key_env, limits, parallel)
         known = CARD_PAIRS if known is None else known
     asked = judge_named(judge, loaded, server, tell)
     met_pairs = list(pairs_of(loaded.space, replies, met))
     known_ones = known_pairs(loaded.space, held_out(loaded))
     judge_pairs(asked, [*drawn(met_pairs, pairs), *drawn(known_ones, known)], folder)
-    if single:
-        _judge_singles(asked, loaded, replies, folder)
+    if single and isinstance(asked, SingleJudge):
+        judge_singles(asked, singles_of(loaded.space, replies), folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
-
-
-def _judge_singles(judge: Named, pack: Pack, replies: Sequence[Row], folder: Path) -> None:
-    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
-
-    if isinstance(judge, SingleJudge):
-        judge_singles(judge, singles_of(pack.space, replies), folder)
-
-
-def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None:
-    """By the engine, then what PEFT ships; models load only where something waits for them."""
-    from mpd_core.evaluation.jobs import WEIGHT_SPACE
-
-    beside = [job for job in jobs if job.request.method in WEIGHT_SPACE]
-    inside = [job for job in jobs if job.request.method not in WEIGHT_SPACE]
-    if inside:
-        from mpd_core.engine import Engine  # here: what is refused should not wait for torch
-        from mpd_core.evaluation.runs import generate
-
-        with closing(Engine.open(pack, progress=tell, **how)) as engine:
-            generate(engine, inside, folder)
-    if beside:
-        from mpd_core.evaluation.runs import store
-        from mpd_core.evaluation.weight_space import WeightSpace
-
-        store(beside, folder, WeightSpace(pack, **how).outcomes)
-
-
-def _server(
-    url: str,
-    model: str,
-    key_env: str,
-    limits: tuple[int, float | None, tuple[float, float] | None],
-    parallel: int,
-) -> ServerOptions:
-    from mpd_core.evaluation.judges.server import ServerOptions
-    from mpd_core.evaluation.judges.spending import Limits
-
-    return ServerOptions(url, model, key_env, Limits(*limits), parallel)
 
 
 def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:

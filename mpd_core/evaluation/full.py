@@ -72,9 +72,9 @@ def usual_methods(pack: Pack) -> list[str]:
 class Generators:
     """The engine, and PEFT's model beside it; each is loaded when it is first needed."""
 
-    def __init__(self, pack: Pack, settings: Settings, tell: Callable[[str], None]) -> None:
-        self._pack, self._tell = pack, tell
-        self._how: dict[str, Any] = {"quantize": settings.quantize, "device": settings.device}
+    def __init__(self, pack: Pack, tell: Callable[[str], None], **how: Any) -> None:
+        """``how``: the arguments ``quantize`` and ``device`` of ``Engine.open``."""
+        self._pack, self._tell, self._how = pack, tell, how
         self._open = ExitStack()
         self._engine: Engine | None = None
         self._beside: WeightSpace | None = None
@@ -125,7 +125,8 @@ def full(
     methods = methods_of(pack, settings.methods) if settings.methods else usual_methods(pack)
     judges = [judge_named(name, pack) for name in settings.judges]
     folders, start = [], time.monotonic()
-    with closing(Generators(pack, settings, tell)) as generators:
+    how = {"quantize": settings.quantize, "device": settings.device}
+    with closing(Generators(pack, tell, **how)) as generators:
         for number, (source, prompts) in enumerate(sets.items(), 1):
             end = start + settings.minutes * 60 * GENERATING * number / len(sets)
             folder = root / f"{PREFIX}{set_name(source)}"
