@@ -119,7 +119,7 @@ def fetch(pack: PackOption = None) -> None:
 def status(
     pack: PackOption = None, quantize: QuantizeOption = None, device: DeviceOption = None
 ) -> None:
-    """Load a pack and say, as JSON, how its models are held and computed, and their memory."""
+    """Load a pack and print, as JSON, how its models are stored and computed, and their memory."""
     engine = _open(load_pack(pack), quantize, device)
     try:
         print(dumps(engine.status(), indent=1))
@@ -141,7 +141,7 @@ def soak(
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Visitors that come, stop and vanish: nothing may get stuck, grow, or change its text."""
+    """Load test: clients finish, stop or disconnect; nothing may hang, leak or change its text."""
     from mpd_core.bench.soak import soak as run_soak
 
     engine = _open(load_pack(pack), quantize, device)

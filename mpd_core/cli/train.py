@@ -80,7 +80,7 @@ def _run(
     dry_run: bool,
     poles: list[str] | None = None,
 ) -> None:
-    """Announce stages, and run them; None: all."""
+    """Announce some stages and run them; None runs all of them."""
     setup = _open(pack, out)
     chosen = _poles(setup, poles)
     from mpd_core.training.stages import STAGES, Options, announce
@@ -121,7 +121,7 @@ def report(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Held-out figures of the pack: those stored with it, or computed anew."""
+    """Held-out figures of the pack: as stored with it, or recomputed."""
     from mpd_core.evaluation.held_out.figures import read, text
 
     loaded = load_pack(pack)
@@ -147,7 +147,7 @@ def _open(pack: str | None, out: Path | None) -> TrainingContext:
 
 
 def _check_alone() -> None:
-    """Every process would write, replace and read the same files."""
+    """Refuse to run under several processes: all of them would write the same files."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes.isdecimal() and int(processes) > 1:
         raise RequestError(

@@ -1,4 +1,4 @@
-"""The commands that read runs: reports, and what the measures are worth."""
+"""Commands that read stored runs: reports, and validation of the text measures."""
 
 from __future__ import annotations
 

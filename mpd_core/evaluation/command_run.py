@@ -1,4 +1,4 @@
-"""The commands that make a run: generate its replies, and have them judged."""
+"""Commands that make a run: generate replies, and judge them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mpd_core.options import (
 from mpd_core.packs import Pack, load_pack
 
 CARD_PAIRS = 60
-"""Of known pairs that a judge is asked about whose answers cost something."""
+"""Default number of known pairs for the card of a judge that costs money."""
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Generate replies by every method, preference and prompt; what is there is not made anew."""
+    """Generate replies by every method, preference and prompt; stored ones are reused."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.jobs import content_of, jobs_of, methods_of
@@ -91,7 +91,7 @@ def judge(
     out: OutOption = None,
     pack: PackOption = None,
 ) -> None:
-    """Verdicts on pairs of a run's replies: each dimension, both orders; stored ones are kept."""
+    """Judge pairs of a run's replies: each dimension, both orders; stored verdicts are reused."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.card import known_pairs

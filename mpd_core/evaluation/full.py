@@ -1,4 +1,4 @@
-"""Everything in one go: replies to several sets of prompts, judged and reported, within a time."""
+"""A full evaluation within a time budget: generate, judge and report several prompt sets."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ INSIDE, BESIDE = 2, 4
 """Prompts that are generated between two looks at the clock, by the engine and beside it: there a
 batch holds the replies of one method to one preference, and no others."""
 GENERATING = 0.8
-"""Share of the time that replies may take; judges have the rest."""
+"""Share of the time budget for generation; the rest is for judging."""
 PREFIX = "evaluation-"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a full run is asked to do."""
+    """Settings of a full evaluation."""
 
     prompts: tuple[str, ...] = ("test",)
     methods: str | None = None
@@ -60,12 +60,12 @@ class Settings:
 
 
 def set_name(source: str) -> str:
-    """Of a set of prompts, as part of a folder's name."""
+    """Name of a prompt set, usable in a folder's name."""
     return re.sub(r"[^\w.-]+", "-", Path(source).stem)[:60]
 
 
 def usual_methods(pack: Pack) -> list[str]:
-    """What is compared unless somebody says otherwise."""
+    """The methods that are compared by default."""
     return [method for method in methods_of(pack) if method != DARE]
 
 
@@ -80,7 +80,7 @@ class Generators:
         self._beside: WeightSpace | None = None
 
     def close(self) -> None:
-        """Let go of both."""
+        """Close the engine, if it was opened."""
         self._open.close()
 
     def run(self, jobs: Sequence[Job], folder: Path) -> None:
@@ -159,7 +159,7 @@ def _generate(
     folder: Path,
     end: float,
 ) -> list[Job]:
-    """As many prompts as there is time for, at least some; those that are stored cost nothing."""
+    """Generate replies to as many prompts as the time allows, at least the first few."""
     codes = [preference.code for preference in pack.space]
     done: list[Job] = []
     longest: dict[bool, float] = {}

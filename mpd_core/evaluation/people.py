@@ -1,4 +1,4 @@
-"""What people's votes say: win rates with how sure they are, and how far raters agree."""
+"""Results of people's votes: win rates with intervals, and inter-rater agreement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Meeting:
 
 
 def meetings_of(votes: Sequence[Vote]) -> list[Meeting]:
-    """Every meeting that has votes, whole and by dimension."""
+    """All pairs of methods with votes, overall and by dimension."""
     found = []
     for first, second in dict.fromkeys((vote.first, vote.second) for vote in votes):
         met = [vote for vote in votes if (vote.first, vote.second) == (first, second)]

@@ -1,4 +1,4 @@
-"""A language model on an OpenAI-compatible server as judge: vLLM, a hosted API, any that chats."""
+"""LLM judge on an OpenAI-compatible chat server, e.g. vLLM or a hosted API."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from mpd_core.evaluation.singles import Single
 
 Asked = TypeVar("Asked")
 Read = Callable[[str], int | None]
-"""From an answer to its verdict."""
+"""Parses an answer's text into a verdict."""
 
 PREFIX = "server-"
 READINGS = 3
-"""How often a question is asked until its answer can be read."""
+"""Attempts at a question whose answers cannot be parsed."""
 SEEDS = 1000
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Which model is asked, and how."""
+    """Which model judges, and how it is asked."""
 
     url: str
     model: str
@@ -45,7 +45,7 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     parallel: int = 8
     max_tokens: int = 400
-    """Of an answer, thought and verdict."""
+    """Limit of an answer in tokens, reasoning included."""
     timeout_s: float = 60.0
     retries: int = 4
     """After failures of the connection, busy servers and refusals that may pass."""
@@ -69,7 +69,7 @@ class ServerJudge:
     def __init__(
         self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Make the client; nothing is sent yet.
+        """Create the client; nothing is sent yet.
 
         Raises:
             MPDError: the package ``openai`` is not installed.
@@ -89,12 +89,12 @@ class ServerJudge:
         self.spending = Spending(options.limits)
 
     def knows(self, dimension: str) -> bool:
-        """It reads: there is no dimension that it could not be asked about."""
+        """Always true: it can be asked about any dimension."""
         del dimension
         return True
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
-        """As they come, several at once.
+        """Verdicts as they arrive, several questions in parallel.
 
         Raises:
             RequestError: it would cost more than is allowed; nothing has been asked.
@@ -123,7 +123,7 @@ class ServerJudge:
                     future.cancel()
 
     def _ask(self, turns: Messages, read: Read) -> Answer:
-        """Until the answer can be read; then it stays unread, with what was said."""
+        """Ask until the answer can be parsed, at most ``READINGS`` times."""
         said, used = "", (0, 0)
         for attempt in range(READINGS):
             said, more = self._say(turns, attempt)
@@ -174,7 +174,7 @@ def _client(options: ServerOptions) -> Any:
 
 
 def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]]:
-    """What has been answered is given, and stored, before a failure is raised."""
+    """Yield finished answers before raising a failure, so that they are stored."""
     failure: MPDError | None = None
     for future in as_completed(waiting):
         if future.cancelled():
@@ -192,7 +192,7 @@ def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]
 
 
 def _text(answer: Any) -> str:
-    """The words of a chat completion; an answer cut at its limit may have none."""
+    """Text of a chat completion; empty if there is none."""
     content = answer.choices[0].message.content
     if content is not None and not isinstance(content, str):
         raise TypeError("content is no text")
@@ -200,7 +200,7 @@ def _text(answer: Any) -> str:
 
 
 def _usage(answer: Any) -> tuple[int, int] | None:
-    """What the server says that it counted; None where it says nothing that could be."""
+    """Token usage reported by the server; None if missing or implausible."""
     usage = getattr(answer, "usage", None)
     found = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
     if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
