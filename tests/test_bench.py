@@ -22,9 +22,9 @@ from mpd_core.bench.context import EXACT, OPEN, ROUNDED, BenchContext, compare, 
 from mpd_core.bench.material import write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, MEASURES, BenchOptions
 from mpd_core.bench.run import MEASURE, run
-from mpd_core.bench.soak import SoakResult
 from mpd_core.bench.values import BenchError, Spec, StepLogProbs, Timing
 from mpd_core.charts import panel
+from mpd_core.cli.soak import SoakResult
 from mpd_core.console import aligned
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
@@ -263,6 +263,6 @@ def test_a_short_soak_tells_no_growth() -> None:
         result.sample()
     assert result.to_dict()["growth_mb"] is None
     result.memory[:] = [500, 600, 700, 700, 710]
-    result.count("finished")
+    result.visits.append("finished")
     assert result.to_dict()["growth_mb"] == 110
     assert result.to_dict()["finished"] == 1

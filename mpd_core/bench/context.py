@@ -14,14 +14,13 @@ import logging
 import multiprocessing
 import random
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mpd_core.bench import llama_cpp, machine, ours, peers
+from mpd_core.bench import llama_cpp, ours, peers
 from mpd_core.bench.options import BenchOptions
 from mpd_core.bench.values import PROMPTS, BenchError, Spec, StepLogProbs, Timing
 from mpd_core.engine import Engine
@@ -34,7 +33,7 @@ OPEN: dict[str, Callable[[Spec], Any]] = {
     **{"engine": ours.engine, "wide": ours.wide, "one_core": ours.engine},
     **{"plain": peers.plain, "peft": peers.peft, "separate": peers.separate},
     "plain_fp32": lambda spec: peers.plain(replace(spec, precision="fp32")),
-    **{"llama": llama_cpp.LlamaCpp, "machine": machine.machine},
+    "llama": llama_cpp.LlamaCpp,
 }
 """Kinds of competitors. What is asked of one is a function of what its line here returns."""
 PAUSE_S = 0.25
@@ -61,11 +60,6 @@ def _close(kind: str, spec: Spec) -> None:
     opened = _opened.pop((kind, spec), None)
     if isinstance(opened, Engine):
         opened.close()
-
-
-def _be_quiet() -> None:
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
 
 
 def memory(competitor: Any) -> dict[str, Any]:
@@ -107,7 +101,11 @@ class BenchContext:
         """
         if kind not in self._executors:
             spawn = multiprocessing.get_context("spawn")
-            apart = ProcessPoolExecutor(1, spawn, _be_quiet) if self.apart else None
+            apart = (
+                ProcessPoolExecutor(1, spawn, logging.disable, (logging.WARNING,))
+                if self.apart
+                else None
+            )
             self._executors[kind] = apart or ThreadPoolExecutor(1)
         time.sleep(PAUSE_S * self.apart)
         try:

@@ -13,20 +13,13 @@ from typing import Any
 import torch
 from torch.utils.benchmark import Timer
 
-from mpd_core.bench.values import Spec
-
 READ_BYTES = {"cpu": 2**28, "cuda": 2**32}
 """Larger than a last cache by far."""
 MEASURED_S = 0.5
 """Of trials, however many calls each of them needs."""
 
 
-def machine(spec: Spec) -> Spec:
-    """A process that loads nothing, so that what it measures has the cores to itself."""
-    return spec
-
-
-def facts(spec: Spec) -> dict[str, Any]:
+def facts(device: str) -> dict[str, Any]:
     """Names and versions, for whoever reads the figures."""
     info, now = Path("/proc/cpuinfo"), datetime.datetime.now(datetime.timezone.utc)
     named = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.M)
@@ -34,8 +27,8 @@ def facts(spec: Spec) -> dict[str, Any]:
         "cpu": named[1] if named else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if spec.device == "cuda" else None,
-        "device": spec.device,
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "device": device,
         "python": platform.python_version(),
         **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -45,10 +38,10 @@ def facts(spec: Spec) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def bandwidth(spec: Spec) -> float:
+def bandwidth(device: str) -> float:
     """Bytes a second that memory delivers: the better of a large sum and a large copy."""
-    size = READ_BYTES[spec.device]
-    source = torch.ones(size // 4, device=spec.device)
+    size = READ_BYTES[device]
+    source = torch.ones(size // 4, device=device)
     rates = []
     for read, statement in ((size, "source.sum()"), (2 * size, "target.copy_(source)")):
         names = {"source": source, "target": torch.zeros_like(source)}

@@ -64,6 +64,17 @@ def against(measure: str, bench: BenchContext) -> Found:
     return ratios(figures, ms), {"ms_per_token": ms}
 
 
+LLAMA = (
+    ("one", "ms_per_token", "plain", "llama", "one plain model, this engine / llama.cpp"),
+    ("mpd", "ms_per_token", "mpd", "llama", "MPD / one plain model of llama.cpp"),
+    ("first", "first_ms", "plain", "llama", "first token, one plain model / llama.cpp"),
+    ("first_mpd", "first_ms", "mpd", "plain", "first token, MPD / one plain model, this engine"),
+    ("crowd", "seconds", "crowd", "slots", "plain requests at once / llama.cpp's slots"),
+    ("soups", "seconds", "mpd_crowd", "soups", "MPD at once / soups one by one, llama.cpp"),
+)
+"""Figures of ``vs_llama``: ratios of two contests in what is timed."""
+
+
 def vs_llama(bench: BenchContext) -> Found:
     """Against llama.cpp on the very blocks that the base came in: plain, in slots, and soups."""
     one = [bench.ask(method="vanilla")]
@@ -73,40 +84,30 @@ def vs_llama(bench: BenchContext) -> Found:
     except MPDError as reason:
         return [Figure("vs_llama", None, f"this engine / llama.cpp: {reason}")], {}
     plain, mpd, soup = (bench.crowd(bench.options.requests, m) for m in ("vanilla", "mpd", "soup"))
-    contests = {
-        "plain": partial(engine, ours.decode, one),
-        "mpd": partial(engine, ours.decode, [bench.ask()]),
-        "llama": partial(llama, llama_cpp.in_turn, one),
-    }
-    single = bench.take_turns(contests)
-    contests = {
-        "crowd": partial(engine, ours.decode, plain),
-        "mpd_crowd": partial(engine, ours.decode, mpd),
-        "slots": partial(llama, llama_cpp.together, plain),
-        "soups": partial(llama, llama_cpp.in_turn, soup),
-    }
-    many = bench.take_turns(contests)
-    data: dict[str, Any] = {
-        "ms_per_token": per_token(single),
-        "first_ms": {
-            name: spread([1000 * run.stamps[0][0] for run in some]) for name, some in single.items()
-        },
-        "seconds": {name: spread([run.seconds for run in some]) for name, some in many.items()},
-    }
-    token = {
-        "vs_llama.one": ("plain", "llama", "one plain model, this engine / llama.cpp"),
-        "vs_llama.mpd": ("mpd", "llama", "MPD / one plain model of llama.cpp"),
-    }
-    first = {
-        "vs_llama.first": ("plain", "llama", "first token, one plain model / llama.cpp"),
-        "vs_llama.first_mpd": ("mpd", "plain", "first token, MPD / one plain model, this engine"),
-    }
-    crowds = {
-        "vs_llama.crowd": ("crowd", "slots", "plain requests at once / llama.cpp's slots"),
-        "vs_llama.soups": ("mpd_crowd", "soups", "MPD at once / soups one by one, llama.cpp"),
-    }
-    figures = ratios(token, data["ms_per_token"]) + ratios(first, data["first_ms"])
-    figures += ratios(crowds, data["seconds"])
+    single = bench.take_turns(
+        {
+            "plain": partial(engine, ours.decode, one),
+            "mpd": partial(engine, ours.decode, [bench.ask()]),
+            "llama": partial(llama, llama_cpp.in_turn, one),
+        }
+    )
+    many = bench.take_turns(
+        {
+            "crowd": partial(engine, ours.decode, plain),
+            "mpd_crowd": partial(engine, ours.decode, mpd),
+            "slots": partial(llama, llama_cpp.together, plain),
+            "soups": partial(llama, llama_cpp.in_turn, soup),
+        }
+    )
+    first = {n: spread([1000 * run.stamps[0][0] for run in some]) for n, some in single.items()}
+    seconds = {n: spread([run.seconds for run in some]) for n, some in many.items()}
+    data: dict[str, Any] = {"ms_per_token": per_token(single), "first_ms": first}
+    data["seconds"] = seconds
+    figures = [
+        figure
+        for name, timed, over, under, meaning in LLAMA
+        for figure in ratios({f"vs_llama.{name}": (over, under, meaning)}, data[timed])
+    ]
     for method in ("vanilla", "soup"):
         ask = bench.ask(method=method)
         texts = engine(ours.text, ask), "".join(llama(llama_cpp.in_turn, [ask]).tokens[0])
@@ -143,7 +144,7 @@ def weights(bench: BenchContext) -> Found:
 
 def floor(bench: BenchContext) -> Found:
     """Share of a measured step that reading its weights once would take: 1 is perfect."""
-    bandwidth, held = bench.call("machine", machine.bandwidth), bench.call("engine", memory)
+    bandwidth, held = machine.bandwidth(bench.spec.device), bench.call("engine", memory)
     base, adapters = held["weights"]["base"], held["weights"]["adapters"]
     used = adapters * (bench.experts + 1) / (len(bench.pack.space.poles) + 1)
     cases = {"one": ("mpd", base + used, "experts + PCM"), "vanilla": ("vanilla", base, "plain")}

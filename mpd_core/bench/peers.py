@@ -43,13 +43,13 @@ class Peer:
 
     def __init__(self, spec: Spec) -> None:
         self.pack = load_pack(spec.scratch / "pack")
-        base, folder = self.pack.spec.base, self.pack.folder
+        base = self.pack.spec.base
         self.format = weight_format(spec.device, base.quantize, spec.precision)
         self.base = self.pack.path(base.source.folder)  # type: ignore[union-attr]
         tokenizer = AutoTokenizer.from_pretrained(self.base, **LOCAL)
         self.prompts = PromptRenderer(tokenizer, self.pack.spec.template)
         hidden = AutoConfig.from_pretrained(self.base, **LOCAL).hidden_size
-        head = load_head(hidden, len(self.pack.space.poles), folder / "head.safetensors")
+        head = load_head(hidden, len(self.pack.space.poles), self.pack.folder / "head.safetensors")
         self.head = head.to(spec.device)
         self.models: dict[str, Any] = {}  # an adapter merged into each, by name; or the last soup
 

@@ -28,15 +28,14 @@ MEASURE: dict[str, tuple[Callable[[BenchContext], Found], set[str]]] = {
         for name in measures.SCHEMES
     },
     "vs_llama": (measures.vs_llama, {"engine", "llama"}),
-    "serve32": (crowds.serve32, {"engine", "plain", "machine"}),
+    "serve32": (crowds.serve32, {"engine", "plain"}),
     "memory": (measures.weights, {"engine", "separate"}),
-    "floor": (measures.floor, {"engine", "machine"}),
+    "floor": (measures.floor, {"engine"}),
     "shared": (crowds.shared, {"engine", "one_core"}),
     "growth": (crowds.growth, {"engine", "wide"}),
 }
 """With the competitors of each; one that no later measure uses is closed."""
 UNITS = {"ms_per_token": "ms/token", "first_ms": "ms to the first token", "seconds": "s"}
-"""Of the times that measures give by name."""
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
 
@@ -62,7 +61,7 @@ def run(options: BenchOptions, *, apart: bool = True) -> dict[str, Any]:
         spec = Spec(folder, options.pack, precision, options.device or default_device())
         bench = BenchContext(options, own, spec, _tell, apart)
         try:
-            facts = {**bench.call("machine", machine.facts), "precision": bench.precision}
+            facts = {**machine.facts(spec.device), "precision": bench.precision}
             bench.keep()  # the first measure begins before any other process has started
             return _report(bench, facts, _measure(bench))
         finally:

@@ -142,7 +142,7 @@ def soak(
     device: DeviceOption = None,
 ) -> None:
     """Load test: clients finish, stop or disconnect; nothing may hang, leak or change its text."""
-    from mpd_core.bench.soak import soak as run_soak
+    from mpd_core.cli.soak import soak as run_soak
 
     engine = _open(load_pack(pack), quantize, device)
     result = run_soak(engine, seconds=60 * minutes, visitors=visitors)
