@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,11 +60,6 @@ def needs() -> None:
             f"Evaluation needs the package '{error.name}': run make train, or "
             "pip install -e '.[training]'."
         ) from error
-
-
-def tell(sentence: str) -> None:
-    """Print progress on stderr."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def votes_of(pack: Pack) -> list[Vote]:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mpd_core.console import tell
 from mpd_core.evaluation.command_parts import (
     folder_of,
     held_out,
@@ -15,7 +16,6 @@ from mpd_core.evaluation.command_parts import (
     plain_styles,
     root_of,
     styles,
-    tell,
     votes_of,
 )
 from mpd_core.options import (

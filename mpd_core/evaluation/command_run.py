@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from mpd_core.console import tell
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import JudgeName
-from mpd_core.evaluation.command_parts import folder_of, held_out, needs, tell
+from mpd_core.evaluation.command_parts import folder_of, held_out, needs
 from mpd_core.options import (
     DeviceOption,
     OutOption,

@@ -22,7 +22,7 @@ from mpd_core.method.preferences import Dimension, Preference, PreferenceSpace
 from mpd_core.packs import Pack
 from mpd_core.training import measures as plain
 from mpd_core.training.data import Styled
-from mpd_core.training.measures import MEASURES, words
+from mpd_core.training.measures import words
 from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.recipe import load_recipe
 
@@ -153,17 +153,11 @@ def measures_of(pack: Pack) -> dict[str, str]:
     """For each pole the measure that rises or (``-``) falls with it.
 
     Raises:
-        PackError: a recipe that cannot be read, or an unknown measure.
+        PackError: a recipe that cannot be read, or two poles of a dimension with one measure.
     """
     if not (pack.folder / RECIPE).is_file():
         return dict(USUAL)
     chosen = load_recipe(pack).measures
-    for pole, measure in chosen.items():
-        if measure.removeprefix("-") not in MEASURES:
-            raise PackError(
-                f"{pack.folder / RECIPE}: measures.{pole}: unknown measure '{measure[:60]}': use "
-                f"{', '.join(MEASURES)}, with - before it for how little there is of it."
-            )
     for dimension in pack.space.dimensions:
         named = [chosen[pole.name] for pole in dimension.poles if pole.name in chosen]
         if len(set(named)) < len(named):
