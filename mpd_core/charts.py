@@ -18,14 +18,18 @@ MOST_MARKS = 24
 Points = Sequence[tuple[float, float]]
 
 
+def document(title: str, body: str, style: str = "body{font-family:system-ui,sans-serif}") -> str:
+    """An HTML page that opens offline: ``body`` is HTML, ``title`` text, ``style`` CSS."""
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{style}</style><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
 def page(title: str, note: str, curves: Mapping[str, Points], *, log_x: bool = False) -> str:
     """An HTML page with a panel for each curve that has points; its name is the heading."""
     panels = [panel(name, points, log_x=log_x) for name, points in curves.items() if points]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<body style="font-family: system-ui, sans-serif"><h1>{escape(title)}</h1>'
-        f"<p>{escape(note)}</p>{''.join(panels)}</body></html>\n"
-    )
+    return document(title, f"<p>{escape(note)}</p>{''.join(panels)}")
 
 
 def panel(title: str, points: Points, *, log_x: bool = False) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -18,3 +20,9 @@ def replacing(file: Path) -> Iterator[Path]:
     scratch = file.with_name(f"{file.name}.part")
     yield scratch
     scratch.replace(file)
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically, creating its folder if needed."""
+    with replacing(file) as scratch:
+        scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

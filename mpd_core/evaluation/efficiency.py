@@ -9,9 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mpd_core.charts import document
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.cells import number, percent, table
-from mpd_core.evaluation.plots import lines
+from mpd_core.evaluation.plots import STYLE, lines
 
 PAPER = (13.25, 10.48)
 """Seconds a request of the paper's soups and of its MPD, on one A6000."""
@@ -142,17 +143,12 @@ def markdown(found: Mapping[str, Any]) -> Iterator[str]:
 
 def page(found: Mapping[str, Any]) -> str:
     """One page that opens offline, with the plot of the model against what was measured."""
-    body = ["<h1>Efficiency</h1>", f"<p>{escape(MODEL)}</p>"]
+    plot = ""
     if growth := found.get("growth"):
         curves = {
             kind: [(row["requests"], row[key]) for row in growth["rows"]]
             for kind, key in zip(KINDS, ("measured", "model", "one_by_one"), strict=True)
         }
-        body.append(lines(curves, "Cost of a step over that of one request, by requests"))
-    text = "\n".join(markdown(found))
-    body.append(f"<pre>{escape(text)}</pre>")
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Efficiency</title>'
-        f'<body style="font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto">'
-        f"{''.join(body)}</body></html>\n"
-    )
+        plot = lines(curves, "Cost of a step over that of one request, by requests")
+    tables = escape("\n".join(markdown(found)))
+    return document("Efficiency", f"<p>{escape(MODEL)}</p>{plot}<pre>{tables}</pre>", STYLE)

@@ -10,35 +10,23 @@ from html import escape
 from statistics import fmean
 from typing import Any
 
+from mpd_core.charts import document
 from mpd_core.evaluation.identified import judges_of, shares_of
 from mpd_core.evaluation.paper_text import order_said
-from mpd_core.evaluation.plots import bars, forest
+from mpd_core.evaluation.plots import STYLE, bars, forest
 from mpd_core.evaluation.short_text import NAMES
-
-STYLE = (
-    "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
-    "th,td{padding:.25rem .6rem;text-align:right;border:1px solid #fff}"
-    "th{font-weight:600;text-align:left}figure{margin:0}"
-    ".worst{outline:2px solid #222;outline-offset:-2px;font-weight:700}"
-)
 
 
 def html(found: Mapping[str, Any]) -> str:
     """The page; ``found`` is what ``report`` computes."""
-    title = f"Evaluation of {escape(found['run']['pack'])}"
     body = [
-        f"<h1>{title}</h1>",
         f"<p>{found['run']['count']} prompts ({escape(found['run']['prompts'])}).</p>",
         *_identification(found),
         *(part for name in found["judges"] for part in _judge(found, name)),
         *_people(found["people"]),
         *_weights(found["weights"]),
     ]
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style><body>{''.join(body)}</body></html>\n"
-    )
+    return document(f"Evaluation of {found['run']['pack']}", "".join(body), STYLE)
 
 
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +10,7 @@ from typing import Any, get_args
 from mpd_core.engine.plan import TOP, has_soup, method_names, plan_request
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
+from mpd_core.evaluation.store import content_hash
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.method.static import STATIC
 from mpd_core.packs import Pack, Quantize
@@ -121,7 +120,7 @@ def content_of(pack: Pack, quantize: Quantize | None = None, method: str | None 
         if name != "pack.toml" and name.partition(".")[0] not in left_out
     }
     spec = pack.spec.model_dump(mode="json", exclude=left_out)
-    return _sha256({"spec": spec, "hashes": hashes, "quantize": quantize})
+    return content_hash({"spec": spec, "hashes": hashes, "quantize": quantize})
 
 
 def key_of(content: str, request: GenerationRequest) -> str:
@@ -129,12 +128,7 @@ def key_of(content: str, request: GenerationRequest) -> str:
     found: dict[str, Any] = {"pack": content, "request": asdict(request)}
     if request.method in WEIGHT_SPACE:
         found["settings"] = WEIGHT_SPACE[request.method]
-    return _sha256(found)[:32]
-
-
-def _sha256(value: object) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return content_hash(found)[:32]
 
 
 def _split(pack: Pack, method: str) -> tuple[str, Space]:

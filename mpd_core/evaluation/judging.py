@@ -6,9 +6,7 @@ who wrote them. Any judge with the methods of ``PairJudge`` can be asked.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
@@ -19,7 +17,7 @@ from tqdm import tqdm
 
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import both_orders
-from mpd_core.evaluation.store import Lines, Row, read_rows
+from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
 VERDICTS = "verdicts-{judge}.jsonl"
@@ -173,8 +171,7 @@ def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, 
 
 def key_of(judge: Named, asked: Any) -> str:
     """Cache key: a hash of the judge and all it sees, e.g. a ``Question``."""
-    content = json.dumps([judge.name, judge.version, *astuple(asked)], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return content_hash([judge.name, judge.version, *astuple(asked)])[:32]
 
 
 def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:

@@ -12,6 +12,16 @@ COLOURS = ("#4f46e5", "#d97706", "#059669", "#db2777", "#0891b2", "#65a30d", "#7
 """Of experts, in the order of a reply's poles."""
 
 
+STYLE = (
+    "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
+    "th,td{padding:.25rem .6rem;text-align:right;border:1px solid #fff}"
+    "th{font-weight:600;text-align:left}figure{margin:0}"
+    ".worst{outline:2px solid #222;outline-offset:-2px;font-weight:700}"
+)
+"""Of the pages that hold plots."""
+
+
 def forest(rows: Sequence[Mapping[str, Any]]) -> str:
     """Forest plot: one line per pair of methods, with rate and interval, and a line at one half."""
     height = ROW * (len(rows) + 1)

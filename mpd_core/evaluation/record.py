@@ -12,7 +12,7 @@ from mpd_core.errors import MPDError
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack
-from mpd_core.saving import replacing
+from mpd_core.saving import write_json
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
@@ -39,8 +39,7 @@ class RunRecord:
 
     def save(self, folder: Path) -> None:
         """Replace the folder's definition."""
-        with replacing(folder / FILE) as scratch:
-            scratch.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_json(folder / FILE, asdict(self))
 
 
 def load_run(folder: Path) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -104,3 +105,9 @@ def missing(lines: Lines, jobs: Iterable[Keyed]) -> list[Keyed]:
         if job.key not in lines.rows:
             first.setdefault(job.key, job)
     return list(first.values())
+
+
+def content_hash(value: object, *, sort_keys: bool = True) -> str:
+    """SHA-256 of a value as JSON: what rows are keyed by."""
+    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,7 @@ from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
-from mpd_core.saving import replacing
+from mpd_core.saving import write_json
 from mpd_core.training.data import Split, Styled, Styles, load_styles
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
 from mpd_core.training.recipe_parts import LoraSpec
@@ -246,9 +246,3 @@ def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
     probe = (Message("user", "Why?"),)
     if list(tokenizer(renderer.text(probe))["input_ids"]) != renderer.render(probe):
         raise PackError("base: its tokenizer adds tokens of its own to the template's.")
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file atomically, creating its folder if needed."""
-    with replacing(file) as scratch:
-        scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

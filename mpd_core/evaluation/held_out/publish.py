@@ -16,7 +16,8 @@ from mpd_core.evaluation.held_out.figures import FILE, PARTS, read, weights
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import load_pack
-from mpd_core.training.context import RECORD, TrainingContext, write_json
+from mpd_core.saving import write_json
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import any_trained, write_pack, write_static
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import pcm_folder

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +21,7 @@ from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGL
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate, tokens_of
 from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.singles import Single
+from mpd_core.evaluation.store import content_hash
 
 Asked = TypeVar("Asked")
 Read = Callable[[str], int | None]
@@ -85,7 +84,7 @@ class ServerJudge:
             dict(CRITERIA),
             repr(dict(EXAMPLES)),
         ]
-        self.version = f"{options.model[:80]} {_sha256(asked)[:12]}"
+        self.version = f"{options.model[:80]} {content_hash(asked, sort_keys=False)[:12]}"
         self.spending = Spending(options.limits)
 
     def knows(self, dimension: str) -> bool:
@@ -221,9 +220,8 @@ def _tokens(turns: Messages) -> int:
 
 
 def _facts(turns: Messages, used: tuple[int, int]) -> dict[str, Any]:
-    return {"prompt_sha256": _sha256(turns), "tokens_in": used[0], "tokens_out": used[1]}
-
-
-def _sha256(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    return {
+        "prompt_sha256": content_hash(turns, sort_keys=False),
+        "tokens_in": used[0],
+        "tokens_out": used[1],
+    }

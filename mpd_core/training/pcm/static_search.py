@@ -15,10 +15,11 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import file_sha256
+from mpd_core.saving import write_json
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
-from mpd_core.training.context import TrainingContext, write_json
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
