@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import random
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
@@ -62,6 +63,11 @@ def _close(kind: str, spec: Spec) -> None:
         opened.close()
 
 
+def _be_quiet() -> None:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+
+
 def memory(competitor: Any) -> dict[str, Any]:
     """Bytes of a competitor's weights by what they are, and of its process."""
     return {"weights": held_bytes(competitor), **process_memory()}
@@ -101,11 +107,7 @@ class BenchContext:
         """
         if kind not in self._executors:
             spawn = multiprocessing.get_context("spawn")
-            apart = (
-                ProcessPoolExecutor(1, spawn, logging.disable, (logging.WARNING,))
-                if self.apart
-                else None
-            )
+            apart = ProcessPoolExecutor(1, spawn, _be_quiet) if self.apart else None
             self._executors[kind] = apart or ThreadPoolExecutor(1)
         time.sleep(PAUSE_S * self.apart)
         try:

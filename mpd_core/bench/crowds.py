@@ -55,17 +55,16 @@ def serve32(bench: BenchContext) -> Found:
         "serve32.c": ("mpd", "c", "MPD / soups as stacked adapters, one batch, this engine"),
     }
     stamps = [times for run in runs["mpd"] for times in run.stamps]
-    gaps = [b - a for times in stamps for a, b in pairwise(times)]
-    waits = {"first": [times[0] for times in stamps], "gap": gaps}
-    latency = [
-        Figure(
-            f"serve32.{name}_p{q}",
-            1000 * float(np.percentile(waits[name], q, method="inverted_cdf")),
-            f"ms {what}, {q}%",
-        )
-        for name, what in (("first", "to the first token"), ("gap", "between tokens"))
-        for q in (50, 95)
-    ]
+    waits = {
+        ("first", "to the first token"): [times[0] for times in stamps],
+        ("gap", "between tokens"): [b - a for times in stamps for a, b in pairwise(times)],
+    }
+    latency = []
+    for (name, what), times in waits.items():
+        for q, s in zip(
+            (50, 95), np.percentile(times, (50, 95), method="inverted_cdf"), strict=True
+        ):
+            latency.append(Figure(f"serve32.{name}_p{q}", 1000 * float(s), f"ms {what}, {q}%"))
     data = {"requests": len(mpd), "preferences": len({ask.preference for ask in mpd})}
     merging = {"merging_s": runs["a"][-1].uncounted}
     return ratios(figures, seconds) + latency, {**data, **merging, "seconds": seconds}

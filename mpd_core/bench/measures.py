@@ -6,12 +6,19 @@ from functools import partial
 from itertools import takewhile
 from typing import Any
 
-from mpd_core.bench import llama_cpp, machine, ours, peers
+import torch
+from torch.utils.benchmark import Timer
+
+from mpd_core.bench import llama_cpp, ours, peers
 from mpd_core.bench.context import BenchContext, memory
 from mpd_core.bench.values import Figure, Found, Timing, ratios, spread
 from mpd_core.errors import MPDError
 
 NOCACHE_TOKENS = 8
+READ_BYTES = {"cpu": 2**28, "cuda": 2**32}
+"""Larger than a last cache by far."""
+MEASURED_S = 0.5
+"""Of trials, however many calls each of them needs."""
 SCHEMES: dict[str, dict[str, tuple[str, Any, str]]] = {
     "vs_mod": {
         "loop": ("peft", peers.loop, "set_adapter loop"),
@@ -83,7 +90,6 @@ def vs_llama(bench: BenchContext) -> Found:
         llama(llama_cpp.in_turn, one)
     except MPDError as reason:
         return [Figure("vs_llama", None, f"this engine / llama.cpp: {reason}")], {}
-    plain, mpd, soup = (bench.crowd(bench.options.requests, m) for m in ("vanilla", "mpd", "soup"))
     single = bench.take_turns(
         {
             "plain": partial(engine, ours.decode, one),
@@ -91,32 +97,35 @@ def vs_llama(bench: BenchContext) -> Found:
             "llama": partial(llama, llama_cpp.in_turn, one),
         }
     )
-    many = bench.take_turns(
-        {
-            "crowd": partial(engine, ours.decode, plain),
-            "mpd_crowd": partial(engine, ours.decode, mpd),
-            "slots": partial(llama, llama_cpp.together, plain),
-            "soups": partial(llama, llama_cpp.in_turn, soup),
-        }
-    )
     first = {n: spread([1000 * run.stamps[0][0] for run in some]) for n, some in single.items()}
-    seconds = {n: spread([run.seconds for run in some]) for n, some in many.items()}
-    data: dict[str, Any] = {"ms_per_token": per_token(single), "first_ms": first}
-    data["seconds"] = seconds
+    data = {"ms_per_token": per_token(single), "first_ms": first, "seconds": _llama_crowds(bench)}
     figures = [
         figure
         for name, timed, over, under, meaning in LLAMA
         for figure in ratios({f"vs_llama.{name}": (over, under, meaning)}, data[timed])
     ]
+    texts = {}
     for method in ("vanilla", "soup"):
         ask = bench.ask(method=method)
-        texts = engine(ours.text, ask), "".join(llama(llama_cpp.in_turn, [ask]).tokens[0])
-        data[f"same_{method}"] = texts
-        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))))
+        both = engine(ours.text, ask), "".join(llama(llama_cpp.in_turn, [ask]).tokens[0])
+        same = sum(1 for _ in takewhile(lambda ab: ab[0] == ab[1], zip(*both, strict=False)))
         meaning = f"greedy text up to the first difference: share of it, {method}"
-        share = same / max(*map(len, texts), 1)
+        share = same / max(*map(len, both), 1)
         figures.append(Figure(f"vs_llama.same_{method}", share, meaning))
-    return figures, data
+        texts[f"same_{method}"] = both
+    return figures, {**data, **texts}
+
+
+def _llama_crowds(bench: BenchContext) -> dict[str, dict[str, float]]:
+    plain, mpd, soup = (bench.crowd(bench.options.requests, m) for m in ("vanilla", "mpd", "soup"))
+    contests = {
+        "crowd": partial(bench.call, "engine", ours.decode, plain),
+        "mpd_crowd": partial(bench.call, "engine", ours.decode, mpd),
+        "slots": partial(bench.call, "llama", llama_cpp.together, plain),
+        "soups": partial(bench.call, "llama", llama_cpp.in_turn, soup),
+    }
+    runs = bench.take_turns(contests)
+    return {name: spread([run.seconds for run in some]) for name, some in runs.items()}
 
 
 def weights(bench: BenchContext) -> Found:
@@ -144,16 +153,30 @@ def weights(bench: BenchContext) -> Found:
 
 def floor(bench: BenchContext) -> Found:
     """Share of a measured step that reading its weights once would take: 1 is perfect."""
-    bandwidth, held = machine.bandwidth(bench.spec.device), bench.call("engine", memory)
+    rate, held = bandwidth(bench.spec.device), bench.call("engine", memory)
     base, adapters = held["weights"]["base"], held["weights"]["adapters"]
     used = adapters * (bench.experts + 1) / (len(bench.pack.space.poles) + 1)
     cases = {"one": ("mpd", base + used, "experts + PCM"), "vanilla": ("vanilla", base, "plain")}
-    figures, data = [], dict[str, Any](bandwidth_gb_s=bandwidth / 1e9)
+    figures, data = [], dict[str, Any](bandwidth_gb_s=rate / 1e9)
     for name, (method, read, what) in cases.items():
         run = partial(bench.call, "engine", ours.decode, [bench.ask(method=method)])
         step = per_token(bench.take_turns({"step": run}))["step"]["median"]
-        least = 1000 * read / bandwidth
+        least = 1000 * read / rate
         data[name] = {"bytes": read, "floor_ms": least, "step_ms": step}
         meaning = f"weights' bytes over bandwidth / step, one request, {what}"
         figures.append(Figure(f"floor.{name}", least / step, meaning))
     return figures, data
+
+
+@torch.inference_mode()
+def bandwidth(device: str) -> float:
+    """Bytes a second that memory delivers: the better of a large sum and a large copy."""
+    size = READ_BYTES[device]
+    source = torch.ones(size // 4, device=device)
+    rates = []
+    for read, statement in ((size, "source.sum()"), (2 * size, "target.copy_(source)")):
+        names = {"source": source, "target": torch.zeros_like(source)}
+        timer = Timer(statement, globals=names, num_threads=torch.get_num_threads())
+        # The fastest trial: a lower bound of time must not be flattered by noise.
+        rates.append(read / min(timer.blocked_autorange(min_run_time=MEASURED_S).times))
+    return float(max(rates))

@@ -38,8 +38,7 @@ Scheme = Generator[Tensor, Any, None]
 class Peer:
     """The bench's pack loaded for transformers."""
 
-    model: Any = None
-    """The base, under PEFT where its adapters are loaded; None for separate models."""
+    model: Any = None  # the base, under PEFT where its adapters are loaded
 
     def __init__(self, spec: Spec) -> None:
         self.pack = load_pack(spec.scratch / "pack")
@@ -49,8 +48,8 @@ class Peer:
         tokenizer = AutoTokenizer.from_pretrained(self.base, **LOCAL)
         self.prompts = PromptRenderer(tokenizer, self.pack.spec.template)
         hidden = AutoConfig.from_pretrained(self.base, **LOCAL).hidden_size
-        head = load_head(hidden, len(self.pack.space.poles), self.pack.folder / "head.safetensors")
-        self.head = head.to(spec.device)
+        file, poles = self.pack.folder / "head.safetensors", len(self.pack.space.poles)
+        self.head = load_head(hidden, poles, file).to(spec.device)
         self.models: dict[str, Any] = {}  # an adapter merged into each, by name; or the last soup
 
     def load(self) -> Any:
@@ -118,8 +117,8 @@ class Peer:
         """Eq. 1 from the experts' logits [E, V] and the PCM's last state [D]."""
         outputs = [self.pack.space.poles.index(pole) for pole in self.poles(ask)]
         poles = torch.tensor([outputs], device=hidden.device)
-        log_probs = torch.log_softmax(logits.float(), dim=-1)
-        return merge_probabilities(log_probs, self.head.expert_weights(hidden[None], poles)[0])
+        weights = self.head.expert_weights(hidden[None], poles)[0]
+        return merge_probabilities(logits.float().log_softmax(dim=-1), weights)
 
 
 def plain(spec: Spec) -> Peer:
@@ -144,8 +143,7 @@ def peft(spec: Spec) -> Peer:
 def separate(spec: Spec) -> Peer:
     """A model for each expert of the first preference, and for the PCM, adapters merged in."""
     peer = Peer(spec)
-    first = peer.pack.space.parse("A" * len(peer.pack.space.dimensions))
-    for name in (*(pole.name for pole in first.poles), "pcm"):
+    for name in (*(dimension.poles[0].name for dimension in peer.pack.space.dimensions), "pcm"):
         peer.models[name] = peer.merge(peer.load(), [name])
     return peer
 
@@ -220,8 +218,7 @@ def replay(peer: Peer, scheme: Any, ask: GenerationRequest, ours: StepLogProbs) 
     steps, found, fed = scheme(peer, ask), [], None
     for token, asked in ours:
         log_probs, fed = steps.send(fed), token
-        theirs = dict(zip(asked, log_probs[list(asked)].tolist(), strict=True))
-        found.append((int(log_probs.argmax()), theirs))
+        found.append((int(log_probs.argmax()), {id_: float(log_probs[id_]) for id_ in asked}))
     return found
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import os
+import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mpd_core.bench import crowds, machine, measures
+import torch
+
+from mpd_core.bench import crowds, measures
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.material import write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
@@ -61,11 +68,29 @@ def run(options: BenchOptions, *, apart: bool = True) -> dict[str, Any]:
         spec = Spec(folder, options.pack, precision, options.device or default_device())
         bench = BenchContext(options, own, spec, _tell, apart)
         try:
-            facts = {**machine.facts(spec.device), "precision": bench.precision}
+            known = {**facts(spec.device), "precision": bench.precision}
             bench.keep()  # the first measure begins before any other process has started
-            return _report(bench, facts, _measure(bench))
+            return _report(bench, known, _measure(bench))
         finally:
             bench.keep()
+
+
+def facts(device: str) -> dict[str, Any]:
+    """Names and versions, for whoever reads the figures."""
+    info, now = Path("/proc/cpuinfo"), datetime.datetime.now(datetime.timezone.utc)
+    named = re.search(r"^model name\s*:\s*(.+)$", info.read_text() if info.exists() else "", re.M)
+    return {
+        "cpu": named[1] if named else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
+        "device": device,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "transformers", "peft")},
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "date": now.strftime("%Y-%m-%d %H:%M UTC"),
+    }
 
 
 def _measure(bench: BenchContext) -> dict[str, Found]:
