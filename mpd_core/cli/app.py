@@ -121,11 +121,8 @@ def status(
     pack: PackOption = None, quantize: QuantizeOption = None, device: DeviceOption = None
 ) -> None:
     """Load a pack and print, as JSON, how its models are stored and computed, and their memory."""
-    engine = _open(load_pack(pack), quantize, device)
-    try:
+    with _engine(load_pack(pack), quantize, device) as engine:
         print(dumps(engine.status(), indent=1))
-    finally:
-        engine.close()
 
 
 app.command()(bench)
@@ -145,9 +142,8 @@ def soak(
     """Load test: clients finish, stop or disconnect; nothing may hang, leak or change its text."""
     from mpd_core.cli.soak import soak as run_soak
 
-    engine = _open(load_pack(pack), quantize, device)
-    result = run_soak(engine, seconds=60 * minutes, visitors=visitors)
-    engine.close()
+    with _engine(load_pack(pack), quantize, device) as engine:
+        result = run_soak(engine, seconds=60 * minutes, visitors=visitors)
     print(dumps(result.to_dict()))
     if result.failures:
         raise EngineError(f"{len(result.failures)} failures, first: {result.failures[0]}")
@@ -161,24 +157,19 @@ def _run(
     *,
     show: bool,
 ) -> Trace:
-    engine = _open(pack, quantize, device)
-    try:
-        with engine.submit(request) as stream:
-            for step in stream:
-                if show:
-                    print(step.text, end="", flush=True)
-            return stream.trace()
-    finally:
-        engine.close()
-
-
-def _open(pack: Pack, quantize: Quantize | None, device: str | None) -> Engine:
-    return _engine(pack, quantize, device, tell)
+    with _engine(pack, quantize, device) as engine, engine.submit(request) as stream:
+        for step in stream:
+            if show:
+                print(step.text, end="", flush=True)
+        return stream.trace()
 
 
 def _engine(
-    pack: Pack, quantize: Quantize | None, device: str | None, tell: Callable[[str], None]
+    pack: Pack,
+    quantize: Quantize | None,
+    device: str | None,
+    progress: Callable[[str], None] = tell,
 ) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    return Engine.open(pack, quantize=quantize, device=device, progress=tell)
+    return Engine.open(pack, quantize=quantize, device=device, progress=progress)

@@ -149,13 +149,10 @@ def _learning_rate(setup: TrainingContext) -> float:
 
 
 def _generating_rate(setup: TrainingContext) -> float:
-    engine = Engine.open(setup.pack)
     codes = [preference.code for preference in setup.pack.space]
     prompts = [row.prompt for row in setup.styles.split("train")]
     asks = rollouts.every(prompts, codes, 1, 0)[:PROBE_REPLIES]
-    try:
+    with Engine.open(setup.pack) as engine:
         start = time.monotonic()
         replies = rollouts.run(engine, asks, rollouts.learning(PROBE_TOKENS))
         return sum(len(reply.tokens) for reply in replies) / (time.monotonic() - start)
-    finally:
-        engine.close()

@@ -48,15 +48,12 @@ def references(setup: TrainingContext, options: Options) -> None:
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
     codes = [preference.code for preference in setup.pack.space]
     pack = run_in_fresh_thread(trained_pack, setup)
-    engine = Engine.open(pack, precision=fastest_precision())
     size = setup.recipe.pcm.rollouts.prompts
-    try:
+    with Engine.open(pack, precision=fastest_precision()) as engine:
         for start in range(0, len(prompts), size):  # in pieces: each is kept when it is done
             references_of(setup).ensure(engine, prompts[start : start + size], codes)
             done = min(start + size, len(prompts))
             options.tell(f"references: {done} of {len(prompts)} prompts")
-    finally:
-        engine.close()
 
 
 def static(setup: TrainingContext, options: Options) -> None:

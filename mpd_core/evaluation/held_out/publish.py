@@ -82,11 +82,8 @@ def _figures(setup: TrainingContext, name: str, out: Path) -> dict[str, Any]:
     if name == "rewards":
         models = run_in_fresh_thread(rewards_of, setup)
         return run_in_fresh_thread(assessing.rewards, setup, models)
-    engine = Engine.open(setup.pack)  # in the precision that visitors get
-    try:
+    with Engine.open(setup.pack) as engine:  # in the precision that visitors get
         if name == "experts":
             models = run_in_fresh_thread(rewards_of, setup)
             return assessing.experts(setup, engine, models, out)
         return assessing.mixtures(setup, engine, out)
-    finally:
-        engine.close()

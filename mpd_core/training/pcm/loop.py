@@ -150,8 +150,7 @@ class Trainer:
         file = self._folder / "rollouts" / f"{iteration:03d}.jsonl"
         spec, prompts = self._spec.rollouts, prompts_of(self._setup, iteration)
         codes = [preference.code for preference in self._setup.pack.space]
-        engine = Engine.open(run_in_fresh_thread(self._pack), precision=fastest_precision())
-        try:
+        with Engine.open(run_in_fresh_thread(self._pack), precision=fastest_precision()) as engine:
             reward.prepare(engine, prompts, codes)
             if file.is_file():  # cut off after sampling: the policy is still the same
                 return rollouts.load(file)
@@ -159,8 +158,6 @@ class Trainer:
             asks = rollouts.every(prompts, codes, spec.samples, seed)
             sampling = rollouts.learning(spec.max_new_tokens, spec.temperature)
             replies = rollouts.run(engine, asks, sampling)
-        finally:
-            engine.close()
         rollouts.save(file, replies)
         return replies
 

@@ -72,15 +72,12 @@ def search(
         for preference in setup.pack.space
     }
     half = -(-len(prompts) // 2)
-    engine = Engine.open(pack, precision=fastest_precision())
-    try:
+    with Engine.open(pack, precision=fastest_precision()) as engine:
         heats = _Heats(setup, reward, engine, tell)
         heats.run(prompts[:half], points)
         # On these prompts alone: a search that goes on may know more of some.
         finalists = {code: heats.ranked(code, prompts[:half])[: spec.finalists] for code in points}
         heats.run(prompts, finalists)
-    finally:
-        engine.close()
     table = {code: heats.entry(code, finalists[code]) for code in points}
     file = result(setup)
     write_json(file, {"prompts": len(prompts), "preferences": table})
