@@ -380,6 +380,29 @@ def test_a_run_is_judged_and_reported(
     assert found["quality"]["uniform"]["empty"] == 0
 
 
+def test_verdicts_of_the_measures_never_leave_a_report_in_silence(written_run: Path) -> None:
+    """Made where word vectors are installed, or are not, they count where it is the other way; of
+    measures that have changed they are refused by name."""
+    run, file = load_run(written_run), written_run / "verdicts-measures.jsonl"
+    replace(run, keys=run.keys[:24]).save(written_run)  # one prompt is enough
+    replies = replies_of(written_run, load_run(written_run))
+    pairs = list(judging.pairs_of(DEFAULT.space, replies, ["mpd", "uniform"]))
+    measured, tables = MeasuresJudge(TextJudge.of(DEFAULT)), []
+    for version in dict.fromkeys(measured.versions):
+        file.unlink(missing_ok=True)
+        measured.version = version
+        judging.judge_pairs(measured, pairs, written_run)
+        found = report(DEFAULT, written_run, ())["judges"]["measures"]
+        assert found.pop("version") == version
+        tables.append(found)
+    assert len(tables) == 2
+    assert tables[0] == tables[1]
+    assert tables[0]["meetings"][0]["wins"] > 0
+    file.write_text(file.read_text().replace(f'"{version}"', '"of old"'))
+    with pytest.raises(MPDError, match=r"measures.jsonl: .* changed since: evaluate judge"):
+        report(DEFAULT, written_run, ())
+
+
 def test_the_markdown_of_a_report_has_whole_tables(written_run: Path) -> None:
     """Every row has as many cells as its head, whatever names stand in it."""
     assert evaluate("judge", "--out", str(written_run)) == 0

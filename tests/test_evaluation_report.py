@@ -251,7 +251,7 @@ def test_readmes_table_by_hand() -> None:
         "paper": {"judges": {"measures": order, "rewards": order}},
         "validation": {"said": "Right in 0.95."},
     }
-    lines = list(short({"a": found}, None, "new"))
+    lines = list(short({"a": found}, None, ("new",)))
     assert lines[2:5] == [
         "| a | mpd | 0.88, 0.50 | – | – | – |",
         "|  | so\\|up | – | 0.88, 0.50 | 0.25 (0.20 to 0.40) | – |",
@@ -260,8 +260,8 @@ def test_readmes_table_by_hand() -> None:
     (said,) = [line for line in lines if line.startswith("- a, 3 prompts.")]
     assert "Judge measures of an earlier version: From worst" in said
     assert "Judge rewards: From worst to best by Bradley-Terry: soup < mpd" in said
-    assert "earlier" not in "".join(short({"a": found}, None, "old"))
-    twice = list(short({"a": found, "b": found}, None, "old"))
+    assert "earlier" not in "".join(short({"a": found}, None, ("new", "old")))
+    twice = list(short({"a": found, "b": found}, None, ("old",)))
     assert twice.count("- Measures: Right in 0.95.") == 1  # what the judge is worth, with its table
 
 

@@ -104,8 +104,8 @@ def rewrite(
     _, after = rest.split(END)
     target = pack.folder / RESULTS
     place = Path(os.path.relpath(target.resolve(), readme.resolve().parent)).as_posix()
-    version = MeasuresJudge.of(TextJudge.of(pack)).version
-    lines = [*short(reports, measured, version), f"Every table: [{RESULTS}]({place})."]
+    versions = MeasuresJudge.of(TextJudge.of(pack)).versions
+    lines = [*short(reports, measured, versions), f"Every table: [{RESULTS}]({place})."]
     whole = "\n".join(results(reports, measured, pack.spec.title)).rstrip("\n")
     target.write_text(f"{whole}\n", encoding="utf-8")
     inside = "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
@@ -76,14 +76,14 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def short(
-    reports: Mapping[str, Any], measured: Mapping[str, Any] | None, version: str
+    reports: Mapping[str, Any], measured: Mapping[str, Any] | None, versions: Collection[str]
 ) -> Iterator[str]:
     """README's table: MPD and every baseline on every set, by every judge that has judged them all.
 
     Args:
         reports: by set of prompts.
         measured: figures of efficiency, where the bench has been run.
-        version: of the text measures as they are now; a report by others says so.
+        versions: of the text measures as they are now; a report by others says so.
     """
     named = (found["judges"] for found in reports.values())
     judges = list(dict.fromkeys(name for by_name in named for name in by_name))
@@ -96,7 +96,7 @@ def short(
     ]
     yield from table(["prompts", "method", *head], rows)
     for name, found in reports.items():
-        orders = " ".join(_orders(found, version))
+        orders = " ".join(_orders(found, versions))
         yield f"- {line(name)}, {found['run']['count']} prompts. {orders}"
     for said in dict.fromkeys(found["validation"]["said"] for found in reports.values()):
         yield f"- Measures: {said}"
@@ -128,8 +128,8 @@ def _wins(judge: Mapping[str, Any] | None, method: str) -> str:
     return NOTHING
 
 
-def _orders(found: Mapping[str, Any], version: str) -> Iterator[str]:
+def _orders(found: Mapping[str, Any], versions: Collection[str]) -> Iterator[str]:
     for name, tables in found["paper"]["judges"].items():
-        older = name == MEASURES and found["judges"][name]["version"] != version
+        older = name == MEASURES and found["judges"][name]["version"] not in versions
         said = f"{line(name)} of an earlier version" if older else line(name)
         yield f"Judge {said}: {order_said(tables['order'])}"
