@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,27 @@ def test_verdicts_are_read_and_what_is_unclear_is_not_guessed(
     answer: str | None, verdict: int | None
 ) -> None:
     assert asking.verdict(answer) == verdict
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "verdict" + " " * 3000 + "x",
+        "verdict" + "\n" * 100_000 + "x",
+        "verdict" + "*" * 100_000,
+        "verdict" * 15_000,
+        "<think>" * 15_000,
+        "</think>" * 15_000,
+    ],
+)
+def test_an_answer_without_an_end_is_given_up_soon(answer: str) -> None:
+    """Models repeat themselves, and a server need not cut them; its last words still count."""
+    start = time.monotonic()
+    assert asking.verdict(answer) is None
+    assert asking.choice(answer, 2) is None
+    assert asking.verdict(f"{answer}</think>\nVerdict: 2") == -1
+    assert asking.choice(f"{answer}</think>\nVerdict: 2", 2) == 2
+    assert time.monotonic() - start < 20
 
 
 def test_a_question_shows_the_respect_examples_and_both_texts_quoted() -> None:
@@ -177,6 +199,20 @@ def test_one_malformed_answer_is_made_good(
     assert len(judged(judge, pairs(1), tmp_path)) == 1
 
 
+def test_whatever_a_server_says_can_be_stored(server: JudgeServer, tmp_path: Path) -> None:
+    """Half of a surrogate pair, which no file of UTF-8 holds, and a megabyte."""
+    server.faults = [
+        ("said", "Thought: \ud83d!\nVerdict: 1"),
+        ("said", "o" * 10**6 + "\nVerdict: 2"),
+    ]
+    judge = asked_of(server, parallel=1)
+    judge_pairs(judge, pairs(1), tmp_path)
+    rows = list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))
+    assert [row["verdict"] for row in rows] == ["win", "lose"]
+    assert rows[0]["raw"].startswith("Thought: ?!")
+    assert len(rows[1]["raw"]) < 50_000
+
+
 def test_what_may_pass_is_tried_again(server: JudgeServer, tmp_path: Path) -> None:
     server.faults = [("status", 429), ("status", 503)]
     judge = asked_of(server, retries=3, parallel=1)
@@ -267,6 +303,9 @@ def test_limits_that_cannot_be_used_are_refused() -> None:
         Limits(cost=1.0)
     with pytest.raises(RequestError, match="--price"):
         Limits(prices=(-1.0, 0.0))
+    for cost in (float("nan"), -1.0):
+        with pytest.raises(RequestError, match="--most-cost: give a number"):
+            Limits(cost=cost, prices=(1.0, 1.0))
     for name in ("nobody", ""):
         with pytest.raises(RequestError, match="measures, rewards, server"):
             judge_named(name, DEFAULT)

@@ -32,6 +32,8 @@ PREFIX = "server-"
 READINGS = 3
 """How often a question is asked until its answer can be read."""
 SEEDS = 1000
+MOST_KEPT = 20_000
+"""Characters of an answer that are stored."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ class ServerJudge:
     def __init__(
         self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Make the client; nothing is sent yet.
+        """See whether a client can be made; nothing is sent yet.
 
         Raises:
             MPDError: the package ``openai`` is not installed.
         """
-        self._client = _client(options)
+        _client(options).close()
         self._options, self._tell = options, tell
         self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
         asked = [
@@ -114,7 +116,10 @@ class ServerJudge:
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
         each = [(_tokens(turns), self._options.max_tokens) for _, turns, _ in asked]
         self._tell(estimate(each, self._options.limits))
-        with ThreadPoolExecutor(self._options.parallel) as pool:
+        with (
+            _client(self._options) as self._client,
+            ThreadPoolExecutor(self._options.parallel) as pool,
+        ):
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
             try:
                 yield from _done(waiting)
@@ -192,11 +197,13 @@ def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]
 
 
 def _text(answer: Any) -> str:
-    """The words of a chat completion; an answer cut at its limit may have none."""
+    """The words of a chat completion; an answer cut at its limit may have none, one that keeps to
+    no limit is kept from its end."""
     content = answer.choices[0].message.content
     if content is not None and not isinstance(content, str):
         raise TypeError("content is no text")
-    return content or ""
+    # A file of UTF-8 holds no half of a surrogate pair, which JSON can spell.
+    return (content or "").encode("utf-8", "replace").decode("utf-8")[-MOST_KEPT:]
 
 
 def _usage(answer: Any) -> tuple[int, int] | None:
