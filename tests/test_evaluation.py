@@ -230,6 +230,8 @@ def _edited(toml: str, old: str, new: str) -> dict[str, Any]:
         ("p.jsonl", "[1]\n", "p.jsonl:1: needs text"),
         ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "have the same id"),
         ("p.jsonl", '{"prompt": "  "}', "p.jsonl:1: the prompt is empty"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "\\ud83d?"}', "p.jsonl:2: half of a surrogate"),
+        ("p.jsonl", '{"id": "\\udc00", "prompt": "a"}', "p.jsonl:1: half of a surrogate"),
         ("p.txt", "\n \n", "there is no prompt in it"),
         ("p.txt", "a" * 100_001, "p.txt:1: over 100,000 characters"),
         ("p.txt", b"\xff\xfe\x00", "not UTF-8"),
@@ -515,6 +517,27 @@ def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -
     assert stored[0]["raw"] == "the first about elementary"
     assert {row["verdict"] for row in stored} == {"win"}
     assert {row["first"] for row in stored} == {"mpd", "uniform"}
+
+
+def test_a_pair_that_is_judged_in_part_decides_nothing() -> None:
+    """A judge is stopped after the dimension that MPD wins, and would have lost two: no verdict of
+    that pair counts. A dimension that a preference leaves out, or a judge never speaks of, is none
+    that is missing."""
+    asked = {name: Question("?", name, "x", "Be x.", "a", "b") for name in ("x", "y", "z", "odd")}
+
+    def pair(id: str, verdicts: dict[str, int], without: str = "") -> judging.Judged:
+        questions = {name: question for name, question in asked.items() if name != without}
+        flips = dict.fromkeys(verdicts, False)
+        return judging.Judged(judging.Pair(id, "AA", "mpd", "soup", questions, 1), verdicts, flips)
+
+    rows = [
+        pair("1", {"x": 1, "y": -1, "z": -1}),
+        pair("2", {"x": 1}),
+        pair("3", {"x": 1, "y": 1}, without="z"),
+    ]
+    (meeting,) = figures.matrix(rows, ["mpd", "soup"], None)["meetings"]
+    assert (meeting["wins"], meeting["ties"], meeting["losses"]) == (1, 0, 1)
+    assert meeting["by_dimension"]["x"]["wins"] == 2
 
 
 def test_a_card_tells_what_a_judge_is_worth(tmp_path: Path) -> None:
