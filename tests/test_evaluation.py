@@ -462,7 +462,7 @@ def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
     run = {"pack": "p", "count": 1, "prompts": "test"}
     validation = {"said": "k", "shares": {}}
     found = {"run": run, "identification": {"mpd": rows}, "validation": validation}
-    found |= {"judges": {}, "people": {"meetings": []}, "weights": {}}
+    found |= {"quality": {}, "judges": {}, "people": {"meetings": []}, "weights": {}}
     page = html(found)
     assert '<td class="worst" style="background:oklch(87% 0.065 25)">0.25</td>' in page
     assert '<td style="background:oklch(77% 0.130 150)">1.00</td>' in page

@@ -13,7 +13,7 @@ from typing import Any
 from mpd_core.evaluation.identified import judges_of, shares_of
 from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars, forest
-from mpd_core.evaluation.short_text import NAMES
+from mpd_core.evaluation.short_text import NAMES, fewer
 
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -29,7 +29,8 @@ def html(found: Mapping[str, Any]) -> str:
     title = f"Evaluation of {escape(found['run']['pack'])}"
     body = [
         f"<h1>{title}</h1>",
-        f"<p>{found['run']['count']} prompts ({escape(found['run']['prompts'])}).</p>",
+        f"<p>{found['run']['count']} prompts ({escape(found['run']['prompts'])})."
+        f"{escape(fewer(found))}</p>",
         *_identification(found),
         *(part for name in found["judges"] for part in _judge(found, name)),
         *_people(found["people"]),
@@ -85,7 +86,7 @@ def _judge(found: Mapping[str, Any], name: str) -> Iterator[str]:
     yield f"<h2>Who wins, by the judge {escape(name)}</h2><p>{escape(judge['kind'])} Win rate of "
     yield "row over column by the paper's rule (its Table 2).</p>"
     yield _table_2(tables["table_2"])
-    yield f"<p>{escape(order_said(tables['order']))}</p>"
+    yield f"<p>{escape(order_said(tables['order'], judge['meetings']))}</p>"
     yield "<h3>Every meeting</h3><p>Win rate of the first, with a 95% interval over prompts.</p>"
     yield forest([row for row in judge["meetings"] if row["paper_rate"] is not None])
 

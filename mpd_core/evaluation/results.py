@@ -13,7 +13,7 @@ from mpd_core.evaluation.jobs import AT
 from mpd_core.evaluation.judges import MEASURES
 from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import order_said, paper_tables
-from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, heat, identified
+from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, fewer, heat, identified
 
 MEASURE = "measure"
 """What ``identified`` calls the judge whose verdicts on pairs are ``measures``."""
@@ -36,7 +36,7 @@ def results(
     for name, found in reports.items():
         yield f"## {line(name)}"
         yield ""
-        yield _run(found["run"])
+        yield _run(found["run"]) + fewer(found)
         yield ""
         yield from paper_tables(found)
         yield from _identification(found)
@@ -97,7 +97,7 @@ def short(
     yield from table(["prompts", "method", *head], rows)
     for name, found in reports.items():
         orders = " ".join(_orders(found, versions))
-        yield f"- {line(name)}, {found['run']['count']} prompts. {orders}"
+        yield f"- {line(name)}, {found['run']['count']} prompts.{fewer(found)} {orders}"
     for said in dict.fromkeys(found["validation"]["said"] for found in reports.values()):
         yield f"- Measures: {said}"
     if crowd := (measured or {}).get("crowd"):
@@ -132,4 +132,5 @@ def _orders(found: Mapping[str, Any], versions: Collection[str]) -> Iterator[str
     for name, tables in found["paper"]["judges"].items():
         older = name == MEASURES and found["judges"][name]["version"] not in versions
         said = f"{line(name)} of an earlier version" if older else line(name)
-        yield f"Judge {said}: {order_said(tables['order'])}"
+        order = order_said(tables["order"], found["judges"][name]["meetings"])
+        yield f"Judge {said}: {order}"
