@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mpd_core.cli import main
 from mpd_core.errors import EngineError, MPDError, RequestError
 from mpd_core.evaluation import identified, judging
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
@@ -21,6 +22,7 @@ from mpd_core.evaluation.singles import Single, judge_singles, scorer_of, single
 from mpd_core.evaluation.store import read_rows
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer
+from tests.vote_fixtures import write_run
 
 DEFAULT = load_pack(None)
 
@@ -414,6 +416,29 @@ def test_a_server_names_the_poles_of_single_replies(server: JudgeServer, tmp_pat
     worst = identified.means({"mpd": shares}, every)["mpd"][judge.name]
     assert worst["worst"] == ["AAB", "expertise", 0.0]
     assert worst["whole"] == pytest.approx(1 / 3)
+
+
+def test_the_estimate_of_the_command_is_of_all_that_it_asks(
+    server: JudgeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pairs and single replies together, before either; what is stored costs nothing any more."""
+    pack = load_pack(None)
+    write_run(tmp_path, pack, ("Why?",))
+    asked = ["evaluate", "judge", "--judge", "server", "--out", str(tmp_path), "--known", "0"]
+    asked += ["--url", server.url, "--model", "m"]
+    server.rule = lambda _: "Verdict: 1"
+    # 2 preferences x 3 dimensions x both orders x 2 pairs that differ, but uniform and soup say the
+    # same and count once; and 2 x 3 of each of 2 texts alone.
+    assert main([*asked, "--most-tokens", "15000"]) == 2
+    assert "24 questions, about" in capsys.readouterr().err
+    assert not server.asked
+    assert main([*asked, "--most-tokens", "15000", "--no-single"]) == 0
+    assert "12 questions, about" in capsys.readouterr().err
+    assert main(asked) == 0
+    said = capsys.readouterr().err
+    assert "12 questions, about" in said
+    assert said.count("questions, about") == 1
+    assert len(server.asked) == 24
 
 
 def test_reward_models_name_a_pole_only_where_it_stands_out() -> None:

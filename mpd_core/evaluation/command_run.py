@@ -24,8 +24,8 @@ from mpd_core.packs import Pack, load_pack
 if TYPE_CHECKING:
     from mpd_core.evaluation.jobs import Job
     from mpd_core.evaluation.judges.server import ServerOptions
-    from mpd_core.evaluation.judging import Named
-    from mpd_core.evaluation.store import Row
+    from mpd_core.evaluation.judging import Named, Pair
+    from mpd_core.evaluation.singles import Single
 
 
 CARD_PAIRS = 60
@@ -103,6 +103,7 @@ def judge(
     from mpd_core.evaluation.judges import SERVER, judge_named
     from mpd_core.evaluation.judging import VERDICTS, drawn, judge_pairs, pairs_of
     from mpd_core.evaluation.record import load_run, replies_of
+    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
 
     folder, server = folder_of(loaded, out), None
     found = load_run(folder)
@@ -115,17 +116,23 @@ def judge(
     asked = judge_named(judge, loaded, server, tell)
     met_pairs = list(pairs_of(loaded.space, replies, met))
     known_ones = known_pairs(loaded.space, held_out(loaded))
-    judge_pairs(asked, [*drawn(met_pairs, pairs), *drawn(known_ones, known)], folder)
-    if single:
-        _judge_singles(asked, loaded, replies, folder)
+    chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, known)]
+    alone = singles_of(loaded.space, replies) if single else []
+    if server:
+        _announce(asked, chosen, alone, folder)
+    judge_pairs(asked, chosen, folder)
+    if isinstance(asked, SingleJudge):
+        judge_singles(asked, alone, folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
 
 
-def _judge_singles(judge: Named, pack: Pack, replies: Sequence[Row], folder: Path) -> None:
-    from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
+def _announce(judge: Named, pairs: Sequence[Pair], alone: Sequence[Single], folder: Path) -> None:
+    """What pairs and single replies will cost together: half of it is no estimate."""
+    from mpd_core.evaluation import judging, singles
+    from mpd_core.evaluation.judges.server import ServerJudge
 
-    if isinstance(judge, SingleJudge):
-        judge_singles(judge, singles_of(pack.space, replies), folder)
+    if isinstance(judge, ServerJudge):
+        judge.announce(judging.unasked(judge, pairs, folder), singles.unasked(judge, alone, folder))
 
 
 def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None:

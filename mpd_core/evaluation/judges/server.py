@@ -77,7 +77,7 @@ class ServerJudge:
             MPDError: the package ``openai`` is not installed.
         """
         _client(options).close()
-        self._options, self._tell = options, tell
+        self._options, self._tell, self._announced = options, tell, False
         self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
         asked = [
             options.model,
@@ -94,6 +94,19 @@ class ServerJudge:
         """It reads: there is no dimension that it could not be asked about."""
         del dimension
         return True
+
+    def announce(self, questions: Sequence[Question], singles: Sequence[Single]) -> None:
+        """Tell what all of this will cost, before any of it is asked.
+
+        Raises:
+            RequestError: more than is allowed.
+        """
+        turns = [*map(messages, questions), *map(single_messages, singles)]
+        self._tell(estimate(self._each(turns), self._options.limits))
+        self._announced = True
+
+    def _each(self, turns: Sequence[Messages]) -> list[tuple[int, int]]:
+        return [(_tokens(one), self._options.max_tokens) for one in turns]
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """As they come, several at once.
@@ -114,8 +127,9 @@ class ServerJudge:
         return self._all([(single, single_messages(single), reading(single)) for single in asked])
 
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
-        each = [(_tokens(turns), self._options.max_tokens) for _, turns, _ in asked]
-        self._tell(estimate(each, self._options.limits))
+        said = estimate(self._each([turns for _, turns, _ in asked]), self._options.limits)
+        if not self._announced:
+            self._tell(said)
         with (
             _client(self._options) as self._client,
             ThreadPoolExecutor(self._options.parallel) as pool,
