@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -433,6 +434,8 @@ def test_the_page_of_a_report_is_whole_and_safe(written_run: Path) -> None:
     assert "&lt;i&gt;c" in page
     assert page.count("<circle") == 5  # of six meetings one has no decided pair
     assert "mpd against uniform" in page
+    row = next(r for r in page.split("<tr>") if '"row">soup</th><td>' in r and "Holm" in r)
+    assert re.search(r"<td>100\.0 \(100\.0 to 100\.0\), p \S+, Holm \S+, n \d+</td>", row)
 
 
 class Tags(HTMLParser):
@@ -462,7 +465,13 @@ def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
     run = {"pack": "p", "count": 1, "prompts": "test"}
     validation = {"said": "k", "shares": {}}
     found = {"run": run, "identification": {"mpd": rows}, "validation": validation}
-    found |= {"quality": {}, "judges": {}, "people": {"meetings": []}, "weights": {}}
+    found |= {
+        "paper": {"table_3": []},
+        "quality": {},
+        "judges": {},
+        "people": {"meetings": []},
+        "weights": {},
+    }
     page = html(found)
     assert '<td class="worst" style="background:oklch(87% 0.065 25)">0.25</td>' in page
     assert '<td style="background:oklch(77% 0.130 150)">1.00</td>' in page

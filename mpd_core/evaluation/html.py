@@ -5,13 +5,13 @@ Every name that comes from a file is escaped; there is no script in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation.identified import judges_of, shares_of
-from mpd_core.evaluation.paper_text import order_said
+from mpd_core.evaluation.paper_text import TABLE_3, cell_3, order_said
 from mpd_core.evaluation.plots import bars, forest
 from mpd_core.evaluation.short_text import NAMES, fewer
 
@@ -33,6 +33,7 @@ def html(found: Mapping[str, Any]) -> str:
         f"{escape(fewer(found))}</p>",
         *_identification(found),
         *(part for name in found["judges"] for part in _judge(found, name)),
+        *_table_3(found["paper"]["table_3"]),
         *_people(found["people"]),
         *_weights(found["weights"]),
     ]
@@ -105,6 +106,19 @@ def _table_2(found: Mapping[str, Any]) -> str:
         for name, row in found["rows"].items()
     )
     return f"<table><tr><th></th>{head}</tr>{rows}</table>"
+
+
+def _table_3(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """With p and Holm's p, which a picture does not tell."""
+    names = list(dict.fromkeys(name for row in rows for name in row["judges"]))
+    if not names:
+        return
+    yield f"<h2>MPD against each method</h2><p>{escape(TABLE_3)}</p><table><tr><th></th>"
+    yield "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr>"
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell_3(row['judges'].get(name)))}</td>" for name in names)
+        yield f'<tr><th scope="row">{escape(row["second"])}</th>{cells}</tr>'
+    yield "</table>"
 
 
 def _people(found: Mapping[str, Any]) -> Iterator[str]:

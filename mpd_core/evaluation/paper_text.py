@@ -13,6 +13,13 @@ SURE = 0.05
 """Holm's p up to which neighbours are told apart."""
 
 
+TABLE_3 = (
+    "Win rate in percent with a 95% interval over prompts; p: two-sided exact binomial test on "
+    "pairs that are no tie, as if pairs of one prompt were independent, as in the paper; Holm: "
+    "adjusted over all meetings of the judge."
+)
+
+
 def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
     """Every table of ``found["paper"]``, a judge after the other."""
     for name, tables in found["paper"]["judges"].items():
@@ -53,15 +60,11 @@ def table_3(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield "### Tables 3 and 5: MPD against each method, by judge"
     yield ""
-    yield (
-        "Win rate in percent with a 95% interval over prompts; p: two-sided exact binomial test on "
-        "pairs that are no tie, as if pairs of one prompt were independent, as in the paper; Holm: "
-        "adjusted over all meetings of the judge."
-    )
+    yield TABLE_3
     yield ""
     yield from table(
         ["MPD against", *names],
-        [[row["second"], *(_cell(row["judges"].get(n)) for n in names)] for row in rows],
+        [[row["second"], *(cell_3(row["judges"].get(n)) for n in names)] for row in rows],
     )
     for name in names:
         if name in found["judges"]:
@@ -69,7 +72,8 @@ def table_3(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _cell(found: Mapping[str, Any] | None) -> str:
+def cell_3(found: Mapping[str, Any] | None) -> str:
+    """Of Table 3: rate, interval, p, Holm's p, and decided pairs."""
     if found is None or found["rate"] is None:
         return NOTHING
     reach = found["interval"]
