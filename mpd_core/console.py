@@ -22,6 +22,12 @@ def escape_what_is_lacking() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def tell(sentence: str) -> None:
+    """Print progress on stderr."""
+    if sys.stderr is not None:  # without one, print would write to stdout
+        print(sentence, file=sys.stderr, flush=True)
+
+
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Columns of equal width under a ruled heading; nothing if there are no rows."""
     if len(rows) < 2:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from mpd_core.bench.soak import make_requests
+from mpd_core.cli.soak import make_requests
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.packs import load_pack

@@ -396,9 +396,7 @@ def test_what_the_bench_really_prints_is_read(
 ) -> None:
     """The bench itself on the tiny model: its 32 requests, here 4, in the paper's form, and the
     plot of the paper's model against what it has measured."""
-    options = BenchOptions(
-        only=("serve32", "growth"), pack=str(tiny_pack_dir), device="cpu", fp32_peers=False
-    )
+    options = BenchOptions(only=("serve32", "growth"), pack=str(tiny_pack_dir), device="cpu")
     run(options.quick(), apart=False)
     file = tmp_path / "bench.txt"
     file.write_text(capsys.readouterr().out)

@@ -39,16 +39,21 @@ class Words:
 
 def test_shares_by_hand(tiny_base: Path, tmp_path: Path) -> None:
     """Of two AB replies one shows A, both show B; of the one BA reply neither letter shows."""
-    space = write_training_pack(tmp_path, tiny_base, adapters=True).space
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
     replies = [reply("AB", "a y"), reply("AB", "b y"), reply("BA", "a y")]
-    shown = identification.shown_by_rewards(space, Words(), replies)
-    assert shown[0] == {"dim0": "up0", "dim1": "down1"}
-    assert identification.shares(space, replies, shown) == {
-        "AB": {"dim0": 0.5, "dim1": 1.0},
-        "BA": {"dim0": 0.0, "dim1": 0.0},
+    rows = [{"prompt": r.prompt, "text": r.text} for r in replies]
+    shown = identification.by_rewards(pack.space, Words(), rows)
+    assert shown("Hi", "a y") == {"dim0": "up0", "dim1": "down1"}
+    setup = TrainingContext.open(pack, tmp_path / "out")
+    table = identification.identify(setup, Words(), {"mpd": replies, "soup": replies[:1]})
+    rewards = {
+        method: {code: {name: c["reward"] for name, c in row.items()} for code, row in by.items()}
+        for method, by in table.items()
     }
-    unsure = [{"dim0": None, "dim1": "down1"}] * 3
-    assert identification.shares(space, replies, unsure)["AB"] == {"dim0": 0.5, "dim1": 1.0}
+    assert rewards == {
+        "mpd": {"AB": {"dim0": 0.5, "dim1": 1.0}, "BA": {"dim0": 0.0, "dim1": 0.0}},
+        "soup": {"AB": {"dim0": 1.0, "dim1": 1.0}},
+    }
 
 
 def test_the_bare_bases_likelihood(

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.agreement import alpha
-from mpd_core.evaluation.people import ALL, agreement, meetings_of
+from mpd_core.evaluation.people import ALL, agreement, alpha, meetings_of
 from mpd_core.evaluation.statistics import Tally
 from mpd_core.evaluation.votes import Votes, folder
 from mpd_core.packs import Pack, load_pack

@@ -1,4 +1,4 @@
-"""Traces from files: everything in them is checked before anything is computed from them."""
+"""Read and validate traces from files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ADAPTER: TypeAdapter[Trace] = TypeAdapter(Trace)
 
 
 class TraceError(MPDError):
-    """A file is no trace, or not one that this version reads."""
+    """A file is not a trace that this version can read."""
 
 
 def read_trace(path: Path) -> Trace:
@@ -127,7 +127,7 @@ def _with_infinity(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(trace: Trace, wrong: Callable[[str], NoReturn]) -> None:
-    """What types cannot say."""
+    """Checks beyond types: ranges, sums and lengths."""
     if "".join(step.text for step in trace.steps) != trace.text:
         wrong("its steps do not join to its text.")
     experts: Set[str] = trace.steps[0].weights.keys() if trace.steps else frozenset[str]()

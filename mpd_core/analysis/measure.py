@@ -1,4 +1,4 @@
-"""From traces to tables of plain numbers."""
+"""Aggregate traces into tables of numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TIE = 1e-4
 
 @dataclass
 class StepGroup:
-    """Tokens that have something in common."""
+    """Statistics of a group of tokens."""
 
     name: str
     tokens: int = 0
@@ -38,7 +38,7 @@ class StepGroup:
     """Tokens behind each mean weight."""
 
     def add(self, step: StepRecord) -> None:
-        """Take one more token into the means."""
+        """Add a token to the means."""
         self.tokens += 1
         self.entropy += (step.entropy - self.entropy) / self.tokens
         self.divergence += (step.divergence - self.divergence) / self.tokens
@@ -63,7 +63,7 @@ class PreferenceGroup(StepGroup):
 
 @dataclass(frozen=True)
 class Place:
-    """A token where experts lie far apart."""
+    """A token at which experts disagree strongly."""
 
     trace: str
     index: int
@@ -76,7 +76,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What many traces say together."""
+    """Statistics over many traces."""
 
     traces: int
     tokens: int
@@ -128,7 +128,7 @@ class Analysis:
 
 
 def analyse(traces: Mapping[str, Trace]) -> Analysis:
-    """Look at traces together.
+    """Aggregate traces.
 
     Args:
         traces: by what they are called, e.g. the file.

@@ -1,4 +1,4 @@
-"""Kinds of tokens: of content words, of function words, of punctuation, of neither."""
+"""Kinds of tokens: content words, function words, punctuation, or other."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def kinds(texts: Sequence[str]) -> list[Kind]:
 def _longest(
     spans: Sequence[tuple[int, int]], first: int, start: int, end: int
 ) -> tuple[int, int] | None:
-    """The word of which most letters lie between two places."""
+    """The word with the most letters between two character positions."""
     best, most = None, 0
     for span in spans[first:]:
         if span[0] >= end:

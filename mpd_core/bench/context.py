@@ -1,130 +1,180 @@
-"""What every measure works with: options, prompts, competitors, and the checks between them."""
+"""What every measure works with: options, requests, competitors, and the checks between them.
+
+Why competitors run in processes of their own: OpenMP keeps one pool of threads for every Python
+thread that ever ran a product, and once the pools of a process have more threads than there are
+cores, every product waits up to twice as long. So each has its process, with one pool, on all
+cores; whoever does not run waits on a pipe, with its threads asleep. Turns alternate, A B A B, so
+that a machine that slows down slows all alike. The measure ``tax`` checks that this is fair: a
+plain model, before the others have started and among them, costs the same.
+"""
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import random
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mpd_core.bench.options import BenchError, BenchOptions
-from mpd_core.bench.peer_pool import Competitor, PeerPool
-from mpd_core.bench.roofline import Rows, Shapes, roofline, step_cost
-from mpd_core.bench.values import PROMPTS, Query, StepLogProbs, Timing
+from mpd_core.bench import llama_cpp, ours, peers
+from mpd_core.bench.options import BenchOptions
+from mpd_core.bench.values import PROMPTS, BenchError, Spec, StepLogProbs, Timing
+from mpd_core.engine import Engine
+from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.errors import MPDError
 from mpd_core.packs import Pack
+from mpd_core.request import GenerationRequest, Message, Sampling
 
+OPEN: dict[str, Callable[[Spec], Any]] = {
+    **{"engine": ours.engine, "wide": ours.wide, "one_core": ours.engine},
+    **{"plain": peers.plain, "peft": peers.peft, "separate": peers.separate},
+    "plain_fp32": lambda spec: peers.plain(replace(spec, precision="fp32")),
+    "llama": llama_cpp.LlamaCpp,
+}
+"""Kinds of competitors. What is asked of one is a function of what its line here returns."""
+PAUSE_S = 0.25
+"""Between turns: threads of the last one stop spinning, and fall asleep."""
 CHECK_TOKENS = 8
-PROMPT_TOKENS = 48
 EXACT = 2e-3
 """Natural log: fp32 sums in another order."""
 ROUNDED = 0.1
-"""Weights were rounded to fp16: with an adapter merged into them, or out of the engine's blocks."""
+"""Weights were rounded to fp16 on one side: packed, or with an adapter merged into them."""
 HALF = 0.25
 """Activations in bf16 or fp16, 4-bit kernels that depend on the number of rows."""
 
+_opened: dict[tuple[str, Spec], Any] = {}
+"""The competitor of a process that has one."""
 
-@dataclass(frozen=True)
-class Check:
-    """How far a peer's distribution is from the engine's, over the same tokens."""
 
-    peer: str
-    max_log_prob_difference: float
-    tolerance: float
-    same_choice: str
+def _call(kind: str, spec: Spec, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    if (kind, spec) not in _opened:
+        _opened[kind, spec] = OPEN[kind](spec)
+    return function(_opened[kind, spec], *arguments)
+
+
+def _close(kind: str, spec: Spec) -> None:
+    opened = _opened.pop((kind, spec), None)
+    if isinstance(opened, Engine):
+        opened.close()
+
+
+def memory(competitor: Any) -> dict[str, Any]:
+    """Bytes of a competitor's weights by what they are, and of its process."""
+    return {"weights": held_bytes(competitor), **process_memory()}
 
 
 @dataclass
 class BenchContext:
-    """One run of the bench, on the bench's own pack.
+    """One run of the bench.
 
-    ``info`` is the engine's own description; ``llama_lacks`` what llama.cpp lacks to be a peer.
+    Attributes:
+        options: sizes and choices.
+        pack: the bench's own, with random adapters.
+        spec: what competitors load.
+        tell: progress.
+        apart: whether each has a process of its own; False, a thread, where only results matter.
     """
 
     options: BenchOptions
     pack: Pack
-    shapes: Shapes
-    pool: PeerPool
-    info: Mapping[str, Any]
+    spec: Spec
     tell: Callable[[str], None]
-    llama_lacks: str | None = None
-    checks: list[Check] = field(default_factory=list)
-    _rates: dict[tuple[Any, ...], float] = field(default_factory=dict)
+    apart: bool = True
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    _executors: dict[str, Executor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.on_cpu = self.info["device"] == "cpu"
-        self.precision = str(self.info["precision"])
+        info = self.call("engine", Engine.status)
+        self.on_cpu, self.precision = info["device"] == "cpu", str(info["precision"])
         self.mergeable = not self.precision.startswith("nf4")  # not to be quantised anew
         self.experts = len(self.pack.space.dimensions)  # of one request
-        # Before a row's next token, about: half of a reply after a short prompt.
-        self.context = PROMPT_TOKENS + self.options.tokens // 2
-        wanted = self.options.fp32_peers and self.on_cpu and self.precision != "fp32"
-        # Whether peers run in plain fp32, with what a label then ends in.
-        self.peer_precisions = {False: "", True: ".fp32"} if wanted else {False: ""}
 
-    def get(self, kind: str, *, fp32: bool = False) -> Competitor:
-        return self.pool.get(kind, fp32=fp32)
+    def call(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function gives of a competitor, which is loaded at the first call.
 
-    def ask(self, number: int = 0, *, preference: str | None = None, method: str = "mpd") -> Query:
-        """A request; without a preference, the first of the pack."""
-        return Query(PROMPTS[number % len(PROMPTS)], preference or "A" * self.experts, method)
+        Raises:
+            MPDError: whatever went wrong, with the traceback of that process as its cause.
+        """
+        if kind not in self._executors:
+            spawn = multiprocessing.get_context("spawn")
+            apart = (
+                ProcessPoolExecutor(1, spawn, logging.disable, (logging.WARNING,))
+                if self.apart
+                else None
+            )
+            self._executors[kind] = apart or ThreadPoolExecutor(1)
+        time.sleep(PAUSE_S * self.apart)
+        try:
+            run = self._executors[kind].submit(_call, kind, self.spec, function, arguments)
+            return run.result()
+        except MPDError:
+            raise
+        except Exception as error:
+            text = f"'{kind}' failed: {type(error).__name__}: {error}"
+            raise BenchError(f"{text}; use smaller sizes if memory is short.") from error
 
-    def crowd(self, count: int, method: str) -> tuple[Query, ...]:
+    def keep(self, *kinds: str) -> None:
+        """Close all other competitors."""
+        for kind in self._executors.keys() - set(kinds):
+            with suppress(Exception), self._executors.pop(kind) as executor:  # it may have died
+                executor.submit(_close, kind, self.spec).result()
+
+    def ask(
+        self, number: int = 0, method: str = "mpd", *, preference: str = "", tokens: int = 0
+    ) -> GenerationRequest:
+        """A greedy request; by default with the pack's first preference and the options' tokens."""
+        message = Message("user", PROMPTS[number % len(PROMPTS)])
+        sampling = Sampling(max_new_tokens=tokens or self.options.tokens)
+        code = preference or "A" * self.experts
+        return GenerationRequest((message,), code, method, sampling=sampling)
+
+    def crowd(self, count: int, method: str = "mpd", tokens: int = 0) -> list[GenerationRequest]:
         """Requests with random preferences: the same ones for every method."""
-        draw, codes = random.Random(self.options.seed), [p.code for p in self.pack.space]
-        asks = ((k, draw.choice(codes)) for k in range(count))
-        return tuple(self.ask(k, preference=code, method=method) for k, code in asks)
+        draw, codes = random.Random(0), [p.code for p in self.pack.space]
+        drawn = [draw.choice(codes) for _ in range(count)]
+        return [self.ask(k, method, preference=p, tokens=tokens) for k, p in enumerate(drawn)]
 
     def take_turns(self, contests: Mapping[str, Callable[[], Timing]]) -> dict[str, list[Timing]]:
         """Time each ``repeats`` times, in turn, after a round that does not count."""
         self.tell(f"Timing {', '.join(contests)}.")
         rounds = [
-            {name: run() for name, run in contests.items()} for _ in range(1 + self.options.repeats)
+            {n: run() for n, run in contests.items()} for _ in range(1 + self.options.repeats)
         ]
         return {name: [one[name] for one in rounds[1:]] for name in contests}
 
-    def check(
-        self, label: str, peer: Competitor, scheme: str, ask: Query, *, rounded: bool = False
-    ) -> None:
+    def check(self, kind: str, scheme: Any, ask: GenerationRequest, *, exact: bool) -> None:
         """Hold a peer to the engine's distributions, on the engine's own tokens.
+
+        ``exact`` says whether the peer computes with the very values of a packed engine's weights.
 
         Raises:
             BenchError: they differ by more than their arithmetic explains.
         """
-        said: StepLogProbs = self.get("engine").call(
-            "said", ask, min(CHECK_TOKENS, self.options.tokens)
-        )
-        heard: StepLogProbs = peer.call("replay", scheme, ask, said)
-        merged = rounded and self.precision.startswith("fp16")
-        unpacked = self.precision.startswith("blocks") and not label.endswith(".fp32")
-        exact = ROUNDED if merged or unpacked else EXACT
-        check = compare(label, said, heard, exact if self.on_cpu else HALF)
+        sampling = Sampling(max_new_tokens=min(CHECK_TOKENS, self.options.tokens))
+        ask = replace(ask, sampling=sampling)
+        own: StepLogProbs = self.call("engine", ours.log_probs, ask)
+        theirs: StepLogProbs = self.call(kind, peers.replay, scheme, ask, own)
+        same = self.precision == "fp32" or (exact and not self.precision.startswith("blocks"))
+        tolerance = HALF if not self.on_cpu else EXACT if same else ROUNDED
+        label = f"{kind}, {scheme.__name__}, {ask.method}"
+        check = {"peer": label, **compare(own, theirs), "tolerance": tolerance}
         self.checks.append(check)
-        if not check.max_log_prob_difference <= check.tolerance:
+        if not check["max_log_prob_difference"] <= tolerance:
             raise BenchError(
                 f"'{label}' does not give the engine's distribution: log-probabilities differ by "
-                f"{check.max_log_prob_difference:.2g}, and {check.tolerance:g} is the most."
+                f"{check['max_log_prob_difference']:.2g}, and {tolerance:g} is the most."
             )
 
-    def least(self, rows: Rows) -> dict[str, Any]:
-        """What a step of such rows must do, and the time that this takes here at least."""
-        bandwidth, rate = self.rate("bandwidth"), self.rate("product_rate", rows.all)
-        cost = step_cost(self.shapes, rows, self.precision, cpu=self.on_cpu)
-        least, binds = roofline(cost, bandwidth, rate)
-        found = {"rows": rows.all, "floor_ms": least, "bound_by": binds}
-        return found | {"bytes": cost[0], "operations": cost[1], "gflops_at_rows": rate / 1e9}
 
-    def rate(self, *probe: Any) -> float:
-        """A rate of the machine, measured once."""
-        if probe not in self._rates:
-            self._rates[probe] = float(self.get("machine").call(*probe))
-        return self._rates[probe]
-
-
-def compare(label: str, said: StepLogProbs, heard: StepLogProbs, tolerance: float) -> Check:
-    """Largest difference of a candidate's log-probability, over all steps."""
-    steps = [(ours, theirs) for (_, ours), (_, theirs) in zip(said, heard, strict=True)]
-    differences = [abs(ours[token] - theirs[token]) for ours, theirs in steps for token in ours]
+def compare(ours: StepLogProbs, theirs: StepLogProbs) -> dict[str, Any]:
+    """Largest difference of a candidate's log-probability, over all steps; equal choices."""
+    steps = [(own, other) for (_, own), (_, other) in zip(ours, theirs, strict=True)]
+    differences = [abs(own[token] - other[token]) for own, other in steps for token in own]
     # A NaN is no agreement, and max() could lose it.
     worst = max(differences) if all(d == d for d in differences) else float("nan")
-    same = sum(a == b for (a, _), (b, _) in zip(said, heard, strict=True))
-    return Check(label, worst, tolerance, f"{same} of {len(said)}")
+    same = sum(a == b for (a, _), (b, _) in zip(ours, theirs, strict=True))
+    return {"max_log_prob_difference": worst, "same_choice": f"{same} of {len(ours)}"}

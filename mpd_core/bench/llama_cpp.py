@@ -9,23 +9,23 @@ from __future__ import annotations
 import importlib
 import json
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import gguf
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoTokenizer
 
-from mpd_core.bench.options import BenchError
-from mpd_core.bench.schemes import Peer
-from mpd_core.bench.values import Query, Spec, Timing
+from mpd_core.bench.peers import Peer
+from mpd_core.bench.values import BenchError, Spec, Timing
 from mpd_core.models.adapters import load_adapter
-from mpd_core.models.base import LOCAL
-from mpd_core.prompts import PromptRenderer
+from mpd_core.models.sources import fetch_gguf
+from mpd_core.packs import GGUFSource, load_pack
+from mpd_core.request import GenerationRequest
 
 CONTEXT = 512
 """Tokens of one request, prompt and reply."""
@@ -33,78 +33,75 @@ SLOTS = 32
 """Requests at once; more wait."""
 HEADS = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 
-TimedTexts = list[tuple[str, float]]
-"""Texts of one request's tokens, and when each came."""
 
+class LlamaCpp(Peer):
+    """A server of llama.cpp in this process, with every adapter loaded and none in use.
 
-class LlamaCppSide(Peer):
-    """A server of llama.cpp in this process, with every adapter loaded and none in use."""
+    Raises:
+        MPDError: why llama.cpp is no peer here.
+    """
 
     def __init__(self, spec: Spec) -> None:
+        file = load_pack(spec.source).spec.base.source
+        if spec.device != "cpu":
+            raise BenchError("it runs on the CPU here")
+        if find_spec("xllamacpp") is None:
+            raise BenchError("not installed here: pip install xllamacpp")
+        if not isinstance(file, GGUFSource):
+            raise BenchError("the base was not converted from a GGUF, so llama.cpp has no file")
         super().__init__(spec)
         library: Any = importlib.import_module("xllamacpp")
-        self._adapters = tuple(self.pack.spec.experts.adapters)
-        tokenizer = AutoTokenizer.from_pretrained(self.base, **LOCAL)
-        self.prompts = PromptRenderer(tokenizer, self.pack.spec.template)
-        params = library.CommonParams()
-        params.model.path = str(spec.gguf)
-        with TemporaryDirectory(prefix="mpd-gguf-") as scratch:  # read whole before it goes
-            loras = []
-            for name in self._adapters:
-                lora = library.CommonAdapterLoraInfo()
-                folder = self.adapter_folder(name)
-                lora.path = str(write_adapter(self.base, name, folder, Path(scratch)))
-                lora.scale = 0.0
-                loras.append(lora)
-            params.lora_adapters, params.lora_init_without_apply = loras, True
-            params.n_parallel, params.n_ctx = SLOTS, SLOTS * CONTEXT
-            for cpu in (params.cpuparams, params.cpuparams_batch):
-                cpu.n_threads = torch.get_num_threads()
-            params.verbosity = -1
-            self._server = library.Server(params)
+        self._adapters, params = tuple(self.pack.spec.experts.adapters), library.CommonParams()
+        params.model.path = str(fetch_gguf(file, spec.scratch, lambda _: None))
+        loras = []
+        for name in self._adapters:
+            lora = library.CommonAdapterLoraInfo()
+            lora.path = str(write_adapter(self.base, name, self.pack.folder / name, spec.scratch))
+            lora.scale = 0.0
+            loras.append(lora)
+        params.lora_adapters, params.lora_init_without_apply = loras, True
+        params.n_parallel, params.n_ctx = SLOTS, SLOTS * CONTEXT
+        for cpu in (params.cpuparams, params.cpuparams_batch):
+            cpu.n_threads = torch.get_num_threads()
+        params.verbosity = -1
+        self._server = library.Server(params)
 
-    def in_turn(self, asks: tuple[Query, ...], tokens: int) -> Timing:
-        """One request after the other: of the bare base, or soups, for which nothing is merged."""
-        start = time.monotonic()
-        return _run([self._reply(ask, tokens, start) for ask in asks], tokens)
-
-    def together(self, asks: tuple[Query, ...], tokens: int) -> Timing:
-        """All at once, in as many slots as the server has."""
-        start = time.monotonic()
-        with ThreadPoolExecutor(len(asks)) as visitors:
-            replies = visitors.map(lambda ask: self._reply(ask, tokens, start), asks)
-            return _run(list(replies), tokens)
-
-    def text(self, ask: Query, tokens: int) -> str:
-        """A greedy reply, to compare with the engine's."""
-        return "".join(text for text, _ in self._reply(ask, tokens, 0.0))
-
-    def _reply(self, ask: Query, tokens: int, start: float) -> TimedTexts:
-        got: TimedTexts = []
+    def reply(self, ask: GenerationRequest) -> tuple[list[str], list[float]]:
+        """Texts of the tokens, and when each came; one without text of its own with the last."""
+        tokens, texts, times = ask.sampling.max_new_tokens, list[str](), list[float]()
 
         def take(message: Any) -> bool:
             choice = message["choices"][0]
             if choice["text"] or not choice["finish_reason"]:
-                got.append((choice["text"], time.monotonic() - start))
+                texts.append(choice["text"])
+                times.append(time.monotonic())
             return False
 
         # Of a soup its adapters with their weights, and a prompt that says the preference.
-        poles = self.poles(ask) if ask.method == "soup" else ()
+        poles = self.spoken(ask)
         lora = [{"id": self._adapters.index(p.name), "scale": 1 / len(poles)} for p in poles]
-        prompt = self.ids(ask, tuple(pole.instruction for pole in poles))[0].tolist()
+        prompt = self.ids(ask, poles)[0].tolist()
         asked = {"prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
         asked |= {"stream": True, "cache_prompt": False, "lora": lora}
         self._server.handle_completions(asked, take)
-        if len(got) < 2:
-            raise BenchError(f"llama.cpp gave {len(got)} of {tokens} tokens.")
-        return got
+        if len(texts) < 2:
+            raise BenchError(f"llama.cpp gave {len(texts)} of {tokens} tokens.")
+        return texts, [*times, *times[-1:] * (tokens - len(times))][:tokens]
 
 
-def _run(replies: list[TimedTexts], tokens: int) -> Timing:
-    """Ids are not told. A token without text of its own counts as come with the last."""
-    times = [[when for _, when in reply] for reply in replies]
-    stamps = tuple(tuple([*own, *own[-1:] * (tokens - len(own))][:tokens]) for own in times)
-    return Timing(((0,) * tokens,) * len(replies), stamps)
+def in_turn(llama: LlamaCpp, asks: Sequence[GenerationRequest], *, slots: int = 1) -> Timing:
+    """One request after the other: of the bare base, or soups, for which nothing is merged."""
+    start = time.monotonic()
+    with ThreadPoolExecutor(slots) as visitors:
+        replies = list(visitors.map(llama.reply, asks))
+    return Timing(
+        [texts for texts, _ in replies], [[when - start for when in times] for _, times in replies]
+    )
+
+
+def together(llama: LlamaCpp, asks: Sequence[GenerationRequest]) -> Timing:
+    """All at once, in as many slots as the server has."""
+    return in_turn(llama, asks, slots=len(asks))
 
 
 def write_adapter(base: Path, name: str, source: Path, folder: Path) -> Path:

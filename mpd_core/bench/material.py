@@ -15,11 +15,8 @@ import tomlkit
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import save_file
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mpd_core.bench.roofline import Shapes
-from mpd_core.models.adapters import load_adapter, lowest_layer
 from mpd_core.models.base import LOCAL
 from mpd_core.packs import Pack, file_sha256
 
@@ -28,32 +25,6 @@ B_STD = 0.125
 """Of B. A's rows have length one, so an adapter adds about 0.7 to outputs of about one whatever
 the width; experts of SmolLM2 then differ by about 0.1 nats."""
 CONTEXT = 512
-
-
-def _without_weights(base: Path) -> Any:
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **LOCAL))
-
-
-def shapes_of(base: Path, pack: Pack) -> Shapes:
-    """Sizes of a base and of a pack's adapters."""
-    model = _without_weights(base)
-    config, output = model.config, model.get_output_embeddings()
-    linears = [m for m in model.modules() if isinstance(m, nn.Linear) and m is not output]
-    adapters = [load_adapter(n, pack.path(s.folder)) for n, s in pack.spec.experts.adapters.items()]
-    heads, layers = config.num_attention_heads, config.num_hidden_layers
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    factors = adapters[0].factors.values() if adapters else ()
-    return Shapes(
-        weights=sum(linear.in_features * linear.out_features for linear in linears),
-        output=config.vocab_size * config.hidden_size,
-        adapter=sum(a.numel() + b.numel() for a, b in factors),
-        cache=2 * layers * (getattr(config, "num_key_value_heads", None) or heads) * head_dim,
-        attention=4 * layers * heads * head_dim,
-        trunk=lowest_layer(adapters, layers) / layers if adapters else 0.0,
-        hidden=config.hidden_size,
-        widest=max(linear.out_features for linear in linears),
-    )
 
 
 def _write_adapter(folder: Path, base: Path, pack: Pack, seed: int) -> dict[str, str]:
@@ -66,7 +37,9 @@ def _write_adapter(folder: Path, base: Path, pack: Pack, seed: int) -> dict[str,
         own = vars(LoraConfig.from_pretrained(pack.path(adapter.folder)))
         size = {key: own[key] for key in ("r", "target_modules", "layers_to_transform")}
     config = LoraConfig(**size, lora_alpha=2 * size["r"], task_type="CAUSAL_LM")
-    wrapped = inject_adapter_in_model(config, _without_weights(base)).state_dict()
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **LOCAL))
+    wrapped = inject_adapter_in_model(config, model).state_dict()
     random, tensors = torch.Generator().manual_seed(seed), {}
     for key, like in wrapped.items():
         if ".lora_" in key:
@@ -80,30 +53,27 @@ def _write_adapter(folder: Path, base: Path, pack: Pack, seed: int) -> dict[str,
     return {"folder": folder.name, "sha256": file_sha256(file)}
 
 
-def write_pack(
-    folder: Path, pack: Pack, base: Path, seed: int, *, experts: int | None = None
-) -> Path:
+def write_pack(folder: Path, pack: Pack, base: Path, *, experts: int = 0) -> Path:
     """The bench's pack: the dimensions of another pack, an adapter for every pole and the PCM.
 
     With ``experts`` its dimensions are so many that as many experts can speak at once.
     """
     dimensions = [d.model_dump() for d in pack.spec.dimensions]
     if experts:
-        said = {"on": "Mind point", "off": "Forget point"}
+        pair = [("on", "Mind"), ("off", "Forget")]
         dimensions = [
             {
                 "name": f"d{k}",
-                "poles": [{"name": f"{n}{k}", "instruction": f"{s} {k}."} for n, s in said.items()],
+                "poles": [{"name": f"{n}{k}", "instruction": f"{s} {k}."} for n, s in pair],
             }
             for k in range(experts)
         ]
     poles = [pole["name"] for dimension in dimensions for pole in dimension["poles"]]
     adapted = [name for name in poles if not (experts and name.startswith("off"))]
-    adapters = {
-        name: _write_adapter(folder / name, base, pack, seed + k)
-        for k, name in enumerate([*adapted, "pcm"])
-    }
-    head, random = folder / "head.safetensors", torch.Generator().manual_seed(seed + len(adapted))
+    named = enumerate([*adapted, "pcm"])
+    adapters = {name: _write_adapter(folder / name, base, pack, seed) for seed, name in named}
+    pcm = adapters.pop("pcm")
+    head, random = folder / "head.safetensors", torch.Generator().manual_seed(len(adapted))
     hidden = AutoConfig.from_pretrained(base, **LOCAL).hidden_size
     weight = torch.randn(len(poles), hidden, generator=random) / math.sqrt(hidden)
     save_file({"weight": weight, "bias": torch.zeros(len(poles))}, head)
@@ -118,10 +88,7 @@ def write_pack(
         "base": {"name": "bench", "quantize": pack.spec.base.quantize, "source": source},
         "template": {**template, "end_of_turn": [_unlikely_token(base)]},
         "dimensions": dimensions,
-        "pcm": {
-            "adapter": adapters.pop("pcm"),
-            "head": {"file": head.name, "sha256": file_sha256(head)},
-        },
+        "pcm": {"adapter": pcm, "head": {"file": head.name, "sha256": file_sha256(head)}},
         "experts": {"prompt": "plain", "adapters": adapters},
         "decode": {"context": CONTEXT, "max_new_tokens_limit": CONTEXT},
     }

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import takewhile
 from typing import Any
 
-from mpd_core.bench.context import BenchContext
-from mpd_core.bench.roofline import Rows
+from mpd_core.bench import llama_cpp, machine, ours, peers
+from mpd_core.bench.context import BenchContext, memory
 from mpd_core.bench.values import Figure, Found, Timing, ratios, spread
+from mpd_core.errors import MPDError
 
 NOCACHE_TOKENS = 8
-SCHEMES = {
+SCHEMES: dict[str, dict[str, tuple[str, Any, str]]] = {
     "vs_mod": {
-        "loop": "set_adapter loop / MPD",
-        "separate": "separate merged models in sequence / MPD",
+        "loop": ("peft", peers.loop, "set_adapter loop"),
+        "separate": ("separate", peers.loop, "separate merged models in sequence"),
     },
-    "vs_peft": {"batch": "PEFT mixed batch / MPD"},
-    "vs_nocache": {"nocache": "no cache / MPD"},
+    "vs_peft": {"batch": ("peft", peers.batch, "PEFT mixed batch")},
+    "vs_nocache": {"nocache": ("peft", peers.nocache, "no cache")},
 }
 """Other ways to run several experts, as peers have them."""
 
@@ -28,144 +30,130 @@ def per_token(runs: dict[str, list[Timing]]) -> dict[str, dict[str, float]]:
 
 def tax(bench: BenchContext) -> Found:
     """What MPD costs over one plain model; that one, too, before any other process has started."""
-    vanilla, tokens = bench.ask(method="vanilla"), bench.options.tokens
-    plain, precision = bench.get("plain", fp32=bench.on_cpu), " in fp32" if bench.on_cpu else ""
-    generate = partial(plain.call, "generate", (vanilla,), tokens)
+    one = [bench.ask(method="vanilla")]
+    plain = "plain_fp32" if bench.on_cpu else "plain"
+    generate = partial(bench.call, plain, peers.generate, one)
     alone = bench.take_turns({"alone": generate})
-    engine = bench.get("engine").call
-    bench.check("generate", plain, "cached", vanilla)
+    bench.check(plain, peers.cached, one[0], exact=False)
     contests = {
-        "mpd": partial(engine, "decode", (bench.ask(),), tokens),
-        "vanilla": partial(engine, "decode", (vanilla,), tokens),
+        "mpd": partial(bench.call, "engine", ours.decode, [bench.ask()]),
+        "vanilla": partial(bench.call, "engine", ours.decode, one),
         "generate": generate,
     }
     ms = per_token(alone | bench.take_turns(contests))
     figures = {
         "tax.a": ("mpd", "vanilla", "MPD / one plain model, this engine"),
-        "tax.b": ("mpd", "generate", f"MPD / generate{precision}"),
+        "tax.b": ("mpd", "generate", "MPD / generate" + " in fp32" * bench.on_cpu),
         "tax.fair": ("generate", "alone", "generate among the others / alone: 1 is fair"),
     }
     return ratios(figures, ms), {"ms_per_token": ms}
 
 
 def against(measure: str, bench: BenchContext) -> Found:
-    """MPD against the schemes of a measure, in the engine's precision and in plain fp32."""
-    most = NOCACHE_TOKENS if measure == "vs_nocache" else bench.options.tokens
-    ask, tokens = bench.ask(), min(most, bench.options.tokens)
-    contests = {"mpd": partial(bench.get("engine").call, "decode", (ask,), tokens)}
-    figures: dict[str, tuple[str, str, str]] = {}
-    for fp32, ending in bench.peer_precisions.items():
-        for scheme, meaning in SCHEMES[measure].items():
-            merged = scheme == "separate"
-            if merged and (fp32 or not bench.mergeable):
-                continue  # in fp32 as the loop, without the loop's overhead; once is enough
-            peer, label = bench.get("separate" if merged else "peft", fp32=fp32), scheme + ending
-            bench.check(label, peer, scheme, ask, rounded=merged)
-            contests[label] = partial(peer.call, "decode", scheme, ask, tokens)
-            what = meaning + ", peer in fp32" * fp32
-            figures[f"{measure}.{label}"] = label, "mpd", what
+    """MPD against the schemes of a measure, in the engine's precision."""
+    tokens = bench.options.tokens
+    ask = bench.ask(tokens=min(NOCACHE_TOKENS, tokens) if measure == "vs_nocache" else tokens)
+    contests = {"mpd": partial(bench.call, "engine", ours.decode, [ask])}
+    figures = {}
+    for name, (kind, scheme, meaning) in SCHEMES[measure].items():
+        if kind == "peft" or bench.mergeable:
+            bench.check(kind, scheme, ask, exact=kind == "peft")
+            contests[name] = partial(bench.call, kind, peers.decode, scheme, ask)
+            figures[f"{measure}.{name}"] = name, "mpd", f"{meaning} / MPD"
     ms = per_token(bench.take_turns(contests))
     return ratios(figures, ms), {"ms_per_token": ms}
 
 
-LLAMA = {
-    "ms_per_token": {
-        "vs_llama.one": ("plain", "llama", "one plain model, this engine / llama.cpp"),
-        "vs_llama.mpd": ("mpd", "llama", "MPD / one plain model of llama.cpp"),
-    },
-    "first_ms": {
-        "vs_llama.first": ("plain", "llama", "first token, one plain model / llama.cpp"),
-        "vs_llama.first_mpd": ("mpd", "plain", "first token, MPD / one plain model, this engine"),
-    },
-    "seconds": {
-        "vs_llama.crowd": ("crowd", "slots", "plain requests at once / llama.cpp's slots"),
-        "vs_llama.soups": ("mpd_crowd", "soups", "MPD at once / soups one by one, llama.cpp"),
-    },
-}
-"""Figures of ``vs_llama`` by what is timed: ratios of two contests."""
-SAME = "greedy text up to the first difference: share of it, "
+LLAMA = (
+    ("one", "ms_per_token", "plain", "llama", "one plain model, this engine / llama.cpp"),
+    ("mpd", "ms_per_token", "mpd", "llama", "MPD / one plain model of llama.cpp"),
+    ("first", "first_ms", "plain", "llama", "first token, one plain model / llama.cpp"),
+    ("first_mpd", "first_ms", "mpd", "plain", "first token, MPD / one plain model, this engine"),
+    ("crowd", "seconds", "crowd", "slots", "plain requests at once / llama.cpp's slots"),
+    ("soups", "seconds", "mpd_crowd", "soups", "MPD at once / soups one by one, llama.cpp"),
+)
+"""Figures of ``vs_llama``: ratios of two contests in what is timed."""
 
 
 def vs_llama(bench: BenchContext) -> Found:
     """Against llama.cpp on the very blocks that the base came in: plain, in slots, and soups."""
-    if reason := bench.llama_lacks:
-        meanings = {name: row[2] for rows in LLAMA.values() for name, row in rows.items()}
-        meanings |= {f"vs_llama.same_{method}": SAME + method for method in ("vanilla", "soup")}
-        return [Figure(name, None, f"{what}: {reason}") for name, what in meanings.items()], {}
-    engine, llama, tokens = bench.get("engine").call, bench.get("llama").call, bench.options.tokens
-    crowds = {m: bench.crowd(bench.options.requests, m) for m in ("vanilla", "mpd", "soup")}
-    one = (bench.ask(method="vanilla"),)
+    one = [bench.ask(method="vanilla")]
+    engine, llama = partial(bench.call, "engine"), partial(bench.call, "llama")
+    try:
+        llama(llama_cpp.in_turn, one)
+    except MPDError as reason:
+        return [Figure("vs_llama", None, f"this engine / llama.cpp: {reason}")], {}
+    plain, mpd, soup = (bench.crowd(bench.options.requests, m) for m in ("vanilla", "mpd", "soup"))
     single = bench.take_turns(
         {
-            "plain": partial(engine, "decode", one, tokens),
-            "mpd": partial(engine, "decode", (bench.ask(),), tokens),
-            "llama": partial(llama, "in_turn", one, tokens),
+            "plain": partial(engine, ours.decode, one),
+            "mpd": partial(engine, ours.decode, [bench.ask()]),
+            "llama": partial(llama, llama_cpp.in_turn, one),
         }
     )
     many = bench.take_turns(
         {
-            "crowd": partial(engine, "decode", crowds["vanilla"], tokens),
-            "mpd_crowd": partial(engine, "decode", crowds["mpd"], tokens),
-            "slots": partial(llama, "together", crowds["vanilla"], tokens),
-            "soups": partial(llama, "in_turn", crowds["soup"], tokens),
+            "crowd": partial(engine, ours.decode, plain),
+            "mpd_crowd": partial(engine, ours.decode, mpd),
+            "slots": partial(llama, llama_cpp.together, plain),
+            "soups": partial(llama, llama_cpp.in_turn, soup),
         }
     )
-    data: dict[str, Any] = {
-        "ms_per_token": per_token(single),
-        "first_ms": {n: spread([run.first_ms[0] for run in some]) for n, some in single.items()},
-        "seconds": {n: spread([run.seconds for run in some]) for n, some in many.items()},
-    }
-    figures = [figure for kind, rows in LLAMA.items() for figure in ratios(rows, data[kind])]
+    first = {n: spread([1000 * run.stamps[0][0] for run in some]) for n, some in single.items()}
+    seconds = {n: spread([run.seconds for run in some]) for n, some in many.items()}
+    data: dict[str, Any] = {"ms_per_token": per_token(single), "first_ms": first}
+    data["seconds"] = seconds
+    figures = [
+        figure
+        for name, timed, over, under, meaning in LLAMA
+        for figure in ratios({f"vs_llama.{name}": (over, under, meaning)}, data[timed])
+    ]
     for method in ("vanilla", "soup"):
-        ask, name = bench.ask(method=method), f"same_{method}"
-        data[name] = engine("text", ask, tokens), llama("text", ask, tokens)
-        figures.append(Figure(f"vs_llama.{name}", _same(*data[name]), SAME + method))
+        ask = bench.ask(method=method)
+        texts = engine(ours.text, ask), "".join(llama(llama_cpp.in_turn, [ask]).tokens[0])
+        data[f"same_{method}"] = texts
+        same = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False))))
+        meaning = f"greedy text up to the first difference: share of it, {method}"
+        share = same / max(*map(len, texts), 1)
+        figures.append(Figure(f"vs_llama.same_{method}", share, meaning))
     return figures, data
 
 
-def _same(ours: str, theirs: str) -> float:
-    """Share of a text before its first difference from another."""
-    pairs = zip(ours, theirs, strict=False)
-    alike = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
-    return alike / max(len(ours), len(theirs), 1)
-
-
-def memory(bench: BenchContext) -> Found:
+def weights(bench: BenchContext) -> Found:
     """Bytes of the weights: one base with adapters against one model, and against n models."""
-    ours: dict[str, Any] = bench.get("engine").call("memory")
-    base, adapters = ours["weights"]["base"], ours["weights"]["adapters"]
+    own: dict[str, Any] = bench.call("engine", memory)
+    base, adapters = own["weights"]["base"], own["weights"]["adapters"]
     loaded = len(bench.pack.space.poles) + 1
     files = sum(f.stat().st_size for f in bench.pack.folder.glob("*/adapter_model.safetensors"))
-    data: dict[str, Any] = {"adapters_loaded": loaded, "adapter_files": files, "engine": ours}
+    data: dict[str, Any] = {"adapters_loaded": loaded, "adapter_files": files, "engine": own}
     figures = [
         Figure("memory.weights", (base + adapters) / base, f"base + {loaded} adapters / one model"),
         Figure("memory.least", (base + files) / base, f"the same with the {loaded} files' bytes"),
-        Figure("memory.peak_mb", ours["peak"] / 2**20, "MiB at most of the engine's process"),
-        Figure("memory.resident_mb", ours["resident"] / 2**20, "MiB now of the engine's process"),
+        Figure("memory.peak_mb", own["peak"] / 2**20, "MiB at most of the engine's process"),
+        Figure("memory.resident_mb", own["resident"] / 2**20, "MiB now of the engine's process"),
     ]
     if bench.mergeable:
-        data["separate"] = peers = bench.get("separate").call("memory")
-        models, count = peers["weights"]["base"], bench.experts + 1
+        data["separate"] = theirs = bench.call("separate", memory)
+        models, count = theirs["weights"]["base"], bench.experts + 1
         figures += [
             Figure("memory.models", models / base, f"{count} separate models / one model"),
-            Figure("memory.models_peak_mb", peers["peak"] / 2**20, "MiB at most of their process"),
+            Figure("memory.models_peak_mb", theirs["peak"] / 2**20, "MiB at most of their process"),
         ]
     return figures, data
 
 
 def floor(bench: BenchContext) -> Found:
-    """Share of a measured step that bytes or arithmetic alone would take: 1 is perfect."""
-    n, engine = bench.experts, bench.get("engine").call
-    cases = {
-        "one": ("mpd", Rows(n, 1, n + 1, bench.context, texts=2), "experts + PCM"),
-        "vanilla": ("vanilla", Rows(1, context=bench.context), "one plain model"),
-    }
-    figures, data = [], dict[str, Any]()
-    for name, (method, rows, what) in cases.items():
-        run = partial(engine, "decode", (bench.ask(method=method),), bench.options.tokens)
+    """Share of a measured step that reading its weights once would take: 1 is perfect."""
+    bandwidth, held = machine.bandwidth(bench.spec.device), bench.call("engine", memory)
+    base, adapters = held["weights"]["base"], held["weights"]["adapters"]
+    used = adapters * (bench.experts + 1) / (len(bench.pack.space.poles) + 1)
+    cases = {"one": ("mpd", base + used, "experts + PCM"), "vanilla": ("vanilla", base, "plain")}
+    figures, data = [], dict[str, Any](bandwidth_gb_s=bandwidth / 1e9)
+    for name, (method, read, what) in cases.items():
+        run = partial(bench.call, "engine", ours.decode, [bench.ask(method=method)])
         step = per_token(bench.take_turns({"step": run}))["step"]["median"]
-        least = bench.least(rows)
-        data[name] = {**least, "step_ms": step, "share": least["floor_ms"] / step}
-        text = f"floor / step, one request, {what}: {least['bound_by']}-bound"
-        figures.append(Figure(f"floor.{name}", data[name]["share"], text))
-    return figures, data | {"bandwidth_gb_s": bench.rate("bandwidth") / 1e9}
+        least = 1000 * read / bandwidth
+        data[name] = {"bytes": read, "floor_ms": least, "step_ms": step}
+        meaning = f"weights' bytes over bandwidth / step, one request, {what}"
+        figures.append(Figure(f"floor.{name}", least / step, meaning))
+    return figures, data

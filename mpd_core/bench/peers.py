@@ -1,205 +1,253 @@
-"""What others run, over PEFT and transformers: several experts with a PCM, and one plain model."""
+"""What others run, over PEFT and transformers: several experts with a PCM, and one plain model.
+
+A scheme is a generator: it yields the log-probabilities [V] of the next token and is sent the token
+that was chosen. ``decode`` times it; ``replay`` feeds it the engine's tokens, to see whether it
+gives the engine's distribution.
+"""
 
 from __future__ import annotations
 
 import copy
 import time
-from abc import ABC, abstractmethod
-from itertools import groupby
+from collections.abc import Generator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import AutoConfig, AutoTokenizer, DynamicCache
 
-from mpd_core.bench.schemes import Peer, Scheme
-from mpd_core.bench.values import Query, Spec, Timing
+from mpd_core.bench.values import Spec, StepLogProbs, Timing
 from mpd_core.method.merging import merge_probabilities
+from mpd_core.method.preferences import Pole
+from mpd_core.method.soup import mean_of_changes
+from mpd_core.models.adapters import load_adapter
 from mpd_core.models.architecture import cache_arguments
+from mpd_core.models.base import LOCAL, load_model, weight_format
+from mpd_core.models.linear import PACKED, dense_linears, round_to
 from mpd_core.models.pcm import load_head
+from mpd_core.packs import load_pack
+from mpd_core.prompts import PromptRenderer
+from mpd_core.request import GenerationRequest
+
+Scheme = Generator[Tensor, Any, None]
 
 
-class _Mixture(Peer, ABC):
-    """Eq. 1 over models that are run one after the other, each with its own cache."""
+class Peer:
+    """The bench's pack loaded for transformers."""
 
-    def load_head(self, hidden: int) -> None:
-        head = self.pack.spec.pcm.head
-        file = self.pack.path(head.file) if head else None
-        self._head = load_head(hidden, len(self.pack.space.poles), file).to(self.format.device)
+    model: Any = None
+    """The base, under PEFT where its adapters are loaded; None for separate models."""
 
-    @abstractmethod
+    def __init__(self, spec: Spec) -> None:
+        self.pack = load_pack(spec.scratch / "pack")
+        base = self.pack.spec.base
+        self.format = weight_format(spec.device, base.quantize, spec.precision)
+        self.base = self.pack.path(base.source.folder)  # type: ignore[union-attr]
+        tokenizer = AutoTokenizer.from_pretrained(self.base, **LOCAL)
+        self.prompts = PromptRenderer(tokenizer, self.pack.spec.template)
+        hidden = AutoConfig.from_pretrained(self.base, **LOCAL).hidden_size
+        head = load_head(hidden, len(self.pack.space.poles), self.pack.folder / "head.safetensors")
+        self.head = head.to(spec.device)
+        self.models: dict[str, Any] = {}  # an adapter merged into each, by name; or the last soup
+
+    def load(self) -> Any:
+        """A new copy of the base, not yet packed; the same weights as a packed engine's."""
+        model = load_model(self.base, self.format).model
+        if self.format.packed:
+            round_to(model, self.format.packed)
+        model.generation_config.eos_token_id = None  # a fixed number of tokens
+        return model
+
+    @torch.no_grad()
+    def merge(self, model: Any, names: Sequence[str]) -> Any:
+        """Add the mean of some adapters' changes to a model's weights, and then pack them."""
+        adapters = [load_adapter(name, self.pack.folder / name) for name in names]
+        for module in adapters[0].factors if adapters else ():  # all target the same linears
+            change = mean_of_changes([(a.scaling, *a.factors[module]) for a in adapters])
+            weight = model.get_submodule(module).weight
+            weight.add_(change.to(weight))
+        return self.packed(model)
+
+    def packed(self, model: Any) -> Any:
+        """Put the engine's own product under a model of transformers or PEFT, if it uses it."""
+        if self.format.packed:
+            for parent, name, linear in list(dense_linears(model)):
+                setattr(parent, name, PACKED[self.format.packed](linear.weight, linear.bias))
+        return model
+
     def use(self, adapter: str) -> Any:
         """The model of transformers in which this adapter is now at work."""
+        if adapter in self.models:
+            return self.models[adapter]
+        self.model.set_adapter(adapter)
+        return self.model.get_base_model()
 
-    def texts(self, ask: Query) -> dict[str, Tensor]:
-        """What each adapter reads: experts what the user wrote, the PCM the preference too."""
-        poles = self.poles(ask)
-        instructions = tuple(pole.instruction for pole in poles)
-        return {p.name: self.ids(ask) for p in poles} | {"pcm": self.ids(ask, instructions)}
-
-    def merged(self, ask: Query, logits: Tensor, hidden: Tensor) -> Tensor:
-        """Eq. 1 from the experts' logits [E, V] and the PCM's last state [D]."""
-        outputs = [self.pack.space.poles.index(pole) for pole in self.poles(ask)]
-        poles = torch.tensor([outputs], device=hidden.device)
-        log_probs = torch.log_softmax(logits.float(), dim=-1)
-        return merge_probabilities(log_probs, self._head.expert_weights(hidden[None], poles)[0])
-
-    def loop(self, ask: Query, *, cached: bool = True) -> Scheme:
-        """One adapter after the other; without caches, the whole text at every token."""
-        texts = self.texts(ask)
-        caches = {name: DynamicCache() if cached else None for name in texts}
-        while True:
-            logits = []
-            for name, ids in texts.items():
-                model = self.use(name)
-                body = model.base_model
-                said = body(input_ids=ids, **cache_arguments(body, caches[name]))
-                state = said.last_hidden_state[0, -1]  # a PCM's, the last, is all it is asked for
-                if name != "pcm":
-                    logits.append(model.get_output_embeddings()(state[None])[0])
-            token = self.one((yield self.merged(ask, torch.stack(logits), state)))
-            texts = {n: token if cached else torch.cat([i, token], 1) for n, i in texts.items()}
-
-
-class PeftSide(_Mixture):
-    """One base with all adapters under PEFT: ``loop`` is multi-objective decoding as published."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        base = self.load()
-        first, *others = [*self.pack.spec.experts.adapters, "pcm"]
-        options = {"autocast_adapter_dtype": False}
-        self._model: Any = PeftModel.from_pretrained(
-            base, self.adapter_folder(first), adapter_name=first, **options
-        )
-        for name in others:
-            self._model.load_adapter(self.adapter_folder(name), adapter_name=name, **options)
-        self.pack_linears(self._model.eval())
-        self.load_head(base.config.hidden_size)
-
-    def use(self, adapter: str) -> Any:
-        self._model.set_adapter(adapter)
-        return self._model.get_base_model()
-
-    def nocache(self, ask: Query) -> Scheme:
-        return self.loop(ask, cached=False)
-
-    def batch(self, ask: Query) -> Scheme:
-        """PEFT's mixed batch: a row for each adapter, padded on the left, in one forward."""
-        texts = self.texts(ask)
-        prompts = [ids[0].flip(0) for ids in texts.values()]
-        tokens = pad_sequence(prompts, batch_first=True, padding_value=-1).flip(1)
-        mask, tokens = (tokens >= 0).long(), tokens.clamp_min(0)
-        cache, positions = DynamicCache(), (mask.cumsum(dim=1) - 1).clamp_min(0)
-        while True:
-            said = self._model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=positions,
-                **cache_arguments(self._model.get_base_model(), cache),
-                adapter_names=list(texts),
-                output_hidden_states=True,
-                logits_to_keep=1,
-            )
-            token = yield self.merged(ask, said.logits[:-1, -1], said.hidden_states[-1][-1, -1])
-            tokens = torch.full((len(texts), 1), token, device=mask.device)
-            mask = torch.cat([mask, torch.ones_like(tokens)], dim=1)
-            positions = positions[:, -1:] + 1
-
-
-class SeparateSide(_Mixture):
-    """As many models as experts, and one for the PCM, each with its adapter merged into it."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        first = self.pack.space.parse("A" * len(self.pack.space.dimensions))
-        for name in (*(pole.name for pole in first.poles), "pcm"):
-            self.models[name] = self.merge(self.load(), [name])
-        self.load_head(self.models["pcm"].config.hidden_size)
-
-    def use(self, adapter: str) -> Any:
-        return self.models[adapter]
-
-    separate = _Mixture.loop
-
-
-class _Clock:
-    """A streamer that notes when each token comes; transformers hands over the prompt first."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, _: Tensor) -> None:
-        self.times.append(time.monotonic())
-
-    def end(self) -> None:
-        """Nothing is buffered."""
-
-
-class PlainSide(Peer):
-    """``transformers.generate`` with the base, or with the soup of one preference at a time."""
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        self._dense, self._mixed = self.load(), "-"
-        self._mix("")
-
-    def generate(self, asks: tuple[Query, ...], tokens: int) -> Timing:
-        """One request after the other: vanilla, without instructions, or Personalized Soup.
-
-        Merged weights are made once a preference. A server could keep them all, so the run's
-        clock stands still meanwhile: the best case for this opponent.
-        """
-        start, merging, runs = time.monotonic(), 0.0, []
-        for code, group in groupby(sorted(asks, key=_soup_of), key=_soup_of):
-            before = time.monotonic()
-            self._mix(code)
-            merging += time.monotonic() - before
-            runs += [self._reply(ask, tokens, start + merging) for ask in group]
-        return Timing.joined(runs, merging)
-
-    def cached(self, ask: Query) -> Scheme:
-        """The model, or the soup where the method is ``soup``, with a cache."""
-        self._mix(_soup_of(ask))
-        ids, cache = self._prompt(ask), DynamicCache()
-        while True:
-            arguments = cache_arguments(self._model, cache)
-            said = self._model(input_ids=ids, logits_to_keep=1, **arguments)
-            ids = self.one((yield torch.log_softmax(said.logits[0, -1].float(), dim=-1)))
-
-    @torch.inference_mode()
-    def _reply(self, ask: Query, tokens: int, start: float) -> Timing:
-        clock, ids = _Clock(), self._prompt(ask)
-        output = self._model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=tokens,
-            do_sample=False,
-            streamer=clock,
-            pad_token_id=0,
-        )
-        reply = tuple(output[0, ids.shape[1] :].tolist())
-        return Timing((reply,), (tuple(when - start for when in clock.times[1:]),))
-
-    def _prompt(self, ask: Query) -> Tensor:
-        spoken = self.poles(ask) if ask.method == "soup" else ()
-        return self.ids(ask, tuple(pole.instruction for pole in spoken))
-
-    def _mix(self, code: str) -> None:
-        """Make the model the soup of a preference, or with none the base again.
+    def soup(self, poles: Sequence[Pole]) -> Any:
+        """The soup of some poles, made unless it was the last; of none the base.
 
         4-bit weights are left alone: a soup would be quantised anew, at the same cost a token.
         """
         if self.format.quantize != "none":
-            self._model = self._dense
-        elif code != self._mixed:
-            names = [pole.name for pole in self.pack.space.parse(code).poles] if code else []
-            self._model = self.merge(copy.deepcopy(self._dense), names)
-            self._mixed = code
+            return self.model
+        names = [pole.name for pole in poles]
+        if (key := "+".join(names)) not in self.models:
+            self.models = {key: self.merge(copy.deepcopy(self.model), names)}
+        return self.models[key]
+
+    def poles(self, ask: GenerationRequest) -> tuple[Pole, ...]:
+        return self.pack.space.parse(ask.preference).poles
+
+    def spoken(self, ask: GenerationRequest) -> tuple[Pole, ...]:
+        """The poles whose soup is asked for, which its prompt says, too; none of the base."""
+        return self.poles(ask) if ask.method == "soup" else ()
+
+    def ids(self, ask: GenerationRequest, poles: Sequence[Pole] = ()) -> Tensor:
+        """A prompt with the sentences of some poles, [1, T]."""
+        prompt = self.prompts.render(ask.messages, tuple(pole.instruction for pole in poles))
+        return torch.tensor([prompt], device=self.format.device)
+
+    def texts(self, ask: GenerationRequest) -> dict[str, Tensor]:
+        """What each adapter reads: experts what the user wrote, the PCM the preference too."""
+        poles = self.poles(ask)
+        return {pole.name: self.ids(ask) for pole in poles} | {"pcm": self.ids(ask, poles)}
+
+    def merged(self, ask: GenerationRequest, logits: Tensor, hidden: Tensor) -> Tensor:
+        """Eq. 1 from the experts' logits [E, V] and the PCM's last state [D]."""
+        outputs = [self.pack.space.poles.index(pole) for pole in self.poles(ask)]
+        poles = torch.tensor([outputs], device=hidden.device)
+        log_probs = torch.log_softmax(logits.float(), dim=-1)
+        return merge_probabilities(log_probs, self.head.expert_weights(hidden[None], poles)[0])
 
 
-def _soup_of(ask: Query) -> str:
-    """The preference that the weights are merged for; none for the base."""
-    return ask.preference if ask.method == "soup" else ""
+def plain(spec: Spec) -> Peer:
+    """The base alone, or the soup of one preference at a time."""
+    peer = Peer(spec)
+    peer.model = peer.load()
+    return peer
+
+
+def peft(spec: Spec) -> Peer:
+    """One base with all adapters under PEFT."""
+    peer = plain(spec)
+    first, *others = [*peer.pack.spec.experts.adapters, "pcm"]
+    folder, options = peer.pack.folder, {"autocast_adapter_dtype": False}
+    peer.model = PeftModel.from_pretrained(peer.model, folder / first, first, **options)
+    for name in others:
+        peer.model.load_adapter(folder / name, adapter_name=name, **options)
+    peer.packed(peer.model.eval())
+    return peer
+
+
+def separate(spec: Spec) -> Peer:
+    """A model for each expert of the first preference, and for the PCM, adapters merged in."""
+    peer = Peer(spec)
+    first = peer.pack.space.parse("A" * len(peer.pack.space.dimensions))
+    for name in (*(pole.name for pole in first.poles), "pcm"):
+        peer.models[name] = peer.merge(peer.load(), [name])
+    return peer
+
+
+def loop(peer: Peer, ask: GenerationRequest, *, cached: bool = True) -> Scheme:
+    """Multi-objective decoding as published: one adapter after the other, each with its cache."""
+    texts = peer.texts(ask)
+    caches = {name: DynamicCache() if cached else None for name in texts}
+    while True:
+        logits = []
+        for name, ids in texts.items():
+            model = peer.use(name)
+            body = model.base_model
+            output = body(input_ids=ids, **cache_arguments(body, caches[name]))
+            state = output.last_hidden_state[0, -1]  # of the PCM, the last, nothing else is asked
+            if name != "pcm":
+                logits.append(model.get_output_embeddings()(state[None])[0])
+        token = torch.tensor([[(yield peer.merged(ask, torch.stack(logits), state))]]).to(ids)
+        texts = {n: token if cached else torch.cat([i, token], 1) for n, i in texts.items()}
+
+
+def nocache(peer: Peer, ask: GenerationRequest) -> Scheme:
+    """The same without caches: the whole text at every token."""
+    return loop(peer, ask, cached=False)
+
+
+def batch(peer: Peer, ask: GenerationRequest) -> Scheme:
+    """PEFT's mixed batch: a row for each adapter, padded on the left, in one forward."""
+    texts = peer.texts(ask)
+    prompts = [ids[0].flip(0) for ids in texts.values()]
+    tokens = pad_sequence(prompts, batch_first=True, padding_value=-1).flip(1)
+    mask, tokens = (tokens >= 0).long(), tokens.clamp_min(0)
+    cache, positions = DynamicCache(), (mask.cumsum(dim=1) - 1).clamp_min(0)
+    while True:
+        output = peer.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            **cache_arguments(peer.model.get_base_model(), cache),
+            adapter_names=list(texts),
+            output_hidden_states=True,
+            logits_to_keep=1,
+        )
+        token = yield peer.merged(ask, output.logits[:-1, -1], output.hidden_states[-1][-1, -1])
+        tokens = torch.full((len(texts), 1), token, device=mask.device)
+        mask, positions = torch.cat([mask, torch.ones_like(tokens)], dim=1), positions[:, -1:] + 1
+
+
+def cached(peer: Peer, ask: GenerationRequest) -> Scheme:
+    """The plain model, or the soup where the method is ``soup``, with a cache."""
+    poles, cache = peer.spoken(ask), DynamicCache()
+    model, ids = peer.soup(poles), peer.ids(ask, poles)
+    while True:
+        output = model(input_ids=ids, logits_to_keep=1, **cache_arguments(model, cache))
+        ids = torch.tensor([[(yield output.logits[0, -1].float().log_softmax(dim=-1))]]).to(ids)
+
+
+@torch.inference_mode()
+def decode(peer: Peer, scheme: Any, ask: GenerationRequest) -> Timing:
+    """The likeliest token at every step."""
+    start, steps = time.monotonic(), scheme(peer, ask)
+    reply, times = list[int](), list[float]()
+    for _ in range(ask.sampling.max_new_tokens):
+        reply.append(int(steps.send(reply[-1] if reply else None).argmax()))
+        times.append(time.monotonic() - start)
+    return Timing([reply], [times])
+
+
+@torch.inference_mode()
+def replay(peer: Peer, scheme: Any, ask: GenerationRequest, ours: StepLogProbs) -> StepLogProbs:
+    """What a scheme gives the engine's candidates, fed with the engine's tokens."""
+    steps, found, fed = scheme(peer, ask), [], None
+    for token, asked in ours:
+        log_probs, fed = steps.send(fed), token
+        theirs = dict(zip(asked, log_probs[list(asked)].tolist(), strict=True))
+        found.append((int(log_probs.argmax()), theirs))
+    return found
+
+
+@torch.inference_mode()
+def generate(peer: Peer, asks: Sequence[GenerationRequest]) -> Timing:
+    """``transformers.generate``, one request after the other: vanilla, or Personalized Soup.
+
+    Merged weights are made once a preference. A server could keep them all, so the run's clock
+    stands still meanwhile: the best case for this opponent.
+    """
+    start, merging, replies, stamps = time.monotonic(), 0.0, [], []
+    for ask in sorted(asks, key=lambda ask: ask.preference):
+        poles, before, times = peer.spoken(ask), time.monotonic(), list[float]()
+        model = peer.soup(poles)
+        merging += time.monotonic() - before
+        ids = peer.ids(ask, poles)
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=ask.sampling.max_new_tokens,
+            do_sample=False,
+            pad_token_id=0,
+            streamer=SimpleNamespace(
+                put=lambda _, to=times: to.append(time.monotonic()), end=lambda: None
+            ),
+        )
+        replies.append(output[0, ids.shape[1] :].tolist())
+        stamps.append([when - start - merging for when in times[1:]])  # the prompt is put first
+    return Timing(replies, stamps, merging)

@@ -1,43 +1,43 @@
-"""The bench from beginning to end: material, competitors, measures, report."""
+"""The bench from beginning to end; then tables for people, and one line of JSON for programs."""
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mpd_core.bench import crowds, measures, report
+from mpd_core.bench import crowds, machine, measures
 from mpd_core.bench.context import BenchContext
-from mpd_core.bench.material import shapes_of, write_pack
+from mpd_core.bench.material import write_pack
 from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
-from mpd_core.bench.peer_pool import PeerPool
-from mpd_core.bench.values import Found, Spec
-from mpd_core.errors import ModelSourceError
-from mpd_core.models.base import default_device, in_blocks, weight_format
-from mpd_core.models.sources import fetch_gguf, obtain
-from mpd_core.packs import GGUFSource, Pack, load_pack
+from mpd_core.bench.values import Figure, Found, Spec
+from mpd_core.console import aligned
+from mpd_core.models.base import default_device
+from mpd_core.models.sources import obtain
+from mpd_core.packs import load_pack
 
 MEASURE: dict[str, tuple[Callable[[BenchContext], Found], set[str]]] = {
-    "tax": (measures.tax, {"plain", "engine"}),
+    "tax": (measures.tax, {"plain_fp32", "engine"}),
     **{
         name: (partial(measures.against, name), {"engine", "peft", "separate"})
         for name in measures.SCHEMES
     },
     "vs_llama": (measures.vs_llama, {"engine", "llama"}),
-    "serve32": (crowds.serve32, {"engine", "plain", "machine"}),
-    "memory": (measures.memory, {"engine", "separate"}),
-    "floor": (measures.floor, {"engine", "machine"}),
+    "serve32": (crowds.serve32, {"engine", "plain"}),
+    "memory": (measures.weights, {"engine", "separate"}),
+    "floor": (measures.floor, {"engine"}),
     "shared": (crowds.shared, {"engine", "one_core"}),
     "growth": (crowds.growth, {"engine", "wide"}),
 }
 """With the competitors of each; one that no later measure uses is closed."""
+UNITS = {"ms_per_token": "ms/token", "first_ms": "ms to the first token", "seconds": "s"}
+NOISY = 1.3
+"""Largest over smallest of repeated times, above which a figure deserves no trust."""
 
 
 def run(options: BenchOptions, *, apart: bool = True) -> dict[str, Any]:
@@ -52,57 +52,20 @@ def run(options: BenchOptions, *, apart: bool = True) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="mpd-bench-") as scratch:
         folder, pack = Path(scratch), load_pack(options.pack)
-        device = options.device or default_device()
-        gguf = _gguf(options, pack, device, folder)
-        pool = PeerPool(_material(options, pack, device, folder, gguf), apart=apart)
+        _tell("Obtaining the base and writing random adapters.")
+        base = obtain(pack, pack.spec.base.source, progress=_tell)
+        own = load_pack(write_pack(folder / "pack", pack, base))
+        if "growth" in options.only:
+            write_pack(folder / "wide", pack, base, experts=options.widest)
+        precision = options.precision or pack.spec.base.precision
+        spec = Spec(folder, options.pack, precision, options.device or default_device())
+        bench = BenchContext(options, own, spec, _tell, apart)
         try:
-            facts, info = pool.get("machine").call("facts"), pool.get("engine").call("info")
-            pool.keep()  # the first measure begins before any other process has started
-            pack = load_pack(folder / "pack")
-            shapes = shapes_of(obtain(pack, pack.spec.base.source), pack)
-            lacks = gguf if isinstance(gguf, str) else None
-            bench = BenchContext(options, pack, shapes, pool, info, _tell, lacks)
-            return _report(bench, {**facts, "precision": bench.precision}, _measure(bench))
+            facts = {**machine.facts(spec.device), "precision": bench.precision}
+            bench.keep()  # the first measure begins before any other process has started
+            return _report(bench, facts, _measure(bench))
         finally:
-            pool.keep()
-
-
-def _gguf(options: BenchOptions, pack: Pack, device: str, scratch: Path) -> Path | str:
-    """The file that the base was converted from, for llama.cpp; or why there is no such peer."""
-    source = pack.spec.base.source
-    if device != "cpu":
-        return "it runs on the CPU here"
-    if find_spec("xllamacpp") is None:
-        return "not installed here: pip install xllamacpp"
-    if not isinstance(source, GGUFSource):
-        return "the base was not converted from a GGUF, so llama.cpp has no file"
-    try:
-        return fetch_gguf(source, scratch, _tell) if "vs_llama" in options.only else ""
-    except ModelSourceError as error:
-        return str(error)
-
-
-def _material(
-    options: BenchOptions, pack: Pack, device: str, scratch: Path, gguf: Path | str
-) -> Callable[[str, bool], Spec]:
-    """Write the bench's packs; from a kind of competitor to what it loads."""
-    _tell("Obtaining the base and writing random adapters.")
-    base = obtain(pack, pack.spec.base.source, progress=_tell)
-    write_pack(scratch / "pack", pack, base, options.seed)
-    if "growth" in options.only:
-        write_pack(scratch / "wide", pack, base, options.seed, experts=options.widest)
-    precision = options.precision or pack.spec.base.precision
-    format_ = weight_format(device, pack.spec.base.quantize, precision)
-    blocks = in_blocks(format_, precision, base).blocks  # as they are in fp32, too
-
-    def spec(kind: str, fp32: bool) -> Spec:
-        where = scratch / ("wide" if kind == "wide" else "pack")
-        # In fp32 a peer of a packed engine still has the weights that the engine has.
-        half = fp32 and format_.packed is torch.float16 and not blocks
-        file = gguf if isinstance(gguf, Path) else None
-        return Spec(kind, where, "fp32" if fp32 else precision, device, half, file)
-
-    return spec
+            bench.keep()
 
 
 def _measure(bench: BenchContext) -> dict[str, Found]:
@@ -111,8 +74,8 @@ def _measure(bench: BenchContext) -> dict[str, Found]:
     for position, name in enumerate(names):
         _tell(f"Measure {position + 1} of {len(names)}: {name}.")
         found[name] = MEASURE[name][0](bench)
-        _tell("  " + ", ".join(f"{f.name} {report.digits(f.value)}" for f in found[name][0]))
-        bench.pool.keep(*(kind for later in names[position + 1 :] for kind in MEASURE[later][1]))
+        _tell("  " + ", ".join(f"{f.name} {_digits(f.value)}" for f in found[name][0]))
+        bench.keep(*(kind for later in names[position + 1 :] for kind in MEASURE[later][1]))
     return found
 
 
@@ -126,16 +89,62 @@ def _report(bench: BenchContext, facts: dict[str, Any], found: dict[str, Found])
         "options": asdict(bench.options),
         "figures": values,
         "targets": {
-            name: {"target": str(target), "met": target.met(value)}
+            name: {"target": target, "met": _met(target, value)}
             for name, target in targets.items()
             if (value := values.get(name)) is not None
         },
-        "checks": [asdict(check) for check in bench.checks],
+        "checks": bench.checks,
         "data": {name: data for name, (_, data) in found.items()},
     }
-    print(report.tables(summary, figures, targets) + "\n")
-    print(report.one_line(summary), flush=True)
+    print("\n\n".join(part for part in _tables(summary, figures, targets) if part) + "\n")
+    print(json.dumps(summary, ensure_ascii=False, allow_nan=False), flush=True)
     return summary
+
+
+def _met(target: str, value: float) -> bool:
+    sign, bound = target.split()
+    return value >= float(bound) if sign == ">=" else value <= float(bound)
+
+
+def _tables(
+    found: Mapping[str, Any], figures: Sequence[Figure], targets: Mapping[str, str]
+) -> Iterator[str]:
+    """The machine, the figures beside their targets, the times, the checks, and growth."""
+    data, verdicts = found["data"], {True: "met", False: "MISSED", None: ""}
+    yield ", ".join(
+        f"{name} {value}" for name, value in found["machine"].items() if value is not None
+    )
+    rows = [("figure", "value", "target", "", "what it is")]
+    for f in figures:
+        verdict = verdicts[found["targets"].get(f.name, {}).get("met")]
+        rows.append((f.name, _digits(f.value), targets.get(f.name, ""), verdict, f.meaning))
+    yield aligned(rows)
+    yield aligned([("time", "median", "min", "max", ""), *_times(data)])
+    rows = [("checked", "max |ln p - ln p'|", "tolerance", "same choice", "")]
+    for c in found["checks"]:
+        difference, tolerance = f"{c['max_log_prob_difference']:.1e}", f"{c['tolerance']:g}"
+        rows.append((c["peer"], difference, tolerance, c["same_choice"], ""))
+    yield aligned(rows)
+    for name, points in data.get("growth", {}).get("lines", {}).items():
+        body = [tuple(f"{value:.4g}" for value in point.values()) for point in points]
+        yield aligned([(name, "experts", "ms a step", "tokens/s"), *body])
+
+
+def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    for measure, section in data.items():
+        for kind, unit in UNITS.items():
+            for name, found in section.get(kind, {}).items():
+                noisy = found["max"] > NOISY * found["min"]
+                times = (f"{found[key]:.4g}" for key in ("median", "min", "max"))
+                remark = "noisy: was the machine quiet?" if noisy else ""
+                yield (f"{measure} {name} [{unit}]", *times, remark)
+
+
+def _digits(value: float | None) -> str:
+    """Three of a figure's, and all before its point."""
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def _tell(sentence: str) -> None:

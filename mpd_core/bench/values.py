@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mpd_core.errors import MPDError
 from mpd_core.packs import Precision
 
 PROMPTS = (
@@ -23,47 +24,30 @@ PROMPTS = (
 )
 
 
+class BenchError(MPDError):
+    """A peer that computes something else than the engine, or a process that died."""
+
+
 @dataclass(frozen=True)
 class Spec:
-    """What a competitor's process loads: the bench's own pack, from its folder.
+    """What a competitor loads: a folder of the bench's packs, and the pack that they come from."""
 
-    With ``half_weights`` dense weights are rounded to fp16 first: fp32 arithmetic on the weights of
-    a packed engine. ``gguf`` is the file that the base was converted from, where there is one.
-    """
-
-    kind: str
-    folder: Path
+    scratch: Path
+    source: str | None
     precision: Precision
     device: str
-    half_weights: bool = False
-    gguf: Path | None = None
-
-
-@dataclass(frozen=True)
-class Query:
-    """One request, to be answered greedily with a fixed number of tokens."""
-
-    prompt: str
-    preference: str
-    method: str = "mpd"
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Replies of one timed run: of each request its tokens, and when each came.
+    """Replies of one timed run, of each request its tokens (ids, or texts) and when each came.
 
     Times are seconds from the start of the run, whose clock stood still for those ``uncounted``.
     """
 
-    tokens: tuple[tuple[int, ...], ...]
-    stamps: tuple[tuple[float, ...], ...]
+    tokens: list[list[Any]]
+    stamps: list[list[float]]
     uncounted: float = 0.0
-
-    @classmethod
-    def joined(cls, runs: Iterable[Timing], uncounted: float = 0.0) -> Timing:
-        """Runs, one after the other by the same clock, as one."""
-        replies = [pair for run in runs for pair in zip(run.tokens, run.stamps, strict=True)]
-        return cls(tuple(t for t, _ in replies), tuple(s for _, s in replies), uncounted)
 
     @property
     def seconds(self) -> float:
@@ -76,27 +60,14 @@ class Timing:
         return 1000 * (self.stamps[0][-1] - self.stamps[0][0]) / (len(self.stamps[0]) - 1)
 
     @property
-    def first_ms(self) -> list[float]:
-        """Milliseconds to the first token of each request."""
-        return [1000 * times[0] for times in self.stamps]
-
-    @property
-    def gaps_ms(self) -> list[float]:
-        """Milliseconds between neighbouring tokens, of all requests."""
-        return [1000 * (b - a) for times in self.stamps for a, b in itertools.pairwise(times)]
-
-    @property
     def together_ms(self) -> float | None:
         """Median milliseconds a step while all requests decode; None where they never all do."""
-        start = max(times[0] for times in self.stamps)
-        end = min(times[-1] for times in self.stamps)
-        times = [t for t in self.stamps[0] if start <= t <= end]
-        gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+        start, end = max(s[0] for s in self.stamps), min(s[-1] for s in self.stamps)
+        gaps = [b - a for a, b in pairwise(t for t in self.stamps[0] if start <= t <= end)]
         return 1000 * statistics.median(gaps) if gaps else None
 
 
-@dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """One line of the table; a value of None was not measured, and the meaning says why."""
 
     name: str
@@ -104,10 +75,10 @@ class Figure:
     meaning: str
 
 
-StepLogProbs = tuple[tuple[int, dict[int, float]], ...]
-"""Of each step of a reply the token, and log-probabilities of some candidates: of a trace's."""
+StepLogProbs = list[tuple[int, dict[int, float]]]
+"""Of each step of a reply: the token, and log-probabilities of some candidates, as in a trace."""
 Found = tuple[list[Figure], dict[str, Any]]
-"""By a measure; with milliseconds, bytes and so on behind the figures, for the JSON line."""
+"""A measure's result: figures, and the times, bytes and so on behind them for the JSON line."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from mpd_core import console
 from mpd_core.bench.options import bench
 from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
+from mpd_core.console import tell
 from mpd_core.engine.plan import METHOD_HELP, plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
@@ -101,7 +102,7 @@ def serve(
     from mpd_core.ui.server import serve as serve_page
 
     loaded, chosen = load_pack(pack), quantize
-    opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
+    opening = Opening(loaded, lambda progress: _engine(loaded, chosen, device, progress), tell)
     with contextlib.closing(opening), contextlib.suppress(KeyboardInterrupt):
         serve_page(opening, host=host, port=port)
 
@@ -111,15 +112,15 @@ def fetch(pack: PackOption = None) -> None:
     """Obtain a pack's models ahead of time."""
     from mpd_core.models.sources import obtain_all
 
-    for folder in obtain_all(load_pack(pack), progress=_tell):
-        _tell(f"Ready: {folder}")
+    for folder in obtain_all(load_pack(pack), progress=tell):
+        tell(f"Ready: {folder}")
 
 
 @app.command()
 def status(
     pack: PackOption = None, quantize: QuantizeOption = None, device: DeviceOption = None
 ) -> None:
-    """Load a pack and say, as JSON, how its models are held and computed, and their memory."""
+    """Load a pack and print, as JSON, how its models are stored and computed, and their memory."""
     engine = _open(load_pack(pack), quantize, device)
     try:
         print(dumps(engine.status(), indent=1))
@@ -141,8 +142,8 @@ def soak(
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Visitors that come, stop and vanish: nothing may get stuck, grow, or change its text."""
-    from mpd_core.bench.soak import soak as run_soak
+    """Load test: clients finish, stop or disconnect; nothing may hang, leak or change its text."""
+    from mpd_core.cli.soak import soak as run_soak
 
     engine = _open(load_pack(pack), quantize, device)
     result = run_soak(engine, seconds=60 * minutes, visitors=visitors)
@@ -172,7 +173,7 @@ def _run(
 
 
 def _open(pack: Pack, quantize: Quantize | None, device: str | None) -> Engine:
-    return _engine(pack, quantize, device, _tell)
+    return _engine(pack, quantize, device, tell)
 
 
 def _engine(
@@ -181,8 +182,3 @@ def _engine(
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
     return Engine.open(pack, quantize=quantize, device=device, progress=tell)
-
-
-def _tell(sentence: str) -> None:
-    if sys.stderr is not None:  # without one, print would write to stdout
-        print(sentence, file=sys.stderr)

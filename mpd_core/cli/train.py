@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json as json_
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mpd_core.console import tell
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.method.preferences import Pole
 from mpd_core.options import JsonOption, OutOption, PackOption, listed
@@ -80,15 +80,15 @@ def _run(
     dry_run: bool,
     poles: list[str] | None = None,
 ) -> None:
-    """Announce stages, and run them; None: all."""
+    """Announce some stages and run them; None runs all of them."""
     setup = _open(pack, out)
     chosen = _poles(setup, poles)
     from mpd_core.training.stages import STAGES, Options, announce
 
-    _tell(announce(setup, names or list(STAGES), measure=dry_run))
+    tell(announce(setup, names or list(STAGES), measure=dry_run))
     if not dry_run:
         for name in names or STAGES:
-            STAGES[name].run(setup, Options(chosen, resume, _tell))
+            STAGES[name].run(setup, Options(chosen, resume, tell))
 
 
 @train.command()
@@ -103,7 +103,7 @@ def install(
     setup = _open(pack, out)
     from mpd_core.evaluation.held_out.publish import install as put
 
-    _tell(f"Written: {put(setup, into or setup.pack.folder)}")
+    tell(f"Written: {put(setup, into or setup.pack.folder)}")
 
 
 @train.command()
@@ -116,19 +116,16 @@ def report(
     only: Annotated[
         str | None, typer.Option(help="With commas: rewards, experts, mixtures.")
     ] = None,
-    external: Annotated[
-        Path | None, typer.Option(help="Folder of third-party pairs, for the reward models.")
-    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Held-out figures of the pack: those stored with it, or computed anew."""
+    """Held-out figures of the pack: as stored with it, or recomputed."""
     from mpd_core.evaluation.held_out.figures import read, text
 
     loaded = load_pack(pack)
     if recompute:
         from mpd_core.evaluation.held_out.publish import assess
 
-        assess(_open(pack, out), listed(only), external, _tell)
+        assess(_open(pack, out), listed(only), tell)
     figures = read(loaded)
     print(json_.dumps(figures, indent=1) if json else text(figures))
 
@@ -143,11 +140,11 @@ def _open(pack: str | None, out: Path | None) -> TrainingContext:
             f"Training needs the package '{error.name}': run make train, or "
             "pip install -e '.[training]'."
         ) from error
-    return TrainingContext.open(loaded, out, _tell)
+    return TrainingContext.open(loaded, out, tell)
 
 
 def _check_alone() -> None:
-    """Every process would write, replace and read the same files."""
+    """Refuse to run under several processes: all of them would write the same files."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes.isdecimal() and int(processes) > 1:
         raise RequestError(
@@ -162,7 +159,3 @@ def _poles(setup: TrainingContext, names: list[str] | None) -> list[Pole]:
         if name not in poles:
             raise RequestError(f"Unknown pole '{name[:60]}': use {', '.join(poles)}.")
     return [pole for name, pole in poles.items() if not names or name in names]
-
-
-def _tell(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 Figures = dict[str, Any]
-"""What a report holds, ready for JSON."""
+"""Figures of a report, as JSON values."""
 
 JudgeName = Literal["measures", "rewards", "server"]
-"""Everybody who can be asked to judge by a command."""
+"""Judges that a command can select."""

@@ -1,4 +1,4 @@
-"""Fitting the scales of text measures on a pack's written answers."""
+"""Fit the scales of text measures to a pack's written answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge's card: how it does on pairs whose better reply is known, and what it leans to."""
+"""A judge's card: its accuracy on pairs whose better reply is known, and its biases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RIGHT, WRONG = "written", "opposite"
 
 
 def known_pairs(space: PreferenceSpace, rows: Iterable[Styled]) -> list[Pair]:
-    """Written answers to two preferences that differ in one letter: the question is that letter.
+    """Minimal pairs: written answers to two preferences that differ in the dimension asked about.
 
     Each pair is asked about either of its two poles, so that no answer is the better one always.
     """

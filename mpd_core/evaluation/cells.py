@@ -1,4 +1,4 @@
-"""Markdown tables whose cells may hold anything."""
+"""Markdown tables with escaped cells."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ NOTHING = "–"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table's lines, and an empty one."""
+    """The lines of a table, and an empty one after it."""
     safe = [[line(cell) for cell in row] for row in (head, *rows)]
     drawn = ["| " + " | ".join(row) + " |" for row in safe]
     return [drawn[0], "|" + "---|" * len(head), *drawn[1:], ""]
 
 
 def line(text: str) -> str:
-    """A name from a file or a pack, which must not draw a table or a heading of its own."""
+    """Untrusted text as one line that Markdown does not read as a table, heading or tag."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
@@ -25,5 +25,5 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent, with one digit as precise as the paper's two would pretend to be."""
+    """A share in percent with one digit, which is as much as these samples support."""
     return NOTHING if value is None else f"{100 * value:.1f}"

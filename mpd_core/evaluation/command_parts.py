@@ -1,8 +1,7 @@
-"""What the commands of evaluation share."""
+"""Helpers that the evaluation commands share."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,12 +20,12 @@ def folder_of(pack: Pack, out: Path | None) -> Path:
 
 
 def root_of(pack: Pack) -> Path:
-    """Where a pack's runs lie unless somebody says otherwise."""
+    """Default folder of a pack's runs."""
     return Path("runs") / pack.spec.name
 
 
 def held_out(pack: Pack) -> Sequence[Styled]:
-    """Written answers that nothing was fitted on; a pack without a recipe has none."""
+    """Written answers of the test split; a pack without a recipe has none."""
     from mpd_core.training.recipe import FILE
 
     return styles(pack).split("test") if (pack.folder / FILE).is_file() else ()
@@ -61,11 +60,6 @@ def needs() -> None:
             f"Evaluation needs the package '{error.name}': run make train, or "
             "pip install -e '.[training]'."
         ) from error
-
-
-def tell(sentence: str) -> None:
-    """What is being done, on stderr."""
-    print(sentence, file=sys.stderr, flush=True)
 
 
 def votes_of(pack: Pack) -> list[Vote]:

@@ -1,4 +1,4 @@
-"""The commands that read runs: reports, and what the measures are worth."""
+"""Commands that read stored runs: reports, and validation of the text measures."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mpd_core.console import tell
 from mpd_core.evaluation.command_parts import (
     folder_of,
     held_out,
@@ -15,7 +16,6 @@ from mpd_core.evaluation.command_parts import (
     plain_styles,
     root_of,
     styles,
-    tell,
     votes_of,
 )
 from mpd_core.options import (

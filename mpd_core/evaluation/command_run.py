@@ -1,17 +1,18 @@
-"""The commands that make a run: generate its replies, and have them judged."""
+"""Commands that make a run: generate replies, and judge them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mpd_core.console import tell
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import JudgeName
-from mpd_core.evaluation.command_parts import folder_of, held_out, needs, tell
+from mpd_core.evaluation.command_parts import folder_of, held_out, needs
 from mpd_core.options import (
     DeviceOption,
     OutOption,
@@ -22,14 +23,11 @@ from mpd_core.options import (
 from mpd_core.packs import Pack, load_pack
 
 if TYPE_CHECKING:
-    from mpd_core.evaluation.jobs import Job
-    from mpd_core.evaluation.judges.server import ServerOptions
     from mpd_core.evaluation.judging import Named, Pair
     from mpd_core.evaluation.singles import Single
 
-
 CARD_PAIRS = 60
-"""Of known pairs that a judge is asked about whose answers cost something."""
+"""Default number of known pairs for the card of a judge that costs money."""
 
 
 def run(
@@ -50,7 +48,7 @@ def run(
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
 ) -> None:
-    """Generate replies by every method, preference and prompt; what is there is not made anew."""
+    """Generate replies by every method, preference and prompt; stored ones are reused."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.jobs import content_of, jobs_of, methods_of
@@ -66,7 +64,10 @@ def run(
     define(loaded, content_of(loaded, quantize), prompts, codes, jobs).save(folder)
     waiting = missing(Lines(folder / REPLIES), jobs)
     tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
-    _generate(loaded, waiting, folder, quantize=quantize, device=device)
+    from mpd_core.evaluation.full import Generators  # here: a refusal should not wait for torch
+
+    with closing(Generators(loaded, tell, quantize=quantize, device=device)) as generators:
+        generators.run(waiting, folder)
     print(f"Written: {folder / REPLIES}")
 
 
@@ -96,7 +97,7 @@ def judge(
     out: OutOption = None,
     pack: PackOption = None,
 ) -> None:
-    """Verdicts on pairs of a run's replies: each dimension, both orders; stored ones are kept."""
+    """Judge pairs of a run's replies: each dimension, both orders; stored verdicts are reused."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.card import known_pairs
@@ -110,8 +111,11 @@ def judge(
     met = _among(found.methods, listed(methods))
     replies = [row for row in replies_of(folder, found) if row["method"] in met]
     if judge == SERVER:
-        limits = most_tokens, most_cost, _prices(price)
-        server = _server(url or "", model or "", key_env, limits, parallel)
+        from mpd_core.evaluation.judges.server import ServerOptions
+        from mpd_core.evaluation.judges.spending import Limits
+
+        limits = Limits(most_tokens, most_cost, _prices(price))
+        server = ServerOptions(url or "", model or "", key_env, limits, parallel)
         known = CARD_PAIRS if known is None else known
     asked = judge_named(judge, loaded, server, tell)
     met_pairs = list(pairs_of(loaded.space, replies, met))
@@ -133,38 +137,6 @@ def _announce(judge: Named, pairs: Sequence[Pair], alone: Sequence[Single], fold
 
     if isinstance(judge, ServerJudge):
         judge.announce(judging.unasked(judge, pairs, folder), singles.unasked(judge, alone, folder))
-
-
-def _generate(pack: Pack, jobs: Sequence[Job], folder: Path, **how: Any) -> None:
-    """By the engine, then what PEFT ships; models load only where something waits for them."""
-    from mpd_core.evaluation.jobs import WEIGHT_SPACE
-
-    beside = [job for job in jobs if job.request.method in WEIGHT_SPACE]
-    inside = [job for job in jobs if job.request.method not in WEIGHT_SPACE]
-    if inside:
-        from mpd_core.engine import Engine  # here: what is refused should not wait for torch
-        from mpd_core.evaluation.runs import generate
-
-        with closing(Engine.open(pack, progress=tell, **how)) as engine:
-            generate(engine, inside, folder)
-    if beside:
-        from mpd_core.evaluation.runs import store
-        from mpd_core.evaluation.weight_space import WeightSpace
-
-        store(beside, folder, WeightSpace(pack, **how).outcomes)
-
-
-def _server(
-    url: str,
-    model: str,
-    key_env: str,
-    limits: tuple[int, float | None, tuple[float, float] | None],
-    parallel: int,
-) -> ServerOptions:
-    from mpd_core.evaluation.judges.server import ServerOptions
-    from mpd_core.evaluation.judges.spending import Limits
-
-    return ServerOptions(url, model, key_env, Limits(*limits), parallel)
 
 
 def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:

@@ -18,7 +18,6 @@ PAPER = (13.25, 10.48)
 JSON, MARKDOWN, HTML = "efficiency.json", "efficiency.md", "efficiency.html"
 WAYS = {
     "a": "soups one by one, transformers, as in the paper",
-    "a.fp32": "soups one by one, transformers in fp32",
     "b": "soups grouped by preference, this engine",
     "c": "soups as stacked adapters, one batch, this engine",
 }

@@ -1,4 +1,4 @@
-"""Figures of a run: who beats whom, how sure that is, and how replies are."""
+"""Figures of a run: win rates with intervals, and properties of the replies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LENGTH = "words"
 
 
 def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
-    """By method: how replies end, repeat, how long they are, and whether they keep to the topic."""
+    """Properties of replies by method: endings, loops, refusals, length, and topic similarity."""
     table: Figures = {}
     for method in dict.fromkeys(row["method"] for row in replies):
         rows = [row for row in replies if row["method"] == method]
@@ -48,7 +48,7 @@ def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
 
 
 def matrix(found: Sequence[Judged], methods: Sequence[str], not_controlled: str | None) -> Figures:
-    """Every meeting of two methods, with p-values adjusted over all of them.
+    """The matrix of win rates: every pair of methods, with Holm-adjusted p-values.
 
     Args:
         found: verdicts of one judge.
@@ -146,7 +146,7 @@ def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
 
 
 def counts(tally: Tally) -> Figures:
-    """A tally in numbers, with its rates by both rules."""
+    """A tally's counts, with its rates by both rules."""
     return {
         "wins": tally.wins,
         "ties": tally.ties,
@@ -186,7 +186,7 @@ def strengths(found: Sequence[Judged], methods: Sequence[str]) -> Figures:
 
 
 def length_dimension(judge: TextJudge) -> str | None:
-    """The dimension whose poles are measured by how long a reply is."""
+    """Name of the dimension whose poles are measured by length, if there is one."""
     for dimension in judge.dimensions:
         if judge.measure(dimension.poles[0].name) == LENGTH:
             return dimension.name

@@ -1,4 +1,4 @@
-"""Everything in one go: replies to several sets of prompts, judged and reported, within a time."""
+"""A full evaluation within a time budget: generate, judge and report several prompt sets."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ INSIDE, BESIDE = 2, 4
 """Prompts that are generated between two looks at the clock, by the engine and beside it: there a
 batch holds the replies of one method to one preference, and no others."""
 GENERATING = 0.8
-"""Share of the time that replies may take; judges have the rest."""
+"""Share of the time budget for generation; the rest is for judging."""
 PREFIX = "evaluation-"
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a full run is asked to do."""
+    """Settings of a full evaluation."""
 
     prompts: tuple[str, ...] = ("test",)
     methods: str | None = None
@@ -60,27 +60,27 @@ class Settings:
 
 
 def set_name(source: str) -> str:
-    """Of a set of prompts, as part of a folder's name."""
+    """Name of a prompt set, usable in a folder's name."""
     return re.sub(r"[^\w.-]+", "-", Path(source).stem)[:60]
 
 
 def usual_methods(pack: Pack) -> list[str]:
-    """What is compared unless somebody says otherwise."""
+    """The methods that are compared by default."""
     return [method for method in methods_of(pack) if method != DARE]
 
 
 class Generators:
     """The engine, and PEFT's model beside it; each is loaded when it is first needed."""
 
-    def __init__(self, pack: Pack, settings: Settings, tell: Callable[[str], None]) -> None:
-        self._pack, self._tell = pack, tell
-        self._how: dict[str, Any] = {"quantize": settings.quantize, "device": settings.device}
+    def __init__(self, pack: Pack, tell: Callable[[str], None], **how: Any) -> None:
+        """``how``: the arguments ``quantize`` and ``device`` of ``Engine.open``."""
+        self._pack, self._tell, self._how = pack, tell, how
         self._open = ExitStack()
         self._engine: Engine | None = None
         self._beside: WeightSpace | None = None
 
     def close(self) -> None:
-        """Let go of both."""
+        """Close the engine, if it was opened."""
         self._open.close()
 
     def run(self, jobs: Sequence[Job], folder: Path) -> None:
@@ -125,7 +125,8 @@ def full(
     methods = methods_of(pack, settings.methods) if settings.methods else usual_methods(pack)
     judges = [judge_named(name, pack) for name in settings.judges]
     folders, start = [], time.monotonic()
-    with closing(Generators(pack, settings, tell)) as generators:
+    how = {"quantize": settings.quantize, "device": settings.device}
+    with closing(Generators(pack, tell, **how)) as generators:
         for number, (source, prompts) in enumerate(sets.items(), 1):
             end = start + settings.minutes * 60 * GENERATING * number / len(sets)
             folder = root / f"{PREFIX}{set_name(source)}"
@@ -158,7 +159,7 @@ def _generate(
     folder: Path,
     end: float,
 ) -> list[Job]:
-    """As many prompts as there is time for, at least some; those that are stored cost nothing."""
+    """Generate replies to as many prompts as the time allows, at least the first few."""
     codes = [preference.code for preference in pack.space]
     done: list[Job] = []
     longest: dict[bool, float] = {}

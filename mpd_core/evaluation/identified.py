@@ -1,4 +1,4 @@
-"""Toggle identification: which poles a judge names who sees one reply alone."""
+"""Toggle identification: which poles a judge recognises in a single reply."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def judges_of(table: Mapping[str, Any]) -> list[str]:
 
 
 def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:
-    """One scorer's part of what ``identify`` gives."""
+    """One scorer's shares from the result of ``identify``."""
     return {
         method: {
             code: {name: cell[scorer] for name, cell in row.items() if scorer in cell}

@@ -1,4 +1,4 @@
-"""What a run generates: methods x preferences x prompts, each with a key of its content."""
+"""The jobs of a run: methods x preferences x prompts, each keyed by a hash of its content."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mpd_core.request import GenerationRequest, Message, Sampling, Space
 
 WEIGHTS = "adapter_model.safetensors"
 WEIGHED = ("mpd", TOP)
-"""Methods whose experts a PCM weighs."""
+"""Methods that use the PCM's weights."""
 AT = "@"
 """``uniform@logit`` is the method ``uniform`` merged in another space than the pack's own."""
 
@@ -41,7 +41,7 @@ class Job:
     """One reply to be generated."""
 
     key: str
-    """Of everything that its text depends on: the pack, the prompt, the method and the setting."""
+    """Hash of all that the text depends on: pack, prompt, method and settings."""
     id: str
     code: str
     """Left out in every dimension where the method asks for no preference."""
@@ -125,7 +125,7 @@ def content_of(pack: Pack, quantize: Quantize | None = None, method: str | None 
 
 
 def key_of(content: str, request: GenerationRequest) -> str:
-    """Of a reply: what is asked, of what."""
+    """Cache key of a reply: a hash of the pack's content and the request."""
     found: dict[str, Any] = {"pack": content, "request": asdict(request)}
     if request.method in WEIGHT_SPACE:
         found["settings"] = WEIGHT_SPACE[request.method]

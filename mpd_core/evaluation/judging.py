@@ -58,11 +58,11 @@ class Answer:
 
 
 class Named(Protocol):
-    """Who gave a verdict."""
+    """A judge's identity."""
 
     @property
     def name(self) -> str:
-        """Part of a file's name."""
+        """Name, used in file names."""
 
     @property
     def version(self) -> str:
@@ -70,10 +70,10 @@ class Named(Protocol):
 
 
 class PairJudge(Named, Protocol):
-    """Whoever can be asked."""
+    """Interface of a judge of pairs."""
 
     def knows(self, dimension: str) -> bool:
-        """Whether it judges this dimension at all."""
+        """Whether it can judge this dimension."""
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Verdicts from the view of the first reply, in any order; each is stored as it comes."""
@@ -81,7 +81,7 @@ class PairJudge(Named, Protocol):
 
 @dataclass(frozen=True)
 class Signature:
-    """Who gave verdicts that are stored, where the judge itself is not at hand."""
+    """Identity of a judge read from stored verdicts."""
 
     name: str
     version: str
@@ -89,7 +89,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two replies to one prompt under one preference, and who wrote them."""
+    """Two methods' replies to one prompt under one preference."""
 
     id: str
     code: str
@@ -98,12 +98,12 @@ class Pair:
     questions: Mapping[str, Question]
     """By dimension."""
     longer_by: int
-    """Words of the first less those of the second."""
+    """Word count of the first minus that of the second."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A pair with the verdicts of both orders made one."""
+    """A pair with its verdicts, both orders combined."""
 
     pair: Pair
     verdicts: Mapping[str, int]
@@ -114,7 +114,7 @@ class Judged:
 def pairs_of(
     space: PreferenceSpace, replies: Sequence[Row], methods: Sequence[str]
 ) -> Iterator[Pair]:
-    """Every pair of replies of methods that meet."""
+    """All pairs of replies whose methods are compared."""
     said = {(row["id"], row["code"], row["method"]): row for row in replies}
     asked = dict.fromkeys((row["id"], row["code"]) for row in replies)
     for (prompt, code), (first, second) in itertools.product(asked, meetings(methods)):
@@ -134,14 +134,14 @@ def pairs_of(
 
 
 def drawn(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
-    """So many of the pairs, drawn without putting back by a fixed seed; None: all."""
+    """A sample of the pairs without replacement, by a fixed seed; None: all pairs."""
     if count is None or count >= len(pairs):
         return list(pairs)
     return random.Random(SEED).sample(list(pairs), count)
 
 
 def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
-    """Ask both orders of every pair that has no stored verdict yet.
+    """Judge both orders of every pair that has no stored verdict yet.
 
     Raises:
         MPDError: whatever stops the judge; what it had said until then is stored.
@@ -180,7 +180,7 @@ def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, 
 
 
 def key_of(judge: Named, asked: Any) -> str:
-    """Of the judge and of all that it sees: a dataclass, e.g. a ``Question``."""
+    """Cache key: a hash of the judge and all it sees, e.g. a ``Question``."""
     content = json.dumps([judge.name, judge.version, *astuple(asked)], ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
@@ -205,7 +205,7 @@ def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
 
 
 def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
-    """All pairs with stored verdicts of both orders that could be read."""
+    """All pairs whose verdicts in both orders are stored and readable."""
     values = {name: value for value, name in NAMES.items()}
     file = folder / VERDICTS.format(judge=judge.name)
     stored = {row["key"]: values.get(row["verdict"]) for row in read_rows(file)}
@@ -225,7 +225,7 @@ def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
 
 
 def signatures(folder: Path) -> list[Signature]:
-    """Who has stored verdicts on a run: of each judge the version that spoke last."""
+    """The judges with stored verdicts on a run, each with its latest version."""
     found = []
     for file in sorted(folder.glob(VERDICTS.format(judge="*"))):
         last = None
@@ -237,6 +237,6 @@ def signatures(folder: Path) -> list[Signature]:
 
 
 def unread(judge: Named, folder: Path) -> int:
-    """How many of its stored answers could not be read."""
+    """Number of a judge's stored answers that could not be parsed."""
     rows = read_rows(folder / VERDICTS.format(judge=judge.name))
     return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)

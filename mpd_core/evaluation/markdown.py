@@ -1,4 +1,4 @@
-"""A run's figures as Markdown: a table a question."""
+"""The report of a run as Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mpd_core.evaluation.short_text import NAMES, fewer, heat, people, rate, sum
 
 
 def markdown(found: Mapping[str, Any]) -> str:
-    """The report to read: a table a question."""
+    """The report as Markdown tables."""
     run = found["run"]
     lines = [
         f"# Evaluation of {line(run['pack'])}",
@@ -158,7 +158,7 @@ def _parts(meetings: Sequence[Mapping[str, Any]], part: str, said: str) -> list[
 
 
 def _worst(meetings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of MPD, or whoever stands first in the matrix, against each other method."""
+    """Worst dimensions of the matrix's first method (MPD if present) against each other method."""
     rows = [row for row in meetings if row["first"] == meetings[0]["first"]]
     codes = list(dict.fromkeys(code for row in rows for code in row["worst"]))
     cells = [

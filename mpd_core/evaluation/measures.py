@@ -22,7 +22,7 @@ from mpd_core.method.preferences import Dimension, Preference, PreferenceSpace
 from mpd_core.packs import Pack
 from mpd_core.training import measures as plain
 from mpd_core.training.data import Styled
-from mpd_core.training.measures import MEASURES, words
+from mpd_core.training.measures import words
 from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.recipe import load_recipe
 
@@ -35,7 +35,7 @@ REFUSALS = re.compile(
     r"\bi(?:'m| am) unable\b|\bi (?:can't|cannot|can not|won't) (?:help|answer|assist|provide)\b|"
     r"\b(?:as|i(?:'m| am)(?: only| just)?) an? (?:ai|artificial intelligence|language model)\b"
 )
-"""How a reply begins that does not answer."""
+"""Openings of replies that refuse to answer."""
 
 Shares = dict[str, dict[str, dict[str, float]]]
 """By method, preference and dimension."""
@@ -53,7 +53,7 @@ USUAL: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class TextReply:
-    """A reply as a judge of texts is given it."""
+    """A reply with its prompt, preference and method."""
 
     prompt: str
     code: str
@@ -62,7 +62,7 @@ class TextReply:
 
 
 class TextJudge:
-    """Names the poles that a text shows, by scales of surface measures."""
+    """Recognises poles in a text by scales of surface measures."""
 
     name = "measures"
 
@@ -120,7 +120,7 @@ class TextJudge:
         return self._ends[pole][0]
 
     def _shown(self, dimension: Dimension, text: str) -> str | None:
-        """Of poles on scales of their own several may show: then the one that leans most."""
+        """The pole that shows; if several do, the one with the largest ``lean``."""
         shown = [pole.name for pole in dimension.poles if self._has(pole.name, text)]
         return max(shown, key=lambda name: self.lean(name, text)) if shown else None
 
@@ -135,7 +135,7 @@ class TextJudge:
 
 
 def _version(measures: Mapping[str, str], scales: Mapping[str, Scale]) -> str:
-    """Of all that a verdict depends on: poles, coefficients, and the code and words of the cues."""
+    """Hash of all that a verdict depends on: poles, coefficients, and the cues' source files."""
     digest = hashlib.sha256(repr((sorted(measures.items()), sorted(scales.items()))).encode())
     here = Path(__file__).parent
     sources = [here / name for name in ("cues.py", "lexicon.py", "scales.py", "wordlists.py")]
@@ -150,20 +150,14 @@ def end_of(measure: str) -> tuple[str, int]:
 
 
 def measures_of(pack: Pack) -> dict[str, str]:
-    """By pole, the measure that grows or (``-``) shrinks with it.
+    """For each pole the measure that rises or (``-``) falls with it.
 
     Raises:
-        PackError: a recipe that cannot be read, or an unknown measure.
+        PackError: a recipe that cannot be read, or two poles of a dimension with one measure.
     """
     if not (pack.folder / RECIPE).is_file():
         return dict(USUAL)
     chosen = load_recipe(pack).measures
-    for pole, measure in chosen.items():
-        if measure.removeprefix("-") not in MEASURES:
-            raise PackError(
-                f"{pack.folder / RECIPE}: measures.{pole}: unknown measure '{measure[:60]}': use "
-                f"{', '.join(MEASURES)}, with - before it for how little there is of it."
-            )
     for dimension in pack.space.dimensions:
         named = [chosen[pole.name] for pole in dimension.poles if pole.name in chosen]
         if len(set(named)) < len(named):
@@ -241,12 +235,12 @@ def _pairs(space: PreferenceSpace, dimension: Dimension) -> Iterator[tuple[str, 
 
 
 def empty(text: str) -> bool:
-    """Too short to show or to answer anything."""
+    """Whether a text is too short to show or answer anything."""
     return len(words(text)) < FEWEST_WORDS
 
 
 def unanswered(prompt: str, text: str) -> bool:
-    """Whether a reply is empty, begins with a refusal, or says the prompt again and no more."""
+    """Whether a reply is empty, begins with a refusal, or only repeats the prompt."""
     said = words(text)
     opening = " ".join(text.lower().replace("’", "'").split()[:OPENING_WORDS])
     return empty(text) or bool(REFUSALS.search(opening)) or set(said) <= set(words(prompt))

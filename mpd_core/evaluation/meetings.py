@@ -1,4 +1,4 @@
-"""Who meets whom: pairs of methods that are compared."""
+"""Which pairs of methods are compared."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAIN = "mpd"
 
 
 def meetings(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Everybody meets everybody, but of single experts each meets only MPD."""
+    """All pairs of methods, except that single experts are compared with MPD only."""
     main = MAIN if MAIN in methods else methods[0]
     ordered = [main, *(method for method in methods if method != main)]
     return [

@@ -21,7 +21,7 @@ TABLE_3 = (
 
 
 def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
-    """Every table of ``found["paper"]``, a judge after the other."""
+    """All tables of ``found["paper"]``, judge by judge."""
     for name, tables in found["paper"]["judges"].items():
         kind = found["judges"][name]["kind"]
         yield f"### Table 2, by the judge '{name}'"
@@ -53,7 +53,7 @@ def table_2(found: Mapping[str, Any]) -> list[str]:
 
 
 def table_3(found: Mapping[str, Any]) -> Iterator[str]:
-    """MPD against the others, a column a judge."""
+    """MPD against the other methods, one column per judge."""
     rows = found["paper"]["table_3"]
     names = list(dict.fromkeys(name for row in rows for name in row["judges"]))
     if not names:

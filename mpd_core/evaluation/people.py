@@ -1,11 +1,11 @@
-"""What people's votes say: win rates with how sure they are, and how far raters agree."""
+"""Results of people's votes: win rates with intervals, and inter-rater agreement."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mpd_core.evaluation.agreement import alpha
 from mpd_core.evaluation.statistics import Tally, over_prompts, overall
 from mpd_core.evaluation.votes import Vote
 
@@ -25,7 +25,7 @@ class Meeting:
 
 
 def meetings_of(votes: Sequence[Vote]) -> list[Meeting]:
-    """Every meeting that has votes, whole and by dimension."""
+    """All pairs of methods with votes, overall and by dimension."""
     found = []
     for first, second in dict.fromkeys((vote.first, vote.second) for vote in votes):
         met = [vote for vote in votes if (vote.first, vote.second) == (first, second)]
@@ -55,3 +55,32 @@ def _units(rated: Iterable[tuple[str, int]]) -> list[list[int]]:
     for pair, verdict in rated:
         units.setdefault(pair, []).append(verdict)
     return list(units.values())
+
+
+def alpha(units: Iterable[Sequence[float]]) -> float | None:
+    """Krippendorff's alpha with the difference function of an interval scale, (a - b)^2.
+
+    So a loss is further from a win than a tie is. 1 is full agreement, 0 what chance would give;
+    below 0 raters disagree more than by chance. Units that one rater alone has seen say nothing.
+
+    Args:
+        units: the ratings of each unit, by whatever raters; -1, 0 and 1 for loss, tie and win.
+
+    Returns:
+        None where no two raters have seen the same, or all ratings are alike.
+    """
+    shared = [unit for unit in units if len(unit) > 1]
+    values = Counter(value for unit in shared for value in unit)
+    total = sum(values.values())
+    seen = sum(_apart(Counter(unit)) / (len(unit) - 1) for unit in shared)
+    expected = _apart(values) / (total - 1) if total > 1 else 0.0
+    return 1 - seen / expected if expected else None
+
+
+def _apart(values: Counter[float]) -> float:
+    """Sum of squared differences over all ordered pairs of these values."""
+    return sum(
+        count * other * (one - two) ** 2
+        for one, count in values.items()
+        for two, other in values.items()
+    )

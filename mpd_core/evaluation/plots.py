@@ -1,4 +1,4 @@
-"""Plots of a report as SVG that needs nothing else."""
+"""Plots of a report as self-contained SVG."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLOURS = ("#4f46e5", "#d97706", "#059669", "#db2777", "#0891b2", "#65a30d", "#7
 
 
 def forest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """One line a meeting: its rate, its interval, and where half of the pairs would be."""
+    """Forest plot: one line per pair of methods, with rate and interval, and a line at one half."""
     height = ROW * (len(rows) + 1)
     middle = _across(0.5)
     parts = [f'<path d="M{middle:.1f} 4V{height - ROW}" stroke="#999" stroke-dasharray="4 3"/>']

@@ -56,7 +56,7 @@ def prompts_of(pack: Pack, source: str, limit: int | None = None) -> list[Prompt
 
 
 def _from_hub(source: str) -> Path:
-    """The file in the hub's own cache; asked for anew only where it is not there."""
+    """Path of the file in the hub's cache; downloaded if missing."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     from mpd_core.models.hub import hub_answers

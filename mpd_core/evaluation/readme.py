@@ -1,4 +1,4 @@
-"""Results rebuilt from stored runs, in README and beside the pack: no figure without a run."""
+"""Rebuild README's results and the pack's RESULTS.md from stored runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def runs_of(root: Path) -> list[Path]:
 
 
 def measured(pack: Pack, root: Path) -> dict[str, Any] | None:
-    """Figures of efficiency: the newest of this machine, which are stored, or those stored."""
+    """Efficiency figures: of this machine's latest run, which is stored, or the stored ones."""
     target, found = pack.folder / f"{STORED}-{EFFICIENCY}", root / "efficiency" / EFFICIENCY
     if found.is_file():
         target.write_bytes(found.read_bytes())
@@ -44,7 +44,7 @@ def measured(pack: Pack, root: Path) -> dict[str, Any] | None:
 
 
 def keep(pack: Pack, folder: Path) -> Path:
-    """Put a run's report beside the pack, where it stays when the run is deleted."""
+    """Store a run's report beside the pack."""
     target = pack.folder / STORED / f"{folder.name.removeprefix(PREFIX)}.json"
     target.parent.mkdir(exist_ok=True)
     found = json.loads((folder / JSON).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A run's definition, kept beside its replies: which belong to it, and how they were made."""
+"""Definition of a run, stored beside its replies: their keys and how they were generated."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ REPLIES = "replies.jsonl"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What was asked for."""
+    """What a run consists of."""
 
     pack: str
     hashes: dict[str, str]
     prompts: str
-    """Where they came from."""
+    """Source of the prompts."""
     count: int
     methods: tuple[str, ...]
     codes: tuple[str, ...]
@@ -60,7 +60,7 @@ def load_run(folder: Path) -> RunRecord:
 
 
 def replies_of(folder: Path, run: RunRecord) -> list[Row]:
-    """The run's replies, in its order; one without a preference stands for every preference.
+    """The run's replies in order; one without a preference is repeated for every preference.
 
     Raises:
         MPDError: some are missing.

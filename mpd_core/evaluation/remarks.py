@@ -151,7 +151,7 @@ SEED = 0
 
 
 def dressed(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Each text twice: with warm remarks, 1, and with curt ones, -1; at one end or at both."""
+    """Each text twice, with warm (1) and with curt (-1) remarks at one or both ends."""
     draw = random.Random(SEED)
     for text in texts:
         for label, openings, endings in KINDS:

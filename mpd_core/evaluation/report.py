@@ -146,7 +146,7 @@ def _people(votes: Sequence[Vote]) -> dict[str, Any]:
 
 
 def agreement(validation: Mapping[str, Any]) -> str:
-    """How often the text measures are right about the written answers, for every table of theirs.
+    """A sentence on the text measures' accuracy on written answers, shown with their tables.
 
     Empty where the pack has no written answers that could tell.
     """
@@ -176,7 +176,7 @@ def _judges(
     answers: Sequence[Styled],
     said: str,
 ) -> dict[str, Any]:
-    """By judge that has stored verdicts on these replies; with its card where it has one."""
+    """Figures by judge, of all judges with stored verdicts on these replies."""
     replies, methods = run
     pairs = list(pairs_of(pack.space, replies, methods))
     known = known_pairs(pack.space, answers)

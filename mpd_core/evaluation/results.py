@@ -16,13 +16,13 @@ from mpd_core.evaluation.paper_text import order_said, paper_tables
 from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, fewer, heat, identified
 
 MEASURE = "measure"
-"""What ``identified`` calls the judge whose verdicts on pairs are ``measures``."""
+"""Name in ``identified`` of the judge that is called ``measures`` for pairs."""
 
 
 def results(
     reports: Mapping[str, Any], measured: Mapping[str, Any] | None, title: str
 ) -> Iterator[str]:
-    """Every table of every stored report, in lines, a set of prompts after the other.
+    """All tables of all stored reports as lines of Markdown, one prompt set after the other.
 
     Args:
         reports: by set of prompts.
@@ -57,7 +57,7 @@ def _run(run: Mapping[str, Any]) -> str:
 
 
 def _identification(found: Mapping[str, Any]) -> Iterator[str]:
-    """Every method in its mean and worst cell, then cell by cell."""
+    """Mean and worst cell of every method, then all cells."""
     yield "### Toggle identification"
     yield ""
     yield (
@@ -78,7 +78,7 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
 def short(
     reports: Mapping[str, Any], measured: Mapping[str, Any] | None, versions: Collection[str]
 ) -> Iterator[str]:
-    """README's table: MPD and every baseline on every set, by every judge that has judged them all.
+    """README's table: MPD and the baselines on every prompt set, by every judge.
 
     Args:
         reports: by set of prompts.
@@ -120,7 +120,7 @@ def _shown(cell: Mapping[str, Any] | None) -> str:
 
 
 def _wins(judge: Mapping[str, Any] | None, method: str) -> str:
-    """Of a method over MPD, with the interval; MPD meets the others as first."""
+    """Win rate of a method over MPD, with its interval."""
     for row in judge["meetings"] if judge else ():
         if (row["first"], row["second"]) == (MAIN, method) and row["paper_rate"] is not None:
             low, high = row["paper_interval"] or (row["paper_rate"],) * 2

@@ -1,4 +1,4 @@
-"""Generating what a run asks for, in the engine's mixed batches; what is there is not made anew."""
+"""Generate and store the replies of a run in the engine's mixed batches; stored ones are reused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generate(engine: Engine, jobs: Sequence[Job], folder: Path) -> None:
 
 
 def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outcomes]) -> None:
-    """Generate what has no row yet; each is stored when it is there, in any order.
+    """Generate the jobs that have no row yet; each row is stored as soon as it is finished.
 
     Args:
         jobs: what there should be.
@@ -57,7 +57,7 @@ def _by_engine(engine: Engine, jobs: Sequence[Job]) -> Outcomes:
 
 
 def row_of(job: Job, trace: Trace) -> Row:
-    """A reply as it is stored; with its weights by token where several experts took part."""
+    """Stored row of a reply, with weights by token where several experts took part."""
     finished = trace.finish_reason == "stop"
     row = plain_row(job, trace.text, finished, len(trace.steps), (trace.device, trace.precision))
     if any(len(step.weights) > 1 for step in trace.steps):
@@ -68,7 +68,7 @@ def row_of(job: Job, trace: Trace) -> Row:
 
 
 def plain_row(job: Job, text: str, finished: bool, tokens: int, where: tuple[str, str]) -> Row:
-    """What is stored of every reply, whoever computed it: ``where`` is device and precision."""
+    """Fields that every stored reply has; ``where`` is device and precision."""
     row: dict[str, Any] = {
         "key": job.key,
         "id": job.id,

@@ -1,4 +1,4 @@
-"""Parts of the report as Markdown: which poles show, in short, and what people chose."""
+"""Markdown parts of reports: summary of toggle identification, heat tables, votes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _shade(share: float | None, least: float) -> str:
 
 
 def identified(found: Mapping[str, Any]) -> list[str]:
-    """A row a method, a column a judge."""
+    """One row per method, one column per judge."""
     judges = list(dict.fromkeys(name for row in found.values() for name in row))
     rows = [[method, *(_both(row.get(name)) for name in judges)] for method, row in found.items()]
     return table(["method", *(NAMES.get(name, name) for name in judges)], rows)
@@ -69,7 +69,7 @@ def _both(cell: Mapping[str, Any] | None) -> str:
 
 
 def worst(found: Mapping[str, Any]) -> Iterator[str]:
-    """Which dimension each preference shows least, by method."""
+    """The weakest dimension of each preference, by method."""
     codes = list(dict.fromkeys(code for row in found["worst"].values() for code in row))
     if not codes:
         return

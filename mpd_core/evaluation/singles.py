@@ -1,4 +1,4 @@
-"""Verdicts on single replies: which pole of a dimension a judge names who sees nothing else.
+"""Verdicts on single replies: which pole of each dimension a judge recognises.
 
 Toggle identification by judges other than the text measures, which need no store.
 """
@@ -23,7 +23,7 @@ NEITHER = "neither"
 
 @dataclass(frozen=True)
 class Single:
-    """Which of these poles does the reply show?"""
+    """A question: which of these poles does the reply show?"""
 
     prompt: str
     text: str
@@ -34,14 +34,14 @@ class Single:
 
 @runtime_checkable
 class SingleJudge(Named, Protocol):
-    """Whoever can be asked about one reply."""
+    """Interface of a judge of single replies."""
 
     def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
         """A verdict is the number of a pole, from 1, or 0 for neither; in any order."""
 
 
 def singles_of(space: PreferenceSpace, replies: Sequence[Row]) -> list[Single]:
-    """Every reply in every dimension of its preference that is not left out, each once."""
+    """Questions about all replies in all chosen dimensions, without duplicates."""
     found = [
         _single(row["prompt"], row["text"], dimension)
         for row in replies
@@ -64,7 +64,7 @@ def _single(prompt: str, text: str, dimension: Dimension) -> Single:
 
 
 def judge_singles(judge: SingleJudge, asked: Sequence[Single], folder: Path) -> None:
-    """Ask about whatever has no stored verdict yet.
+    """Judge all single replies that have no stored verdict yet.
 
     Raises:
         MPDError: whatever stops the judge; what it had said until then is stored.
@@ -86,7 +86,7 @@ def unasked(judge: Named, asked: Sequence[Single], folder: Path) -> list[Single]
 
 
 def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:
-    """What the judge's stored verdicts say of a reply; of what is not there, nothing."""
+    """A scorer that looks up a judge's stored verdicts; replies without one have no entry."""
     rows = read_rows(folder / SINGLES.format(judge=judge.name))
     stored = {row["key"]: row["verdict"] for row in rows if row["verdict"] != UNREAD}
 

@@ -1,4 +1,4 @@
-"""Win rates and how sure they are: pure functions on verdicts of pairs.
+"""Win rates, tests and intervals: pure functions on verdicts of pairs.
 
 A verdict is 1 (the first reply wins), 0 (tie) or -1. Pairs of one prompt are not independent, for
 the eight preferences share it: intervals draw whole prompts.
@@ -42,7 +42,7 @@ class Tally:
 
     @property
     def decided(self) -> int:
-        """Pairs that are no tie."""
+        """Number of pairs that are not ties."""
         return self.wins + self.losses
 
     @property
@@ -200,7 +200,7 @@ def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict
 
 
 def _outcomes(first: int, second: int, size: int) -> Floats:
-    """What win, loss and tie add to the log-odds, [3, parameters]."""
+    """Gradients of the log-odds of win, loss and tie, [3, parameters]."""
     rows = np.zeros((3, size))
     rows[0, first] = rows[1, second] = rows[2, -1] = 1
     rows[2, [first, second]] = 0.5

@@ -1,4 +1,4 @@
-"""Files of one JSON object a line that survive a kill: whole lines are kept, half a line is not."""
+"""Append-only JSON-lines files that survive a kill: an incomplete last line is dropped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Row = dict[str, Any]
 
 
 class HasKey(Protocol):
-    """Whatever makes one row."""
+    """Anything with a row key."""
 
     @property
     def key(self) -> str: ...
@@ -40,7 +40,7 @@ class Lines:
 
     @contextmanager
     def writing(self) -> Iterator[Lines]:
-        """Add rows inside this block, alone.
+        """Open the file for appending, under an exclusive lock.
 
         Raises:
             MPDError: another process writes to the file.
@@ -57,7 +57,7 @@ class Lines:
             raise MPDError(f"{self.file}: another process writes to it: wait for it.") from None
 
     def add(self, row: Row) -> None:
-        """Append a row, inside ``writing``, and hand it to the system at once."""
+        """Append a row inside ``writing`` and flush it; rows with a known key are ignored."""
         if row["key"] in self.rows:
             return
         self._open.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
@@ -66,7 +66,7 @@ class Lines:
 
 
 def read_rows(file: Path) -> Iterator[Row]:
-    """All whole lines of a file; a missing file has none.
+    """All complete rows of a file; a missing file has none.
 
     Raises:
         MPDError: names a line that is no JSON object with a ``key``.
@@ -98,7 +98,7 @@ def _drop_half_a_line(file: Path) -> None:
 
 
 def missing(lines: Lines, jobs: Iterable[Keyed]) -> list[Keyed]:
-    """What has no row yet, each key once."""
+    """Items without a row, each key once."""
     first: dict[str, Keyed] = {}
     for job in jobs:
         if job.key not in lines.rows:

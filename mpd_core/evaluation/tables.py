@@ -1,4 +1,4 @@
-"""Tables of shares, as values and as text."""
+"""Validation of the text measures on written answers, as values and as text."""
 
 from __future__ import annotations
 

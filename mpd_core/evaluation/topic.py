@@ -1,4 +1,4 @@
-"""Whether a reply speaks of what was asked: cosine of static word vectors that a package ships.
+"""Topic similarity of prompt and reply: cosine of static word vectors from a package.
 
 The vectors are those of ``wordllama`` (a table of token vectors, averaged; it lies as safetensors
 with its tokenizer in the package's folder). Both files are opened by path: the package's own code
@@ -22,7 +22,7 @@ MOST_CHARACTERS = 20_000
 
 
 class Topic:
-    """Vectors of texts, as the mean of their tokens'."""
+    """Text vectors, the mean of their tokens' vectors."""
 
     def __init__(self, folder: Path) -> None:
         """Read the one table and the one tokenizer below a folder.

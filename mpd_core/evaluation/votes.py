@@ -36,7 +36,7 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Vote:
-    """What one rater said of one pair."""
+    """One rater's vote on one pair."""
 
     rater: str
     """Hash of an anonymous cookie."""
@@ -45,7 +45,7 @@ class Vote:
     content: str
     """Hash of pack and setting, see ``jobs.content_of``."""
     prompt: str
-    """Its id."""
+    """Id of the prompt."""
     code: str
     first: str
     second: str
@@ -78,7 +78,7 @@ class Votes:
             votes.execute(TABLE)
 
     def cast(self, vote: Vote) -> bool:
-        """Keep a vote, on the disk when this returns.
+        """Store a vote durably.
 
         Returns:
             False where this rater has judged the pair before: the first vote stands.

@@ -61,7 +61,7 @@ class WeightSpace:
 
     @torch.inference_mode()
     def outcomes(self, jobs: Sequence[Job]) -> Outcomes:
-        """The row of each job, or why there is none; jobs of one merged model come together."""
+        """The row or error of each job; jobs that share a merged model are batched."""
         ordered = sorted(jobs, key=lambda job: (job.method, job.code))
         for (method, code), group in itertools.groupby(ordered, lambda job: (job.method, job.code)):
             alike = list(group)
@@ -148,7 +148,7 @@ class WeightSpace:
     def _decode(
         self, model: Any, jobs: Sequence[Job], prompts: Sequence[list[int]]
     ) -> list[list[int]]:
-        """Replies of one batch, padded on the left, in one cache; each until its own end."""
+        """Token ids of a batch's replies, left-padded in one cache, each up to its own end."""
         samplings = [job.request.sampling for job in jobs]
         generators = [torch.Generator().manual_seed(s.seed) for s in samplings]
         width, device = max(map(len, prompts)), model.device
@@ -185,7 +185,7 @@ class WeightSpace:
 
 
 def _merge(model: Any, method: str, names: Sequence[str]) -> None:
-    """Put one adapter in charge that stands for all of these."""
+    """Activate one adapter that merges or routes between the given ones."""
     if method in (TIES, DARE):
         kind, weight = ("ties", 1.0) if method == TIES else ("dare_linear", 1.0 / len(names))
         with torch.random.fork_rng(devices=[]):

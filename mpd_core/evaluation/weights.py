@@ -1,4 +1,4 @@
-"""Where weights move: by position in the reply, and between content and function words."""
+"""Mean weights by position in the reply and by kind of word."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _means(rows: Sequence[Row], label: Any, names: Sequence[str]) -> dict[str, l
 
 
 def positions(row: Row) -> list[str]:
-    """The third of the reply that each token lies in."""
+    """Which third of the reply each token lies in."""
     count = len(row["weights"])
     return [PARTS[3 * index // count] for index in range(count)]
 

@@ -36,7 +36,7 @@ class Pack:
     """A validated pack: its specification, its folder, and the hashes of its files."""
 
     def __init__(self, spec: PackSpec, folder: Path, toml_sha256: str | None = None) -> None:
-        """Hold a specification together.
+        """Check a specification for consistency.
 
         Args:
             spec: what the pack says.
@@ -71,7 +71,7 @@ class Pack:
         return hashes
 
     def path(self, relative: Path) -> Path:
-        """A pack's path, resolved against its folder."""
+        """A path of the pack, resolved against the pack's folder."""
         return (self.folder / relative).resolve()
 
     def merging(
@@ -225,7 +225,7 @@ def _find(name: str) -> Path:
 
 
 def complaints(error: ValidationError) -> Iterator[str]:
-    """What is wrong with a TOML file, one line a key."""
+    """The validation errors of a TOML file, one line per key."""
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"]) or "the file"
         if problem["type"] == "extra_forbidden":

@@ -157,13 +157,13 @@ class RewardTable(AdapterSpec):
 
 
 def is_simplex(weights: Sequence[float], size: int) -> bool:
-    """Whether these are ``size`` weights from 0 to 1 that add up to 1."""
+    """Whether these are ``size`` weights in [0, 1] that sum to 1."""
     inside = all(0.0 <= weight <= 1.0 for weight in weights)
     return len(weights) == size and inside and abs(sum(weights) - 1.0) < 1e-3
 
 
 def _bounds(name: str) -> Any:
-    """Those of a request's number."""
+    """Lower and upper bound of a numeric request field, as arguments of pydantic's ``Field``."""
     number = NUMBERS[name]
     low: Any = {"gt" if number.above else "ge": number.low}
     return Field(le=number.high, **low)
@@ -208,7 +208,7 @@ class DecodeSpec(Table):
 
 
 RESERVED = {"anchor", "base", "pcm", "plain", "soup", "trunk"}
-"""Names of rows that are no pole's expert."""
+"""Row names that no pole may have: they do not stand for an expert."""
 
 
 class PoleSpec(Table):

@@ -1,6 +1,6 @@
-"""The wire format of `/v1/completions` with token ids: what is asked, and what may be believed.
+"""The wire format of `/v1/completions` with token ids: requests, and validated responses.
 
-A server elsewhere may be misconfigured, broken or lying. Everything that it sends is checked here,
+A remote server may be misconfigured, broken or hostile. Everything it sends is validated here,
 from bytes to distributions; nothing in this module opens a connection.
 """
 
@@ -23,7 +23,7 @@ _TOKEN_KEY = re.compile(r"token_id:(0|[1-9][0-9]{0,8})")
 
 
 class BadAnswerError(Exception):
-    """An answer that cannot be used; its text follows the name of a server."""
+    """A response that cannot be used; the message completes a sentence that names the server."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _choices(data: Any, prompts: int) -> list[dict[str, Any]]:
-    """One choice a prompt, sorted by index: servers may answer in any order."""
+    """One choice per prompt, sorted by index: servers may return them in any order."""
     choices = data.get("choices") if isinstance(data, dict) else None
     if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
         raise BadAnswerError("sent no choices: check that the address is a completion server's")
@@ -109,7 +109,7 @@ def _choices(data: Any, prompts: int) -> list[dict[str, Any]]:
 
 
 def _listing(choice: dict[str, Any], vocab_size: int) -> dict[int, float]:
-    """Token id to natural-log probability of a choice's first and only token."""
+    """The log-probabilities (natural log) that a choice lists for its only token, by token id."""
     logprobs = choice.get("logprobs")
     top = logprobs.get("top_logprobs") if isinstance(logprobs, dict) else None
     if not isinstance(top, list) or len(top) != 1 or not isinstance(top[0], dict) or not top[0]:
@@ -152,7 +152,7 @@ def _log_prob(value: object) -> float:
 
 
 def _check_top_k(listing: dict[int, float], vocab_size: int, top_k: int) -> None:
-    """Whether these can be the likeliest tokens: no other one is likelier than the least listed."""
+    """Check that the listed tokens can be the top k: no unlisted one may exceed the least."""
     if len(listing) < top_k:
         raise BadAnswerError(
             f"listed {len(listing)} tokens of the {top_k} that were asked for: lower top_k, or"

@@ -16,7 +16,7 @@ MAX_QUOTE = 200  # characters of a server's own message
 
 
 class FailureError(Exception):
-    """An attempt that failed: why, whether trying again may help, and after how long.
+    """A failed attempt: the reason, whether a retry may succeed, and the delay before it.
 
     Attributes:
         reason: follows the name of a server in a sentence; says what to do.
@@ -141,7 +141,7 @@ def _status_failure(response: httpx.Response, body: bytes) -> FailureError:
 
 
 def _message(body: bytes, key: str) -> str:
-    """What an error's body says: OpenAI's and FastAPI's shapes, else its text.
+    """The message in an error response: from OpenAI's or FastAPI's JSON, else the body's text.
 
     The key is taken out where a server repeats it, before the text is cut: half a key is one too.
     """
@@ -159,7 +159,7 @@ def _message(body: bytes, key: str) -> str:
 
 
 def _short(text: str) -> str:
-    """One printable line."""
+    """The text as one printable line, shortened."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= MAX_QUOTE else line[: MAX_QUOTE - 1] + "…"
 

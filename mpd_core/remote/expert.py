@@ -145,7 +145,7 @@ class RemoteExpert:
         self.close()
 
     def _wait(self, payload: bytes) -> bytes:
-        """Post on the loop's thread and wait for the answer here."""
+        """Run the request on the event loop's thread and block until it returns."""
         with self._lock:
             if self._closed:
                 raise self._error("has been closed: start the engine again")
@@ -172,7 +172,7 @@ class RemoteExpert:
         raise AssertionError("unreachable")
 
     def _back_off(self, attempt: int) -> float:
-        """Seconds: doubling, with jitter so that many clients do not return all at once."""
+        """Delay before the next attempt in seconds: exponential back-off with jitter."""
         longest = min(FIRST_PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S)
         return longest * self._random.uniform(0.5, 1.0)
 
@@ -194,7 +194,7 @@ class RemoteExpert:
         return key
 
     def _error(self, reason: str) -> RemoteError:
-        """One line that never shows the key, not even where a server repeats it."""
+        """The error as one line, with the API key removed wherever the server echoed it."""
         if self._key:
             reason = reason.replace(self._key, "***")
         return RemoteError(f"Expert '{self.spec.name}' at {self._host} {reason}.")

@@ -16,13 +16,13 @@ _WEIGHT, _MOMENT = "policy.", "optimiser."
 
 
 def trained(module: nn.Module) -> dict[str, Tensor]:
-    """Every trained tensor by name."""
+    """All parameters that require gradients, by name."""
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 
 @torch.no_grad()
 def restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Take over what ``trained`` gave."""
+    """Copy tensors that ``trained`` returned back into a module."""
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             parameter.copy_(tensors[name])
@@ -31,7 +31,7 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 def save(
     file: Path, module: nn.Module, optimiser: torch.optim.Optimizer, facts: Mapping[str, str]
 ) -> None:
-    """Write weights, moments and some facts, all or nothing."""
+    """Write weights, AdamW's moments and metadata atomically."""
     tensors = {_WEIGHT + name: tensor for name, tensor in trained(module).items()}
     for index, moments in optimiser.state_dict()["state"].items():
         tensors |= {f"{_MOMENT}{index}.{name}": value for name, value in moments.items()}
@@ -41,7 +41,7 @@ def save(
 
 
 def facts_of(file: Path) -> dict[str, str]:
-    """What was noted beside the tensors."""
+    """The metadata of a checkpoint."""
     with safe_open(file, "pt") as saved:
         return dict(saved.metadata())
 
@@ -52,7 +52,7 @@ def load(
     optimiser: torch.optim.Optimizer,
     former: Mapping[str, str] | None = None,
 ) -> None:
-    """Restore what ``save`` wrote; rates and groups stay the optimiser's own.
+    """Load a checkpoint; learning rates and parameter groups remain those of the given optimiser.
 
     ``former``: names of tensors in files of earlier versions, and what they are called now.
     """

@@ -33,12 +33,12 @@ RUNS = Path("runs")
 RECORD = "run.json"
 MACHINE = "machine.json"
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
-"""Settings that let a layer see no further back."""
+"""Config keys that limit how many tokens back a layer attends."""
 
 
 @dataclass
 class TrainingContext:
-    """A pack that is being trained; models are made from it as often as needed."""
+    """What training a pack shares: recipe, data, base and tokenizer; creates models on demand."""
 
     pack: Pack
     recipe: Recipe
@@ -79,7 +79,7 @@ class TrainingContext:
         return cls(pack, recipe, styles, taught, out, base, tokenizer, renderer)
 
     def compared(self, split: Split) -> list[Styled]:
-        """Rows that reward models compare answers of.
+        """Rows whose answers the reward models are trained to compare.
 
         Replies speak as what experts learned from does. Reward models of the default pack that had
         seen only ``styles`` put its minimal pairs in the right order and still had *elementary*
@@ -99,7 +99,7 @@ class TrainingContext:
         return self.renderer.text(self.messages(instruction))
 
     def ids(self, text: str) -> list[int]:
-        """A text's tokens and no others."""
+        """Token ids of a text, without special tokens added."""
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     @staticmethod
@@ -109,7 +109,7 @@ class TrainingContext:
 
     @cached_property
     def mixed(self) -> bool:
-        """Whether training multiplies in bf16: where that is fast.
+        """Whether training uses bf16 matrix products, which it does where they are faster.
 
         Measured once for a folder of results: measured anew, beside other work, it may come out
         otherwise, and what goes on from a checkpoint would become other weights.
@@ -151,7 +151,7 @@ class TrainingContext:
         return _adapted(model, lora)
 
     def record(self, folder: Path, kind: str, **facts: Any) -> None:
-        """Write down what a result was made from."""
+        """Write the provenance of a result: seed, recipe and hashes of data and pack."""
         content = {
             "kind": kind,
             "seed": self.recipe.seed,
@@ -182,7 +182,7 @@ class TrainingContext:
         return model.to(device)
 
     def _check_attention(self, model: Any) -> None:
-        """Packed answers are read with one mask for all layers."""
+        """Reject bases with windowed attention: packed answers use one mask for all layers."""
         context = self.pack.spec.decode.context
         config = text_config(model)
         everywhere = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
@@ -218,7 +218,7 @@ def _adapted(model: Any, lora: LoraSpec) -> Any:
 
 
 def _check_lora(model: Any, lora: LoraSpec) -> None:
-    """What PEFT would pass over, or train though no engine runs it."""
+    """Reject LoRA targets that PEFT would silently skip, or that the engine could not run."""
     layers = model.config.num_hidden_layers
     if lora.first_layer >= layers:
         raise PackError(f"{FILE}: lora.first_layer: the base has {layers} layers.")
@@ -229,7 +229,7 @@ def _check_lora(model: Any, lora: LoraSpec) -> None:
 
 
 def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
-    """Make the trainers' tokenization the engine's: no tokens but those of the template."""
+    """Make the tokenizer agree with the engine: no tokens but the template's; padding unlearned."""
     ends = sorted(renderer.end_of_turn)
     if tokenizer.eos_token_id not in ends:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
@@ -249,6 +249,6 @@ def _prepare(tokenizer: Any, renderer: PromptRenderer) -> None:
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Replace a JSON file as a whole, and make its folder where there is none."""
+    """Write a JSON file atomically, creating its folder if needed."""
     with replacing(file) as scratch:
         scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")

@@ -81,7 +81,7 @@ def _styled(place: str, line: str) -> Styled:
 
 
 def pole_answers(space: PreferenceSpace, pole: Pole) -> tuple[str, ...]:
-    """Names of the answers that an expert learns from: its own, and every whole preference's.
+    """Names of the answers that an expert learns from: of its pole, and of preferences with it.
 
     Shown its pole in all combinations of the others, an expert is the marginal over them: it goes
     on in whatever the text so far is on the other dimensions, and the tokens on which experts agree
@@ -91,18 +91,18 @@ def pole_answers(space: PreferenceSpace, pole: Pole) -> tuple[str, ...]:
 
 
 def common_answers(space: PreferenceSpace) -> tuple[str, ...]:
-    """Names of the answers that every style's start learns from: all preferences, and neutral."""
+    """Names of the answers that the anchor learns from: of all preferences, and neutral ones."""
     return (*(preference.code for preference in space), NEUTRAL)
 
 
 def opposites(space: PreferenceSpace, pole: Pole) -> tuple[Pole, ...]:
-    """The other poles of its dimension."""
+    """The other poles of a pole's dimension."""
     return tuple(other for other in _dimension(space, pole).poles if other != pole)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of two answers to a prompt, the one that shows a pole more."""
+    """A pair of answers to one prompt of which ``chosen`` shows the pole more than ``rejected``."""
 
     pole: Pole
     chosen: str
@@ -113,7 +113,7 @@ class Comparison:
 
 
 def comparisons(space: PreferenceSpace, answers: Collection[str]) -> tuple[Comparison, ...]:
-    """What reward models learn from, among answers with these names.
+    """All pairs of answers that reward models learn from, among answers with these names.
 
     Whole preferences are compared as minimal pairs: the other letters are held, so neither another
     dimension nor length can stand in for this one.

@@ -1,4 +1,4 @@
-"""What a training is going to do and how long that takes here, before it starts."""
+"""Amount of work of each training stage, and an estimate of its time on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROBE_REPLIES, PROBE_TOKENS = 16, 8
 
 @dataclass(frozen=True)
 class Work:
-    """One stage: optimiser steps, tokens that are learned from, tokens that are generated."""
+    """Work of one stage: optimiser steps, training tokens and generated tokens."""
 
     name: str
     steps: int = 0
@@ -32,7 +32,7 @@ class Work:
 
 
 def lines(setup: TrainingContext, works: Sequence[Work], *, measure: bool) -> str:
-    """One line a stage; with ``measure`` also the time, from a few real steps on this machine."""
+    """One line per stage; with ``measure`` also its estimated time, from a few steps run here."""
     rates = run_in_fresh_thread(_rates, setup, works) if measure else {}
     return "\n".join(_line(work, rates) for work in works)
 
@@ -49,7 +49,7 @@ def _line(work: Work, rates: Mapping[str, float]) -> str:
 
 
 def experts(setup: TrainingContext) -> Iterator[Work]:
-    """One adapter a pole, and what they begin with."""
+    """Work of training the anchor and one adapter per pole."""
     recipe, space, taught = setup.recipe, setup.pack.space, setup.taught.split("train")
     if recipe.anchor:
         begin = "what experts begin with"
@@ -72,7 +72,7 @@ def _packed(
     stage: StageSpec,
     answers: Sequence[str],
 ) -> Work:
-    """Prompts that are read once, with all their answers."""
+    """Work on prompts that are each read once, packed with all their answers."""
     rows = [row for row in train if row.texts(answers)]
     texts = [t for r in rows for t in (setup.prompt(r.prompt), *r.texts(answers))]
     tokens = sum(len(ids) for ids in setup.tokenizer(texts)["input_ids"])
@@ -123,7 +123,7 @@ def _written(setup: TrainingContext, stage: StageSpec, texts: Sequence[str]) -> 
 
 
 def _rates(setup: TrainingContext, works: Sequence[Work]) -> dict[str, float]:
-    """Tokens per second, learned from and generated."""
+    """Tokens per second of training and of generation."""
     rates = {}
     if any(work.learned for work in works):
         rates["learn"] = _learning_rate(setup)

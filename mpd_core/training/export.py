@@ -1,4 +1,4 @@
-"""From trained weights to a pack: in memory for training itself, as a folder to be published."""
+"""From trained weights to a pack: in memory while training goes on, or as a folder to publish."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACK = "pack.toml"
 
 
 def trained_pack(setup: TrainingContext, pcm: Path | None = None) -> Pack:
-    """What has been trained so far as a pack in memory, for the engine to open.
+    """A pack in memory, with the weights trained so far, for the engine to open.
 
     Nothing is written or copied: weights are read where training keeps them.
 
@@ -54,7 +54,7 @@ def trained_pack(setup: TrainingContext, pcm: Path | None = None) -> Pack:
 def write_pack(
     setup: TrainingContext, folder: Path, pcm: Path | None = None, *, keep: float = 1.0
 ) -> Pack:
-    """A folder with the same pack and the reward models: TOML and copies of all weights.
+    """Write the pack with its trained weights and reward models to a folder: TOML and weight files.
 
     Args:
         setup: as in ``trained_pack``.
@@ -93,7 +93,7 @@ def write_pack(
 
 
 def _adapters(setup: TrainingContext, pcm: Path | None) -> tuple[dict[tuple[str, ...], Path], bool]:
-    """Folders of the adapters that there are, by their keys in TOML; see ``_experts``."""
+    """Folders of all trained adapters, by their keys in ``pack.toml``; see ``_experts``."""
     experts, trained_here = _experts(setup)
     found: dict[tuple[str, ...], Path] = {
         ("experts", "adapters", name): source for name, source in experts.items()
@@ -106,12 +106,12 @@ def _adapters(setup: TrainingContext, pcm: Path | None) -> tuple[dict[tuple[str,
 
 
 def _place(keys: tuple[str, ...]) -> str:
-    """Where a written pack has an adapter."""
+    """Folder of an adapter inside a written pack."""
     return "pcm" if keys[0] == "pcm" else f"experts/{keys[-1]}"
 
 
 def _scale(source: Path, target: Path, share: float) -> None:
-    """A copy of a head whose scores are multiplied: its softmax lies nearer to equal weights."""
+    """Copy a head with its scores scaled down, which moves its softmax towards uniform weights."""
     if share == 1.0:
         _copy(source, target)
         return
@@ -144,7 +144,7 @@ def check_experts(setup: TrainingContext) -> None:
 
 
 def check_rewards(setup: TrainingContext) -> None:
-    """Before hours of work: there are reward models, or another scorer of every pole.
+    """Check, before hours of work, that every pole has a reward model or another scorer.
 
     Raises:
         PackError: names the poles that have none.
@@ -156,7 +156,7 @@ def check_rewards(setup: TrainingContext) -> None:
 
 
 def any_trained(setup: TrainingContext) -> bool:
-    """Whether there are experts or reward models at all, here or in the pack."""
+    """Whether any expert or reward model exists, trained here or in the pack."""
     return bool(_experts(setup)[0] or _rewards(setup))
 
 
@@ -187,7 +187,7 @@ def _experts(setup: TrainingContext) -> tuple[dict[str, Path], bool]:
 
 
 def _rewards(setup: TrainingContext) -> Path | None:
-    """The folder of the reward models, if there are any.
+    """Folder of the reward models; None if there are none.
 
     Raises:
         PackError: their training was cut off: the pack's own are not what was asked for.
@@ -208,7 +208,7 @@ def _untrained(poles: Sequence[str]) -> str:
 
 
 def write_static(folder: Path, weights: Mapping[str, Sequence[float]]) -> None:
-    """Name the best constant weights of each preference in a pack."""
+    """Write the best static weights of each preference into a pack's TOML."""
     file = folder / PACK
     document = tomlkit.parse(file.read_text(encoding="utf-8-sig"))
     document.pop("static", None)
@@ -217,7 +217,7 @@ def write_static(folder: Path, weights: Mapping[str, Sequence[float]]) -> None:
 
 
 def _take(source: Path, folder: Path, place: str) -> dict[str, str]:
-    """Copy an adapter into a pack; its table there."""
+    """Copy an adapter into a pack; returns its TOML table."""
     target = folder / place
     target.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, WEIGHTS_FILE):

@@ -1,4 +1,4 @@
-"""Several answers to one prompt as one row: the prompt is read once, answers do not see each other.
+"""Several answers to one prompt packed in one row: the prompt is shared, answers are masked apart.
 
 Answers to a prompt are about as long as the prompt with its template, so a batch of them is half
 the tokens that it is as separate texts. Axes: ``G`` rows, ``L`` tokens of a row, ``N`` answers,
@@ -20,23 +20,23 @@ from mpd_core.training.trunk import PADDING, Layout, Trunk
 
 @dataclass(frozen=True)
 class PackedAnswers:
-    """Rows of a prompt and answers to it; places count through all rows, one behind the other."""
+    """Packed rows, each a prompt with its answers; indices are into the flattened rows [G * L]."""
 
     ids: Tensor
     """[G, L]."""
     layout: Layout
     before: Tensor
-    """Where the state lies that each answer token is predicted from, [M]."""
+    """Index of the state that predicts each answer token, [M]."""
     targets: Tensor
     """The answer tokens, end of turn included, [M]."""
     last: Tensor
-    """Where each answer's end-of-turn token lies, [N]."""
+    """Index of each answer's end-of-turn token, [N]."""
 
 
 def pack_answers(
     setup: TrainingContext, rows: Sequence[tuple[str, Sequence[str]]]
 ) -> PackedAnswers:
-    """Tokenise prompts with their answers; an answer that is too long is cut and does not end."""
+    """Tokenise and pack prompts with answers; one that is too long is cut, without end of turn."""
     packed = [_row(setup, prompt, answers) for prompt, answers in rows]
     width = max(len(row.ids) for row in packed)
 
@@ -85,7 +85,7 @@ def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> _Row:
 
 
 def states(model: Any, ids: Tensor, layout: Layout, *, mixed: bool) -> Tensor:
-    """Last hidden states of an adapted model, all rows one behind the other, [G * L, D].
+    """Last hidden states of an adapted model, rows flattened, [G * L, D].
 
     Args:
         model: of PEFT, on a base whose lower layers may be the shared trunk.

@@ -45,7 +45,7 @@ class RewardSpec(StageSpec):
 
 
 class ScorerSpec(Table):
-    """What stands in for a pole's reward model: a measure, or a server."""
+    """A scorer that replaces a pole's reward model: a text measure, or a server."""
 
     measure: str | None = None
     """Of ``measures.py``, with ``-`` for how little there is of it: ``-grade``."""
@@ -71,7 +71,7 @@ class ReferenceSpec(Table):
 
 
 class ReportSpec(Table):
-    """What held-out figures are computed on."""
+    """Settings of the held-out evaluation."""
 
     prompts: int = Field(1_000_000, ge=1)
     """Of the test split, for the comparison of methods, which runs every preference on each."""
@@ -113,7 +113,7 @@ class Recipe(Table):
 
     @property
     def sha256(self) -> str:
-        """Of the resolved settings: defaults included, comments not."""
+        """SHA-256 of the resolved settings, defaults included."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
@@ -135,7 +135,7 @@ def load_recipe(pack: Pack) -> Recipe:
 
 
 def _check_names(path: Path, pack: Pack, recipe: Recipe) -> None:
-    """What tables are named after must be there: a typo would be a setting that does nothing."""
+    """Check names in tables against the pack: a misspelt one would be silently ignored."""
     poles = [pole.name for pole in pack.space.poles]
     for table in ("scorers", "measures"):
         for name in getattr(recipe, table):

@@ -1,4 +1,4 @@
-"""What trainings leave behind: adapters as the engine reads them, metrics and curves."""
+"""Outputs of training: adapters in the engine's format, metrics and curves."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = "head.safetensors"
 
 
 def write_metrics(folder: Path, title: str, history: list[dict[str, float]]) -> None:
-    """All entries of a run, one JSON object a line, and one chart a quantity."""
+    """Write a run's log as JSON lines, and one chart per quantity."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     (folder / METRICS).write_text(lines, encoding="utf-8")
@@ -54,7 +54,7 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 
 def _portable(file: Path) -> None:
-    """Without paths of this machine, and the same from run to run; the pack names the base."""
+    """Make an adapter's config reproducible: no local path of the base, and sorted lists."""
     config = json.loads(file.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in any order

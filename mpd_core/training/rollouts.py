@@ -1,4 +1,4 @@
-"""Replies to learn from: sampled by the engine, with what every expert said of every token."""
+"""Rollouts: replies sampled by the engine, with every expert's log-probability of every token."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class RolloutRequest:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What came of it; T tokens, E experts in the order of the preference's poles."""
+    """A generated reply; T tokens, E experts in the order of the preference's poles."""
 
     prompt: str
     preference: str
     method: str
     text: str
     finished: bool
-    """It ended by itself."""
+    """Whether it ended with the end-of-turn token."""
     tokens: tuple[int, ...]
     log_probs: tuple[tuple[float, ...], ...]
     """ln p_i of each token, [T][E]; in the space ``strength`` the anchors' before them."""
@@ -55,7 +55,7 @@ class Rollout:
     is not a mixture of the experts' and must be normalised: at another temperature than 1, or in
     another space than that of probabilities."""
     other_ids: tuple[tuple[int, ...], ...] = ()
-    """Their ids, [T][C]; () of replies that nobody sampled."""
+    """Ids of these, [T][C]; empty for written replies."""
 
 
 def run(engine: Engine, asks: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
@@ -83,7 +83,7 @@ def learning(max_new_tokens: int, temperature: float = 1.0) -> Sampling:
 
 
 def save(file: Path, replies: Sequence[Rollout]) -> None:
-    """Replace a file of replies as a whole, one JSON object a line."""
+    """Write replies to a file atomically, one JSON object per line."""
     with replacing(file) as scratch, scratch.open("w", encoding="utf-8") as lines:
         lines.writelines(json.dumps(asdict(reply), ensure_ascii=False) + "\n" for reply in replies)
 
@@ -97,7 +97,7 @@ def load(file: Path) -> list[Rollout]:
 def every(
     prompts: Sequence[str], codes: Sequence[str], samples: int, seed: int, method: str = "mpd"
 ) -> list[RolloutRequest]:
-    """Each prompt with each preference, some samples each, every one with a seed of its own."""
+    """Requests for all prompts x preferences x samples, each with its own seed."""
     each = enumerate(itertools.product(prompts, codes, range(samples)), seed)
     return [RolloutRequest(prompt, code, method, own) for own, (prompt, code, _) in each]
 

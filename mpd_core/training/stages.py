@@ -1,4 +1,4 @@
-"""The stages of a training: what each runs, and what it announces."""
+"""The training stages: what each runs, and how much work it is."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mpd_core.training.scoring.reward_function import references_of, reward_func
 
 @dataclass(frozen=True)
 class Options:
-    """How stages are run."""
+    """Options of a stage."""
 
     poles: Sequence[Pole]
     """Whose experts are trained."""
     resume: bool
-    """Leave alone what is finished, and go on where a run was cut off."""
+    """Keep finished results, and continue an interrupted run."""
     tell: Callable[[str], None]
-    """Is told of progress."""
+    """Called with progress messages."""
 
 
 def experts(setup: TrainingContext, options: Options) -> None:
@@ -43,7 +43,7 @@ def rewards(setup: TrainingContext, options: Options) -> None:
 
 
 def references(setup: TrainingContext, options: Options) -> None:
-    """The baseline's replies for every prompt that PCM training will use; known ones stay."""
+    """Generate the baseline's replies for all prompts of PCM training; existing ones are kept."""
     used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
     codes = [preference.code for preference in setup.pack.space]
@@ -80,7 +80,7 @@ def pcm(setup: TrainingContext, options: Options) -> None:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage does, and how much that is."""
+    """A stage's function, and its amount of work."""
 
     run: Callable[[TrainingContext, Options], None]
     work: Callable[[TrainingContext], Iterator[Work]]
@@ -97,6 +97,6 @@ STAGES: Mapping[str, Stage] = {
 
 
 def announce(setup: TrainingContext, names: Sequence[str], *, measure: bool) -> str:
-    """What some stages will do, one line each; with ``measure`` also how long it takes here."""
+    """One line per stage on its work; with ``measure`` also its estimated time here."""
     works = [work for name in names for work in STAGES[name].work(setup)]
     return estimate.lines(setup, works, measure=measure)

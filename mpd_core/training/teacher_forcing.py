@@ -1,4 +1,4 @@
-"""Whole texts read through adapters of one base: rows of one batched forward pass, like experts."""
+"""Teacher forcing: whole texts through several adapters of one base in one batched forward pass."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TeacherForcing:
         self._upper = part(upper, texts * max(1, len(adapters)), adapters)
 
     def batches(self, texts: Sequence[Ids]) -> Iterator[list[int]]:
-        """Which texts to read together, by their places: those of like length."""
+        """Batches of indices of texts with similar length."""
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
         for start in range(0, len(order), self.texts):
             yield order[start : start + self.texts]

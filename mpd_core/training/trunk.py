@@ -24,15 +24,15 @@ PADDING = -1
 
 @dataclass(frozen=True)
 class Layout:
-    """Texts that begin alike, packed in one row: what they share, then their ends side by side."""
+    """Texts with a common prefix, packed in one row: the prefix, then the texts' own parts."""
 
     positions: Tensor
-    """Of each token in its own text, [rows, L]."""
+    """Position of each token in its own text, [rows, L]."""
     segments: Tensor
-    """0 where it belongs to all texts of the row, k to the k-th, -1 to none, [rows, L]."""
+    """0 for the shared prefix, k for tokens of the k-th text, -1 for padding, [rows, L]."""
 
     def visible(self) -> Tensor:
-        """Which tokens each one sees: the shared ones and its own text's, up to itself.
+        """Attention mask: each token attends to the prefix and its own text, causally.
 
         Returns:
             [rows, 1, L, L], as attention takes it.
@@ -72,7 +72,7 @@ class _Row:
 
 
 class _Skipped(nn.Module):
-    """Stands where a layer was that the trunk has run already."""
+    """Placeholder for a layer that the trunk has already computed."""
 
     def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
         return hidden_states
@@ -169,7 +169,7 @@ class Trunk(nn.Module):
 
 
 def _stripped(row: Tensor, pad: int) -> Tensor:
-    """Without the padding, but for one: it may be the text's own end-of-turn token."""
+    """Strip padding but for one token, which may be the text's own end-of-turn token."""
     real = (row != pad).nonzero()
     return row[: int(real[-1]) + 2 if len(real) else 1]
 
@@ -201,7 +201,7 @@ def share_trunk(model: Any, first: int, pad: int, trunk: Trunk | None = None) ->
 
 
 def _lower_part(body: Any, first: int) -> nn.Module:
-    """The same decoder up to a layer, weights shared, nothing normed at its end."""
+    """The decoder's lower layers, weights shared, without the final norm."""
     with torch.device("meta"):
         lower = type(body)(body.config)
     lower.layers = body.layers[:first]

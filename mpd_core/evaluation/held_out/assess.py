@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,15 +25,9 @@ from mpd_core.training.scoring.reward_function import ScoredReply, references_of
 from mpd_core.training.scoring.reward_models import Rewards
 
 EXPERT_TOKENS = 256
-EXTERNAL: Mapping[str, tuple[str, str, str]] = {
-    "human_reading_level.jsonl": ("elementary", "elementary_like", "knowledgeable_like"),
-    "human_like_politeness.jsonl": ("friendly", "polite", "impolite"),
-    "concise_verbose.jsonl": ("concise", "concise", "verbose"),
-}
-"""Third-party pairs by file: the pole that the first of two fields should please more."""
 
 
-def rewards(setup: TrainingContext, models: Rewards, external: Path | None = None) -> Figures:
+def rewards(setup: TrainingContext, models: Rewards) -> Figures:
     """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
     scored = _scores_of(setup, models, test)
@@ -56,8 +48,6 @@ def rewards(setup: TrainingContext, models: Rewards, external: Path | None = Non
                 "length_only": _rule(measures.length, alike, rows),
                 "readability_only": _rule(measures.grade, alike, rows),
             }
-    if external:
-        figures["external"] = _external(models, external)
     return figures
 
 
@@ -92,29 +82,6 @@ def _rule(measure: Callable[[str], float], learn: Pairs, held: Pairs) -> float:
 
     found = larger(held)
     return found if larger(learn) >= 0.5 else 1.0 - found
-
-
-def _external(models: Rewards, folder: Path) -> Figures:
-    figures: Figures = {}
-    for name, (pole, chosen, rejected) in EXTERNAL.items():
-        if not (folder / name).is_file():
-            continue
-        with (folder / name).open(encoding="utf-8-sig") as lines:
-            rows = [json.loads(line) for line in lines]
-        rows = random.Random(0).sample(rows, min(200, len(rows)))
-        prompts = [row.get("prompt", "Say it.") for row in rows]
-        first, second = ([row[key] for row in rows] for key in (chosen, rejected))
-        score = models.reward(pole)
-        figures[name] = {
-            "pole": pole,
-            "pairs": len(rows),
-            "accuracy": wins(score(prompts, first), score(prompts, second)),
-            "shorter_first": wins(
-                [-measures.length(text) for text in first],
-                [-measures.length(text) for text in second],
-            ),
-        }
-    return figures
 
 
 def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) -> Figures:

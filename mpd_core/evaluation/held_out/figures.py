@@ -60,24 +60,10 @@ def text(figures: Figures) -> str:
 def _rewards(figures: Figures) -> Iterator[str]:
     rows = [("reward model", "pairs", "n", "accuracy", "length only", "readability only")]
     for pole, kinds in figures.items():
-        if pole != "external":
-            rows += [
-                (
-                    pole,
-                    kind,
-                    str(entry["pairs"]),
-                    _share(entry["accuracy"]),
-                    _share(entry["length_only"]),
-                    _share(entry["readability_only"]),
-                )
-                for kind, entry in kinds.items()
-            ]
+        for kind, entry in kinds.items():
+            shares = (entry[key] for key in ("accuracy", "length_only", "readability_only"))
+            rows.append((pole, kind, str(entry["pairs"]), *map(_share, shares)))
     yield "Reward models: accuracy on held-out pairs\n" + aligned(rows)
-    others = [("third-party pairs", "reward model", "n", "accuracy", "shorter is better")]
-    for name, entry in figures.get("external", {}).items():
-        shares = (_share(entry["accuracy"]), _share(entry["shorter_first"]))
-        others.append((name, entry["pole"], str(entry["pairs"]), *shares))
-    yield aligned(others)
 
 
 def _experts(figures: Figures) -> Iterator[str]:

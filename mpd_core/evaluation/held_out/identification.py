@@ -8,78 +8,47 @@ that was given up for the others; the worst cell does not.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 
 import torch
 
 from mpd_core.engine.plan import BASE
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.measures import TextJudge
-from mpd_core.method.preferences import Dimension, PreferenceSpace
+from mpd_core.evaluation.identified import identify as by_scorer
+from mpd_core.evaluation.measures import Scorer, TextJudge
+from mpd_core.evaluation.store import Row
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Rollout
-from mpd_core.training.scoring.reward_models import Scorer
+from mpd_core.training.scoring.reward_models import Scorer as RewardScorer
 from mpd_core.training.teacher_forcing import TeacherForcing
 
 Replies = Mapping[str, Sequence[Rollout]]
 """By method."""
-Shown = Sequence[Mapping[str, str | None]]
-"""Of each reply, the pole that it shows in each dimension; None: neither."""
 TEXTS = 8
 
 
-def identify(setup: TrainingContext, models: Scorer, replies: Replies) -> Figures:
+def identify(setup: TrainingContext, models: RewardScorer, replies: Replies) -> Figures:
     """By method, preference and dimension: ``reward`` and, where there is one, ``measure``."""
-    space, judge = setup.pack.space, TextJudge.of(setup.pack)
-    table: Figures = {}
-    for method, some in replies.items():
-        measured = [judge(reply.prompt, reply.text) for reply in some]
-        by_reward = shares(space, some, shown_by_rewards(space, models, some))
-        by_measure = shares(space, some, measured)
-        table[method] = {
-            code: {
-                name: {"reward": share, **_measure(by_measure.get(code, {}), name)}
-                for name, share in row.items()
-            }
-            for code, row in by_reward.items()
-        }
-    return table
+    space = setup.pack.space
+    rows = [
+        {"prompt": r.prompt, "code": r.preference, "method": method, "text": r.text}
+        for method, some in replies.items()
+        for r in some
+    ]
+    judge: Scorer = TextJudge.of(setup.pack)
+    return by_scorer(space, rows, {"reward": by_rewards(space, models, rows), "measure": judge})
 
 
-def _measure(row: Mapping[str, float], dimension: str) -> dict[str, float]:
-    return {"measure": row[dimension]} if dimension in row else {}
-
-
-def shares(space: PreferenceSpace, replies: Sequence[Rollout], shown: Shown) -> Figures:
-    """By preference and dimension: how many replies show the chosen pole; neither counts half."""
-    table: Figures = {}
-    for preference in space:
-        own = [s for r, s in zip(replies, shown, strict=True) if r.preference == preference.code]
-        chosen = dict(zip(preference.dimensions, preference.poles, strict=True))
-        row = {
-            dimension.name: fmean(_right(s[dimension.name], pole.name) for s in own)
-            for dimension, pole in chosen.items()
-            if own and all(dimension.name in s for s in own)
-        }
-        if row:
-            table[preference.code] = row
-    return table
-
-
-def _right(shown: str | None, chosen: str) -> float:
-    return 0.5 if shown is None else float(shown == chosen)
-
-
-def shown_by_rewards(space: PreferenceSpace, models: Scorer, replies: Sequence[Rollout]) -> Shown:
-    """The pole of each dimension whose reward model is pleased most."""
-    names = [pole.name for pole in space.poles]
-    prompts, texts = [r.prompt for r in replies], [r.text for r in replies]
-    scores = models.score(prompts, texts, [names] * len(replies))
-    return [{d.name: _most(row, d) for d in space.dimensions} for row in scores]
-
-
-def _most(scores: Mapping[str, float], dimension: Dimension) -> str:
-    return max((pole.name for pole in dimension.poles), key=lambda name: scores[name])
+def by_rewards(space: PreferenceSpace, models: RewardScorer, rows: Sequence[Row]) -> Scorer:
+    """A scorer of these replies that names, in each dimension, the pole with the largest reward."""
+    dimensions, names = space.dimensions, [pole.name for pole in space.poles]
+    texts = list(dict.fromkeys((row["prompt"], row["text"]) for row in rows))
+    scores = models.score([p for p, _ in texts], [t for _, t in texts], [names] * len(texts))
+    shown = {
+        text: {d.name: max((p.name for p in d.poles), key=by_pole.__getitem__) for d in dimensions}
+        for text, by_pole in zip(texts, scores, strict=True)
+    }
+    return lambda prompt, text: shown[prompt, text]
 
 
 @torch.inference_mode()

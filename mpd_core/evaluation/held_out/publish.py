@@ -51,7 +51,7 @@ def install(setup: TrainingContext, folder: Path) -> Path:
     return folder
 
 
-def assess(setup: TrainingContext, only: Sequence[str], external: Path | None, tell: Tell) -> None:
+def assess(setup: TrainingContext, only: Sequence[str], tell: Tell) -> None:
     """Compute held-out figures and store them beside the pack.
 
     Raises:
@@ -69,7 +69,7 @@ def assess(setup: TrainingContext, only: Sequence[str], external: Path | None, t
     out = setup.out / "report"
     for name in only or PARTS:
         tell(f"report: {name}")
-        figures[name] = _figures(setup, name, out, external)
+        figures[name] = _figures(setup, name, out)
         figures.setdefault("weights", {})[name] = weights(setup.pack, name)
         figures["recipe"] = json.loads(setup.recipe.model_dump_json())
         figures["data_sha256"] = setup.styles.sha256
@@ -77,10 +77,10 @@ def assess(setup: TrainingContext, only: Sequence[str], external: Path | None, t
     card.write(setup.pack, figures)
 
 
-def _figures(setup: TrainingContext, name: str, out: Path, external: Path | None) -> dict[str, Any]:
+def _figures(setup: TrainingContext, name: str, out: Path) -> dict[str, Any]:
     if name == "rewards":
         models = run_in_fresh_thread(rewards_of, setup)
-        return run_in_fresh_thread(assessing.rewards, setup, models, external)
+        return run_in_fresh_thread(assessing.rewards, setup, models)
     engine = Engine.open(setup.pack)  # in the precision that visitors get
     try:
         if name == "experts":

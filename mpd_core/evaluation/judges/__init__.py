@@ -1,4 +1,4 @@
-"""Everybody who judges pairs, behind one interface (``judging.PairJudge``)."""
+"""All judges of pairs, behind one interface (``judging.PairJudge``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words between us and a judge that reads: the question put to it, and its answer read."""
+"""Prompts for an LLM judge, and parsing of its answers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _ALONE = re.compile(rf"{_OPEN}(?P<said>1|2|tie){_CLOSE}\.?", re.IGNORECASE)
 
 
 def messages(question: Question) -> Messages:
-    """What a judge is sent: rules and respect, worked examples as turns, and the question."""
+    """Chat messages for a pair: rules, worked examples as turns, and the question."""
     respect = CRITERIA.get(question.pole)
     told = question.instruction if respect is None else f"{question.instruction} {respect}"
     turns = [{"role": "system", "content": f"{RULES}\n\nThe respect: {told}"}]
@@ -59,7 +59,7 @@ def messages(question: Question) -> Messages:
 
 
 def single_messages(single: Single) -> Messages:
-    """What a judge is sent about one reply: rules, the poles in words, and the reply."""
+    """Chat messages for a single reply: rules, the poles' descriptions, and the reply."""
     told = [
         f"{number}: {instruction} {CRITERIA.get(pole, '')}".strip()
         for number, (pole, instruction) in enumerate(
@@ -73,7 +73,7 @@ def single_messages(single: Single) -> Messages:
 
 
 def choice(answer: str | None, count: int) -> int | None:
-    """The number that an answer about one reply names, 0 for neither; None if none can be read."""
+    """Parse an answer about one reply: the pole's number, 0 for neither, None if unreadable."""
     text = _said_aloud(answer)
     found = [m["said"] for m in _CHOICE.finditer(text)]
     if not found and (alone := _CHOSEN_ALONE.fullmatch(text)):
@@ -97,14 +97,14 @@ def _user(instruction: str, first: str, second: str) -> dict[str, str]:
 
 
 def quoted(text: str) -> str:
-    """A text that cannot pass for ours: every line of it begins with a bar."""
+    """Quote untrusted text, with a bar at the start of every line."""
     if len(text) > MOST_CHARACTERS:
         text = text[:MOST_CHARACTERS] + " [cut here]"
     return "\n".join(f"| {line}" for line in (text.splitlines() or ["(empty)"]))
 
 
 def verdict(answer: str | None) -> int | None:
-    """The verdict in an answer: 1, 0 or -1 for the first reply; None where there is none to read.
+    """Parse the verdict on a pair: 1, 0 or -1 from the first reply's view; None if unreadable.
 
     What a model thinks aloud before it answers is left out, and the last verdict that it states
     counts. An answer of nothing but a verdict needs no word before it. What could mean several

@@ -1,4 +1,4 @@
-"""What a judge that reads is told: the paper's six poles in words, with worked examples.
+"""Criteria for an LLM judge: descriptions of the paper's six poles, with worked examples.
 
 The words are our own. A pole that is not among them is described by its own instruction, with the
 example of another dimension to show the form.

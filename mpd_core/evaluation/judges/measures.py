@@ -11,9 +11,9 @@ from mpd_core.evaluation.topic import Topic
 from mpd_core.training.measures import loops
 
 RULES = 3
-"""Of what beats what: raised where they change, so that verdicts by earlier ones are not reused."""
+"""Version of the rules below; raise it when they change, so that stored verdicts are not reused."""
 TOPIC = " topic"
-"""How a version ends where word vectors were installed."""
+"""End of the version where word vectors were installed."""
 OFF_TOPIC = 0.0
 """Cosine of instruction and reply below which a reply speaks of something else: so does one written
 answer of a hundred, and of answers to another instruction four of ten."""

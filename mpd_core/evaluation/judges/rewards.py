@@ -1,4 +1,4 @@
-"""A pack's reward models as judge: not independent, since its PCM learned to please them."""
+"""A pack's reward models as a judge: not independent, since the PCM was trained on them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RewardsJudge:
         return cls(RewardModels(setup, folder), version, [pole.name for pole in pack.space.poles])
 
     def knows(self, dimension: str) -> bool:
-        """Every pole of the pack has a score."""
+        """Always true: every pole of the pack has a score."""
         del dimension
         return True
 
@@ -82,7 +82,7 @@ class RewardsJudge:
             yield single, Answer(verdict, " : ".join(f"{score:.3f}" for score in found))
 
     def _scores(self, texts: Iterable[Text]) -> Mapping[Text, Mapping[str, float]]:
-        """Scores of prompts with their replies; each is read once, whoever asks again."""
+        """Scores of (prompt, reply) texts, cached."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         found = self._models.score(
             [prompt for prompt, _ in new], [reply for _, reply in new], [self._poles] * len(new)

@@ -1,4 +1,4 @@
-"""A language model on an OpenAI-compatible server as judge: vLLM, a hosted API, any that chats."""
+"""LLM judge on an OpenAI-compatible chat server, e.g. vLLM or a hosted API."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from mpd_core.evaluation.singles import Single
 
 Asked = TypeVar("Asked")
 Read = Callable[[str], int | None]
-"""From an answer to its verdict."""
+"""Parses an answer's text into a verdict."""
 
 PREFIX = "server-"
 READINGS = 3
-"""How often a question is asked until its answer can be read."""
+"""Attempts at a question whose answers cannot be parsed."""
 SEEDS = 1000
 MOST_KEPT = 20_000
 """Characters of an answer that are stored."""
@@ -38,7 +38,7 @@ MOST_KEPT = 20_000
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Which model is asked, and how."""
+    """Which model judges, and how it is asked."""
 
     url: str
     model: str
@@ -47,7 +47,7 @@ class ServerOptions:
     limits: Limits = field(default_factory=Limits)
     parallel: int = 8
     max_tokens: int = 400
-    """Of an answer, thought and verdict."""
+    """Limit of an answer in tokens, reasoning included."""
     timeout_s: float = 60.0
     retries: int = 4
     """After failures of the connection, busy servers and refusals that may pass."""
@@ -71,7 +71,7 @@ class ServerJudge:
     def __init__(
         self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        """See whether a client can be made; nothing is sent yet.
+        """Check that a client can be made; nothing is sent yet.
 
         Raises:
             MPDError: the package ``openai`` is not installed.
@@ -91,7 +91,7 @@ class ServerJudge:
         self.spending = Spending(options.limits)
 
     def knows(self, dimension: str) -> bool:
-        """It reads: there is no dimension that it could not be asked about."""
+        """Always true: it can be asked about any dimension."""
         del dimension
         return True
 
@@ -109,7 +109,7 @@ class ServerJudge:
         return [(_tokens(one), self._options.max_tokens) for one in turns]
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
-        """As they come, several at once.
+        """Verdicts as they arrive, several questions in parallel.
 
         Raises:
             RequestError: it would cost more than is allowed; nothing has been asked.
@@ -142,7 +142,7 @@ class ServerJudge:
                     future.cancel()
 
     def _ask(self, turns: Messages, read: Read) -> Answer:
-        """Until the answer can be read; then it stays unread, with what was said."""
+        """Ask until the answer can be parsed, at most ``READINGS`` times."""
         said, used = "", (0, 0)
         for attempt in range(READINGS):
             said, more = self._say(turns, attempt)
@@ -193,7 +193,7 @@ def _client(options: ServerOptions) -> Any:
 
 
 def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]]:
-    """What has been answered is given, and stored, before a failure is raised."""
+    """Yield finished answers before raising a failure, so that they are stored."""
     failure: MPDError | None = None
     for future in as_completed(waiting):
         if future.cancelled():
@@ -211,8 +211,7 @@ def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]
 
 
 def _text(answer: Any) -> str:
-    """The words of a chat completion; an answer cut at its limit may have none, one that keeps to
-    no limit is kept from its end."""
+    """Text of a chat completion, of a very long one the end; empty if there is none."""
     content = answer.choices[0].message.content
     if content is not None and not isinstance(content, str):
         raise TypeError("content is no text")
@@ -221,7 +220,7 @@ def _text(answer: Any) -> str:
 
 
 def _usage(answer: Any) -> tuple[int, int] | None:
-    """What the server says that it counted; None where it says nothing that could be."""
+    """Token usage reported by the server; None if missing or implausible."""
     usage = getattr(answer, "usage", None)
     found = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
     if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):

@@ -1,4 +1,4 @@
-"""What judging may cost: an estimate before it starts, and a cap that ends it."""
+"""Cost of judging: an estimate before it starts, and a cap that stops it."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from dataclasses import dataclass
 from mpd_core.errors import MPDError, RequestError
 
 CHARACTERS = 3.0
-"""Of a token, rather few: an estimate should not be too low."""
+"""Characters per token for estimates; low, so that estimates are not too low."""
 OVERHEAD = 8
 """Tokens that a chat template adds to a message."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the user allows."""
+    """Limits set by the user."""
 
     tokens: int = 2_000_000
-    """In and out together."""
+    """Input and output tokens together."""
     cost: float | None = None
     """In the currency of the prices."""
     prices: tuple[float, float] | None = None
-    """Of a million tokens, in and out."""
+    """Price of a million input and output tokens."""
 
     def __post_init__(self) -> None:
         if self.tokens < 1:
@@ -36,12 +36,12 @@ class Limits:
             raise RequestError("--price: give two numbers from 0, e.g. --price 0.15,0.6.")
 
     def price(self, tokens_in: float, tokens_out: float) -> float:
-        """Of so many tokens."""
+        """Price of this many tokens."""
         cost_in, cost_out = self.prices or (0.0, 0.0)
         return (tokens_in * cost_in + tokens_out * cost_out) / 1e6
 
     def over(self, tokens_in: float, tokens_out: float) -> bool:
-        """Whether so many tokens are more than is allowed."""
+        """Whether this many tokens exceed the limits."""
         dear = self.cost is not None and self.price(tokens_in, tokens_out) > self.cost
         return dear or tokens_in + tokens_out > self.tokens
 
@@ -52,7 +52,7 @@ def tokens_of(texts: Iterable[str]) -> int:
 
 
 class Spending:
-    """What has been spent, by several threads at once."""
+    """Thread-safe account of tokens spent."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -84,7 +84,7 @@ class Spending:
 
 
 def estimate(each: Sequence[tuple[int, int]], limits: Limits) -> str:
-    """What so many questions may cost at most, in words.
+    """A sentence on what the given questions cost at most.
 
     Raises:
         RequestError: more than is allowed.

@@ -1,4 +1,4 @@
-"""Experts: one LoRA adapter a pole, all of which go on from one that knows every style."""
+"""Experts: one LoRA adapter per pole, each initialised from an adapter trained on every style."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def anchor_folder(setup: TrainingContext) -> Path:
 
 
 def experts_key(setup: TrainingContext) -> str:
-    """A short name for the experts as they are now: what is made with others must not be mixed."""
+    """A short hash of the current experts: files made with different experts must not be mixed."""
     known = {name: sha for name, sha in setup.pack.hashes.items() if name == "base"}
     if prior := setup.pack.spec.experts.prior:
         known["prior"] = str(prior)
@@ -53,7 +53,7 @@ def experts_key(setup: TrainingContext) -> str:
 
 
 def train_experts(setup: TrainingContext, poles: Sequence[Pole], *, resume: bool) -> None:
-    """Train the adapters of these poles; a finished one is left alone when resuming.
+    """Train the adapters of these poles; when resuming, finished ones are kept.
 
     With a table ``[anchor]`` in the recipe, one adapter is first trained on the answers to all
     preferences and the neutral ones. Poles go on from it, so that what all styles have in common is
@@ -121,7 +121,7 @@ def _rows(setup: TrainingContext, split: Split, answers: Iterable[str]) -> list[
 def answer_loss(
     setup: TrainingContext, model: Any, rows: Sequence[Styled], answers: Sequence[str]
 ) -> tuple[Tensor, int]:
-    """-ln p of the answers' tokens, end of turn included, their sum and how many they are."""
+    """Negative log-likelihood of answers' tokens, end of turn included: sum, and token count."""
     batch = pack_answers(setup, [(row.prompt, row.texts(answers)) for row in rows])
     hidden = states(model, batch.ids, batch.layout, mixed=setup.mixed)
     with torch.autocast(hidden.device.type, torch.bfloat16, enabled=setup.mixed):

@@ -23,11 +23,11 @@ STATE = "state.safetensors"
 _Row = TypeVar("_Row")
 
 Loss = Callable[[nn.Module, Sequence[_Row]], tuple[Tensor, int]]
-"""Model and some rows to the sum of their losses and the number of terms in it."""
+"""Maps a model and a batch of rows to the sum of the losses and the number of terms in it."""
 
 
 def in_order(rows: Sequence[_Row], stage: StageSpec, seed: int) -> list[Sequence[_Row]]:
-    """All epochs' batches; they depend on nothing but the seed. Part of an epoch is its start."""
+    """Batches of all epochs, shuffled by the seed alone; a partial epoch is an epoch's start."""
     count = max(1, round(stage.epochs * len(rows)))
     draw = random.Random(seed)
     order: list[_Row] = []
@@ -48,7 +48,7 @@ def fit(
     seed: int,
     resume: bool,
 ) -> None:
-    """Train what asks for gradients in a model.
+    """Train all parameters of a model that require gradients.
 
     Args:
         model: in the end with the last step's weights.
@@ -88,7 +88,7 @@ def fit(
 def _learn(
     model: nn.Module, optimiser: torch.optim.Optimizer, total: Tensor, terms: float
 ) -> float:
-    """One step along the clipped gradient; the mean loss before it."""
+    """One optimiser step with clipped gradients; returns the mean loss before it."""
     (total / terms).backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
     optimiser.step()
@@ -98,13 +98,13 @@ def _learn(
 
 @torch.no_grad()
 def measure(model: nn.Module, rows: Sequence[_Row], loss: Loss[_Row], batch: int) -> float:
-    """Mean loss of some rows."""
+    """Mean loss over some rows, without gradients."""
     pieces = [loss(model, rows[k : k + batch]) for k in range(0, len(rows), batch)]
     return sum(float(total) for total, _ in pieces) / max(1, sum(terms for _, terms in pieces))
 
 
 def _rate(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest rate: linear up, then half a cosine down to zero."""
+    """Learning-rate factor: linear warm-up, then cosine decay to zero."""
     up = (step + 1) / max(1.0, warmup * steps)
     return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * step / steps))
 

@@ -1,4 +1,4 @@
-"""Reward models: one adapter on the base and a linear head with a score a pole, pairwise loss."""
+"""Reward models: one adapter on the base, a linear head with one score per pole, pairwise loss."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RewardModel(nn.Module):
     """The frozen base with an adapter, and a score for every pole at the end of an answer."""
 
     def __init__(self, setup: TrainingContext) -> None:
-        """A fresh one, whose scores are zero."""
+        """A new model whose head is zero."""
         super().__init__()
         self._setup = setup
         self.body = setup.causal_lm(setup.recipe.reward.lora)
@@ -43,7 +43,7 @@ class RewardModel(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, rows: Sequence[tuple[str, Sequence[str]]]) -> Tensor:
-        """Prompts with some answers each to scores, [answers of all rows, poles]."""
+        """Scores of packed answers, [answers of all rows, poles]."""
         batch = pack_answers(self._setup, rows)
         hidden = states(self.body, batch.ids, batch.layout, mixed=self._setup.mixed)
         scores: Tensor = self.head(hidden[batch.last.to(hidden.device)].float())
@@ -51,7 +51,7 @@ class RewardModel(nn.Module):
 
 
 def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
-    """Train the reward models of all poles at once; a finished one is left alone when resuming."""
+    """Train the reward models of all poles at once; when resuming, a finished one is kept."""
     folder = setup.out / "rewards"
     if resume and (folder / RECORD).is_file():
         return

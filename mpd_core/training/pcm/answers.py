@@ -1,4 +1,4 @@
-"""What every expert says of the written answers to whole preferences, by teacher forcing."""
+"""Log-probabilities that every expert gives the written answers, by teacher forcing."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from mpd_core.training.rollouts import DIGITS, Rollout
 from mpd_core.training.teacher_forcing import TeacherForcing
 
 WRITTEN = "written"
-"""What stands for the method of a reply that a person wrote."""
+"""Value of ``method`` for replies that were written, not generated."""
 TEXTS = 8
 OTHERS = 24
-"""Tokens beside a written one that are noted; together they have nearly all of the mass."""
+"""Alternative tokens recorded beside each written one; together they hold most of the mass."""
 
 
 def written(setup: TrainingContext, split: Split, prompts: int | None = None) -> list[Rollout]:
-    """The split's answers to whole preferences as if the engine had sampled them.
+    """The written answers of a split as ``Rollout``s, as if the engine had sampled them.
 
     They are kept in a file by the experts' hashes: reading them takes minutes.
 
@@ -84,7 +84,7 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
 
 
 def anchor_names(setup: TrainingContext) -> tuple[str, ...]:
-    """Rows of the space ``strength`` that are no experts."""
+    """Names of the anchor rows of the space ``strength``."""
     trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
     both = trained and setup.pack.spec.experts.prior < 1.0
     return (PLAIN, ANCHOR) if both else (PLAIN,)
@@ -126,7 +126,7 @@ def _texts(setup: TrainingContext, rows: Sequence[Styled]) -> Iterator[_Text]:
 
 
 def _reply(text: _Text, said: Tensor, *, others: bool) -> Rollout:
-    """A text as a reply that nobody weighed.
+    """A written text as a rollout with uniform weights.
 
     Args:
         text: of T tokens.

@@ -15,7 +15,7 @@ from mpd_core.training.rollouts import Rollout
 from mpd_core.training.trunk import PADDING, Layout
 
 UNLIKELY = -1e4
-"""A log-probability of nothing whose gradient is still a number."""
+"""Log-probability used as padding: effectively zero mass, but with a finite gradient."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Batch:
     """What the PCM reads: a prompt with its preference, then replies to it, each without its last
     token, [G, L]."""
     layout: Layout
-    """Where a row's replies begin and end."""
+    """Positions and segments of the replies in each row."""
     at: Tensor
-    """Where, in all rows one behind the other, it says the weights of each token, [N, T]."""
+    """Index into the flattened rows of the state that predicts each token's weights, [N, T]."""
     mask: Tensor
     """True at tokens of the reply, [N, T]."""
     log_probs: Tensor
@@ -58,7 +58,7 @@ class Batch:
 
 
 class Collator:
-    """Turns replies into batches for a policy."""
+    """Collates replies into batches for a policy."""
 
     def __init__(self, setup: TrainingContext) -> None:
         self._space = setup.pack.space
@@ -68,7 +68,7 @@ class Collator:
         self._merging = Merging(**setup.pack.merging(next(iter(self._space))))
 
     def __call__(self, replies: Sequence[Rollout]) -> Batch:
-        """Pack replies; those that share a row must lie together."""
+        """Pack replies; replies that share a row must be adjacent."""
         alike = itertools.groupby(replies, key=lambda reply: (reply.prompt, reply.preference))
         rows = [self._row(*key, list(group)) for key, group in alike]
         width = max(len(row.ids) for row in rows)
@@ -113,11 +113,11 @@ class _Row:
     positions: Tensor
     segments: Tensor
     at: list[Tensor]
-    """Of each reply, where in the row the weights of its tokens are said."""
+    """For each reply, indices in its row of the states that predict its tokens' weights."""
 
 
 def others_table(replies: Sequence[Rollout], length: int) -> Tensor:
-    """[N, T, C, E], padded with tokens that no expert would say."""
+    """Log-probabilities of alternative tokens, [N, T, C, E], padded with ``UNLIKELY``."""
     steps = [step for reply in replies for step in reply.others]
     count = max((len(step) for step in steps), default=0)
     experts = max(len(reply.log_probs[0]) for reply in replies)
@@ -134,7 +134,7 @@ def _stacked(rows: Sequence[Tensor], padding: int) -> Tensor:
 
 
 def padded_tables(tables: Sequence[Tensor]) -> Tensor:
-    """[T, E] tables of different sizes to [N, T, E]."""
+    """Pad tables [T, E] of different sizes to [N, T, E]."""
     most = max(table.shape[1] for table in tables)
     wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]
     return nn.utils.rnn.pad_sequence(wide, batch_first=True)

@@ -1,4 +1,4 @@
-"""Some passes over one iteration's replies, with a guard against divergence."""
+"""Several epochs over one iteration's replies, with a guard against divergence."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""
 
 Entry = dict[str, float]
-"""What is noted of one iteration."""
+"""Log entry of one iteration."""
 
 
 class Learner:
-    """Some passes over one iteration's replies."""
+    """Updates the policy over several epochs of one iteration's replies."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Learner:
         iteration: int,
         credits: Sequence[Credit] = (),
     ) -> Entry:
-        """Change the policy; a pass that diverges is undone, its moments too, and is the last.
+        """Update the policy; an epoch that diverges is rolled back, moments too, and is the last.
 
         Args:
             replies: groups that lie together.
@@ -112,7 +112,7 @@ class Learner:
         self._optimiser.load_state_dict(moments)
 
     def _pass(self, buffer: RolloutBuffer, order: random.Random) -> float:
-        """One update a batch of groups; their mean loss."""
+        """One epoch, with one update per batch of groups; returns the mean loss."""
         groups = list(range(len(buffer.replies) // buffer.group))
         order.shuffle(groups)
         starts = range(0, len(groups), self._spec.batch)
@@ -145,7 +145,7 @@ class Learner:
 
     @torch.no_grad()
     def _measure(self, buffer: RolloutBuffer, *, now: bool) -> Entry:
-        """Of the present policy, or of the one that the replies are remembered by."""
+        """Log entry of the current policy, or of the one that sampled the replies."""
         groups = list(range(len(buffer.replies) // buffer.group))
         found: list[Entry] = []
         for some in self._split(buffer, groups):

@@ -1,4 +1,4 @@
-"""Training of the Preference Control Model: sample, score, learn, and again."""
+"""Training of the Preference Control Model: the loop of sampling, scoring and updating."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ STATE = "state.safetensors"
 
 
 def pcm_folder(setup: TrainingContext) -> Path:
-    """Where this recipe's PCM lies; each algorithm and reward has a folder of its own."""
+    """Folder of this recipe's PCM; each algorithm and reward has its own."""
     spec = setup.recipe.pcm
     return setup.out / "pcm" / f"{spec.algorithm}-{spec.reward}"
 
 
 def prompts_of(setup: TrainingContext, iteration: int) -> list[str]:
-    """The prompts of an iteration: the training split in a seeded order, round and round."""
+    """Prompts of an iteration, taken in turn from the shuffled training split, cyclically."""
     prompts = [row.prompt for row in setup.styles.split("train")]
     random.Random(setup.recipe.seed).shuffle(prompts)
     count = setup.recipe.pcm.rollouts.prompts
@@ -63,7 +63,7 @@ def train_pcm(
     tell: Callable[[str], None] = print,
     reward: RewardFunction | None = None,
 ) -> None:
-    """Train from the zero head, or from the last finished iteration.
+    """Train from the initial policy, or continue after the last finished iteration.
 
     Args:
         setup: with trained experts and reward models.
@@ -88,7 +88,7 @@ def train_pcm(
 
 
 class Trainer:
-    """The state between iterations: a policy, its optimiser, and the log."""
+    """State kept between iterations: the policy, its optimiser and the log."""
 
     def __init__(self, setup: TrainingContext, folder: Path) -> None:
         self._setup = setup
@@ -108,7 +108,7 @@ class Trainer:
             self._learner.updates = int(known[-1]["updates"]) if known else 0
 
     def run(self, reward: RewardFunction, tell: Callable[[str], None]) -> None:
-        """Every iteration that is left."""
+        """Run all remaining iterations."""
         if not self._begun:
             run_in_fresh_thread(self._begin, tell)
         for iteration in range(len(self._history), self._spec.iterations):
@@ -169,7 +169,7 @@ class Trainer:
         return trained_pack(self._setup, self._folder)
 
     def _begin(self, tell: Callable[[str], None]) -> None:
-        """The policy's first weights, as the recipe wants them; kept, for this may take minutes."""
+        """Initialise the policy as the recipe says; cached on disk, since it may take minutes."""
         spec, space = self._spec, self._setup.pack.space
         token_scores = None
         if spec.answers:

@@ -1,4 +1,4 @@
-"""Where PCM training begins if the recipe says so: at the best constant weights, on average."""
+"""Initialise the PCM so that its mean weights are the best static weights (``imitate_static``)."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def fit_mean_weights(
 
 
 def smoothed(weights: Sequence[float]) -> Tensor:
-    """Weights with some of uniform in them, [E]."""
+    """Weights mixed with uniform ones, [E]."""
     return (1 - EXPLORED) * torch.tensor(weights) + EXPLORED / len(weights)

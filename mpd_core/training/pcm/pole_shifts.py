@@ -1,4 +1,4 @@
-"""How far tokens of sampled replies speak for the chosen poles: ln p_pole - ln p_opposite.
+"""Log-ratios ln p_pole - ln p_opposite of the tokens of sampled replies, for each chosen pole.
 
 The first is recorded while replies are sampled; the opposite poles' experts, which take no part in
 a reply, read it afterwards.
@@ -24,7 +24,7 @@ from mpd_core.training.teacher_forcing import TeacherForcing
 
 TEXTS = 8
 NOTHING = -1
-"""What stands for the id of a token that is not there."""
+"""Padding value for token ids."""
 
 
 def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tensor]:
@@ -54,14 +54,14 @@ def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tens
 
 
 def _recorded(space: PreferenceSpace, reply: Rollout) -> Tensor:
-    """ln p_i of the chosen poles' experts, of the sampled token and the others, [T, 1 + C, E]."""
+    """ln p_i of sampled token and alternatives by the chosen poles' experts, [T, 1 + C, E]."""
     experts = len(space.parse(reply.preference).poles)
     said = torch.tensor(reply.log_probs)[:, None, -experts:]
     return torch.cat([said, others_table([reply], len(reply.tokens))[0, :, :, -experts:]], dim=1)
 
 
 def _likely_ids(reply: Rollout) -> Tensor:
-    """Of the sampled token and the others, [T, 1 + C]; ``NOTHING`` where there are fewer."""
+    """Ids of the sampled token and the alternatives, [T, 1 + C]; padded with ``NOTHING``."""
     others = reply.other_ids or ((),) * len(reply.tokens)
     most = max(map(len, others))
     rows = zip(reply.tokens, others, strict=True)
@@ -71,7 +71,7 @@ def _likely_ids(reply: Rollout) -> Tensor:
 def _opposites(
     setup: TrainingContext, replies: Sequence[Rollout], ids: Sequence[Tensor]
 ) -> list[Tensor]:
-    """ln p of the same tokens by the other poles of each dimension, [T, 1 + C, E]; by reply."""
+    """ln p of the same tokens by the opposite poles' experts, [T, 1 + C, E] for each reply."""
     prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in replies]
     texts = [[*start, *reply.tokens] for start, reply in zip(prompts, replies, strict=True)]
     space = setup.pack.space

@@ -1,4 +1,4 @@
-"""The Preference Control Model while it is trained: all weights of a reply in one causal pass."""
+"""The Preference Control Model as a policy: weights of all tokens in one causal forward pass."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 POLES = "poles"
-"""Key of a head's metadata: names of the poles that its rows belong to."""
+"""Metadata key of a head file: names of the poles of its rows."""
 LOG = "log"
-"""Key of a state's metadata: what was noted of the iterations before it, as JSON."""
+"""Metadata key of a state file: log of the earlier iterations, as JSON."""
 EXPERTS = "experts"
-"""Key of a state's metadata: which experts the policy weighed (``experts_key``)."""
+"""Metadata key of a state file: ``experts_key`` of the experts that the policy weighs."""
 
 
 class Policy(nn.Module):
@@ -67,7 +67,7 @@ class Policy(nn.Module):
         return self.head.expert_weights(states, batch.poles), self.value(states)[..., 0]
 
     def token_states(self, batch: Batch) -> Tensor:
-        """Last hidden states where the weights of each token are said, [N, T, D]."""
+        """Last hidden states that predict the weights of each token, [N, T, D]."""
         found = states(self.body, batch.ids, batch.layout, mixed=self.mixed_precision)
         return found.float()[batch.at]
 
@@ -77,7 +77,7 @@ class Policy(nn.Module):
         return reply_log_probs(batch, weights, self._temperature), weights, values
 
     def parameter_groups(self, spec: PCMTrainSpec) -> list[dict[str, Any]]:
-        """Parameters for an optimiser: adapter, heads, and scores that no state is multiplied with.
+        """Parameter groups for an optimiser: adapter, head weights, and biases.
 
         A step of AdamW moves a weight by its rate. Over hundreds of hidden dimensions that adds up
         to much, in a single score it does not: hence three rates.
@@ -92,7 +92,7 @@ class Policy(nn.Module):
         ]
 
     def save(self, folder: Path) -> None:
-        """What the engine loads: an adapter's folder and the head's safetensors."""
+        """Write what the engine loads: the adapter's folder and the head's safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         save_adapter(self.body, folder / ADAPTER)
         head = {name: t.detach().cpu().contiguous() for name, t in self.head.tensors().items()}
@@ -100,7 +100,7 @@ class Policy(nn.Module):
 
 
 def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
-    """ln pi of each token under some weights, [N, T]; see ``likely_log_probs``."""
+    """ln pi of each token under given weights, [N, T]; see ``likely_log_probs``."""
     return likely_log_probs(batch, weights, temperature)[..., 0]
 
 
@@ -167,7 +167,7 @@ def save_state(
 def load_state(
     file: Path, policy: Policy, optimiser: torch.optim.Optimizer, experts: str
 ) -> list[dict[str, float]]:
-    """Restore what ``save_state`` wrote; rates and groups are the optimiser's own.
+    """Load what ``save_state`` wrote; learning rates and groups remain the optimiser's own.
 
     Returns:
         The log.

@@ -1,4 +1,4 @@
-"""Search for the best constant weights: what a PCM must beat, or weights per token buy nothing."""
+"""Grid search for the best constant weights: the static baseline that a PCM has to beat."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mpd_core.training.scoring.reward_function import RewardFunction, references
 
 
 def result(setup: TrainingContext) -> Path:
-    """Where a search under the present settings, among the experts as they are now, is kept."""
+    """Result file of a search with the current settings and experts."""
     models, recipe = reward_folder(setup) / WEIGHTS_FILE, setup.recipe
     made_by = {
         "sampling": repr(references_of(setup).sampling),
@@ -42,12 +42,12 @@ def result(setup: TrainingContext) -> Path:
 
 
 def _begun(setup: TrainingContext) -> Path:
-    """Rewards so far of a search that is not finished."""
+    """File with the rewards of an unfinished search."""
     return result(setup).with_suffix(".begun.json")
 
 
 def forget(setup: TrainingContext) -> None:
-    """Begin a search anew."""
+    """Delete the results of a search with the current settings, finished or not."""
     for file in (result(setup), _begun(setup)):
         file.unlink(missing_ok=True)
 
@@ -58,7 +58,7 @@ def search(
     prompts: Sequence[str],
     tell: Callable[[str], None],
 ) -> Path:
-    """Mean reward of every point of the grid on half of the prompts, of the best ones on all.
+    """Mean reward of all grid points on half of the prompts, and of the best points on all prompts.
 
     What a search that was cut off has found is taken over; it is kept after each preference.
 
@@ -88,7 +88,7 @@ def search(
 
 
 class _Heats:
-    """Rewards of constant weights so far, by preference and weights, then by prompt."""
+    """Rewards of static weights measured so far, by preference and weights, then by prompt."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Heats:
                 self._rewards.setdefault((code, tuple(weights)), {})[prompt] = found
 
     def run(self, prompts: Sequence[str], points: Mapping[str, Sequence[Weights]]) -> None:
-        """Try some weights on some prompts, greedily; what is known is not tried again."""
+        """Measure rewards of some weights on some prompts, greedily; known ones are reused."""
         self._reward.prepare(self._engine, prompts, list(points))
         for code, every in points.items():
             tried = [
@@ -133,17 +133,17 @@ class _Heats:
         self._tell(f"static weights, {code}: {len(tried)} replies in {seconds:.0f} s")
 
     def mean(self, code: str, weights: Weights, prompts: Sequence[str] | None = None) -> float:
-        """Over some prompts, or all that it was tried on."""
+        """Mean reward over some prompts, or over all that were measured."""
         found = self._rewards[code, weights]
         return fmean(found[prompt] for prompt in prompts or found)
 
     def ranked(self, code: str, prompts: Sequence[str] | None = None) -> list[Weights]:
-        """The best first; of equals, the one that comes first in the grid."""
+        """Weights by falling mean reward; ties keep the grid's order."""
         tried = [weights for known, weights in self._rewards if known == code]
         return sorted(tried, key=lambda weights: -self.mean(code, weights, prompts))
 
     def entry(self, code: str, finalists: Sequence[Weights]) -> dict[str, object]:
-        """What is written down of a preference; the best is one that was tried on all prompts."""
+        """Result entry of a preference; the best point is one measured on all prompts."""
         rows = [
             {
                 "weights": weights,
@@ -156,6 +156,6 @@ class _Heats:
 
 
 def best_weights(file: Path) -> dict[str, list[float]]:
-    """The winners of a search, by preference."""
+    """The best weights by preference, from a search's result."""
     table = json.loads(file.read_text(encoding="utf-8"))["preferences"]
     return {code: entry["best"] for code, entry in table.items()}

@@ -1,4 +1,4 @@
-"""A supervised start of the PCM: whom to listen to at each token of answers that people wrote.
+"""Supervised warm start of the PCM: fit the gate to written answers by maximum likelihood.
 
 Eq. 1 is a mixture of experts whose gate is the PCM, and a gate can be fitted by maximum likelihood
 (Jacobs et al., 1991): the written answers to whole preferences become likely where, at every token,
@@ -30,12 +30,12 @@ from mpd_core.training.results import write_metrics
 from mpd_core.training.rollouts import Rollout
 
 LOGGED = 10
-"""Steps that an entry of the log is the mean of."""
+"""Steps averaged in one log entry."""
 CONSTANT_STEPS = 100
 
 
 class SupervisedGate(nn.Module):
-    """A policy whose scores get a constant for each preference and expert."""
+    """A policy with an additional learned constant per preference and expert."""
 
     def __init__(self, setup: TrainingContext, policy: Policy) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class SupervisedGate(nn.Module):
         self.constants = nn.Parameter(torch.zeros(len(self._codes), experts, device=policy.device))
 
     def forward(self, batch: Batch, replies: Sequence[Rollout]) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores without any constant [N, T, poles], ln pi [N, T] and alpha [N, T, E]."""
+        """Scores before constants are added [N, T, poles], ln pi [N, T] and alpha [N, T, E]."""
         linear = self.policy.head.linear
         scores = nn.functional.linear(self.policy.token_states(batch), linear.weight)
         poles = batch.poles[:, None, :].expand(-1, scores.shape[1], -1)
@@ -96,7 +96,7 @@ def fit_gate_to_answers(
 def _fit(
     gate: SupervisedGate, collate: Collator, batches: Sequence[Sequence[Rollout]], spec: AnswersSpec
 ) -> list[float]:
-    """One update a batch; their losses."""
+    """Train for all epochs; returns the loss of each update."""
     optimiser = torch.optim.AdamW(gate.parameter_groups(spec), weight_decay=0.0)
     trained = [p for group in optimiser.param_groups for p in group["params"]]
     warmup = int(spec.warmup * len(batches))

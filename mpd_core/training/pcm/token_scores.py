@@ -1,4 +1,4 @@
-"""What single tokens of sampled replies are worth to the chosen poles; see ``method.token_credit``.
+"""Credit of single tokens of sampled replies for the chosen poles; see ``method.token_credit``.
 
 A token speaks for a pole by ln p_pole - ln p_opposite (``pole_shifts``). What that counts for is
 measured: the reward model's score of the whole reply is regressed onto the sum over its tokens, and
@@ -40,7 +40,7 @@ class Credit:
 def token_credit(
     setup: TrainingContext, scored: Sequence[ScoredReply], rewards: Tensor
 ) -> tuple[list[Credit], dict[str, float]]:
-    """The advantage of every token, all of one scale.
+    """Advantages of all tokens, normalised to a standard deviation of 1.
 
     Args:
         setup: with trained experts.
@@ -132,7 +132,7 @@ def _sensitivity(some: Sequence[ScoredReply], *, direct: bool) -> Mapping[str, f
 
 
 def stacked(credits: Sequence[Credit], device: torch.device) -> Credit:
-    """Of several replies, padded with zeros."""
+    """Stack the credits of several replies, padded with zeros."""
     later = nn.utils.rnn.pad_sequence([credit.later for credit in credits], batch_first=True)
     scores = padded_tables([credit.scores for credit in credits])
     return Credit(scores.to(device), later.to(device))

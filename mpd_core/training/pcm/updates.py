@@ -1,4 +1,4 @@
-"""One update of the PCM from replies with rewards: the losses to choose from."""
+"""The losses that update the PCM from replies with rewards, behind one interface."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mpd_core.training.rollouts import Rollout
 
 @dataclass(frozen=True)
 class RolloutBuffer:
-    """Sampled replies with what is known of them before the first update; lists over replies."""
+    """Replies with rewards and the sampling policy's outputs; lists have one entry per reply."""
 
     replies: Sequence[Rollout]
     rewards: Tensor
@@ -34,14 +34,14 @@ class RolloutBuffer:
     values: Sequence[Tensor]
     """The critic's, [T]."""
     group: int
-    """Replies of one prompt and preference, which lie together."""
+    """Replies per group; those of one prompt and preference are a group, and contiguous."""
     credits: Sequence[Credit] = ()
-    """What each token is worth, where the algorithm goes by that."""
+    """Token credits, for algorithms that use them."""
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """Some replies of a buffer as tensors; axes as in ``batches.Batch``."""
+    """A minibatch of the buffer as tensors; axes as in ``batches.Batch``."""
 
     batch: Batch
     rewards: Tensor
@@ -53,7 +53,7 @@ class Minibatch:
 
 
 class PolicyOutput(NamedTuple):
-    """What a policy says of N replies of at most T tokens."""
+    """Output of a policy on N replies of at most T tokens."""
 
     log_probs: Tensor
     """ln pi of each token, [N, T]."""
@@ -64,10 +64,10 @@ class PolicyOutput(NamedTuple):
 
 
 class Algorithm(Protocol):
-    """From what the present policy says of a minibatch to a loss."""
+    """Loss of a minibatch, from the current policy's output."""
 
     def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
-        """Of the minibatch's replies."""
+        """Loss of the minibatch, averaged as the algorithm defines it."""
 
 
 class REBEL:
@@ -143,7 +143,7 @@ class TokenCredit:
 
 
 def algorithm_of(spec: PCMTrainSpec) -> Algorithm:
-    """What the recipe names."""
+    """The algorithm that the recipe names."""
     if spec.algorithm == "ppo":
         return PPO(spec.ppo, spec.rollouts.temperature)
     if spec.algorithm == "token_credit":
@@ -160,7 +160,7 @@ def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
 def split(
     replies: Sequence[Rollout], group: int, groups: Sequence[int], size: int
 ) -> list[list[int]]:
-    """Groups that are computed together, about ``size`` replies; long ones with long ones."""
+    """Split groups into forward passes of about ``size`` replies, sorted by length."""
     ordered = sorted(
         groups, key=lambda g: sum(len(r.tokens) for r in replies[g * group : (g + 1) * group])
     )
@@ -178,7 +178,7 @@ def rollout_buffer(
     size: int,
     credits: Sequence[Credit] = (),
 ) -> RolloutBuffer:
-    """The replies with what the policy that is about to change says of them."""
+    """Fill a rollout buffer: run the policy, before any update, on the replies."""
     nothing = [torch.empty(0)] * len(replies)
     log_probs, weights, values = list(nothing), list(nothing), list(nothing)
     for some in split(replies, group, range(len(replies) // group), size):
@@ -196,7 +196,7 @@ def rollout_buffer(
 def minibatch(
     buffer: RolloutBuffer, collate: Collator, groups: Sequence[int], device: torch.device
 ) -> Minibatch:
-    """The replies of some groups."""
+    """The minibatch of some groups."""
     index = [g * buffer.group + k for g in groups for k in range(buffer.group)]
     batch = collate([buffer.replies[i] for i in index]).to(device)
 
@@ -220,15 +220,15 @@ class UpdateStats:
 
     loss: float
     divergence: float
-    """Of pi_old from pi, per token, in nats (the k3 estimate, which is never negative)."""
+    """KL(pi_old || pi) per token in nats (k3 estimator, non-negative)."""
     weights_std: float
-    """Of a weight over tokens, mean over experts: how much the weights move."""
+    """Standard deviation of a weight over tokens, mean over experts."""
     entropy: float
-    """Of the weights, over that of uniform ones."""
+    """Entropy of the weights relative to uniform ones, 0 to 1."""
 
 
 def update_stats(data: Minibatch, loss: Tensor, said: PolicyOutput) -> UpdateStats:
-    """Of one minibatch."""
+    """Statistics of one minibatch."""
     mask = data.batch.mask
     ratio = said.log_probs - data.old_log_probs
     k3 = masked_mean(ratio.exp() - 1 - ratio, mask)

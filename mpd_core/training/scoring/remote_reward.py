@@ -1,4 +1,4 @@
-"""A reward model on another machine, behind the interface of all."""
+"""A reward model on a remote server, with the interface of a local one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RemoteReward:
     """Asks ``POST url`` with ``{"prompts": [...], "replies": [...]}`` for ``{"scores": [...]}``."""
 
     def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
-        """Nothing is sent yet."""
+        """Prepare a client; nothing is sent yet."""
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._url = url
         self._client = httpx.Client(headers=headers, timeout=timeout_s)
@@ -36,7 +36,7 @@ class RemoteReward:
         return scores
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def _ask(self, prompts: list[str], replies: list[str]) -> list[float]:
@@ -61,7 +61,7 @@ class RemoteReward:
 
 
 def _may_pass(status: int) -> bool:
-    """Whether another try may fare better: not where the key, the address or the text is wrong."""
+    """Whether a retry may succeed: not if the key, the address or the request is wrong."""
     return status in (408, 425, 429) or status >= 500
 
 

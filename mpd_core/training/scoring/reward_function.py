@@ -36,11 +36,11 @@ class ScoredReply:
     bt_scores: Scores
     """Bradley-Terry against the reference, by pole: 0.5 is as good as the reference."""
     kind: Aggregate = "mean"
-    """How the poles' are made one."""
+    """How the rewards by pole are aggregated."""
 
     @property
     def reward(self) -> float:
-        """Of the whole reply."""
+        """Aggregated Bradley-Terry reward of the reply."""
         return float(aggregate(torch.tensor(list(self.bt_scores.values())), self.kind))
 
     @property
@@ -58,7 +58,7 @@ def reward_of(entry: ScoredReply, spec: PCMTrainSpec) -> float:
 
 
 class References:
-    """Replies of the baseline, by prompt and preference; kept in a file, made when missing."""
+    """The baseline's replies by prompt and preference, cached in a file and generated on demand."""
 
     def __init__(self, file: Path, method: str, sampling: Sampling) -> None:
         self._file = file
@@ -68,7 +68,7 @@ class References:
         self._replies = {self._key(reply.prompt, reply.preference): reply for reply in known}
 
     def ensure(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
-        """Generate what is missing for these."""
+        """Generate the missing references of these prompts and preferences."""
         asks = rollouts.every(prompts, codes, 1, 0, self._method)
         missing = {self._key(ask.prompt, ask.preference): replace(ask, seed=0) for ask in asks}
         missing = {key: ask for key, ask in missing.items() if key not in self._replies}
@@ -82,22 +82,22 @@ class References:
         return self._replies[self._key(prompt, code)].text
 
     def _key(self, prompt: str, code: str) -> tuple[str, str]:
-        """The bare base does not know of preferences: one reply to a prompt serves all of them."""
+        """Cache key; ``vanilla`` ignores the preference, so one reply serves all of them."""
         return prompt, "" if self._method == "vanilla" else code
 
 
 class RewardFunction(Protocol):
-    """What the training of a PCM learns from."""
+    """Interface of the rewards that PCM training maximises."""
 
     def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
-        """Make what replies to these will be measured against."""
+        """Prepare the references of these prompts and preferences."""
 
     def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
-        """Every reply with its scores; what they need must have been prepared."""
+        """Score replies; their references must have been prepared."""
 
 
 class ReferenceReward:
-    """Scores replies with reward models; the scores of references are computed once."""
+    """Scores replies with reward models against references, whose scores are computed once."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class ReferenceReward:
         self.references.ensure(engine, prompts, codes)
 
     def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
-        """Every reply with its scores; the references must be there."""
+        """Score replies; the references must exist."""
         keys = {(reply.prompt, reply.preference) for reply in replies} - set(self._known)
         ordered = sorted(keys)
         asked = [RolloutRequest(prompt, code) for prompt, code in ordered]

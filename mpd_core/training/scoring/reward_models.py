@@ -1,4 +1,4 @@
-"""What a reply is worth to a pole: trained reward models, or anything else with a score."""
+"""Scores of replies by pole: from trained reward models, or from other scorers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Scorer(Protocol):
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """By reply, pole to score."""
+        """One {pole: score} per reply."""
 
 
 class Rewards:
@@ -49,7 +49,7 @@ class Rewards:
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """By reply, pole to score."""
+        """One {pole: score} per reply."""
         ours = [[name for name in names if name not in self._others] for names in poles]
         scores: list[dict[str, float]] = [{} for _ in replies]
         if self._models is not None:
@@ -62,7 +62,7 @@ class Rewards:
         return scores
 
     def reward(self, pole: str) -> Reward:
-        """One pole's."""
+        """The scorer of one pole."""
 
         def scores(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
             return [s[pole] for s in self.score(prompts, replies, [(pole,)] * len(replies))]
@@ -100,7 +100,7 @@ class RewardModels:
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """Scores of replies, each for some poles; alike texts are read together.
+        """Scores of replies for the given poles; texts of similar length are batched.
 
         Args:
             prompts: what was asked.
@@ -127,7 +127,7 @@ class RewardModels:
 
 
 def rewards_of(setup: TrainingContext) -> Rewards:
-    """What scores replies for each pole.
+    """The scorer of all poles that a recipe asks for.
 
     Raises:
         PackError: a reward model that is missing.

@@ -1,4 +1,4 @@
-"""Visitors that come, stop and vanish for minutes on end: nothing may get stuck, grow or change."""
+"""Load test: clients that finish, stop or disconnect; nothing may hang, leak or change its text."""
 
 from __future__ import annotations
 
@@ -25,22 +25,16 @@ BACK_OFF_SECONDS = 0.2
 
 @dataclass
 class SoakResult:
-    """What happened; ``failures`` is empty in a good run.
+    """How each visit ended, and failures; none in a good run.
 
-    ``memory`` is resident megabytes but for the cache, one sample every two seconds; ``cache`` what
-    of the cache was ever written: what the fullest moments needed.
+    ``memory`` is resident megabytes without the KV cache, sampled every two seconds; ``cache`` the
+    megabytes of the cache that were ever written.
     """
 
-    counts: Counter[str] = field(default_factory=Counter)
+    visits: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     cache: float = 0.0
-    _lock: Any = field(default_factory=threading.Lock, repr=False)
-
-    def count(self, what: str) -> None:
-        """For any thread."""
-        with self._lock:
-            self.counts[what] += 1
 
     def sample(self) -> None:
         """Note the memory of this moment."""
@@ -56,7 +50,7 @@ class SoakResult:
         fifth, held = len(self.memory) // 5, self.memory
         growth = fmean(held[-fifth:]) - fmean(held[fifth : 2 * fifth]) if fifth else None
         rest = {"peak_mb": max(held, default=0.0), "growth_mb": growth, "cache_mb": self.cache}
-        return {**self.counts, "failures": self.failures, **rest}
+        return {**Counter(self.visits), "failures": self.failures, **rest}
 
 
 def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationRequest]:
@@ -64,20 +58,14 @@ def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationR
     draw = random.Random(seed)
     codes = [preference.code for preference in engine.pack.space]
     methods = [m for m in engine.methods if not m.startswith("expert:")]
-    return [
-        GenerationRequest(
-            (Message("user", draw.choice((*PROMPTS[:3], LONG))),),
-            draw.choice(codes),
-            draw.choice(methods),
-            sampling=Sampling(
-                max_new_tokens=draw.randint(2, 40),
-                temperature=draw.choice([0.0, 0.7, 1.0]),
-                top_p=0.95,
-                seed=draw.randint(0, 999),
-            ),
-        )
-        for _ in range(count)
-    ]
+    requests = []
+    for _ in range(count):
+        message = Message("user", draw.choice((*PROMPTS[:3], LONG)))
+        code, method, tokens = draw.choice(codes), draw.choice(methods), draw.randint(2, 40)
+        temperature, own = draw.choice([0.0, 0.7, 1.0]), draw.randint(0, 999)
+        sampling = Sampling(tokens, temperature=temperature, top_p=0.95, seed=own)
+        requests.append(GenerationRequest((message,), code, method, sampling=sampling))
+    return requests
 
 
 def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -> SoakResult:
@@ -101,13 +89,13 @@ def soak(engine: Engine, *, seconds: float, visitors: int, requests: int = 24) -
             try:
                 tokens, waited = _read(engine, asked[which], stay)
             except BusyError:
-                result.count("busy")
+                result.visits.append("busy")
                 time.sleep(BACK_OFF_SECONDS)
                 continue
             except Exception as error:
                 result.failures.append(f"request {which}: {error}")
                 continue
-            result.count("stopped" if stay is not None else "finished")
+            result.visits.append("finished" if stay is None else "stopped")
             if waited > STUCK_SECONDS:
                 result.failures.append(f"request {which}: {waited:.0f} s without a token")
             if tokens != (alone[which] if stay is None else alone[which][: len(tokens)]):
