@@ -265,6 +265,10 @@ def test_readmes_table_by_hand() -> None:
         "paper": {"judges": {"measures": order, "rewards": order}},
         "validation": {"said": "Right in 0.95."},
         "quality": {"mpd": {"replies": 24}, "so|up": {"replies": 24}, "dare": {"replies": 8}},
+        "identification": {
+            "mpd": {"A": {"x": {"measure": 0.9, "rewards": 0.1}}, "B": {"x": {"measure": 0.2}}},
+            "so|up": {"A": {"x": {"measure": 0.7}}},
+        },
     }
     lines = list(short({"a": found}, None, ("new",)))
     assert lines[2:5] == [
@@ -272,6 +276,7 @@ def test_readmes_table_by_hand() -> None:
         "|  | so\\|up | – | 0.88, 0.50 | 0.25 (0.20 to 0.40) | – |",
         "|  | dare | – | – | – | – |",
     ]
+    assert [line for line in lines if "| x |" in line] == ["| mpd, a | x | 🟩 90.0 | 🟥 **20.0** |"]
     (said,) = [line for line in lines if line.startswith("- a, 3 prompts.")]
     assert "prompts. Some methods have only the first of them: dare 1. Judge" in said
     assert "Judge measures of an earlier version: From worst" in said

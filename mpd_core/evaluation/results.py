@@ -95,6 +95,7 @@ def short(
         for first, (method, *cells) in _rows(found, judges)
     ]
     yield from table(["prompts", "method", *head], rows)
+    yield from _heat_of_mpd(reports)
     for name, found in reports.items():
         orders = " ".join(_orders(found, versions))
         yield f"- {line(name)}, {found['run']['count']} prompts.{fewer(found)} {orders}"
@@ -104,6 +105,17 @@ def short(
         ways = (f"{percent(row['mpd_over_it'])}% of {row['way']}" for row in crowd["rows"])
         yield f"- The paper's {crowd['requests']} requests, time of MPD: {'; '.join(ways)}."
     yield ""
+
+
+def _heat_of_mpd(reports: Mapping[str, Any]) -> Iterator[str]:
+    """MPD's cells on every set, by the judge that no model here was trained on."""
+    shown = {
+        f"{MAIN}, {name}": found["identification"][MAIN]
+        for name, found in reports.items()
+        if MAIN in found["identification"]
+    }
+    if lines := heat(shown, MEASURE):
+        yield from ("Cell by cell, by the measures, in percent of MPD's replies:", "", *lines)
 
 
 def _rows(found: Mapping[str, Any], judges: list[str]) -> Iterator[tuple[bool, list[str]]]:
