@@ -270,7 +270,7 @@ def test_readmes_table_by_hand() -> None:
             "so|up": {"A": {"x": {"measure": 0.7}}},
         },
     }
-    lines = list(short({"a": found}, None, ("new",)))
+    lines = list(short({"a": found}, None, ("new", "r")))
     assert lines[2:5] == [
         "| a | mpd | 0.88, 0.50 | – | – | – |",
         "|  | so\\|up | – | 0.88, 0.50 | 0.25 (0.20 to 0.40) | – |",
@@ -281,7 +281,8 @@ def test_readmes_table_by_hand() -> None:
     assert "prompts. Some methods have only the first of them: dare 1. Judge" in said
     assert "Judge measures of an earlier version: From worst" in said
     assert "Judge rewards: From worst to best by Bradley-Terry: soup < mpd" in said
-    assert "earlier" not in "".join(short({"a": found}, None, ("new", "old")))
+    assert "earlier" not in "".join(short({"a": found}, None, ("new", "old", "r")))
+    assert "Judge rewards of an earlier version" in "".join(short({"a": found}, None, ("old",)))
     twice = list(short({"a": found, "b": found}, None, ("old",)))
     assert twice.count("- Measures: Right in 0.95.") == 1  # what the judge is worth, with its table
 

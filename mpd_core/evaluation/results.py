@@ -10,7 +10,7 @@ from mpd_core.evaluation.cells import NOTHING, line, percent, table
 from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.jobs import AT
-from mpd_core.evaluation.judges import MEASURES
+from mpd_core.evaluation.judges import MEASURES, REWARDS
 from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import order_said, paper_tables
 from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, fewer, heat, identified
@@ -83,7 +83,8 @@ def short(
     Args:
         reports: by set of prompts.
         measured: figures of efficiency, where the bench has been run.
-        versions: of the text measures as they are now; a report by others says so.
+        versions: of the text measures and reward models as they are now; a report by others says
+            so.
     """
     named = (found["judges"] for found in reports.values())
     judges = list(dict.fromkeys(name for by_name in named for name in by_name))
@@ -142,7 +143,7 @@ def _wins(judge: Mapping[str, Any] | None, method: str) -> str:
 
 def _orders(found: Mapping[str, Any], versions: Collection[str]) -> Iterator[str]:
     for name, tables in found["paper"]["judges"].items():
-        older = name == MEASURES and found["judges"][name]["version"] not in versions
+        older = name in (MEASURES, REWARDS) and found["judges"][name]["version"] not in versions
         said = f"{line(name)} of an earlier version" if older else line(name)
         order = order_said(tables["order"], found["judges"][name]["meetings"])
         yield f"Judge {said}: {order}"
