@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -230,6 +231,8 @@ def _edited(toml: str, old: str, new: str) -> dict[str, Any]:
         ("p.jsonl", "[1]\n", "p.jsonl:1: needs text"),
         ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"id": 1, "prompt": "b"}', "have the same id"),
         ("p.jsonl", '{"prompt": "  "}', "p.jsonl:1: the prompt is empty"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "\\ud83d?"}', "p.jsonl:2: half of a surrogate"),
+        ("p.jsonl", '{"id": "\\udc00", "prompt": "a"}', "p.jsonl:1: half of a surrogate"),
         ("p.txt", "\n \n", "there is no prompt in it"),
         ("p.txt", "a" * 100_001, "p.txt:1: over 100,000 characters"),
         ("p.txt", b"\xff\xfe\x00", "not UTF-8"),
@@ -380,6 +383,29 @@ def test_a_run_is_judged_and_reported(
     assert found["quality"]["uniform"]["empty"] == 0
 
 
+def test_verdicts_of_the_measures_never_leave_a_report_in_silence(written_run: Path) -> None:
+    """Made where word vectors are installed, or are not, they count where it is the other way; of
+    measures that have changed they are refused by name."""
+    run, file = load_run(written_run), written_run / "verdicts-measures.jsonl"
+    replace(run, keys=run.keys[:24]).save(written_run)  # one prompt is enough
+    replies = replies_of(written_run, load_run(written_run))
+    pairs = list(judging.pairs_of(DEFAULT.space, replies, ["mpd", "uniform"]))
+    measured, tables = MeasuresJudge(TextJudge.of(DEFAULT)), []
+    for version in dict.fromkeys(measured.versions):
+        file.unlink(missing_ok=True)
+        measured.version = version
+        judging.judge_pairs(measured, pairs, written_run)
+        found = report(DEFAULT, written_run, ())["judges"]["measures"]
+        assert found.pop("version") == version
+        tables.append(found)
+    assert len(tables) == 2
+    assert tables[0] == tables[1]
+    assert tables[0]["meetings"][0]["wins"] > 0
+    file.write_text(file.read_text().replace(f'"{version}"', '"of old"'))
+    with pytest.raises(MPDError, match=r"measures.jsonl: .* changed since: evaluate judge"):
+        report(DEFAULT, written_run, ())
+
+
 def test_the_markdown_of_a_report_has_whole_tables(written_run: Path) -> None:
     """Every row has as many cells as its head, whatever names stand in it."""
     assert evaluate("judge", "--out", str(written_run)) == 0
@@ -408,6 +434,8 @@ def test_the_page_of_a_report_is_whole_and_safe(written_run: Path) -> None:
     assert "&lt;i&gt;c" in page
     assert page.count("<circle") == 5  # of six meetings one has no decided pair
     assert "mpd against uniform" in page
+    row = next(r for r in page.split("<tr>") if '"row">soup</th><td>' in r and "Holm" in r)
+    assert re.search(r"<td>100\.0 \(100\.0 to 100\.0\), p \S+, Holm \S+, n \d+</td>", row)
 
 
 class Tags(HTMLParser):
@@ -437,7 +465,13 @@ def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
     run = {"pack": "p", "count": 1, "prompts": "test"}
     validation = {"said": "k", "shares": {}}
     found = {"run": run, "identification": {"mpd": rows}, "validation": validation}
-    found |= {"judges": {}, "people": {"meetings": []}, "weights": {}}
+    found |= {
+        "paper": {"table_3": []},
+        "quality": {},
+        "judges": {},
+        "people": {"meetings": []},
+        "weights": {},
+    }
     page = html(found)
     assert '<td class="worst" style="background:oklch(87% 0.065 25)">0.25</td>' in page
     assert '<td style="background:oklch(77% 0.130 150)">1.00</td>' in page
@@ -492,6 +526,27 @@ def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -
     assert stored[0]["raw"] == "the first about elementary"
     assert {row["verdict"] for row in stored} == {"win"}
     assert {row["first"] for row in stored} == {"mpd", "uniform"}
+
+
+def test_a_pair_that_is_judged_in_part_decides_nothing() -> None:
+    """A judge is stopped after the dimension that MPD wins, and would have lost two: no verdict of
+    that pair counts. A dimension that a preference leaves out, or a judge never speaks of, is none
+    that is missing."""
+    asked = {name: Question("?", name, "x", "Be x.", "a", "b") for name in ("x", "y", "z", "odd")}
+
+    def pair(id: str, verdicts: dict[str, int], without: str = "") -> judging.Judged:
+        questions = {name: question for name, question in asked.items() if name != without}
+        flips = dict.fromkeys(verdicts, False)
+        return judging.Judged(judging.Pair(id, "AA", "mpd", "soup", questions, 1), verdicts, flips)
+
+    rows = [
+        pair("1", {"x": 1, "y": -1, "z": -1}),
+        pair("2", {"x": 1}),
+        pair("3", {"x": 1, "y": 1}, without="z"),
+    ]
+    (meeting,) = figures.matrix(rows, ["mpd", "soup"], None)["meetings"]
+    assert (meeting["wins"], meeting["ties"], meeting["losses"]) == (1, 0, 1)
+    assert meeting["by_dimension"]["x"]["wins"] == 2
 
 
 def test_a_card_tells_what_a_judge_is_worth(tmp_path: Path) -> None:

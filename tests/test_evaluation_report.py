@@ -107,9 +107,23 @@ def test_tables_3_and_4_take_what_there_is() -> None:
 def test_the_order_is_stated_as_found() -> None:
     found = paper.order(judge())
     assert found == ["vanilla", "prompting", "uniform", "soup", "mpd"]
-    said = order_said(found)
+    said = order_said(found, judge()["meetings"])
     assert "uniform < soup < mpd (in the paper vanilla < prompting < soup < uniform < mpd)" in said
-    assert "as in the paper" in order_said(["vanilla", "soup", "mpd"])
+    assert "as in the paper" in order_said(["vanilla", "soup", "mpd"], [])
+
+
+def test_neighbours_that_chance_may_have_ordered_are_named() -> None:
+    """By Holm's p of their own meeting, whichever stood first in it, or where they never met."""
+    met = [
+        {**meeting("mpd", "soup", 0.6), "p_holm": 0.04},
+        {**meeting("vanilla", "soup", 0.1), "p_holm": 0.06},
+        {**meeting("vanilla", "mpd", 0.1), "p_holm": 0.001},
+    ]
+    assert "Chance alone may order vanilla and soup (" in order_said(
+        ["vanilla", "soup", "mpd"], met
+    )
+    assert "mpd and top-1 (" in order_said(["soup", "mpd", "top-1"], met)
+    assert "Chance" not in order_said(["soup", "mpd"], met)
 
 
 def test_strengths_are_the_likeliest_of_davidsons_model() -> None:
@@ -250,18 +264,26 @@ def test_readmes_table_by_hand() -> None:
         },
         "paper": {"judges": {"measures": order, "rewards": order}},
         "validation": {"said": "Right in 0.95."},
+        "quality": {"mpd": {"replies": 24}, "so|up": {"replies": 24}, "dare": {"replies": 8}},
+        "identification": {
+            "mpd": {"A": {"x": {"measure": 0.9, "rewards": 0.1}}, "B": {"x": {"measure": 0.2}}},
+            "so|up": {"A": {"x": {"measure": 0.7}}},
+        },
     }
-    lines = list(short({"a": found}, None, "new"))
+    lines = list(short({"a": found}, None, ("new", "r")))
     assert lines[2:5] == [
         "| a | mpd | 0.88, 0.50 | – | – | – |",
         "|  | so\\|up | – | 0.88, 0.50 | 0.25 (0.20 to 0.40) | – |",
         "|  | dare | – | – | – | – |",
     ]
+    assert [line for line in lines if "| x |" in line] == ["| mpd, a | x | 🟩 90.0 | 🟥 **20.0** |"]
     (said,) = [line for line in lines if line.startswith("- a, 3 prompts.")]
+    assert "prompts. Some methods have only the first of them: dare 1. Judge" in said
     assert "Judge measures of an earlier version: From worst" in said
     assert "Judge rewards: From worst to best by Bradley-Terry: soup < mpd" in said
-    assert "earlier" not in "".join(short({"a": found}, None, "old"))
-    twice = list(short({"a": found, "b": found}, None, "old"))
+    assert "earlier" not in "".join(short({"a": found}, None, ("new", "old", "r")))
+    assert "Judge rewards of an earlier version" in "".join(short({"a": found}, None, ("old",)))
+    twice = list(short({"a": found, "b": found}, None, ("old",)))
     assert twice.count("- Measures: Right in 0.95.") == 1  # what the judge is worth, with its table
 
 

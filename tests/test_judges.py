@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mpd_core.cli import main
 from mpd_core.errors import EngineError, MPDError, RequestError
 from mpd_core.evaluation import identified, judging
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
@@ -20,6 +22,7 @@ from mpd_core.evaluation.singles import Single, judge_singles, scorer_of, single
 from mpd_core.evaluation.store import read_rows
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer
+from tests.vote_fixtures import write_run
 
 DEFAULT = load_pack(None)
 
@@ -66,6 +69,27 @@ def test_verdicts_are_read_and_what_is_unclear_is_not_guessed(
     answer: str | None, verdict: int | None
 ) -> None:
     assert asking.verdict(answer) == verdict
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "verdict" + " " * 3000 + "x",
+        "verdict" + "\n" * 100_000 + "x",
+        "verdict" + "*" * 100_000,
+        "verdict" * 15_000,
+        "<think>" * 15_000,
+        "</think>" * 15_000,
+    ],
+)
+def test_an_answer_without_an_end_is_given_up_soon(answer: str) -> None:
+    """Models repeat themselves, and a server need not cut them; its last words still count."""
+    start = time.monotonic()
+    assert asking.verdict(answer) is None
+    assert asking.choice(answer, 2) is None
+    assert asking.verdict(f"{answer}</think>\nVerdict: 2") == -1
+    assert asking.choice(f"{answer}</think>\nVerdict: 2", 2) == 2
+    assert time.monotonic() - start < 20
 
 
 def test_a_question_shows_the_respect_examples_and_both_texts_quoted() -> None:
@@ -177,6 +201,20 @@ def test_one_malformed_answer_is_made_good(
     assert len(judged(judge, pairs(1), tmp_path)) == 1
 
 
+def test_whatever_a_server_says_can_be_stored(server: JudgeServer, tmp_path: Path) -> None:
+    """Half of a surrogate pair, which no file of UTF-8 holds, and a megabyte."""
+    server.faults = [
+        ("said", "Thought: \ud83d!\nVerdict: 1"),
+        ("said", "o" * 10**6 + "\nVerdict: 2"),
+    ]
+    judge = asked_of(server, parallel=1)
+    judge_pairs(judge, pairs(1), tmp_path)
+    rows = list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))
+    assert [row["verdict"] for row in rows] == ["win", "lose"]
+    assert rows[0]["raw"].startswith("Thought: ?!")
+    assert len(rows[1]["raw"]) < 50_000
+
+
 def test_what_may_pass_is_tried_again(server: JudgeServer, tmp_path: Path) -> None:
     server.faults = [("status", 429), ("status", 503)]
     judge = asked_of(server, retries=3, parallel=1)
@@ -267,6 +305,9 @@ def test_limits_that_cannot_be_used_are_refused() -> None:
         Limits(cost=1.0)
     with pytest.raises(RequestError, match="--price"):
         Limits(prices=(-1.0, 0.0))
+    for cost in (float("nan"), -1.0):
+        with pytest.raises(RequestError, match="--most-cost: give a number"):
+            Limits(cost=cost, prices=(1.0, 1.0))
     for name in ("nobody", ""):
         with pytest.raises(RequestError, match="measures, rewards, server"):
             judge_named(name, DEFAULT)
@@ -375,6 +416,29 @@ def test_a_server_names_the_poles_of_single_replies(server: JudgeServer, tmp_pat
     worst = identified.means({"mpd": shares}, every)["mpd"][judge.name]
     assert worst["worst"] == ["AAB", "expertise", 0.0]
     assert worst["whole"] == pytest.approx(1 / 3)
+
+
+def test_the_estimate_of_the_command_is_of_all_that_it_asks(
+    server: JudgeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pairs and single replies together, before either; what is stored costs nothing any more."""
+    pack = load_pack(None)
+    write_run(tmp_path, pack, ("Why?",))
+    asked = ["evaluate", "judge", "--judge", "server", "--out", str(tmp_path), "--known", "0"]
+    asked += ["--url", server.url, "--model", "m"]
+    server.rule = lambda _: "Verdict: 1"
+    # 2 preferences x 3 dimensions x both orders x 2 pairs that differ, but uniform and soup say the
+    # same and count once; and 2 x 3 of each of 2 texts alone.
+    assert main([*asked, "--most-tokens", "15000"]) == 2
+    assert "24 questions, about" in capsys.readouterr().err
+    assert not server.asked
+    assert main([*asked, "--most-tokens", "15000", "--no-single"]) == 0
+    assert "12 questions, about" in capsys.readouterr().err
+    assert main(asked) == 0
+    said = capsys.readouterr().err
+    assert "12 questions, about" in said
+    assert said.count("questions, about") == 1
+    assert len(server.asked) == 24
 
 
 def test_reward_models_name_a_pole_only_where_it_stands_out() -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import multiprocessing
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -127,6 +128,20 @@ def test_an_app_without_a_run_says_how_to_make_one(
     folder.mkdir(parents=True)
     (folder / "run.json").write_text('{"seed": 3}')  # as a training leaves one
     assert "python -m mpd_core evaluate run" in Voting(Place(pack)).next(ANN).note
+
+
+def test_people_go_on_voting_while_a_newer_run_is_generated(place: Place, pack: Pack) -> None:
+    """On the run before, which is whole; on the new one as soon as it is, and not before."""
+    before = place.ballots()
+    newer = folder() / pack.spec.name / "newer"
+    write_run(newer, pack, mark="!")
+    whole = (newer / "replies.jsonl").read_text()
+    (newer / "replies.jsonl").write_text("".join(whole.splitlines(keepends=True)[:3]))
+    assert place.ballots() is before
+    shutil.rmtree(folder() / pack.spec.name / "evaluation")
+    assert "9 of 12 replies are missing" in Voting(place).next(ANN).note
+    (newer / "replies.jsonl").write_text(whole)
+    assert Voting(place).next(ANN).ballot
 
 
 def answered(shown: Shown, better: str) -> list[str]:

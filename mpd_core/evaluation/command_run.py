@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +21,10 @@ from mpd_core.options import (
     listed,
 )
 from mpd_core.packs import Pack, load_pack
+
+if TYPE_CHECKING:
+    from mpd_core.evaluation.judging import Named, Pair
+    from mpd_core.evaluation.singles import Single
 
 CARD_PAIRS = 60
 """Default number of known pairs for the card of a judge that costs money."""
@@ -115,10 +120,23 @@ def judge(
     asked = judge_named(judge, loaded, server, tell)
     met_pairs = list(pairs_of(loaded.space, replies, met))
     known_ones = known_pairs(loaded.space, held_out(loaded))
-    judge_pairs(asked, [*drawn(met_pairs, pairs), *drawn(known_ones, known)], folder)
-    if single and isinstance(asked, SingleJudge):
-        judge_singles(asked, singles_of(loaded.space, replies), folder)
+    chosen = [*drawn(met_pairs, pairs), *drawn(known_ones, known)]
+    alone = singles_of(loaded.space, replies) if single else []
+    if server:
+        _announce(asked, chosen, alone, folder)
+    judge_pairs(asked, chosen, folder)
+    if isinstance(asked, SingleJudge):
+        judge_singles(asked, alone, folder)
     print(f"Written: {folder / VERDICTS.format(judge=asked.name)}")
+
+
+def _announce(judge: Named, pairs: Sequence[Pair], alone: Sequence[Single], folder: Path) -> None:
+    """What pairs and single replies will cost together: half of it is no estimate."""
+    from mpd_core.evaluation import judging, singles
+    from mpd_core.evaluation.judges.server import ServerJudge
+
+    if isinstance(judge, ServerJudge):
+        judge.announce(judging.unasked(judge, pairs, folder), singles.unasked(judge, alone, folder))
 
 
 def _among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:

@@ -55,6 +55,7 @@ def matrix(found: Sequence[Judged], methods: Sequence[str], not_controlled: str 
         methods: in the order of rows.
         not_controlled: the dimension that length itself shows.
     """
+    found = complete(found)
     meets = [
         (first, second, [j for j in found if (j.pair.first, j.pair.second) == (first, second)])
         for first, second in meetings(methods)
@@ -68,6 +69,18 @@ def matrix(found: Sequence[Judged], methods: Sequence[str], not_controlled: str 
         "average": {method: _average(rows, method) for method in methods},
         "strengths": strengths(found, methods),
     }
+
+
+def complete(found: Sequence[Judged]) -> list[Judged]:
+    """Without pairs of which the judge, who knows better, has no verdict on some dimension.
+
+    A judge that was stopped, or could not be read, leaves such; the sign of what is left is not
+    that of the sum. Dimensions of which it never speaks are left out of every pair alike.
+    """
+    known = {name for judged in found for name in judged.verdicts}
+    return [
+        judged for judged in found if known & judged.pair.questions.keys() <= judged.verdicts.keys()
+    ]
 
 
 def flip_rate(found: Iterable[Judged]) -> float | None:

@@ -5,24 +5,26 @@ Every name that comes from a file is escaped; there is no script in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from statistics import fmean
 from typing import Any
 
 from mpd_core.charts import document
 from mpd_core.evaluation.identified import judges_of, shares_of
-from mpd_core.evaluation.paper_text import order_said
+from mpd_core.evaluation.paper_text import TABLE_3, cell_3, order_said
 from mpd_core.evaluation.plots import STYLE, bars, forest
-from mpd_core.evaluation.short_text import NAMES
+from mpd_core.evaluation.short_text import NAMES, fewer
 
 
 def html(found: Mapping[str, Any]) -> str:
     """The page; ``found`` is what ``report`` computes."""
     body = [
-        f"<p>{found['run']['count']} prompts ({escape(found['run']['prompts'])}).</p>",
+        f"<p>{found['run']['count']} prompts ({escape(found['run']['prompts'])})."
+        f"{escape(fewer(found))}</p>",
         *_identification(found),
         *(part for name in found["judges"] for part in _judge(found, name)),
+        *_table_3(found["paper"]["table_3"]),
         *_people(found["people"]),
         *_weights(found["weights"]),
     ]
@@ -73,7 +75,7 @@ def _judge(found: Mapping[str, Any], name: str) -> Iterator[str]:
     yield f"<h2>Who wins, by the judge {escape(name)}</h2><p>{escape(judge['kind'])} Win rate of "
     yield "row over column by the paper's rule (its Table 2).</p>"
     yield _table_2(tables["table_2"])
-    yield f"<p>{escape(order_said(tables['order']))}</p>"
+    yield f"<p>{escape(order_said(tables['order'], judge['meetings']))}</p>"
     yield "<h3>Every meeting</h3><p>Win rate of the first, with a 95% interval over prompts.</p>"
     yield forest([row for row in judge["meetings"] if row["paper_rate"] is not None])
 
@@ -92,6 +94,19 @@ def _table_2(found: Mapping[str, Any]) -> str:
         for name, row in found["rows"].items()
     )
     return f"<table><tr><th></th>{head}</tr>{rows}</table>"
+
+
+def _table_3(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """With p and Holm's p, which a picture does not tell."""
+    names = list(dict.fromkeys(name for row in rows for name in row["judges"]))
+    if not names:
+        return
+    yield f"<h2>MPD against each method</h2><p>{escape(TABLE_3)}</p><table><tr><th></th>"
+    yield "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr>"
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell_3(row['judges'].get(name)))}</td>" for name in names)
+        yield f'<tr><th scope="row">{escape(row["second"])}</th>{cells}</tr>'
+    yield "</table>"
 
 
 def _people(found: Mapping[str, Any]) -> Iterator[str]:

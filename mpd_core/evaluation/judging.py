@@ -161,6 +161,14 @@ def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
                 bar.update()
 
 
+def unasked(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> list[Question]:
+    """What ``judge_pairs`` would ask."""
+    stored = {row["key"] for row in read_rows(folder / VERDICTS.format(judge=judge.name))}
+    asked = (question for _, question in _questions(judge, pairs))
+    new = (q for q in asked if q.first != q.second and key_of(judge, q) not in stored)
+    return list(dict.fromkeys(new))
+
+
 def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Question]]:
     for pair in pairs:
         for name, question in pair.questions.items():

@@ -8,7 +8,7 @@ from typing import Any
 from mpd_core.evaluation.cells import NOTHING, line, number, table
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper_text import paper_tables
-from mpd_core.evaluation.short_text import NAMES, heat, people, rate, summary
+from mpd_core.evaluation.short_text import NAMES, fewer, heat, people, rate, summary
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -18,7 +18,7 @@ def markdown(found: Mapping[str, Any]) -> str:
         f"# Evaluation of {line(run['pack'])}",
         "",
         f"{run['count']} prompts ({line(run['prompts'])}), {_setting(run['sampling'])}, "
-        f"{'; '.join(run['devices'])}.",
+        f"{'; '.join(run['devices'])}.{fewer(found)}",
         "",
         "## The paper's tables",
         "",

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from mpd_core.evaluation.cells import NOTHING, percent, table
 from mpd_core.evaluation.paper import ORDER
+
+SURE = 0.05
+"""Holm's p up to which neighbours are told apart."""
+
+
+TABLE_3 = (
+    "Win rate in percent with a 95% interval over prompts; p: two-sided exact binomial test on "
+    "pairs that are no tie, as if pairs of one prompt were independent, as in the paper; Holm: "
+    "adjusted over all meetings of the judge."
+)
 
 
 def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
@@ -21,7 +32,7 @@ def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
         )
         yield ""
         yield from table_2(tables["table_2"])
-        yield order_said(tables["order"])
+        yield order_said(tables["order"], found["judges"][name]["meetings"])
         yield ""
         yield f"### Table 4, by the judge '{name}'"
         yield ""
@@ -49,14 +60,11 @@ def table_3(found: Mapping[str, Any]) -> Iterator[str]:
         return
     yield "### Tables 3 and 5: MPD against each method, by judge"
     yield ""
-    yield (
-        "Win rate in percent with a 95% interval over prompts; p: two-sided exact binomial test on "
-        "pairs that are no tie; Holm: adjusted over all meetings of the judge."
-    )
+    yield TABLE_3
     yield ""
     yield from table(
         ["MPD against", *names],
-        [[row["second"], *(_cell(row["judges"].get(n)) for n in names)] for row in rows],
+        [[row["second"], *(cell_3(row["judges"].get(n)) for n in names)] for row in rows],
     )
     for name in names:
         if name in found["judges"]:
@@ -64,7 +72,8 @@ def table_3(found: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
-def _cell(found: Mapping[str, Any] | None) -> str:
+def cell_3(found: Mapping[str, Any] | None) -> str:
+    """Of Table 3: rate, interval, p, Holm's p, and decided pairs."""
     if found is None or found["rate"] is None:
         return NOTHING
     reach = found["interval"]
@@ -80,8 +89,14 @@ def table_4(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return table(head, [[*(row[n] for n in names), percent(row["average"])] for row in rows])
 
 
-def order_said(found: Sequence[str]) -> str:
-    """The order as found, beside the paper's."""
+def order_said(found: Sequence[str], meetings: Sequence[Mapping[str, Any]]) -> str:
+    """The order as found, beside the paper's; and which neighbours chance may have put so."""
     known = [name for name in ORDER if name in found]
     same = "as in the paper" if list(found) == known else f"in the paper {' < '.join(known)}"
-    return f"From worst to best by Bradley-Terry: {' < '.join(found)} ({same})."
+    told = {frozenset((m["first"], m["second"])) for m in meetings if m["p_holm"] <= SURE}
+    chance = [f"{one} and {other}" for one, other in pairwise(found) if {one, other} not in told]
+    said = f"From worst to best by Bradley-Terry: {' < '.join(found)} ({same})."
+    if not chance:
+        return said
+    doubt = f"Chance alone may order {', '.join(chance)} (Holm's p of their meeting over {SURE:g})."
+    return f"{said} {doubt}"

@@ -117,6 +117,8 @@ def _from_json(place: str, number: int, line: str) -> Prompt:
 def _checked(place: str, prompt: Prompt) -> Prompt:
     if not prompt.text.strip():
         raise RequestError(f"--prompts {place}: the prompt is empty.")
+    if any("\ud800" <= character <= "\udfff" for character in prompt.id + prompt.text):
+        raise RequestError(f"--prompts {place}: half of a surrogate pair is no text: take it out.")
     if len(prompt.text) > MAX_CHARACTERS:
         raise RequestError(f"--prompts {place}: over {MAX_CHARACTERS:,} characters: shorten it.")
     return prompt

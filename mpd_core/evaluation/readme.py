@@ -13,6 +13,7 @@ from mpd_core.evaluation.efficiency import JSON as EFFICIENCY
 from mpd_core.evaluation.full import PREFIX
 from mpd_core.evaluation.jobs import content_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
+from mpd_core.evaluation.judges.rewards import version_of
 from mpd_core.evaluation.measures import TextJudge
 from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
@@ -104,8 +105,10 @@ def rewrite(
     _, after = rest.split(END)
     target = pack.folder / RESULTS
     place = Path(os.path.relpath(target.resolve(), readme.resolve().parent)).as_posix()
-    version = MeasuresJudge.of(TextJudge.of(pack)).version
-    lines = [*short(reports, measured, version), f"Every table: [{RESULTS}]({place})."]
+    versions = {*MeasuresJudge.of(TextJudge.of(pack)).versions}
+    if pack.spec.rewards:
+        versions.add(version_of(pack.path(pack.spec.rewards.folder)))
+    lines = [*short(reports, measured, versions), f"Every table: [{RESULTS}]({place})."]
     whole = "\n".join(results(reports, measured, pack.spec.title)).rstrip("\n")
     target.write_text(f"{whole}\n", encoding="utf-8")
     inside = "\n".join(lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
 from mpd_core.evaluation import identified, paper
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
@@ -15,7 +16,8 @@ from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import FITTED, MEASURES, kind_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import (
-    Named,
+    VERDICTS,
+    Signature,
     judged,
     pairs_of,
     signatures,
@@ -29,7 +31,7 @@ from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, RunRecord, load_run, replies_of
 from mpd_core.evaluation.short_text import FORCED
 from mpd_core.evaluation.singles import scorer_of
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.evaluation.tables import validation
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.votes import Vote
@@ -54,7 +56,7 @@ def report(
         votes: of people; those on these replies count.
 
     Raises:
-        MPDError: no run, or replies that are missing.
+        MPDError: no run, replies that are missing, or verdicts of measures that have changed.
     """
     run = load_run(folder)
     replies = replies_of(folder, run)
@@ -181,8 +183,7 @@ def _judges(
     length = compute.length_dimension(measures)
     table = {}
     for stored in signatures(folder):
-        # Of measures that have changed since, verdicts would be another judge's.
-        judge: Named = MeasuresJudge.of(measures) if stored.name == MEASURES else stored
+        judge = _measured(folder, measures) if stored.name == MEASURES else stored
         found = judged(judge, [*pairs, *known], folder)
         met = [row for row in found if row.pair.first != RIGHT]
         if not met:
@@ -195,3 +196,18 @@ def _judges(
             "card": card([row for row in found if row.pair.first == RIGHT], length),
         }
     return table
+
+
+def _measured(folder: Path, measures: TextJudge) -> Signature:
+    """The measures whose stored verdicts are shown: whether word vectors are installed here says
+    nothing about verdicts that are there; those of measures that have changed are another judge's.
+    """
+    file = folder / VERDICTS.format(judge=MEASURES)
+    stored = {row["version"] for row in read_rows(file)}
+    for version in MeasuresJudge.of(measures).versions:
+        if version in stored:
+            return Signature(MEASURES, version)
+    raise MPDError(
+        f"{file}: its verdicts are of measures that have changed since: evaluate judge "
+        f"--out {folder} first."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
@@ -10,10 +10,10 @@ from mpd_core.evaluation.cells import NOTHING, line, percent, table
 from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.jobs import AT
-from mpd_core.evaluation.judges import MEASURES
+from mpd_core.evaluation.judges import MEASURES, REWARDS
 from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import order_said, paper_tables
-from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, heat, identified
+from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, fewer, heat, identified
 
 MEASURE = "measure"
 """Name in ``identified`` of the judge that is called ``measures`` for pairs."""
@@ -36,7 +36,7 @@ def results(
     for name, found in reports.items():
         yield f"## {line(name)}"
         yield ""
-        yield _run(found["run"])
+        yield _run(found["run"]) + fewer(found)
         yield ""
         yield from paper_tables(found)
         yield from _identification(found)
@@ -76,14 +76,15 @@ def _identification(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def short(
-    reports: Mapping[str, Any], measured: Mapping[str, Any] | None, version: str
+    reports: Mapping[str, Any], measured: Mapping[str, Any] | None, versions: Collection[str]
 ) -> Iterator[str]:
     """README's table: MPD and the baselines on every prompt set, by every judge.
 
     Args:
         reports: by set of prompts.
         measured: figures of efficiency, where the bench has been run.
-        version: of the text measures as they are now; a report by others says so.
+        versions: of the text measures and reward models as they are now; a report by others says
+            so.
     """
     named = (found["judges"] for found in reports.values())
     judges = list(dict.fromkeys(name for by_name in named for name in by_name))
@@ -95,15 +96,27 @@ def short(
         for first, (method, *cells) in _rows(found, judges)
     ]
     yield from table(["prompts", "method", *head], rows)
+    yield from _heat_of_mpd(reports)
     for name, found in reports.items():
-        orders = " ".join(_orders(found, version))
-        yield f"- {line(name)}, {found['run']['count']} prompts. {orders}"
+        orders = " ".join(_orders(found, versions))
+        yield f"- {line(name)}, {found['run']['count']} prompts.{fewer(found)} {orders}"
     for said in dict.fromkeys(found["validation"]["said"] for found in reports.values()):
         yield f"- Measures: {said}"
     if crowd := (measured or {}).get("crowd"):
         ways = (f"{percent(row['mpd_over_it'])}% of {row['way']}" for row in crowd["rows"])
         yield f"- The paper's {crowd['requests']} requests, time of MPD: {'; '.join(ways)}."
     yield ""
+
+
+def _heat_of_mpd(reports: Mapping[str, Any]) -> Iterator[str]:
+    """MPD's cells on every set, by the judge that no model here was trained on."""
+    shown = {
+        f"{MAIN}, {name}": found["identification"][MAIN]
+        for name, found in reports.items()
+        if MAIN in found["identification"]
+    }
+    if lines := heat(shown, MEASURE):
+        yield from ("Cell by cell, by the measures, in percent of MPD's replies:", "", *lines)
 
 
 def _rows(found: Mapping[str, Any], judges: list[str]) -> Iterator[tuple[bool, list[str]]]:
@@ -128,8 +141,9 @@ def _wins(judge: Mapping[str, Any] | None, method: str) -> str:
     return NOTHING
 
 
-def _orders(found: Mapping[str, Any], version: str) -> Iterator[str]:
+def _orders(found: Mapping[str, Any], versions: Collection[str]) -> Iterator[str]:
     for name, tables in found["paper"]["judges"].items():
-        older = name == MEASURES and found["judges"][name]["version"] != version
+        older = name in (MEASURES, REWARDS) and found["judges"][name]["version"] not in versions
         said = f"{line(name)} of an earlier version" if older else line(name)
-        yield f"Judge {said}: {order_said(tables['order'])}"
+        order = order_said(tables["order"], found["judges"][name]["meetings"])
+        yield f"Judge {said}: {order}"

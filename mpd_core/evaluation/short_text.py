@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mpd_core.evaluation.cells import NOTHING, number, percent, table
+from mpd_core.evaluation.cells import NOTHING, line, number, percent, table
 from mpd_core.evaluation.identified import shares_of
 
 IDENTIFIED = (
@@ -13,6 +13,14 @@ IDENTIFIED = (
 )
 FORCED = "measure_forced"
 NAMES = {"measure": "measures", FORCED: "measures, forced to name one"}
+
+
+def fewer(found: Mapping[str, Any]) -> str:
+    """Which methods have replies to fewer prompts than the others, so that means differ by that."""
+    replies = {method: row["replies"] for method, row in found["quality"].items()}
+    most, count = max(replies.values(), default=0), found["run"]["count"]
+    said = [f"{line(m)} {count * n // most}" for m, n in replies.items() if n < most]
+    return f" Some methods have only the first of them: {', '.join(said)}." if said else ""
 
 
 def summary(found: Mapping[str, Any]) -> Iterator[str]:

@@ -79,6 +79,12 @@ def judge_singles(judge: SingleJudge, asked: Sequence[Single], folder: Path) -> 
                 bar.update()
 
 
+def unasked(judge: Named, asked: Sequence[Single], folder: Path) -> list[Single]:
+    """What ``judge_singles`` would ask."""
+    stored = {row["key"] for row in read_rows(folder / SINGLES.format(judge=judge.name))}
+    return [single for single in asked if key_of(judge, single) not in stored]
+
+
 def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:
     """A scorer that looks up a judge's stored verdicts; replies without one have no entry."""
     rows = read_rows(folder / SINGLES.format(judge=judge.name))

@@ -19,12 +19,16 @@ Messages = list[dict[str, str]]
 
 MOST_CHARACTERS = 12_000
 """Of each reply that is shown; the rest is cut, and the cut is said."""
+MOST_READ = 4_000
+"""Characters of an answer's end, where its verdict stands: a server need not keep to a limit, and
+the patterns below take the square of a run of marks."""
 
 _THINKING = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _UNENDED = re.compile(r"^.*</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _SAID = {"1": 1, "first": 1, "2": -1, "second": -1}
 """All other words of a verdict are those of a tie."""
 _NOUN = r"(?:output|reply|response|answer)"
+_BLANKS = re.compile(r"\s+")
 _OPEN, _CLOSE = r"[\"'*_`\s\[(<]*", r"[\"'*_`\])>]*"
 _PLAIN = r"(?:1|2|tie|draw|equal|neither)\b(?![.,]\d)"
 _ORDINAL = rf"(?:first|second)\b(?=\s*(?:{_NOUN}|one)?{_CLOSE}\s*(?:[.,;!]|is\b|wins\b|$))"
@@ -113,4 +117,10 @@ def verdict(answer: str | None) -> int | None:
 
 
 def _said_aloud(answer: str | None) -> str:
-    return _UNENDED.sub("", _THINKING.sub("", answer or "")).strip()
+    end = _BLANKS.sub(_blank, answer or "")[-MOST_READ:]
+    return _UNENDED.sub("", _THINKING.sub("", end)).strip()
+
+
+def _blank(found: re.Match[str]) -> str:
+    """One for a run of them: models fall into repeating spaces, whose every split is tried."""
+    return "\n" if "\n" in found.group() else " "

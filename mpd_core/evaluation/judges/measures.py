@@ -12,6 +12,8 @@ from mpd_core.training.measures import loops
 
 RULES = 3
 """Version of the rules below; raise it when they change, so that stored verdicts are not reused."""
+TOPIC = " topic"
+"""End of the version where word vectors were installed."""
 OFF_TOPIC = 0.0
 """Cosine of instruction and reply below which a reply speaks of something else: so does one written
 answer of a hundred, and of answers to another instruction four of ten."""
@@ -35,12 +37,18 @@ class MeasuresJudge:
         self._judge = judge
         self._similarity = lru_cache(4096)(topic.similarity) if topic else None
         self._known = {dimension.name for dimension in judge.dimensions}
-        self.version = f"{judge.version} {RULES}{' topic' if topic else ''}"
+        self.version = f"{judge.version} {RULES}{TOPIC if topic else ''}"
 
     @classmethod
     def of(cls, judge: TextJudge) -> MeasuresJudge:
         """With the word vectors that are installed, if any."""
         return cls(judge, Topic.installed())
+
+    @property
+    def versions(self) -> tuple[str, str, str]:
+        """Its own, and those of the same measures with word vectors and without."""
+        plain = self.version.removesuffix(TOPIC)
+        return self.version, plain + TOPIC, plain
 
     def knows(self, dimension: str) -> bool:
         return dimension in self._known

@@ -48,8 +48,11 @@ class RewardsJudge:
         folder = reward_folder(setup)
         if not (folder / HEAD).is_file():
             raise PackError(f"The pack '{pack.spec.name}' has no reward models: run train rewards.")
-        version = f"{_version(folder)} tie {TIE}"
-        return cls(RewardModels(setup, folder), version, [pole.name for pole in pack.space.poles])
+        return cls(
+            RewardModels(setup, folder),
+            version_of(folder),
+            [pole.name for pole in pack.space.poles],
+        )
 
     def knows(self, dimension: str) -> bool:
         """Always true: every pole of the pack has a score."""
@@ -91,5 +94,6 @@ class RewardsJudge:
         return self._known
 
 
-def _version(folder: Path) -> str:
-    return file_sha256(folder / HEAD)[:12]
+def version_of(folder: Path) -> str:
+    """Version of the judge with the reward models in a folder."""
+    return f"{file_sha256(folder / HEAD)[:12]} tie {TIE}"

@@ -31,6 +31,8 @@ PREFIX = "server-"
 READINGS = 3
 """Attempts at a question whose answers cannot be parsed."""
 SEEDS = 1000
+MOST_KEPT = 20_000
+"""Characters of an answer that are stored."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +70,13 @@ class ServerJudge:
     def __init__(
         self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Create the client; nothing is sent yet.
+        """Check that a client can be made; nothing is sent yet.
 
         Raises:
             MPDError: the package ``openai`` is not installed.
         """
-        self._client = _client(options)
-        self._options, self._tell = options, tell
+        _client(options).close()
+        self._options, self._tell, self._announced = options, tell, False
         self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
         asked = [
             options.model,
@@ -91,6 +93,19 @@ class ServerJudge:
         """Always true: it can be asked about any dimension."""
         del dimension
         return True
+
+    def announce(self, questions: Sequence[Question], singles: Sequence[Single]) -> None:
+        """Tell what all of this will cost, before any of it is asked.
+
+        Raises:
+            RequestError: more than is allowed.
+        """
+        turns = [*map(messages, questions), *map(single_messages, singles)]
+        self._tell(estimate(self._each(turns), self._options.limits))
+        self._announced = True
+
+    def _each(self, turns: Sequence[Messages]) -> list[tuple[int, int]]:
+        return [(_tokens(one), self._options.max_tokens) for one in turns]
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Verdicts as they arrive, several questions in parallel.
@@ -111,9 +126,13 @@ class ServerJudge:
         return self._all([(single, single_messages(single), reading(single)) for single in asked])
 
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
-        each = [(_tokens(turns), self._options.max_tokens) for _, turns, _ in asked]
-        self._tell(estimate(each, self._options.limits))
-        with ThreadPoolExecutor(self._options.parallel) as pool:
+        said = estimate(self._each([turns for _, turns, _ in asked]), self._options.limits)
+        if not self._announced:
+            self._tell(said)
+        with (
+            _client(self._options) as self._client,
+            ThreadPoolExecutor(self._options.parallel) as pool,
+        ):
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
             try:
                 yield from _done(waiting)
@@ -191,11 +210,12 @@ def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]
 
 
 def _text(answer: Any) -> str:
-    """Text of a chat completion; empty if there is none."""
+    """Text of a chat completion, of a very long one the end; empty if there is none."""
     content = answer.choices[0].message.content
     if content is not None and not isinstance(content, str):
         raise TypeError("content is no text")
-    return content or ""
+    # A file of UTF-8 holds no half of a surrogate pair, which JSON can spell.
+    return (content or "").encode("utf-8", "replace").decode("utf-8")[-MOST_KEPT:]
 
 
 def _usage(answer: Any) -> tuple[int, int] | None:

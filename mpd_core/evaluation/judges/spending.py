@@ -28,6 +28,8 @@ class Limits:
     def __post_init__(self) -> None:
         if self.tokens < 1:
             raise RequestError("--most-tokens: give a number from 1.")
+        if self.cost is not None and not self.cost >= 0:  # a cap that is no number would never hold
+            raise RequestError("--most-cost: give a number from 0.")
         if self.cost is not None and self.prices is None:
             raise RequestError("--most-cost needs --price IN,OUT, of a million tokens each.")
         if self.prices and not all(0 <= price < 1e6 for price in self.prices):

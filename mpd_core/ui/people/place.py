@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from mpd_core.errors import MPDError
@@ -50,20 +51,26 @@ class Place:
         return Votes(folder() / VOTES)
 
     def ballots(self) -> Ballots:
-        """Of the newest run of this pack; read again when there is a newer one.
+        """Of the newest whole run of this pack; read again when there is a newer one.
 
         Raises:
-            MPDError: there is none, or it cannot be read.
+            MPDError: there is none; why the newest cannot be read.
         """
-        file = self._newest()
-        stamp = (file, file.stat().st_mtime_ns)
-        with self._lock:
-            if self._ballots is None or self._ballots[0] != stamp:
-                self._ballots = (stamp, Ballots.read(file.parent, self.pack))
-            return self._ballots[1]
+        refused: MPDError | None = None
+        for file in self._runs():
+            stamp = (file, file.stat().st_mtime_ns)
+            with self._lock:
+                if self._ballots and self._ballots[0] == stamp:
+                    return self._ballots[1]
+                try:
+                    self._ballots = (stamp, Ballots.read(file.parent, self.pack))
+                    return self._ballots[1]
+                except MPDError as error:  # e.g. its replies are being generated
+                    refused = refused or error
+        raise refused or MPDError(NO_RUN)
 
-    def _newest(self) -> Path:
-        """Runs lie under ``runs``, under the votes' folder, or with the pack."""
+    def _runs(self) -> Iterator[Path]:
+        """The newest first. They lie under ``runs``, under the votes' folder, or with the pack."""
         own = self.pack.folder / "evaluation"
         places = (RUNS / self.pack.spec.name, folder() / self.pack.spec.name, own)
         files = [file for place in places for file in place.glob(f"*/{FILE}")]
@@ -72,7 +79,6 @@ class Place:
         for file in files:
             try:
                 if load_run(file.parent).pack == self.pack.spec.name:
-                    return file
+                    yield file
             except MPDError:  # e.g. a training's, which has the same name
                 continue
-        raise MPDError(NO_RUN)
