@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
-from mpd_core.method.static import grid
+from mpd_core.method.static import around_uniform, grid
 from mpd_core.packs import load_pack
 from mpd_core.training import stages
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.measures import repeated
 from mpd_core.training.pcm import static_search
+from mpd_core.training.pcm.response_surface import response_surface
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_of
@@ -72,6 +74,52 @@ def test_a_search_that_was_cut_off_goes_on(tiny_base: Path, tmp_path: Path, done
     assert rest.scored == whole.scored - (5 * min(done, 4) + 2 * max(0, done - 4))
     assert json.loads(file.read_text()) == expected
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_points_around_uniform_by_hand() -> None:
+    """Of three experts and of two; one alone has nothing to be weighed against."""
+    found = torch.tensor(around_uniform(3))
+    third, half, fifth = 1 / 3, [0.5, 0.25, 0.25], [0.2, 0.4, 0.4]
+    turned = [[*row[-k:], *row[:-k]] for row in (half, fifth) for k in (3, 1, 2)]
+    assert torch.allclose(found, torch.tensor([[third] * 3, *turned]))
+    pair = torch.tensor([[0.625, 0.375], [0.375, 0.625], [0.3, 0.7], [0.7, 0.3]])
+    assert torch.allclose(torch.tensor(around_uniform(2)[1:]), pair)
+    assert around_uniform(1) == ((1.0,),)
+
+
+def test_a_surface_finds_a_hill_between_its_points_and_no_hill_in_noise() -> None:
+    """A planted quadratic with its top at weights that were not tried, under prompts' own levels
+    and noise; without the hill the surface is far lower, and equal rewards make it flat."""
+    draw = torch.Generator().manual_seed(0)
+    tried, at = torch.tensor(around_uniform(3)), torch.tensor(list(grid(3, 20, 0.2)))
+    top = torch.tensor([0.45, 0.35, 0.2])
+    hill = -2.0 * (tried - top).square().sum(dim=-1, keepdim=True)
+    level = torch.randn(1, 200, generator=draw)
+    noise = 0.05 * torch.randn(7, 200, generator=draw)
+    height = response_surface(tried, level + hill + noise, at)
+    assert (at[height.argmax()] - top).abs().max() < 0.051
+    assert response_surface(tried, level + noise, at).abs().max() < 0.1 * height.abs().max()
+    assert torch.equal(
+        response_surface(tried, level.expand(7, -1), at), torch.zeros(len(at)).double()
+    )
+
+
+def test_a_search_by_surface_tries_few_points_on_all_prompts(
+    tiny_base: Path, tmp_path: Path
+) -> None:
+    setup = write_pack(tmp_path, tiny_base)
+    toml = tmp_path / "train.toml"
+    toml.write_text(toml.read_text().replace("parts = 4", 'parts = 8\ndesign = "surface"'))
+    other = TrainingContext.open(load_pack(setup.pack.folder), tmp_path / "out")
+    assert static_search.result(other) != static_search.result(setup)
+    scored = Counting()
+    prompts = ["Hi", "Why is it so?", "And then?"]
+    file = static_search.search(other, scored, prompts, [].append)
+    assert scored.scored == 4 * 5 * 3  # preferences, points, prompts
+    for entry in json.loads(file.read_text())["preferences"].values():
+        assert tuple(entry["best"]) in list(grid(2, 8))
+        assert {row["prompts"] for row in entry["points"]} == {3}
+        assert [0.5, 0.5] in [row["weights"] for row in entry["points"]]
 
 
 def test_a_search_under_other_settings_is_another_one(tiny_base: Path, tmp_path: Path) -> None:

@@ -23,6 +23,17 @@ def grid(experts: int, parts: int, least: float = 0.0) -> Iterator[Weights]:
     yield from dict.fromkeys((uniform(experts), *points))
 
 
+def around_uniform(experts: int) -> tuple[Weights, ...]:
+    """Equal weights, then each expert raised by a quarter of its distance from 1, then each lowered
+    by two fifths; the others share the rest. 2E + 1 points, for a response surface."""
+    mean = 1.0 / experts
+    points = [uniform(experts)]
+    for share in (mean + (1.0 - mean) / 4, 0.6 * mean) if experts > 1 else ():
+        other = (1.0 - share) / (experts - 1)
+        points += [(other,) * k + (share,) + (other,) * (experts - 1 - k) for k in range(experts)]
+    return tuple(points)
+
+
 def _compositions(total: int, terms: int, lowest: int) -> Iterator[tuple[int, ...]]:
     if terms == 1:
         if total >= lowest:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mpd_core.engine import Engine
-from mpd_core.method.static import grid
+from mpd_core.method.static import around_uniform, grid
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.fitting import in_order
@@ -92,11 +92,16 @@ def references(setup: TrainingContext) -> Iterator[Work]:
 def static(setup: TrainingContext) -> Iterator[Work]:
     """The grid of constant weights."""
     spec = setup.recipe.static
+    tokens = setup.recipe.references.max_new_tokens
+    if spec.design == "surface":
+        tried = sum(len(around_uniform(len(p.poles))) for p in setup.pack.space)
+        yield Work("static weights", generated=tried * spec.prompts * tokens)
+        return
     points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)
     half = -(-spec.prompts // 2)
     finals = len(list(setup.pack.space)) * spec.finalists
     replies = points * half + finals * (spec.prompts - half)
-    yield Work("static weights", generated=replies * setup.recipe.references.max_new_tokens)
+    yield Work("static weights", generated=replies * tokens)
 
 
 def pcm(setup: TrainingContext) -> Iterator[Work]:

@@ -80,6 +80,9 @@ class ReportSpec(Table):
 class StaticSpec(Table):
     """Search for the best constant weights."""
 
+    design: Literal["grid", "surface"] = "grid"
+    """``grid``: try every point of the grid. ``surface``: try a few points around equal weights on
+    all prompts, and take the grid's highest point on a smooth surface through their rewards."""
     prompts: int = Field(8, ge=2)
     """Of the validation split; half of them for the whole grid, all for its best points."""
     parts: int = Field(10, ge=1, le=100)

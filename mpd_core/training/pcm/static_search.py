@@ -1,4 +1,4 @@
-"""Grid search for the best constant weights: the static baseline that a PCM has to beat."""
+"""Search for the best constant weights: the static baseline that a PCM has to beat."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+import torch
+
 from mpd_core.engine import Engine
-from mpd_core.method.static import Weights, grid, method_name
+from mpd_core.method.static import Weights, around_uniform, grid, method_name
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
@@ -21,6 +23,7 @@ from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
+from mpd_core.training.pcm.response_surface import response_surface
 from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
 
@@ -59,26 +62,32 @@ def search(
     prompts: Sequence[str],
     tell: Callable[[str], None],
 ) -> Path:
-    """Mean reward of all grid points on half of the prompts, and of the best points on all prompts.
+    """Find the best constant weights of every preference, as the recipe's ``design`` says.
 
+    ``grid``: mean reward of all grid points on half of the prompts, and of the best points on all.
+    ``surface``: of a few points on all prompts, and the grid's best point by ``response_surface``.
     What a search that was cut off has found is taken over; it is kept after each preference.
 
     Returns:
         A JSON file: by preference ``best`` and ``points``, weights with their mean reward.
     """
     pack, spec = run_in_fresh_thread(trained_pack, setup), setup.recipe.static
-    points = {
-        preference.code: list(grid(len(preference.poles), spec.parts, spec.least))
-        for preference in setup.pack.space
-    }
-    half = -(-len(prompts) // 2)
+    counts = {preference.code: len(preference.poles) for preference in setup.pack.space}
+    points = {code: list(grid(count, spec.parts, spec.least)) for code, count in counts.items()}
     with Engine.open(pack, precision=fastest_precision()) as engine:
         heats = _Heats(setup, reward, engine, tell)
-        heats.run(prompts[:half], points)
-        # On these prompts alone: a search that goes on may know more of some.
-        finalists = {code: heats.ranked(code, prompts[:half])[: spec.finalists] for code in points}
-        heats.run(prompts, finalists)
-    table = {code: heats.entry(code, finalists[code]) for code in points}
+        if spec.design == "surface":
+            heats.run(prompts, {code: around_uniform(count) for code, count in counts.items()})
+            table = {code: heats.entry(code, heats.highest(code, points[code])) for code in points}
+        else:
+            half = -(-len(prompts) // 2)
+            heats.run(prompts[:half], points)
+            # On these prompts alone: a search that goes on may know more of some.
+            finalists = {
+                code: heats.ranked(code, prompts[:half])[: spec.finalists] for code in points
+            }
+            heats.run(prompts, finalists)
+            table = {code: heats.entry(code, heats.best(code, finalists[code])) for code in points}
     file = result(setup)
     write_json(file, {"prompts": len(prompts), "preferences": table})
     _begun(setup).unlink(missing_ok=True)
@@ -140,8 +149,23 @@ class _Heats:
         tried = [weights for known, weights in self._rewards if known == code]
         return sorted(tried, key=lambda weights: -self.mean(code, weights, prompts))
 
-    def entry(self, code: str, finalists: Sequence[Weights]) -> dict[str, object]:
-        """Result entry of a preference; the best point is one measured on all prompts."""
+    def best(self, code: str, finalists: Sequence[Weights]) -> Weights:
+        """The one with the highest mean reward, of some that were measured on all prompts."""
+        return max(finalists, key=lambda weights: self.mean(code, weights))
+
+    def highest(self, code: str, points: Sequence[Weights]) -> Weights:
+        """Of any points, measured or not, the highest on the surface through what was measured."""
+        tried = {
+            weights: found for (known, weights), found in self._rewards.items() if known == code
+        }
+        rewards = [list(found.values()) for found in tried.values()]
+        height = response_surface(
+            torch.tensor(list(tried)), torch.tensor(rewards), torch.tensor(points)
+        )
+        return points[int(height.argmax())]
+
+    def entry(self, code: str, best: Weights) -> dict[str, object]:
+        """Result entry of a preference: its best point, and what was measured."""
         rows = [
             {
                 "weights": weights,
@@ -150,7 +174,7 @@ class _Heats:
             }
             for weights in self.ranked(code)
         ]
-        return {"best": max(finalists, key=lambda w: self.mean(code, w)), "points": rows}
+        return {"best": best, "points": rows}
 
 
 def best_weights(file: Path) -> dict[str, list[float]]:
