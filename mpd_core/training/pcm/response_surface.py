@@ -33,7 +33,8 @@ def response_surface(tried: Tensor, rewards: Tensor, at: Tensor) -> Tensor:
     noise = lead.var(dim=1) / rewards.shape[1]
     spread = (height.square().mean() - noise.mean()).clamp_min(0.0)
     among = spread * _kernel(tried, tried) + torch.diag(noise.clamp_min(1e-12))
-    return spread * _kernel(at, tried) @ torch.linalg.solve(among, height)
+    found: Tensor = spread * _kernel(at, tried) @ torch.linalg.solve(among, height)
+    return found
 
 
 def _kernel(a: Tensor, b: Tensor) -> Tensor:
