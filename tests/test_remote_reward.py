@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -52,8 +54,10 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Its own pauses alone: other threads of this process sleep as they mean to."""
     pauses: list[float] = []
-    monkeypatch.setattr("mpd_core.training.scoring.remote_reward.time.sleep", pauses.append)
+    watched = SimpleNamespace(**{**vars(time), "sleep": pauses.append})
+    monkeypatch.setattr("mpd_core.training.scoring.remote_reward.time", watched)
     return pauses
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import gguf
 import numpy as np
@@ -115,7 +116,8 @@ def test_numbers_that_blocks_do_not_hold_are_refused(tmp_path: Path, scale: floa
 
 
 def test_a_gpu_has_no_products_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(base_module.torch.cuda, "is_available", lambda: True)
+    cuda = SimpleNamespace(**{**vars(torch.cuda), "is_available": lambda: True})
+    monkeypatch.setattr(base_module, "torch", SimpleNamespace(**{**vars(torch), "cuda": cuda}))
     with pytest.raises(RequestError, match="'q8' is for CPUs"):
         weight_format("cuda", precision="q8")
 

@@ -7,6 +7,7 @@ import math
 import socket
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -26,6 +27,8 @@ from tests.browser.scripted import SPEECH, ScriptedEngine
 from tests.patience import PATIENCE
 
 PACK = load_pack("smollm2-135m")
+HELD = [{"role": "user", "content": "held and steady"}]
+"""Of a reply that stands still after some tokens."""
 
 
 def request(prompt: str = "Hi", *before: Message) -> GenerationRequest:
@@ -231,8 +234,8 @@ def test_several_replies_are_written_side_by_side_to_their_ends() -> None:
 
 def test_a_closed_page_cancels_all_that_it_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 0.3)
-    engine = ScriptedEngine(PACK, pause=0.05)
-    one = json.loads(asked())[0]
+    engine = ScriptedEngine(PACK)
+    one = json.loads(asked(messages=HELD))[0]
     writing = handlers(engine).write(json.dumps([{**one, "id": f"{k:032x}"} for k in range(3)]))
     next(writing)
     writing.close()  # type: ignore[attr-defined]
@@ -243,18 +246,24 @@ def test_a_closed_page_cancels_all_that_it_asked_for(monkeypatch: pytest.MonkeyP
 def test_replies_go_on_while_a_page_that_came_back_asks_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 0.6)
-    engine, names = ScriptedEngine(PACK, pause=0.03), [f"{k:032x}" for k in range(2)]
-    one, events = json.loads(asked())[0], handlers(engine)
+    passed = [0.0]
+    clock = SimpleNamespace(**{**vars(time), "monotonic": lambda: time.monotonic() + passed[0]})
+    monkeypatch.setattr("mpd_core.ui.handlers.time", clock)
+    monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 1000.0)
+    engine, names = ScriptedEngine(PACK), [f"{k:032x}" for k in range(2)]
+    one, events = json.loads(asked(messages=HELD))[0], handlers(engine)
     writing = events.write(json.dumps([{**one, "id": name} for name in names]))
     next(writing)
     writing.close()  # type: ignore[attr-defined]
-    begun = time.monotonic()
-    while engine.streams[0].reason == "stop" and not engine.streams[0].ended.wait(0.1):
+    for _ in range(3):
+        passed[0] += 700.0
+        time.sleep(0.3)  # who watches looks five times a second
         found = events.fetch(json.dumps(names))["runs"]
-    assert time.monotonic() - begun > 0.6
-    assert all(stream.ended.wait(5) for stream in engine.streams)
-    time.sleep(0.3)
+        assert {run["status"] for run in found.values()} <= {"waiting", "streaming"}
+    for stream in engine.streams:
+        stream.unstuck.set()
+    assert len(engine.streams) == 2
+    assert all(stream.left.wait(PATIENCE) for stream in engine.streams)
     found = events.fetch(json.dumps(names))["runs"]
     assert [(run["status"], run["finish"]) for run in found.values()] == [("done", "stop")] * 2
     steps = [json.loads(part) for part in found[names[0]]["parts"].values()]

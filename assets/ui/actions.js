@@ -78,6 +78,7 @@ function play(version) {
   for (const token of tokens) token.classList.add('unsaid');
   let next = 0;
   const timer = setInterval(() => {
+    if (!version.node.isConnected) { clearInterval(timer); return; }  // it gave way to what a visitor asked
     tokens[next++]?.classList.remove('unsaid');
     if (next < tokens.length) return;
     clearInterval(timer);

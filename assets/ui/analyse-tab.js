@@ -2,7 +2,7 @@
 
 const TOTAL_LIMIT = 64 * 1024 * 1024, FILES_LIMIT = 200;
 const at = selector => element.querySelector(selector), say = text => { at('.mpd-notice').textContent = text; };
-let table = '';
+let table = '', latest = 0;
 
 /** A preference as this pack's glyphs, and in words; codes of other packs stay as they are. */
 function inWords(row) {
@@ -15,12 +15,14 @@ function inWords(row) {
 async function analyseAll(traces) {
   if (!traces.length) { say('There is no finished reply yet: write some in the tab Chat, or open traces from files.'); return; }
   say(`Looking at ${traces.length} ${traces.length === 1 ? 'reply' : 'replies'}…`);
+  const mine = ++latest;  // an answer that another question has overtaken is not shown
   let answer;
   try { answer = await server.analyse_traces(traces); } catch (error) {
     console.warn(error);
-    say('The server did not answer: try again, with fewer traces.');
+    if (mine === latest) say('The server did not answer: try again, with fewer traces.');
     return;
   }
+  if (mine !== latest) return;
   say(answer.refused);
   table = answer.csv;
   at('.mpd-analyse-csv').hidden = table === '';

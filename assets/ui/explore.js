@@ -1,9 +1,12 @@
 // A finished reply's map in Plotly: zoom, numbers on hover, and images as PNG or SVG.
 
+let explored = null;
 async function explore(dialog, source, data, shown, title) {
   const node = dialog.querySelector('.mpd-plot');
   dialog.showModal();
+  explored = data;
   try { await loadPlotly(source); } catch (error) { node.textContent = error.message; return; }
+  if (explored !== data) return;  // closed meanwhile, and opened for another reply
   node.replaceChildren();
   const {colour, layout, config} = plotLook(node, title);
   const layer = layerOf(data, shown), ramp = layer.around ? ['--mpd-below', '--mpd-heat-0', '--mpd-heat-2'] : ['--mpd-heat-0', '--mpd-heat-1', '--mpd-heat-2'];

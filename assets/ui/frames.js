@@ -1,5 +1,7 @@
 // Frames from the server, and what is asked of it.
 
+const SILENT_MS = 5000;  // of a reply that is being written, before the server is asked
+
 // ---- frames
 
 function take(frame) {
@@ -78,6 +80,8 @@ function keepAsking() {
   if (!element.isConnected) return;
   const waiting = open().filter(version => version.status === 'waiting' && version.heard);
   for (const version of waiting) state.fetch.set(version.id, 0);
+  // A reply's last frame may be the one that was lost: nothing after it would tell.
+  for (const version of open()) if (version.status === 'streaming' && performance.now() - version.heardAt > SILENT_MS) missing(version);
   if (open().some(version => !version.heard)) announce();
   if (waiting.length || !(state.engine.ready || state.engine.offline)) trigger('fetch', {});
 }
@@ -104,11 +108,21 @@ function history(turns) {
 }
 
 /** Gradio calls this at Run: note what is asked, show it, and return it for the server. */
-function ask(...values) {
-  const plainRun = state.intent === null, now = form.read(values);
-  const intent = state.intent ?? {}, shown = now.prompt.trim() === '' ? intent.instead : null;
+async function ask(...values) {
+  await back;  // else the conversation that is still being read would come after this
+  return request(form.read(values), {}, true);
+}
+
+/** And this after `askFor`, once for each. */
+async function askMeant(...values) {
+  const intent = state.intents.shift();
+  await back;
+  return request(form.read(values), intent, false);
+}
+
+function request(now, intent, plainRun) {
+  const shown = now.prompt.trim() === '' ? intent.instead : null;
   const prompt = shown?.prompt ?? intent.prompt ?? now.prompt;
-  state.intent = null;
   const empty = prompt.trim() === '', soon = performance.now() - state.last.at < 800;
   if (plainRun && soon && (empty || prompt === state.last.prompt)) return '';  // a double press
   if (empty) { notice('The prompt is empty: type an instruction.'); return ''; }
@@ -143,18 +157,18 @@ function ask(...values) {
 function stopAll() {
   const busy = open();
   if (!busy.length) return;
-  state.stopping = busy.map(version => version.id);
-  document.querySelector('#stop').click();
+  state.halted.push(...busy.map(version => version.id));
+  trigger('halt', {});
   for (const version of busy) version.cut();
 }
 
 /**
- * Press Run for something other than what the controls say. `instead`: the reply whose instruction is
- * meant where none is typed.
+ * Ask for something other than what the controls say. `instead`: the reply whose instruction is meant
+ * where none is typed.
  */
 function askFor(intent) {
-  state.intent = intent;
-  document.querySelector('#run').click();
+  state.intents.push(intent);
+  trigger('ask', {});
 }
 
 function addTurn() {

@@ -37,24 +37,24 @@ new MutationObserver(() => { map.theme(); map.paint(); }).observe(document.body,
 /** Change the controls' values; Gradio asks for them soon, and once for several changes. */
 function fill(change) {
   const before = state.fill;
-  state.filling = true;
   state.fill = before ? now => change(before(now)) : change;
   if (!before) askToFill();
 }
 
+let asking = null;
 /** Until it is taken: Gradio hears nothing before the page is mounted, nor while it still fills. */
 function askToFill() {
   trigger('fill', {});
-  setTimeout(() => { if (state.fill && element.isConnected) askToFill(); }, 250);
+  clearTimeout(asking);
+  asking = setTimeout(() => { if (state.fill && element.isConnected) askToFill(); }, 250);
 }
 
+const AS_IT_IS = {__type__: 'update'};
 window.mpdStudio = {
   ask,
-  openRuns() {
-    const ids = state.stopping.length ? state.stopping : open().map(version => version.id);
-    state.stopping = [];
-    return JSON.stringify(ids);
-  },
+  askMeant,
+  openRuns: () => JSON.stringify(open().map(version => version.id)),
+  halted: () => JSON.stringify(state.halted.splice(0)),
   missing: () => JSON.stringify([...state.fetch.keys()]),
   forget() {
     stopAll();
@@ -70,25 +70,35 @@ window.mpdStudio = {
     // written, or it would undo whatever a visitor does meanwhile.
     const now = {...form.read(values), prompt: document.querySelector('#prompt textarea').value}, change = state.fill;
     state.fill = null;
-    setTimeout(() => { state.filling = false; repaint(); });
+    state.filling++;
     const was = form.write(now);
-    return form.write(change ? change(now) : now).map((value, k) => (value === was[k] ? {__type__: 'update'} : value));
+    return form.write(change ? change(now) : now).map((value, k) => (value === was[k] ? AS_IT_IS : value));
+  },
+  /** What `wanted` gave is on the page. */
+  filled() {
+    state.filling--;
+    repaint();
   },
   async restore() {
+    loaded.done();
     const link = form.fromLink(location.search), draft = JSON.parse(recall('sessionStorage', 'mpd-draft') ?? 'null');
     const fresh = link && recall('sessionStorage', 'mpd-link') !== location.search;
     if (link) keep('sessionStorage', 'mpd-link', location.search);
-    await restoreTurns();
-    if (!(fresh && link.run)) showExample();
-    setTimeout(() => { state.ready = true; repaint(); }, 50);  // Gradio takes the values first
+    try { await restoreTurns(); } catch (error) { console.warn(error); }  // what an older page kept
+    back.done();
+    state.runs = Boolean(fresh && link.run);
+    if (!state.runs) showExample();
     const typed = document.querySelector('#prompt textarea')?.value ?? '';  // by someone who did not wait
-    if (!fresh) {
-      const kept = sound(draft) ? draft : form.defaults();
-      return form.write(typed.trim() ? {...kept, prompt: typed} : kept);
-    }
+    if (!fresh && !sound(draft)) return form.write(form.defaults()).map(() => AS_IT_IS);  // a visitor may have begun
+    if (!fresh) return form.write(typed.trim() ? {...draft, prompt: typed} : draft);
     if (link.problems.length) notice(`The link asks for what is not here and was left out: ${link.problems.join(', ')}.`);
-    if (link.run) setTimeout(() => document.querySelector('#run').click(), 100);
     return form.write(link.form);
+  },
+  /** What `restore` gave is on the page. */
+  restored() {
+    state.ready = true;
+    repaint();
+    if (state.runs) complete.then(() => document.querySelector('#run').click());
   },
   /** The finished replies of this conversation, as [name, JSON]. */
   traces: () => versions().filter(v => v.closed && v.data.text.length > 0)

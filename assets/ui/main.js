@@ -11,13 +11,15 @@ function openKept() {
 }
 
 /** Gradio mounts a component when its own module has come, so on a slow line the page would grow
- * piece by piece: it is shown when the last piece is there. (A rule with :has would restyle the
- * whole reply at every token.) */
-function showComplete() {
+ * piece by piece: it is shown when the last piece is there, and Gradio hears what is pressed. (A rule
+ * with :has would restyle the whole reply at every token.) */
+async function showComplete() {
   const parts = ['#prompt textarea', '#dimensions input', '#run', '#more button', '#advanced button'];
   if (!parts.every(part => document.querySelector(part))) { requestAnimationFrame(showComplete); return; }
   document.querySelector('#prompt textarea').dir = 'auto';  // instructions in any script
+  await loaded;
   document.querySelector('#studio').dataset.complete = 'true';
+  complete.done();
   showOpened(document.querySelector('#advanced'));
 }
 

@@ -60,7 +60,7 @@ function mark() {
   if (!state.ready) return;
   const writing = open().length > 0, version = turnOf(state.version ?? {})?.stored ? null : state.version;
   Object.assign(element.dataset, {
-    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing && !state.filling,
+    run: version?.id ?? '', status: version?.status ?? 'idle', count: version?.strip.tokens.length ?? 0, done: !writing && !state.fill && state.filling === 0,
   });
 }
 
@@ -76,7 +76,7 @@ function shownToken() {
 
 let later = null;
 function paintDetail() {
-  if (state.held) return;
+  if (state.held.size) return;
   const i = shownToken(), pinned = i !== null && i === state.pinned;
   // A pinned token's record never changes: a slider that is being dragged must stay.
   const {version} = state, key = `${version?.id} ${pinned ? version.closed : version?.painted} ${i} ${pinned}`;

@@ -42,7 +42,7 @@ function pin(version, i, fromMap = false) {
   paintDetail();
   map.mark(state);
   if (state.pinned === null) return;
-  state.follow = false;
+  follow(false);
   map.reveal(state.pinned);
   if (fromMap || !wide.matches) inSight(version.strip.tokens[state.pinned]);
 }
@@ -109,11 +109,17 @@ window.addEventListener('click', e => {
 
 // What is pressed in the inspector stays until it comes up: a button that was replaced in between, by
 // numbers of the next token or of the reply's end, would be told of no click.
-let letGo = null;
-side.addEventListener('pointerdown', () => { clearTimeout(letGo); state.held = true; });
-window.addEventListener('click', () => { state.held = false; }, true);  // what it does may paint
-for (const kind of ['pointerup', 'pointercancel']) window.addEventListener(kind, () => {
-  letGo = setTimeout(() => { state.held = false; paintDetail(); }, 100);  // of a finger the click comes later
+side.addEventListener('pointerdown', e => state.held.set(e.pointerId, null));
+window.addEventListener('click', () => {  // what it does may paint
+  for (const [pointer, letGo] of state.held) if (letGo !== null) state.held.delete(pointer);
+}, true);
+for (const kind of ['pointerup', 'pointercancel']) window.addEventListener(kind, e => {
+  if (!state.held.has(e.pointerId)) return;  // another finger's
+  const letGo = setTimeout(() => {
+    if (state.held.get(e.pointerId) === letGo) state.held.delete(e.pointerId);  // and not a press since
+    paintDetail();
+  }, 100);  // of a finger the click comes later
+  state.held.set(e.pointerId, letGo);
 });
 log.addEventListener('keydown', e => {
   const token = find(e.target);

@@ -90,7 +90,9 @@ class Store {
         for (const version of fresh) versions.put(version.record(), version.id);
         tabs.transaction.commit?.();  // without waiting for the answers: the page may be going
       });
-    } catch { /* switched off, or full: the page goes on without */ }
+    } catch {  // switched off, or full: the page goes on without, and tries again
+      for (const version of fresh) version.unsaved = true;
+    }
   }
 
   /** Forget the oldest tabs, and versions that no tab has. */

@@ -109,7 +109,7 @@ class Version {
     const have = () => this.rows.length - this.given;
     while (have() < said.count && said.parts[have()] !== undefined) this.add(said.parts[have()]);
     if (have() < said.count) return false;
-    Object.assign(this, {heard: true, ahead: said.ahead});
+    Object.assign(this, {heard: true, heardAt: performance.now(), ahead: said.ahead});
     Object.assign(this, {status: said.status, message: said.message, finish: said.finish, unsaved: true});
     if (said.head) this.head = JSON.parse(said.head);
     return true;
@@ -206,8 +206,13 @@ class Version {
 
   /** Markdown is read as a whole, so while a reply is written only now and then. */
   paintRead() {
-    const now = performance.now(), shown = `${this.data.text.length} ${this.closed}`;
-    if (this.shown === shown || (!this.closed && now - (this.readAt ?? 0) < 500)) return;
+    const now = performance.now(), shown = `${this.data.text.length} ${this.closed}`, wait = this.closed ? 0 : 500 - (now - (this.readAt ?? -500));
+    clearTimeout(this.readLater);
+    if (this.shown === shown) return;
+    if (wait > 0) {  // and the last words before a pause are shown, too
+      this.readLater = setTimeout(repaint, wait);
+      return;
+    }
     Object.assign(this, {shown, readAt: now});
     renderMarkdown(this.read, this.text);
   }

@@ -24,8 +24,8 @@ const open = row => !row.querySelector('input:checked');
 // pair a moment after its texts and so take back a choice made in between; then it is made again,
 // so that no later key lands in a row that only looks open.
 const chosen = new Map();
-const TRIES = 40, EVERY_MS = 50, NEXT_MS = 5000;
-let left = 0, asked = 0;
+const HOLD_MS = 2000, EVERY_MS = 50, NEXT_MS = 5000;
+let until = 0, holding = null, asked = 0;
 
 const mark = () => {
   const next = rows().find((row, i) => open(row) && !chosen.has(i));
@@ -38,13 +38,13 @@ const hold = () => {
     if (input && !input.checked) input.click();
   });
   mark();
-  if (--left > 0) setTimeout(hold, EVERY_MS);
+  clearTimeout(holding);  // one chain, whoever called
+  if (Date.now() < until) holding = setTimeout(hold, EVERY_MS);
 };
 const choose = (i, place) => {
   chosen.set(i, place);
-  const idle = left <= 0;
-  left = TRIES;
-  if (idle) hold();
+  until = Date.now() + HOLD_MS;
+  hold();
 };
 // Between Next and the new pair no key counts: it would judge what nobody has read yet.
 const waiting = () => {
@@ -55,7 +55,7 @@ const goOn = () => {
   const all = rows();
   if (all.length && !all.some(open)) asked = Date.now();
   chosen.clear();
-  left = 0;
+  clearTimeout(holding);
 };
 
 document.addEventListener('keydown', event => {

@@ -49,6 +49,11 @@ def view_script() -> str:
     return "\n".join(text(name) for name in _SCRIPTS)
 
 
+def results_script() -> str:
+    """The JavaScript that draws the table of votes."""
+    return "\n".join(text(name) for name in ("text.js", "analyse.js", "results.js"))
+
+
 def analysis_script() -> str:
     """The JavaScript that draws an analysis of traces."""
     return "\n".join(text(name) for name in ("text.js", "plotly.js", "analyse.js"))

@@ -16,6 +16,7 @@ from mpd_core.ui import analyse, assets, opening, palette, people, settings, wir
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
+from mpd_core.ui.header import header
 from mpd_core.ui.standalone import MARK, viewer_page
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def build(engine: Host) -> gr.Blocks:
     produce = zerogpu.producer(engine)
     handlers = Handlers(engine, produce)
     with Page(title="MPD Studio", analytics_enabled=False, fill_width=True) as page:
-        _header(engine)
+        header(engine.pack.spec.title)
         with gr.Tabs(elem_id="tabs"):
             # Chat stays on the page behind the others, with what is being written.
             with gr.Tab("Chat", id="chat", render_children=True):
@@ -63,15 +64,6 @@ def _chat(engine: Host, handlers: Handlers, page: Page) -> None:
             asked = gr.Textbox(visible=False)
             picture = _picture(engine, controls)
     _wire(handlers, page, [prompt, *poles, *controls.values()], asked, picture, buttons)
-
-
-def _header(engine: Host) -> None:
-    gr.HTML(
-        html_template=assets.text("header.html"),
-        js_on_load=assets.text("header.js"),
-        title=engine.pack.spec.title,
-        elem_id="header",
-    )
 
 
 def _controls(engine: Host) -> tuple[Any, list[Any], tuple[Any, Any, Any], dict[str, Any]]:
@@ -195,17 +187,20 @@ def _wire(
     # "multiple": a stopped reply may still wait for the engine when the next one is asked for.
     several: dict[str, Any] = {**_PRIVATE, "trigger_mode": "multiple"}
     client: dict[str, Any] = {**several, "queue": False}
-    gr.on(
-        [run.click, controls[0].submit],
-        None,
-        [*controls, asked],
-        asked,
-        js=_CALL % "ask",
-        **client,
-    ).then(handlers.write, asked, picture, concurrency_limit=CONCURRENT_RUNS, **several)
+    told = [*controls, asked]
+    pressed = gr.on([run.click, controls[0].submit], None, told, asked, js=_CALL % "ask", **client)
+    for request in (pressed, picture.ask(None, told, asked, js=_CALL % "askMeant", **client)):
+        request.then(
+            handlers.write, asked, picture,
+            concurrency_limit=CONCURRENT_RUNS, concurrency_id="runs", **several,
+        )  # fmt: skip
     stop.click(handlers.stop, asked, picture, js=_CALL % "openRuns", **client)
+    picture.halt(handlers.stop, asked, picture, js=_CALL % "halted", **client)
     picture.fetch(handlers.fetch, asked, picture, js=_CALL % "missing", **client)
     new.click(None, None, None, js=_CALL % "forget", **client)
     gr.on([c.change for c in controls], None, controls, None, js=_CALL % "remember", **client)
-    picture.fill(None, controls, controls, js=_CALL % "wanted", **client)
-    page.load(None, None, controls, js=_CALL % "restore", **client)
+    # What comes then is told of once the values are on the page.
+    filled = picture.fill(None, controls, controls, js=_CALL % "wanted", **client)
+    filled.then(None, None, None, js=_CALL % "filled", **client)
+    restored = page.load(None, None, controls, js=_CALL % "restore", **client)
+    restored.then(None, None, None, js=_CALL % "restored", **client)

@@ -237,26 +237,63 @@ def slowness(browser: Browser) -> float:
     return max(1.0, min(took) / WORK_SECONDS)
 
 
-def open_page(
-    browser: Browser,
-    url: str,
-    width: int = 1280,
-    height: int = 900,
-    scheme: str = "light",
-    **options: Any,
-) -> Visitor:
-    """The page in a browser context of its own."""
-    context = new_context(browser, width, height, color_scheme=scheme, **options)
-    visitor = Visitor(context.new_page())
-    visitor.watch()
-    visitor.page.goto(url)
-    visitor.view.wait_for()
-    return visitor
+class Profiles:
+    """Browser contexts that are lent again: each keeps what it has loaded and compiled."""
+
+    def __init__(self, browser: Browser) -> None:
+        self.browser = browser
+        self.free: dict[str, list[BrowserContext]] = {}
+        self.lent: list[tuple[str, BrowserContext]] = []
+
+    def open(
+        self,
+        url: str,
+        width: int = 1280,
+        height: int = 900,
+        scheme: str = "light",
+        reduced_motion: str = "no-preference",
+        **options: Any,
+    ) -> Visitor:
+        """The page in a tab of its own, of a browser that has kept nothing of any page."""
+        key = repr(sorted(options.items()))
+        free = self.free.setdefault(key, [])
+        context = free.pop() if free else new_context(self.browser, width, height, **options)
+        self.lent.append((key, context))
+        visitor = Visitor(context.new_page())
+        visitor.page.set_viewport_size({"width": width, "height": height})
+        visitor.page.emulate_media(color_scheme=scheme, reduced_motion=reduced_motion)  # type: ignore[arg-type]
+        session = context.new_cdp_session(visitor.page)
+        kept = {"origin": url_origin(url), "storageTypes": "local_storage,indexeddb,cookies"}
+        session.send("Storage.clearDataForOrigin", kept)
+        session.detach()
+        visitor.watch()
+        visitor.page.goto(url)
+        visitor.view.wait_for()
+        return visitor
+
+    def take_back(self) -> None:
+        """Close all tabs that were opened since the last time."""
+        for key, context in self.lent:
+            context.set_offline(False)
+            for page in context.pages:
+                page.close()
+            self.free[key].append(context)
+        self.lent = []
+
+
+def url_origin(url: str) -> str:
+    parts = urlparse(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+@pytest.fixture(scope="session")
+def _profiles(browser: Browser) -> Profiles:
+    return Profiles(browser)
 
 
 @pytest.fixture(scope="session")
 def _shared(browser: Browser, studio: str) -> Visitor:
-    return open_page(browser, studio)
+    return Profiles(browser).open(studio)
 
 
 @pytest.fixture
@@ -271,16 +308,15 @@ def visitor(_shared: Visitor) -> Iterator[Visitor]:
 
 
 @pytest.fixture
-def visit(browser: Browser, studio: str) -> Iterator[Callable[..., Visitor]]:
+def visit(_profiles: Profiles, studio: str) -> Iterator[Callable[..., Visitor]]:
     """Open another page: ``visit(width=390, scheme="dark", url=...)``."""
     visitors: list[Visitor] = []
 
     def opened(url: str = studio, **options: Any) -> Visitor:
-        visitors.append(open_page(browser, url, **options))
+        visitors.append(_profiles.open(url, **options))
         return visitors[-1]
 
     yield opened
     strays = [stray for visitor in visitors for stray in visitor.strays]
-    for visitor in visitors:
-        visitor.page.context.close()
+    _profiles.take_back()
     assert strays == []

@@ -13,6 +13,7 @@ from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.packs import Pack
 from mpd_core.request import Branch, GenerationRequest
 from mpd_core.trace import Candidate, StepRecord, Timing, Trace
+from mpd_core.ui.handlers import FRAME_SECONDS
 
 HOSTILE = (
     "<img src=x onerror=window.pwned=1>${window.pwned=2}{{value}}<script>window.pwned=3</script>"
@@ -33,6 +34,8 @@ def tokens(text: str) -> list[str]:
 
 
 VOCABULARY, TOP_K = 40, 5
+SENT = 1.5 * FRAME_SECONDS
+"""A pause after which the next token is sent at once, with all before it."""
 
 
 def distribution(step: int, expert: int) -> list[float]:
@@ -89,6 +92,9 @@ class ScriptedStream:
         self.steps: list[StepRecord] = []
         self.started = time.monotonic()
         self.ended, self.unstuck = threading.Event(), threading.Event()
+        self.left = threading.Event()
+        """Whether who read this stream has let it go."""
+        self.held = self.held_after()
         self.reason = "stop"
 
     def __enter__(self) -> ScriptedStream:
@@ -96,6 +102,7 @@ class ScriptedStream:
 
     def __exit__(self, *_: object) -> None:
         self.cancel()
+        self.left.set()
 
     def ahead(self) -> int:
         """As prompts say: "never behind 3"."""
@@ -106,6 +113,10 @@ class ScriptedStream:
         """Tokens after which the engine waits for the test: "held" after 5, "held after 60"."""
         found = re.match(r"held(?: after (\d+))?", self.request.messages[-1].content)
         return int(found[1] or 5) if found else -1
+
+    def go_on(self, count: int) -> None:
+        """Write some more tokens of a reply that is held."""
+        self.held += count
 
     def cancel(self) -> None:
         if not self.ended.is_set():
@@ -122,9 +133,9 @@ class ScriptedStream:
         for i, text in enumerate(self._speech(prompt)):
             if i >= len(branch.prefix) and self.ended.wait(self.pause):
                 return
-            if self.held_after() - 4 <= i < self.held_after():
-                self.ended.wait(0.4)  # longer than between two frames: each token is sent
-            while i == self.held_after() and not self.unstuck.is_set():
+            if i == self.held - 1 and self.ended.wait(SENT):
+                return
+            while i == self.held and not self.unstuck.is_set():
                 if self.ended.wait(0.02):
                     return
             if prompt.startswith("break") and i == 5:
@@ -191,7 +202,7 @@ class ScriptedStream:
 class ScriptedEngine:
     """Same shape as ``mpd_core.engine.Engine``; remembers requests and streams."""
 
-    def __init__(self, pack: Pack, pause: float = 0.01, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, pack: Pack, pause: float = 0.001, notes: tuple[str, ...] = ()) -> None:
         self.pack = pack
         self.pause = pause
         self.info = Info(notes=notes)

@@ -111,7 +111,7 @@ def test_stop_ends_a_reply_at_once(real_app: str, visit: Callable[..., Visitor])
     assert visitor.page.locator(".mpd-end").inner_text() == "Stopped."
     assert 0 < int(visitor.view.get_attribute("data-count") or 0) < 512
     kept = visitor.text(run)
-    visitor.page.wait_for_timeout(500)
+    visitor.page.wait_for_timeout(200)
     assert kept
     assert visitor.text(run) == kept
 

@@ -196,9 +196,9 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
     return json.dumps(trace)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def no_traces() -> list[tuple[str, str]]:
+    """Files, and what is said of them."""
+    return [
         ("", "no JSON"),
         (json.dumps(a_trace())[:-40], "cut short"),
         ("[1, 2]", "no schema_version"),
@@ -226,14 +226,15 @@ def broken(trace: dict[str, Any], **changes: Any) -> str:
         (broken(a_trace(), top_k=[{}]), "step 2"),
         (broken(a_trace(), entropy="x"), "step 2 has no proper entropy"),
         (json.dumps(a_trace()).replace('"entropy": 1.0', '"entropy": NaN'), "no JSON"),
-    ],
-    ids=range(24),
-)
-def test_files_that_are_no_traces_are_explained(visitor: Visitor, text: str, message: str) -> None:
-    replay(visitor, text)
-    assert message in notice(visitor)
-    assert visitor.page.locator(".mpd-turn").count() == 0
-    visitor.page.evaluate("document.querySelector('.mpd-notice').replaceChildren()")
+    ]
+
+
+def test_files_that_are_no_traces_are_explained(visitor: Visitor) -> None:
+    for text, message in no_traces():
+        replay(visitor, text)
+        assert message in notice(visitor), message
+        assert visitor.page.locator(".mpd-turn").count() == 0
+        visitor.page.evaluate("document.querySelector('.mpd-notice').replaceChildren()")
 
 
 def test_a_file_that_is_too_large_is_not_even_read(visitor: Visitor, tmp_path: Path) -> None:
@@ -290,8 +291,9 @@ def test_a_link_runs_only_on_request_and_once(
     assert visitor.text(run) == "echo hi"
     visitor.page.reload()
     visitor.page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
-    visitor.page.wait_for_timeout(500)
-    assert len(engine.streams) == before + 1
+    visitor.view.wait_for()  # now it would have been asked
+    visitor.run("echo next")
+    assert len(engine.streams) == before + 2
 
 
 def test_what_a_link_gets_wrong_is_said_and_left_out(

@@ -85,10 +85,10 @@ def test_run_without_a_connection_loses_nothing(visit: Visit) -> None:
     first = visitor.run("echo one")
     visitor.page.locator("#dimension-1").get_by_text("informative").click()
     visitor.page.fill("#prompt textarea", "echo two")
-    visitor.page.context.set_offline(True)
-    visitor.page.click("#run")
-    visitor.page.wait_for_timeout(1500)
     visitor.page.evaluate("window.before = true")
+    visitor.page.context.set_offline(True)
+    with visitor.page.expect_event("requestfailed"):
+        visitor.page.click("#run")
     visitor.page.context.set_offline(False)
     # Gradio reloads the page once it is reached again.
     visitor.page.wait_for_function("window.before === undefined")
@@ -99,6 +99,13 @@ def test_run_without_a_connection_loses_nothing(visit: Visit) -> None:
     assert visitor.text(first) == "echo one"
     visitor.page.wait_for_selector('#view [data-done="true"]')
     visitor.strays = [s for s in visitor.strays if not offline(s)]
+
+
+def lose_the_connection(visitor: Visitor) -> None:
+    """Until the page has noticed. Gradio reloads it once the server is reached again."""
+    with visitor.page.expect_event("requestfailed"):
+        visitor.page.context.set_offline(True)
+    visitor.page.context.set_offline(False)
 
 
 def offline(stray: str) -> bool:
@@ -117,7 +124,7 @@ def offline(stray: str) -> bool:
 def test_a_page_that_is_idle_holds_no_connection(visit: Visit, studio: str) -> None:
     """HTTP/1.1 allows a browser six: a seventh idle tab used to hang."""
     visitor = visit()
-    for _ in range(8):
+    for _ in range(6):
         tab = visitor.page.context.new_page()
         tab.goto(studio)
         tab.wait_for_function("window.mpdStudio !== undefined")
@@ -134,14 +141,14 @@ def test_another_tab_begins_anew(visit: Visit, studio: str) -> None:
     assert tab.locator(".mpd-turn").count() == 1
 
 
-def tale_on_a_phone(
-    visit: Visit, studio: str, prompt: str = "unhurried tale", tokens: int = 512
-) -> tuple[Visitor, str]:
-    url = f"{studio}/?{urlencode({'max_new_tokens': tokens, 'prompt': prompt})}"
+def tale_on_a_phone(visit: Visit, studio: str) -> tuple[Visitor, str]:
+    """A reply that is held after its first sixty tokens."""
+    prompt = "held after 60: a tale"
+    url = f"{studio}/?{urlencode({'max_new_tokens': 140, 'prompt': prompt})}"
     visitor = visit(url, width=390, height=844, has_touch=True, is_mobile=True)
     visitor.wait_for_draft(prompt)
     run = visitor.run(prompt, wait=False)
-    visitor.page.wait_for_function(f"{WRITTEN} > 40")
+    visitor.page.wait_for_function(f"{WRITTEN} === 60")
     return visitor, run
 
 
@@ -152,14 +159,12 @@ END = """() => {
 }"""
 
 
-def more_is_written(visitor: Visitor, count: int = 12) -> None:
-    """Or all, where a busy machine was so slow."""
-    visitor.page.wait_for_function(
-        f"""before => {WRITTEN} > before
-          || document.querySelector('#view [data-done]').dataset.done === 'true'""",
-        arg=visitor.page.evaluate(WRITTEN) + count,
-    )
-    visitor.page.wait_for_timeout(300)
+def more_is_written(visitor: Visitor, engine: ScriptedEngine, count: int = 12) -> None:
+    """Some more tokens come, and are on the screen."""
+    before = visitor.page.evaluate(WRITTEN)
+    engine.streams[-1].go_on(count)
+    visitor.page.wait_for_function(f"count => {WRITTEN} === count", arg=before + count)
+    visitor.wait_for_frames()
 
 
 @pytest.mark.parametrize("way", ["reload", "back", "lost connection"])
@@ -167,18 +172,17 @@ def test_a_phone_follows_a_reply_that_goes_on_when_the_page_is_back(
     visit: Visit, studio: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 120.0)  # a busy machine loads slowly
-    visitor, run = tale_on_a_phone(visit, studio, "held after 60: a tale", tokens=140)
+    visitor, run = tale_on_a_phone(visit, studio)
     page = visitor.page
+    page.evaluate("window.before = true")
     if way == "reload":
         page.reload()
     elif way == "back":
         page.goto(f"{studio}/config")
         page.go_back()
     else:
-        page.context.set_offline(True)
-        page.wait_for_timeout(1500)
-        page.context.set_offline(False)
-        page.wait_for_timeout(3000)  # Gradio reloads the page once it is reached again
+        lose_the_connection(visitor)
+    page.wait_for_function("window.before === undefined")
     loaded_again(visitor)
     page.wait_for_function(f"{WRITTEN} === 60")
     engine.streams[-1].unstuck.set()
@@ -193,7 +197,7 @@ def test_a_phone_follows_a_reply_that_goes_on_when_the_page_is_back(
 
 @pytest.mark.parametrize("way", ["stay", "reload"])
 def test_who_scrolled_away_is_left_there_until_they_come_back_to_the_end(
-    visit: Visit, studio: str, monkeypatch: pytest.MonkeyPatch, way: str
+    visit: Visit, studio: str, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     monkeypatch.setattr("mpd_core.ui.handlers.LINGER_SECONDS", 120.0)
     visitor, run = tale_on_a_phone(visit, studio)
@@ -206,16 +210,16 @@ def test_who_scrolled_away_is_left_there_until_they_come_back_to_the_end(
         page.reload()
         loaded_again(visitor)
         page.wait_for_selector(f'.strip[data-run="{run}"] .tok')
-    more_is_written(visitor)
+    more_is_written(visitor, engine)
     assert page.evaluate("window.scrollY") < 20
     page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")  # past the end
-    more_is_written(visitor)
+    more_is_written(visitor, engine)
     assert not page.evaluate(END)
     page.evaluate(
         """window.scrollBy(0, document.querySelector('.last').getBoundingClientRect().bottom
           - window.innerHeight + 100)"""
     )
-    more_is_written(visitor)
+    more_is_written(visitor, engine)
     page.wait_for_function(END)
     page.evaluate("document.querySelector('#stop').click()")
     page.wait_for_selector('#view [data-done="true"]')
@@ -224,13 +228,14 @@ def test_who_scrolled_away_is_left_there_until_they_come_back_to_the_end(
 
 @pytest.mark.parametrize("way", ["wheel", "key"])
 def test_who_scrolls_up_in_a_long_reply_is_not_pulled_back(
-    visit: Visit, studio: str, way: str
+    visit: Visit, studio: str, engine: ScriptedEngine, way: str
 ) -> None:
     visitor = visit(f"{studio}/?max_new_tokens=512", width=900, height=700)
     page = visitor.page
-    visitor.run("unhurried tale", wait=False)
+    visitor.run("held after 300: a tale", wait=False)
     bottom = """(log => log.scrollHeight - log.clientHeight - log.scrollTop)(
       document.querySelector('.mpd-log'))"""
+    page.wait_for_function(f"{WRITTEN} === 300")
     page.wait_for_function(f"document.querySelector('.mpd-log').scrollTop > 40 && {bottom} < 5")
     page.locator(".mpd-log").focus()
     page.locator(".mpd-log").hover()
@@ -239,14 +244,14 @@ def test_who_scrolls_up_in_a_long_reply_is_not_pulled_back(
     else:
         page.keyboard.press("Home")
     page.wait_for_function("document.querySelector('.mpd-log').scrollTop === 0")
-    more_is_written(visitor)
+    more_is_written(visitor, engine)
     assert page.evaluate("document.querySelector('.mpd-log').scrollTop") == 0
     if way == "wheel":
         page.mouse.wheel(0, 5000)
     else:
         page.keyboard.press("End")
     page.wait_for_function(f"{bottom} < 5")
-    more_is_written(visitor)
+    more_is_written(visitor, engine)
     assert page.evaluate(bottom) < 5
     page.click("#stop")
     page.wait_for_selector('#view [data-done="true"]')

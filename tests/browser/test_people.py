@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from mpd_core.evaluation.votes import FILE, Votes
@@ -81,7 +82,7 @@ def test_a_rater_votes_by_keys_and_the_results_show_it(
 
     page.goto(url + "/results")
     expect(page.locator("#results-summary textarea, #results-summary input")).to_have_value(
-        "4 votes by 1 raters. No pair has two raters yet."
+        "4 votes by 1 rater. No pair has two raters yet."
     )
     expect(page.locator("#results-table")).to_contain_text("2 / 0 / 0")
     page.locator("#results-export").click()
@@ -90,6 +91,58 @@ def test_a_rater_votes_by_keys_and_the_results_show_it(
     rows = list(csv.DictReader(Path(download.value.path()).read_text().splitlines()))
     assert len(rows) == 4
     assert visitor.strays == []
+
+
+def test_the_pages_look_as_the_visitor_chose_and_fit_a_phone(
+    booth: tuple[str, Path], browser: Browser
+) -> None:
+    """The theme is one for all pages; on a phone one reply stands below the other, whole."""
+    url, _ = booth
+    visitor = opened(browser, url + "/results")
+    page = visitor.page
+    expect(page.locator("#results-summary textarea, #results-summary input")).to_have_value(
+        "Nobody has voted yet: the page Vote asks for it."
+    )
+    assert page.locator("#results-table table").count() == 0
+    was = page.locator("body.dark").count()
+    page.click(".mpd-theme")
+    page.goto(url + "/vote")
+    expect(page.locator("#vote-output-1 textarea")).not_to_have_value("")
+    assert page.locator("body.dark").count() == 1 - was
+    page.set_viewport_size({"width": 390, "height": 844})
+    visitor.wait_for_frames()
+    boxes = [page.locator(f"#vote-output-{n}").bounding_box() for n in (1, 2)]
+    assert boxes[0]
+    assert boxes[1]
+    assert boxes[0]["y"] + boxes[0]["height"] <= boxes[1]["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    cut = "all => all.map(text => text.scrollHeight - text.clientHeight)"
+    assert max(page.locator("#vote-outputs textarea").evaluate_all(cut)) <= 2
+    serious = Axe().run(page, context={"include": [[".mpd-people"], ["#header"]]}).response
+    assert [v["id"] for v in serious["violations"] if v["impact"] in ("serious", "critical")] == []
+    assert visitor.strays == []
+    page.context.close()
+
+
+def test_a_choice_that_follows_another_at_once_is_held_as_long(
+    booth: tuple[str, Path], browser: Browser
+) -> None:
+    """What holds the earlier one must not use up the time of the later one."""
+    url, _ = booth
+    page = opened(browser, url + "/vote").page
+    expect(page.locator("#vote-output-1 textarea")).not_to_have_value("")
+    page.evaluate(
+        """() => { const press = key => document.body.dispatchEvent(
+            new KeyboardEvent('keydown', {key, bubbles: true}));
+          press('2');
+          document.querySelector('#vote-next').click();  // refused: two rows are open
+          press('2'); }"""
+    )
+    expect(page.locator("#vote-rows input:checked")).to_have_count(2)
+    page.wait_for_timeout(1400)
+    page.evaluate(TAKEN_BACK)
+    expect(page.locator("#vote-rows input:checked")).not_to_have_count(0)
+    page.context.close()
 
 
 TAKEN_BACK = """() => document.querySelectorAll('#vote-rows input:checked')

@@ -10,6 +10,8 @@ import gradio as gr
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.people import Meeting, agreement, meetings_of
+from mpd_core.ui import assets
+from mpd_core.ui.header import header
 from mpd_core.ui.people.navigation import navigation
 from mpd_core.ui.people.place import Place
 from mpd_core.ui.people.vote_page import PRIVATE
@@ -18,8 +20,9 @@ HEAD = [
     *("first", "second", "dimension", "votes", "wins / ties / losses", "win rate"),
     *("95% interval", "(W+T/2)/N", "binomial p"),
 ]
-LEAD = (
-    "### What people chose\n"
+LEAD = "## What people chose"
+NOBODY = "Nobody has voted yet: the page Vote asks for it."
+MEANINGS = (
     "Win rate of the first method: for all dimensions the sign of their sum, ties dropped, as in "
     "the paper; its interval draws whole prompts; p: exact two-sided binomial test on votes that "
     "are no tie. Agreement: Krippendorff's alpha on pairs that several people have judged, with "
@@ -32,19 +35,27 @@ def build(page: Any, place: Place) -> None:
     folder = Path(tempfile.mkdtemp(prefix="mpd-votes-"))  # of a file that Gradio copies to its own
     with page.route("Results", "/results"):
         navigation()
-        gr.Markdown(LEAD)
-        gr.Markdown(place.warning, visible=bool(place.warning), elem_id="results-warning")
-        summary = gr.Textbox(label="Votes", interactive=False, lines=2, elem_id="results-summary")
-        table = gr.Dataframe(
-            headers=HEAD, datatype="str", interactive=False, wrap=True, elem_id="results-table"
-        )
-        with gr.Row():
-            again = gr.Button("Refresh", elem_id="results-refresh")
-            export = gr.Button("Votes as CSV", elem_id="results-export")
-        file = gr.File(label="CSV", visible=False, interactive=False, elem_id="results-file")
+        header(place.pack.spec.title)
+        with gr.Column(elem_classes="mpd-people"):
+            gr.Markdown(LEAD)
+            gr.Markdown(place.warning, visible=bool(place.warning), elem_id="results-warning")
+            summary = gr.Textbox(label="Votes", interactive=False, elem_id="results-summary")
+            table = gr.HTML(
+                value={"heads": HEAD, "rows": []},
+                html_template='<div class="mpd-results"></div>',
+                js_on_load=assets.results_script(),
+                apply_default_css=False,
+                elem_id="results-table",
+            )
+            with gr.Row(elem_id="results-buttons"):
+                again = gr.Button("Refresh", elem_id="results-refresh", min_width=140)
+                export = gr.Button("Votes as CSV", elem_id="results-export", min_width=140)
+            file = gr.File(label="CSV", visible=False, interactive=False, elem_id="results-file")
+            gr.Markdown(MEANINGS, elem_id="results-meanings")
 
     def show() -> list[Any]:
-        return [*_shown(place)]
+        said, rows = _shown(place)
+        return [said, {"heads": HEAD, "rows": rows}]
 
     def write() -> Any:
         try:
@@ -62,10 +73,13 @@ def build(page: Any, place: Place) -> None:
 
 
 def _shown(place: Place) -> tuple[str, list[list[str]]]:
+    """What is said above the table, and the table's rows."""
     try:
         every = place.votes().all()
     except MPDError as error:
         return str(error), []
+    if not every:
+        return NOBODY, []
     try:
         content = place.ballots().content
     except MPDError:
@@ -73,12 +87,16 @@ def _shown(place: Place) -> tuple[str, list[list[str]]]:
     votes = [vote for vote in every if vote.content == content]
     others = len(every) - len(votes)
     raters = len({vote.rater for vote in votes})
-    said = f"{len(votes)} votes by {raters} raters."
+    said = f"{_counted(len(votes), 'vote')} by {_counted(raters, 'rater')}."
     if others:
         said += f" {others} more, on other weights or settings, are only in the CSV."
     found = [f"{name} {value:.2f}" for name, value in agreement(votes).items() if value is not None]
     said += f" Agreement: {', '.join(found)}." if found else " No pair has two raters yet."
     return said, [_row(meeting) for meeting in meetings_of(votes)]
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def _row(meeting: Meeting) -> list[str]:

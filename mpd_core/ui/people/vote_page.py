@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from mpd_core.ui import assets
+from mpd_core.ui.header import header
 from mpd_core.ui.people.navigation import navigation
 from mpd_core.ui.people.place import Place
 from mpd_core.ui.people.voting import CHOICES, Shown, State, Voting
@@ -17,7 +18,7 @@ _RATER = """async (...values) => {
   return [window.mpdVote.rater(), ...values.slice(1)];
 }"""
 LEAD = (
-    "### Which reply is closer to what was asked for?\n"
+    "## Which reply is closer to what was asked for?\n"
     "Read the instruction and both replies. For each row choose the output that shows it better, "
     "or Tie. Keys: 1, 2 and 0 (tie) answer the next open row, Enter goes on. Nothing about you is "
     "kept but a random number in a cookie, so that no pair counts twice."
@@ -30,23 +31,27 @@ def build(page: Any, place: Place) -> None:
     dimensions = place.pack.space.dimensions
     with page.route("Vote", "/vote"):
         navigation()
+        header(place.pack.spec.title)
         gr.HTML("", js_on_load=assets.text("vote.js"), elem_id="vote-keys")
-        gr.Markdown(LEAD)
-        warning = place.warning
-        gr.Markdown(warning, visible=bool(warning), elem_id="vote-warning")
-        rater, state = gr.Textbox(visible=False), gr.State({})
-        note = gr.Textbox(label="Note", visible=False, interactive=False, elem_id="vote-note")
-        with gr.Column(visible=False, elem_id="vote-ballot") as ballot:
-            instruction = _text("Instruction", "vote-instruction", 2)
-            with gr.Row():
-                outputs = [_text(f"Output {n}", f"vote-output-{n}", 8) for n in (1, 2)]
-            with gr.Column(elem_id="vote-rows"):
-                rows = [
-                    gr.Radio(list(CHOICES), label=d.name, elem_id=f"vote-row-{k}")
-                    for k, d in enumerate(dimensions)
-                ]
-            go = gr.Button("Next", variant="primary", elem_id="vote-next")
-        progress = gr.Textbox(show_label=False, interactive=False, elem_id="vote-progress")
+        with gr.Column(elem_classes="mpd-people"):
+            gr.Markdown(LEAD)
+            gr.Markdown(place.warning, visible=bool(place.warning), elem_id="vote-warning")
+            rater, state = gr.Textbox(visible=False), gr.State({})
+            note = gr.Textbox(label="Note", visible=False, interactive=False, elem_id="vote-note")
+            with gr.Column(visible=False, elem_id="vote-ballot") as ballot:
+                instruction = _text("Instruction", "vote-instruction", 1)
+                with gr.Row(elem_id="vote-outputs"):
+                    outputs = [_text(f"Output {n}", f"vote-output-{n}", 8) for n in (1, 2)]
+                with gr.Column(elem_id="vote-rows"):
+                    rows = [
+                        gr.Radio(
+                            list(CHOICES), label=d.name, elem_id=f"vote-row-{k}",
+                            elem_classes="dimension",
+                        )
+                        for k, d in enumerate(dimensions)
+                    ]  # fmt: skip
+                go = gr.Button("Next", variant="primary", elem_id="vote-next")
+            progress = gr.Textbox(label="So far", interactive=False, elem_id="vote-progress")
     shown = [state, note, ballot, instruction, *outputs, *rows, progress]
 
     def show(shown: Shown) -> list[Any]:
@@ -68,7 +73,9 @@ def build(page: Any, place: Place) -> None:
 
 def _text(label: str, name: str, lines: int) -> gr.Textbox:
     """Plain text, whatever it holds: never markdown or HTML."""
-    return gr.Textbox(label=label, lines=lines, max_lines=24, interactive=False, elem_id=name)
+    return gr.Textbox(
+        label=label, lines=lines, max_lines=24, interactive=False, elem_id=name, min_width=280
+    )
 
 
 def _same(count: int) -> list[Any]:
