@@ -35,6 +35,13 @@ class Number:
     def whole(self) -> bool:
         return isinstance(self.default, int)
 
+    @property
+    def wanted(self) -> str:
+        """What may be given, in words."""
+        kind = "a whole number" if self.whole else "a number"
+        low, high = (f"{n:g}" if isinstance(n, float) else n for n in (self.low, self.high))
+        return f"{kind} {f'above {low} and at most' if self.above else f'from {low} to'} {high}"
+
     def check(self, value: object) -> None:
         """Refuse what is no such number.
 
@@ -44,10 +51,7 @@ class Number:
         number = isinstance(value, int if self.whole else (int, float))
         fits = number and not isinstance(value, bool) and self.low <= value <= self.high  # type: ignore[operator]
         if not fits or (self.above and value == self.low):
-            kind = "a whole number" if self.whole else "a number"
-            low, high = (f"{n:g}" if isinstance(n, float) else n for n in (self.low, self.high))
-            edge = f"above {low} and at most" if self.above else f"from {low} to"
-            raise RequestError(f"{self.name} is {value!r:.60}: give {kind} {edge} {high}.")
+            raise RequestError(f"{self.name} is {value!r:.60}: give {self.wanted}.")
 
 
 def number(

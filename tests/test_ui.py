@@ -193,6 +193,8 @@ def test_what_a_page_asks_becomes_a_request() -> None:
         ({"settings": {"seed": 1.5}}, "Seed is 1.5"),
         ({"settings": {"seed": None}}, "Seed"),
         ({"settings": {"temperature": "hot"}}, "temperature"),
+        ({"settings": {"seed": None}}, "Seed is empty: give a whole number from 0 to 4294967295."),
+        ({"settings": {"temperature": None}}, "Temperature is empty: give a number from 0 to"),
         ({"settings": {"max_new_tokens": 10**6}}, "max_new_tokens"),
         ({"settings": []}, "unknown here"),
     ],

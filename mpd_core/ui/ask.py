@@ -89,9 +89,12 @@ def request(one: dict[str, Any], pack: Pack) -> GenerationRequest:
             "Advanced settings, which needs none."
         )
     given = {name: settings[name] for name in NUMBERS if name in settings}
-    for name in given:
-        if NUMBERS[name].whole:
-            given[name] = whole(NUMBERS[name].label, given[name])
+    for name, value in given.items():
+        number = NUMBERS[name]
+        if value is None:
+            raise RequestError(f"{number.label} is empty: give {number.wanted}.")
+        if number.whole:
+            given[name] = whole(number.label, value)
     # A strength that was left at the pack's own follows the number of chosen poles.
     if given.get("strength") == pack.spec.decode.strength:
         del given["strength"]
