@@ -39,7 +39,8 @@ async function plot(figure, box, title, rows, experts, kind, slots) {
   }));
   const grid = look.colour('--mpd-line');
   await window.Plotly.newPlot(box, series, {
-    ...look.layout, height: 340, margin: {t: 40, r: 10, b: 30, l: 50}, barmode: 'group', legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'},
+    // The buttons, which a touch screen always shows, stand beside the plot: above it is the legend.
+    ...look.layout, modebar: {...look.layout.modebar, orientation: 'v'}, height: 340, margin: {t: 40, r: 36, b: 30, l: 50}, barmode: 'group', legend: {orientation: 'h', y: 1.02, yanchor: 'bottom'},
     xaxis: {type: 'category', gridcolor: grid, automargin: true}, yaxis: {rangemode: 'tozero', gridcolor: grid, zerolinecolor: grid}, showlegend: Boolean(experts),
   }, look.config);
 }

@@ -16,10 +16,11 @@ function loadPlotly(source) {
 
 /** What every plot has: the page's colours and font, and images in both formats. */
 function plotLook(node, title) {
-  const css = getComputedStyle(node);
+  const css = getComputedStyle(node), colour = name => css.getPropertyValue(name).trim();
   return {
-    colour: name => css.getPropertyValue(name).trim(),
-    layout: {
+    colour,
+    layout: {  // Plotly would take its buttons' colours from the paper, which is transparent here
+      modebar: {bgcolor: 'rgba(0,0,0,0)', color: colour('--mpd-soft'), activecolor: colour('--mpd-text')},
       paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {family: css.fontFamily, size: 13, color: css.color},
     },
     config: {

@@ -155,6 +155,25 @@ def test_the_tab_analyses_this_conversation_and_files(visit: Visit, tmp_path: Pa
     expect(page.locator(".mpd-turn:visible")).to_have_count(2)
 
 
+def test_buttons_of_a_plot_cover_neither_plot_nor_legend_on_a_phone(visit: Visit) -> None:
+    visitor = visit(width=320, height=700)
+    page = visitor.page
+    visitor.run("echo plots on a phone")
+    page.get_by_role("tab", name="Analyse").click()
+    page.get_by_role("button", name="Replies of this conversation").click()
+    page.wait_for_selector('.mpd-analysis[data-ready="true"]')
+    covered = page.locator("#analyse .mpd-plot-one").evaluate_all(
+        """all => all.map(one => {
+          const bar = one.querySelector('.modebar-container > .modebar').getBoundingClientRect();
+          const meets = box => box.width > 0 && bar.left < box.right && box.left < bar.right
+            && bar.top < box.bottom && box.top < bar.bottom;
+          return bar.width > 0 ? [...one.querySelectorAll('.legend, .nsewdrag')]
+            .map(node => node.getBoundingClientRect()).filter(meets).length : 'no buttons';
+        })"""
+    )
+    assert covered == [0, 0, 0, 0]
+
+
 def test_a_conversation_without_replies_is_said(visit: Visit) -> None:
     page = visit().page
     page.click("#new")

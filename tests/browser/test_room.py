@@ -14,6 +14,21 @@ from tests.browser.conftest import MARKS, Visitor, new_context, swipe
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
+CONTRASTS = """nodes => {
+  const read = colour => { const n = colour.match(/[0-9.]+/g).map(Number);
+    return [...n.slice(0, 3), n[3] ?? 1]; };
+  const over = (top, below) => below.map((c, k) => top[k] * top[3] + c * (1 - top[3]));
+  const light = rgb => rgb.map(c => c / 255)
+    .map(c => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+    .reduce((all, c, k) => all + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const behind = node => (node === null ? [255, 255, 255]
+    : over(read(getComputedStyle(node).backgroundColor), behind(node.parentElement)));
+  return nodes.map(node => {
+    const ground = behind(node.parentElement);
+    const [a, b] = [ground, over(read(getComputedStyle(node).fill), ground)].map(light);
+    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  });
+}"""
 SIDEWAYS = "document.documentElement.scrollWidth - window.innerWidth"
 
 
@@ -350,4 +365,7 @@ def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: V
     )
     assert page.evaluate("window.pwned") is None
     assert page.locator(".mpd-plot img, .mpd-plot script").count() == 0
+    contrasts = page.locator(".mpd-plot .modebar-btn svg path").evaluate_all(CONTRASTS)
+    assert len(contrasts) > 3
+    assert min(contrasts) >= 3, contrasts  # of signs, by WCAG 1.4.11
     page.get_by_role("button", name="Close").click()
