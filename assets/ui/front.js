@@ -140,7 +140,7 @@ function awaitEnds(orphans) {
 const newest = () => state.turns.at(-1)?.version ?? null;
 
 function mountControls(node) {
-  const pick = selector => node.querySelector(selector), columns = new Columns(pick('.mpd-columns'), form, pack);
+  const pick = selector => node.querySelector(selector), columns = new Columns(pick('.mpd-columns'), pick('.mpd-column-add'), form, pack);
   const every = pick('.mpd-every'), file = pick('input[type=file]'), panel = pick('.mpd-compare'), opener = pick('.mpd-compare-open');
   every.hidden = pack.every < 2;
   every.textContent = `All ${pack.every === 8 ? 'eight' : pack.every}`;

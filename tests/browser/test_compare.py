@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ScriptedEngine
@@ -105,9 +106,22 @@ def test_columns_of_methods_with_one_prompt_and_seed(visit: Visit, engine: Scrip
     assert sorted(asked) == [("expert:concise", "BBB"), ("uniform", "AAA")]
     assert len({s.request.sampling.seed for s in engine.streams[before:]}) == 1
     assert "The same as the first reply" in page.locator(".mpd-version").nth(1).inner_text()
-    for _ in range(4):
-        page.get_by_role("button", name="Add a column").click()
-    assert columns.count() == 4
+
+
+def test_a_comparison_has_two_to_four_columns(visit: Visit) -> None:
+    page = visit().page
+    page.get_by_role("button", name="Compare…").click()
+    columns = page.locator(".mpd-column")
+    add = page.get_by_role("button", name="Add a column")
+    while columns.count() < 4:
+        add.click()
+    expect(add).to_be_disabled()
+    removes = page.get_by_label("Remove this column")
+    while columns.count() > 2:
+        removes.last.click()
+    assert [remove.is_disabled() for remove in removes.all()] == [True, True]
+    expect(columns.last.get_by_label("Method")).to_be_focused()
+    expect(add).to_be_enabled()
 
 
 def test_asking_again_and_editing_keep_versions_of_the_turn(
