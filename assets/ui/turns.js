@@ -69,7 +69,10 @@ class Turn {
       version.node.hidden = !this.grid && k !== this.active;
       version.node.classList.toggle('active', this.grid && k === this.active);
     });
-    this.prompt.textContent = this.version.prompt;
+    // Side by side with versions whose instruction was edited, each says which one it answers.
+    const mixed = this.grid && this.versions.some(version => version.prompt !== this.version.prompt);
+    this.prompt.textContent = mixed ? 'Versions of different instructions' : this.version.prompt;
+    for (const version of this.versions) version.asked.textContent = mixed ? version.prompt : '';
     const page = way => {
       const button = makeButton(way < 0 ? '‹' : '›', '', () => this.actions.page(this, this.active + way));
       button.setAttribute('aria-label', way < 0 ? 'Version before' : 'Version after');

@@ -99,7 +99,9 @@ class Version {
       kinds.append(made);
     }
     this.buttons.append(keep);
-    this.node.append(made, this.means, strip, this.read, this.end, this.buttons);
+    this.asked = make('p', 'mpd-own-prompt');
+    this.asked.dir = 'auto';
+    this.node.append(this.asked, made, this.means, strip, this.read, this.end, this.buttons);
   }
 
   /** Take what a frame says; false if chunks before it are missing. */

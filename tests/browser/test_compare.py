@@ -158,6 +158,31 @@ def test_asking_again_and_editing_keep_versions_of_the_turn(
     assert engine.streams[-1].request.messages[2].content == "echo one"
 
 
+def test_side_by_side_each_version_says_which_instruction_it_answers(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.page
+    first = visitor.run("echo the sea")
+    page.get_by_role("button", name="Ask again").click()
+    visitor.wait(first)
+    page.get_by_role("button", name="Side by side").click()
+    expect(page.locator(".mpd-prompt")).to_have_text("echo the sea")
+    assert page.locator(".mpd-own-prompt:visible").count() == 0  # said once, above them
+    page.get_by_role("button", name="One at a time").click()
+    page.get_by_role("button", name="Edit").click()
+    visitor.wait_for_draft("echo the sea")
+    visitor.run("echo <b>lakes</b>")
+    page.get_by_role("button", name="Side by side").click()
+    own = page.locator(".mpd-version:visible .mpd-own-prompt")
+    assert own.all_inner_texts() == ["echo the sea", "echo the sea", "echo <b>lakes</b>"]
+    assert "echo" not in page.locator(".mpd-prompt").inner_text()
+    # Another one becomes the active one, and nothing moves.
+    page.locator(".mpd-version:visible .tok").first.click()
+    assert own.all_inner_texts() == ["echo the sea", "echo the sea", "echo <b>lakes</b>"]
+    page.get_by_role("button", name="One at a time").click()
+    expect(page.locator(".mpd-prompt")).to_have_text("echo the sea")
+    assert page.locator(".mpd-own-prompt:visible").count() == 0
+
+
 def test_another_seed_needs_a_temperature(
     visit: Visit, studio: str, engine: ScriptedEngine
 ) -> None:
