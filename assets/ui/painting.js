@@ -90,7 +90,7 @@ function paintDetail() {
   }
   Object.assign(state, {detail: key, detailAt: now});
   const focus = side.contains(document.activeElement) ? document.activeElement.getAttribute('aria-label') : null;
-  inspector.show(version, i, pinned, {step: way => step(way), release: () => pin(state.version, state.pinned)});
+  inspector.show(version, i, pinned, {step: way => step(way), release});
   if (focus) [...side.querySelectorAll('[aria-label]')].find(n => n.getAttribute('aria-label') === focus && !n.disabled)?.focus();
   root.classList.toggle('sheet', state.pinned !== null);
 }

@@ -47,6 +47,13 @@ function pin(version, i, fromMap = false) {
   if (fromMap || !wide.matches) inSight(version.strip.tokens[state.pinned]);
 }
 
+/** Let go of the pinned token; the keyboard's focus, if in the inspector, goes back to it. */
+function release() {
+  const token = state.pinned, within = side.contains(document.activeElement);
+  pin(state.version, token);
+  if (within) state.version.strip.focus(token);
+}
+
 function step(way) {
   const i = state.pinned + way, {version} = state;
   if (!version || i < 0 || i >= version.strip.tokens.length) return;
@@ -134,7 +141,7 @@ log.addEventListener('keydown', e => {
 /** Keys that work anywhere on the page; the listener goes when the page's picture goes. */
 function pageKeys(e) {
   if (!element.isConnected) return document.removeEventListener('keydown', pageKeys);
-  if (e.key === 'Escape' && state.pinned !== null && !document.querySelector('dialog[open]')) pin(state.version, state.pinned);
+  if (e.key === 'Escape' && state.pinned !== null && !document.querySelector('dialog[open]')) release();
   const command = (e.ctrlKey || e.metaKey) && !e.altKey, key = e.key.toLowerCase();
   if (command && (key === 'z' || key === 'y') && state.version && !e.target.closest?.('input, textarea, select')) {
     const turn = turnOf(state.version), way = key === 'y' || e.shiftKey ? 1 : -1;

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from mpd_core.packs import load_pack
 from mpd_core.ui.server import launch
@@ -246,6 +247,22 @@ def test_keyboard_alone(visitor: Visitor) -> None:
     assert page.evaluate("document.activeElement.dataset.i") == str(count - 1)
     page.keyboard.press("Escape")
     assert strip.locator('.tok[aria-pressed="true"]').count() == 0
+
+
+@pytest.mark.parametrize("key", ["Enter", "Escape"])
+def test_letting_go_of_a_token_gives_the_keyboard_back_its_place(
+    visitor: Visitor, key: str
+) -> None:
+    run = visitor.run("echo one two three")
+    visitor.pin(run, 1)
+    visitor.page.get_by_label("Token after").focus()
+    visitor.page.keyboard.press("Enter")
+    visitor.page.get_by_label("Release the pinned token").focus()
+    visitor.page.keyboard.press(key)
+    expect(visitor.strip(run).locator(".tok").nth(2)).to_be_focused()
+    assert visitor.strip(run).locator('.tok[aria-pressed="true"]').count() == 0
+    visitor.page.keyboard.press("ArrowLeft")
+    expect(visitor.strip(run).locator(".tok").nth(1)).to_be_focused()
 
 
 def over_map(visitor: Visitor, index: int) -> tuple[float, float]:
