@@ -157,7 +157,8 @@ class Inspector {
     const {data, listed: k} = version;
     const go = pinned && canBranch(version) ? c => branchFrom(version, i, {token: c.id, text: c.text}) : null;
     const merged = {name: 'merged', value: c => c.p};
-    const columns = [...(data.experts.length > 1 ? [merged] : []),
+    // Where shifts move a start, one expert alone is not what decides either.
+    const columns = [...(data.experts.length > 1 || data.anchors > 0 ? [merged] : []),
       ...data.experts.map((e, k) => ({name: e.name, expert: e, value: c => c.chance[k]}))];
     const table = make('table', 'mpd-candidates'), head = make('tr'), body = make('tbody'), tokens = candidatesOf(data, i);
     head.append(...columns.map(column => {

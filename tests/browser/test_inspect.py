@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import TOP_K, ScriptedEngine, distribution, mixture
+from tests.browser.test_keep import a_trace, replay
 
 pytestmark = MARKS
 STEP = 6
@@ -260,6 +262,21 @@ def raw(space: str, p: list[float], weights: list[float], anchors: list[float]) 
         return sum(w * q for w, q in zip(weights, p, strict=True))
     product = math.prod(q**w for w, q in zip(weights, p, strict=True))
     return product if space == "logit" else anchors[0] * (product / anchors[1]) ** 2.0
+
+
+def test_one_expert_alone_has_the_merged_tokens_beside_its_own_where_a_start_is_moved(
+    visitor: Visitor,
+) -> None:
+    trace = a_trace(2, space="strength", settings={"strength": 2.0}, preference="A--")
+    chances = {"elementary": math.log(0.3), "plain": math.log(0.5)}
+    for step in trace["steps"]:
+        step |= {"weights": {"elementary": 1.0}, "logprobs": chances}
+        for one in step["top_k"]:
+            one |= {"probability": 0.1, "logprobs": chances}
+    replay(visitor, json.dumps(trace))
+    visitor.pin(visitor.wait(""), 1)
+    heads = visitor.page.locator(".mpd-candidates th > :last-child").all_inner_texts()
+    assert heads == ["merged", "elementary"]
 
 
 def test_a_term_explains_itself(visitor: Visitor) -> None:
