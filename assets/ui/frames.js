@@ -91,6 +91,7 @@ setInterval(keepAsking, 1000);
 function awaited(writing) {
   if (!state.engine.ready) return `The model is loading, your instruction waits for it. ${state.engine.stage}`;
   if (!writing.some(version => version.heard)) {
+    if (!navigator.onLine) return 'There is no connection: your instruction is kept, and has not been sent.';
     const late = performance.now() - state.last.at > 6000;  // every reply that is written holds a connection
     return `Sent; the server has not answered yet…${late ? ' A browser opens six connections to a site at most: other tabs of this page that are writing may hold them all.' : ''}`;
   }

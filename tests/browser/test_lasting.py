@@ -6,6 +6,7 @@ from collections.abc import Callable
 from urllib.parse import urlencode
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browser.conftest import MARKS, Visitor, swipe
 from tests.browser.scripted import TALE, ScriptedEngine
@@ -89,6 +90,7 @@ def test_run_without_a_connection_loses_nothing(visit: Visit) -> None:
     visitor.page.context.set_offline(True)
     with visitor.page.expect_event("requestfailed"):
         visitor.page.click("#run")
+    expect(visitor.page.locator(".mpd-status")).to_contain_text("There is no connection")
     visitor.page.context.set_offline(False)
     # Gradio reloads the page once it is reached again.
     visitor.page.wait_for_function("window.before === undefined")
