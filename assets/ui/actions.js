@@ -5,6 +5,7 @@ const actions = {
     const turn = turnOf(version);
     turn.grid = false;
     actions.page(turn, turn.versions.indexOf(version));
+    turn.holdFocus(-1);  // the button that was pressed is hidden now; this one leads back
   },
   page(turn, index) { turn.show(index); activate(turn.version); saveAndPaint(); },
   travel(turn, way) { turn.travel(way); activate(turn.version); saveAndPaint(); },

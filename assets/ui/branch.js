@@ -19,6 +19,7 @@ function branchName({branch, names}) {
 /** Write a reply anew from token i on; `changes` are those of `request.Branch` in Python. */
 function branchFrom(version, i, {token = null, text = null, weights = null, lasting = false}) {
   const {preference, settings} = version.plan;
+  if (side.contains(document.activeElement)) log.focus({preventScroll: true});  // the button goes with the token's numbers
   askFor({prompt: version.prompt, turn: turnOf(version), replies: [{
     preference, settings, from: version, names: version.data.experts.map(e => e.name),
     branch: {prefix: version.data.id.slice(0, i), token, text, weights, lasting},

@@ -84,7 +84,15 @@ class Turn {
       button.disabled = !this.beside(way);
       return button;
     };
+    const held = [...this.pager.children].indexOf(document.activeElement), last = this.pager.children.length - 1;
     this.pager.replaceChildren(...(several ? [...(this.grid ? [] : [travel(-1, 'Undo'), travel(1, 'Redo')]), ...(this.grid ? [] : [page(-1), make('span', '', `${this.active + 1} of ${this.versions.length}`), page(1)]), side] : []));
+    if (held >= 0) this.holdFocus(held === last ? -1 : held);
+  }
+
+  /** Give the keyboard's focus to the pager's button at a place; to the last where that is off, or gone. */
+  holdFocus(place) {
+    const button = this.pager.children[place];
+    (button && !button.disabled ? button : this.pager.lastElementChild)?.focus();
   }
 
   paint(look) {

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Locator
+from playwright.sync_api import Locator, expect
 
 from mpd_core.analysis import trace_from_dict
 from mpd_core.request import Branch
@@ -103,6 +103,32 @@ def test_branches_stand_beside_the_original_with_undo_and_redo(visit: Visit) -> 
     assert visitor.text(third) == SPEECH
     pager(visitor).get_by_role("button", name="Undo").click()
     visitor.page.wait_for_selector(f'#view [data-run="{second}"]')
+
+
+def test_versions_are_walked_by_the_keyboard_alone(visitor: Visitor) -> None:
+    page = visitor.page
+    run = visitor.run("Explain photosynthesis.")
+    visitor.pin(run, 2)
+    page.locator(".mpd-go").first.focus()
+    page.keyboard.press("Enter")
+    branch = visitor.wait(run)
+    expect(page.locator(".mpd-log")).to_be_focused()
+    focused = "document.activeElement.ariaLabel || document.activeElement.textContent"
+    page.get_by_label("Version before").focus()
+    for shown in (run, branch):
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f'#view [data-run="{shown}"]')
+        assert page.evaluate(focused) == "Version before"
+    page.get_by_role("button", name="Undo").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f'#view [data-run="{run}"]')
+    for name in ("Side by side", "One at a time", "Side by side"):  # Undo is off at the first one
+        assert page.evaluate(focused) == name
+        page.keyboard.press("Enter")
+    page.locator(".mpd-actions").get_by_role("button", name="Open").last.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f'#view [data-run="{branch}"]')
+    assert page.evaluate(focused) == "Side by side"
 
 
 def test_a_branch_that_is_refused_leaves_the_original(
