@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from transformers import AutoTokenizer
 
+from mpd_core.engine import distribution
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
 from mpd_core.engine.memory import release
 from mpd_core.engine.plan import ANCHOR, BASE, PCM, TRUNK
@@ -109,6 +110,7 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     if format_.device == "cpu":
         progress("Preparing loops for this CPU: some seconds the first time, then none.")
         kernels.prepare()
+        distribution.prepare()
         if not kernels.HAS_OPENMP:
             progress("OpenMP's library is missing (Debian: libgomp1): loops run on one core.")
     _check_prompts(pack, folder)

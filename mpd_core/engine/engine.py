@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpd_core.engine.build import EngineOptions, Parts, build
+from mpd_core.engine.distribution import StepStats
 from mpd_core.engine.pace import Pace
 from mpd_core.engine.plan import method_names
 from mpd_core.engine.processor import RequestProcessor
-from mpd_core.engine.records import StepStats, make_step, step_stats
+from mpd_core.engine.records import make_step
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import StepOutput
 from mpd_core.engine.scheduler import Scheduler
@@ -215,7 +216,7 @@ class Engine:
         for place, sequence in enumerate(sequences):
             if sequence.forced_token is not None:
                 tokens[place] = sequence.forced_token
-        every = step_stats(output.distribution, tokens, self.pack.spec.decode.top_k_recorded)
+        every = output.distribution.describe(tokens, self.pack.spec.decode.top_k_recorded)
         for sequence, stats, missing in zip(sequences, every, output.missing, strict=True):
             with self._alone(sequence):
                 if finish := self._tell(sequence, stats, missing):
