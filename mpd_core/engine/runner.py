@@ -15,6 +15,7 @@ from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.method.merging import fading_strength
 from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.rows import RowModel
+from mpd_core.models.step_loops import weigh
 from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest
 
@@ -171,8 +172,19 @@ class Runner:
         if not states:
             return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
         poles = torch.tensor([s.plan.poles for s in sequences], device=states[0].device)
+        top = sequences[0].plan.top
+        if self.head.linear.weight.device.type == "cpu":
+            return _in_loops(self.head, torch.stack(states), poles, top=top).to(self._device)
         alpha = self.head.expert_weights(torch.stack(states), poles).to(self._device)
-        return top_one(alpha) if sequences[0].plan.top else alpha
+        return top_one(alpha) if top else alpha
+
+
+def _in_loops(head: WeightHead, states: Tensor, poles: Tensor, *, top: bool) -> Tensor:
+    """[R, E] from last states [R, D]."""
+    alpha = torch.empty(poles.shape)
+    weight, bias, pairs = (p.detach().numpy() for p in (*head.linear.parameters(), head.pair_bias))
+    weigh(states.float().numpy(), weight, bias, pairs, poles.numpy(), top, alpha.numpy())
+    return alpha
 
 
 def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:

@@ -61,9 +61,9 @@ def sum_chunk(x: Array, out: Array) -> None:
 @compiled()
 def join_chunks(chunks: Array, out: Double) -> None:
     """``LOG_SUM`` and ``ENTROPY`` from all chunks of a distribution."""
-    largest, total, product = np.float64(-np.inf), 0.0, 0.0
+    largest, total, product = -np.inf, 0.0, 0.0
     for chunk in range(len(chunks)):
-        highest = np.float64(chunks[chunk, LARGEST])
+        highest = float(chunks[chunk, LARGEST])
         largest = highest if highest > largest else largest
     for chunk in range(len(chunks)):
         own, part = np.float64(chunks[chunk, TOTAL]), np.float64(chunks[chunk, PRODUCT])
@@ -72,9 +72,10 @@ def join_chunks(chunks: Array, out: Double) -> None:
             scale = math.exp(far)
             total += scale * own
             product += scale * (part + far * own)
-    own = math.log(total) if total != 0.0 else np.nan  # nothing is possible
-    out[LOG_SUM] = largest + own
-    out[ENTROPY] = own - (product / total if total != 0.0 else 0.0)
+    if total == 0.0:
+        total = np.nan  # nothing is possible
+    out[LOG_SUM] = largest + math.log(total)
+    out[ENTROPY] = math.log(total) - product / total
 
 
 @compiled()

@@ -181,10 +181,12 @@ class RowModel:
         gates: Tensor,
         window: int,
         rows: slice | Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, RowCache]:
-        """Set up a pass; what a body takes."""
+    ) -> tuple[Tensor, Tensor, Any, RowCache]:
+        """Set up a pass; what a body takes. Loops need no mask: they end where a row does."""
         self.cache.window = Window(rows, positions, window)
         self._stack.routing.begin(gates, inputs.shape[1])
+        if self.ragged:
+            return inputs, positions, None, self.cache
         seen = torch.arange(window, device=self.device)
         return inputs, positions, seen <= positions[:, None, :, None], self.cache
 
