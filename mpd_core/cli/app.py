@@ -101,7 +101,7 @@ def serve(
     from mpd_core.ui.server import serve as serve_page
 
     loaded, chosen = load_pack(pack), quantize
-    opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell), _tell)
+    opening = Opening(loaded, lambda tell: _engine(loaded, chosen, device, tell, warm=True), _tell)
     with contextlib.closing(opening), contextlib.suppress(KeyboardInterrupt):
         serve_page(opening, host=host, port=port)
 
@@ -176,11 +176,16 @@ def _open(pack: Pack, quantize: Quantize | None, device: str | None) -> Engine:
 
 
 def _engine(
-    pack: Pack, quantize: Quantize | None, device: str | None, tell: Callable[[str], None]
+    pack: Pack,
+    quantize: Quantize | None,
+    device: str | None,
+    tell: Callable[[str], None],
+    *,
+    warm: bool = False,
 ) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    return Engine.open(pack, quantize=quantize, device=device, progress=tell)
+    return Engine.open(pack, quantize=quantize, device=device, warm=warm, progress=tell)
 
 
 def _tell(sentence: str) -> None:

@@ -83,6 +83,8 @@ class EngineOptions(TypedDict, total=False):
     """``cpu`` or ``cuda``; default: a GPU where there is one."""
     kept_rows: int
     """Of each model, to keep of ended requests, for those that begin alike."""
+    warm: bool
+    """Whether what all prompts begin with is read before the first one comes, on a CPU."""
     progress: Callable[[str], None]
     """Is told in sentences what is being done."""
 

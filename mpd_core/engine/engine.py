@@ -25,6 +25,7 @@ from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
+from mpd_core.engine.warm import read_beginnings
 from mpd_core.errors import EngineError
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack
@@ -84,7 +85,13 @@ class Engine:
         Raises:
             ModelSourceError, PackError, RequestError: as ``build`` says.
         """
-        return cls(pack, run_in_fresh_thread(build, pack, **options))
+        engine = cls(pack, run_in_fresh_thread(build, pack, **options))
+        if options.get("warm") and engine.info.device == "cpu":
+            run_in_fresh_thread(engine._warm_up)
+        return engine
+
+    def _warm_up(self) -> None:
+        read_beginnings(self.pack, self._processor, self._runner, self._scheduler)
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
