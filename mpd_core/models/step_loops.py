@@ -6,6 +6,8 @@ take longer than their arithmetic.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from mpd_core.models.block_loops import BLOCK, FOUR, HALF, PANEL, Codes, Scales
@@ -69,3 +71,12 @@ def weigh(
             first = np.argmax(alpha)
             alpha[:] = ZERO
             alpha[first] = ONE
+
+
+@cache
+def prepare() -> None:
+    """Compile both for this CPU, or take their code from disk."""
+    x, ids = np.ones((1, 2), np.float32), np.zeros((1, 1), np.int64)
+    weigh(x, x, x[0, :1], x[:, :1].copy(), ids, False, x[:, :1].copy())
+    codes, scales = np.zeros((1, 1, 4, PANEL, FOUR), np.uint8), np.zeros((1, 1, 2, PANEL), np.int16)
+    embed(codes, scales, ids[0], np.empty((1, BLOCK), np.float32))
