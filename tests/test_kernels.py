@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mpd_core.engine import Engine
 from mpd_core.engine.memory import held_bytes
-from mpd_core.models import kernels
+from mpd_core.models import kernels, merge_loops, step_loops
 from mpd_core.models.operators import rotate
 from mpd_core.packs import Pack
 from tests.fresh_python import in_python
@@ -230,8 +230,13 @@ def test_no_visitor_waits_for_a_compiler(make_pack: Callable[..., Pack]) -> None
     """Opening an engine compiles all that its requests run."""
 
     def compiled() -> dict[str, list[Any]]:
-        loops = ("add_norm", "gated", "attend", "add_lora")
-        return {name: list(getattr(kernels, name).signatures) for name in loops}
+        loops: dict[Any, tuple[str, ...]] = {
+            kernels: ("add_norm", "gated", "attend", "add_lora"),
+            merge_loops: ("sum_up", "merge", "describe"),
+            step_loops: ("embed", "weigh"),
+        }
+        every = ((file, name) for file, names in loops.items() for name in names)
+        return {name: list(getattr(file, name).signatures) for file, name in every}
 
     engine = Engine.open(make_pack(prompt="plain", adapters=True, pcm_trained=True))
     before = compiled()

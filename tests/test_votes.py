@@ -17,6 +17,7 @@ from mpd_core.evaluation.people import ALL, agreement, alpha, meetings_of
 from mpd_core.evaluation.statistics import Tally
 from mpd_core.evaluation.votes import Votes, folder
 from mpd_core.packs import Pack, load_pack
+from mpd_core.training.data import load_styles
 from mpd_core.ui.people.ballots import Ballots, swapped
 from mpd_core.ui.people.place import Place
 from mpd_core.ui.people.results_page import _shown
@@ -28,8 +29,9 @@ NONE = float("nan")
 
 
 @pytest.fixture
-def pack() -> Pack:
-    return load_pack("smollm2-135m")
+def pack(tmp_path: Path) -> Pack:
+    """The default one's dimensions, without the replies that it brings along."""
+    return Pack(load_pack("smollm2-135m").spec, tmp_path / "pack")
 
 
 @pytest.fixture
@@ -128,6 +130,25 @@ def test_an_app_without_a_run_says_how_to_make_one(
     folder.mkdir(parents=True)
     (folder / "run.json").write_text('{"seed": 3}')  # as a training leaves one
     assert "python -m mpd_core evaluate run" in Voting(Place(pack)).next(ANN).note
+
+
+def test_the_default_pack_brings_replies_to_vote_on(
+    pack: Pack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its own test prompts, whole, and only until the host has a run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPD_DATA", str(tmp_path / "data"))
+    whole = load_pack("smollm2-135m")
+    shown = Voting(Place(whole)).next(ANN)
+    assert shown.note == ""
+    assert all(shown.texts)
+    assert len(Place(whole).ballots()) > 150
+    (run,) = (whole.folder / "evaluation").glob("*/run.json")
+    test = {row.prompt for row in load_styles(whole.path("../../data/styles.jsonl")).split("test")}
+    replies = [json.loads(line) for line in (run.parent / "replies.jsonl").read_text().splitlines()]
+    assert {row["prompt"] for row in replies} < test
+    write_run(folder() / pack.spec.name / "evaluation", whole)
+    assert len(Place(whole).ballots()) == 8
 
 
 def test_people_go_on_voting_while_a_newer_run_is_generated(place: Place, pack: Pack) -> None:

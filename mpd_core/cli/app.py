@@ -102,7 +102,9 @@ def serve(
     from mpd_core.ui.server import serve as serve_page
 
     loaded, chosen = load_pack(pack), quantize
-    opening = Opening(loaded, lambda progress: _engine(loaded, chosen, device, progress), tell)
+    opening = Opening(
+        loaded, lambda progress: _engine(loaded, chosen, device, progress, warm=True), tell
+    )
     with contextlib.closing(opening), contextlib.suppress(KeyboardInterrupt):
         serve_page(opening, host=host, port=port)
 
@@ -169,7 +171,9 @@ def _engine(
     quantize: Quantize | None,
     device: str | None,
     progress: Callable[[str], None] = tell,
+    *,
+    warm: bool = False,
 ) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    return Engine.open(pack, quantize=quantize, device=device, progress=progress)
+    return Engine.open(pack, quantize=quantize, device=device, warm=warm, progress=progress)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from transformers import AutoTokenizer
 
+from mpd_core.engine import distribution
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
 from mpd_core.engine.memory import release
 from mpd_core.engine.plan import ANCHOR, BASE, PCM, TRUNK
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
 from mpd_core.errors import PackError
-from mpd_core.models import kernels
+from mpd_core.models import kernels, step_loops
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
 from mpd_core.models.base import LoadedModel, WeightFormat, in_blocks, load_model, weight_format
@@ -82,6 +83,8 @@ class EngineOptions(TypedDict, total=False):
     """``cpu`` or ``cuda``; default: a GPU where there is one."""
     kept_rows: int
     """Of each model, to keep of ended requests, for those that begin alike."""
+    warm: bool
+    """Whether what all prompts begin with is read before the first one comes, on a CPU."""
     progress: Callable[[str], None]
     """Is told in sentences what is being done."""
 
@@ -108,7 +111,8 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     format_ = in_blocks(format_, precision, folder)
     if format_.device == "cpu":
         progress("Preparing loops for this CPU: some seconds the first time, then none.")
-        kernels.prepare()
+        for loops in (kernels, step_loops, distribution):
+            loops.prepare()
         if not kernels.HAS_OPENMP:
             progress("OpenMP's library is missing (Debian: libgomp1): loops run on one core.")
     _check_prompts(pack, folder)

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpd_core.engine.build import EngineOptions, Parts, build
+from mpd_core.engine.distribution import StepStats
 from mpd_core.engine.pace import Pace
 from mpd_core.engine.plan import method_names
 from mpd_core.engine.processor import RequestProcessor
-from mpd_core.engine.records import StepStats, make_step, step_stats
+from mpd_core.engine.records import make_step
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import StepOutput
 from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.engine.status import report
 from mpd_core.engine.stream import Stream
+from mpd_core.engine.warm import read_beginnings
 from mpd_core.errors import EngineError
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack
@@ -83,7 +85,13 @@ class Engine:
         Raises:
             ModelSourceError, PackError, RequestError: as ``build`` says.
         """
-        return cls(pack, run_in_fresh_thread(build, pack, **options))
+        engine = cls(pack, run_in_fresh_thread(build, pack, **options))
+        if options.get("warm") and engine.info.device == "cpu":
+            run_in_fresh_thread(engine._warm_up)
+        return engine
+
+    def _warm_up(self) -> None:
+        read_beginnings(self.pack, self._processor, self._runner, self._scheduler)
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
@@ -215,7 +223,7 @@ class Engine:
         for place, sequence in enumerate(sequences):
             if sequence.forced_token is not None:
                 tokens[place] = sequence.forced_token
-        every = step_stats(output.distribution, tokens, self.pack.spec.decode.top_k_recorded)
+        every = output.distribution.describe(tokens, self.pack.spec.decode.top_k_recorded)
         for sequence, stats, missing in zip(sequences, every, output.missing, strict=True):
             with self._alone(sequence):
                 if finish := self._tell(sequence, stats, missing):

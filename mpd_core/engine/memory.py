@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import PackedLinear
+from mpd_core.models.rotary import Rotary
 
 ADAPTER_MODULES = tuple(f"mpd_core.models.{name}" for name in ("lora", "layouts", "adapters"))
 KNOWN = ("mpd_core", "transformers.cache")
@@ -49,7 +50,7 @@ def held_bytes(root: Any) -> dict[str, int]:
 
 
 def _kind(thing: Any, name: str, inherited: str) -> str:
-    if isinstance(thing, RowCache):
+    if isinstance(thing, (RowCache, Rotary)):  # both by position, neither from a file
         return "cache"
     if type(thing).__module__ in ADAPTER_MODULES:
         return "adapters"

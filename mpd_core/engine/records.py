@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
+from mpd_core.engine.distribution import StepStats
 from mpd_core.engine.plan import ANCHOR, PLAIN
-from mpd_core.engine.runner import Distribution
 from mpd_core.errors import EngineError
-from mpd_core.method.merging import disagreements, entropy
 from mpd_core.request import Sampling
 from mpd_core.trace import Candidate, FinishReason, StepRecord
 
@@ -29,65 +24,6 @@ def finish_reason(
     if tokens[-1] in end_of_turn:
         return "stop"
     return "length" if len(tokens) >= sampling.max_new_tokens else None
-
-
-@dataclass(frozen=True)
-class StepStats:
-    """Statistics of one decoding step of one reply, as plain numbers; E experts."""
-
-    token: int
-    candidates: tuple[int, ...]
-    """Ids of the union of the top k of the mixture and of each expert."""
-    log_probs: list[list[float]]
-    """Of the token and of each candidate: under the mixture, then under each expert and the A
-    anchors, [1+n][1+E+A]."""
-    weights: list[float]
-    entropy: float
-    disagreement: float
-    divergence: float
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether this came of a distribution: its largest value is NaN where any is."""
-        return math.isfinite(self.log_probs[1][0])
-
-
-def step_stats(said: Distribution, tokens: Tensor, top_k: int) -> list[StepStats]:
-    """Describe one step of several replies; everything leaves the device in one transfer.
-
-    Args:
-        said: the experts' and the merged distributions.
-        tokens: chosen ids, [R].
-        top_k: how many candidates to take from the mixture and from each expert.
-    """
-    both = torch.cat([said.merged[:, None], said.log_probs], dim=1)  # [R, 1 + E, V]
-    ids = both.topk(min(top_k, both.shape[-1]), dim=-1).indices.flatten(1)
-    ids = torch.cat([tokens[:, None], ids], dim=1)  # [R, 1 + n]
-    if said.anchors is not None:  # recorded, but their own favourites are nobody's candidates
-        both = torch.cat([both, said.anchors], dim=1)
-    table = both.gather(2, ids[:, None].expand(-1, both.shape[1], -1))  # [R, 1 + E, 1 + n]
-    spread = entropy(said.merged)
-    known = spread if said.space == "probability" else None
-    weighted, alike = disagreements(said.log_probs, said.weights, known)
-    columns = (
-        ids,
-        table.transpose(1, 2).flatten(1),
-        said.weights,
-        spread[:, None],
-        weighted[:, None],
-        alike[:, None],
-    )
-    rows = torch.cat([column.double() for column in columns], dim=1).cpu().tolist()
-    return [_stats_of(row, ids.shape[1], both.shape[1]) for row in rows]
-
-
-def _stats_of(row: list[float], count: int, width: int) -> StepStats:
-    ids, rest = [int(number) for number in row[:count]], row[count:]
-    table = [rest[k * width : (k + 1) * width] for k in range(count)]
-    unique = dict(zip(ids[1:], table[1:], strict=True))
-    *weights, spread, weighted, alike = rest[count * width :]
-    log_probs = [table[0], *unique.values()]
-    return StepStats(ids[0], tuple(unique), log_probs, weights, spread, weighted, alike)
 
 
 def make_step(

@@ -19,9 +19,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from mpd_core.engine.distribution import Distribution
 from mpd_core.engine.plan import ANCHOR, ExpertCall, ExpertPlan, plan_request
-from mpd_core.engine.records import finish_reason, make_step, step_stats
-from mpd_core.engine.runner import Distribution, strength_of
+from mpd_core.engine.records import finish_reason, make_step
+from mpd_core.engine.runner import strength_of
 from mpd_core.method import decode
 from mpd_core.method.decode import Reads, Step
 from mpd_core.method.weight_head import top_one
@@ -106,7 +107,8 @@ class ReferenceDecoder:
         for index, step in enumerate(steps):
             tokens.append(step.token)
             last = finish_reason(tokens, sampling, self._prompts.end_of_turn) is not None
-            (stats,) = step_stats(*_as_batch(step, request), self._pack.spec.decode.top_k_recorded)
+            said, token = _as_batch(step, request)
+            (stats,) = said.describe(token, self._pack.spec.decode.top_k_recorded)
             added = text.push(step.token, last=last)
             yield make_step(index, added, names, stats, {}, self._name)
 

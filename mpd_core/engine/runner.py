@@ -8,36 +8,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mpd_core.engine.distribution import Distribution, LoopDistribution, Merged, Mixing
 from mpd_core.engine.prefill import CPU_CHUNK, GPU_CHUNK, Lanes, Prefill, Tables
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import CacheRow, Sequence
-from mpd_core.method.merging import fading_strength, merge
+from mpd_core.method.merging import fading_strength
 from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.rows import RowModel
+from mpd_core.models.step_loops import weigh
 from mpd_core.remote.expert import RemoteAnswer
-from mpd_core.request import GenerationRequest, Space
-
-CPU_TOGETHER = 2
-"""Sequences that are merged in one go: a few distributions stay in a CPU's caches, all do not."""
+from mpd_core.request import GenerationRequest
 
 KEPT_ROWS = 32
 """About the last eight requests with three experts."""
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """What the experts of R sequences, E of each, say about their next tokens."""
-
-    log_probs: Tensor
-    """Each expert's, normalised, [R, E, V]."""
-    weights: Tensor
-    """alpha, [R, E]."""
-    merged: Tensor
-    """Log-probabilities of the mixtures, [R, V]."""
-    space: Space
-    """In which they were merged."""
-    anchors: Tensor | None = None
-    """In the space ``strength``, what was moved and what from, [R, 1 or 2, V]."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +28,7 @@ class StepOutput:
     """One step of sequences that are merged alike."""
 
     sequences: tuple[Sequence, ...]
-    distribution: Distribution
+    distribution: Merged
     missing: tuple[Mapping[int, float], ...]
     """Of each sequence, by index of a remote expert: probability that its server did not list."""
 
@@ -67,9 +50,8 @@ class Runner:
         self._kept_rows = kept_rows
         self.head = head.to(lanes.get("pcm", lanes["base"]).device)
         self._device = lanes["base"].device
-        on_gpu = self._device.type == "cuda"
-        self._prefill = Prefill(lanes, GPU_CHUNK if on_gpu else CPU_CHUNK)
-        self._together = None if on_gpu else CPU_TOGETHER
+        chunk = GPU_CHUNK if self._device.type == "cuda" else CPU_CHUNK
+        self._prefill = Prefill(lanes, chunk)
 
     def tables(self) -> dict[str, RowTable]:
         """An empty table for each lane."""
@@ -118,39 +100,37 @@ class Runner:
                 states = self._decode_lane(self.lanes[name], table.running, owner, hidden)
                 hidden.update(zip(table.running, states, strict=True))
         ready = [s for s in sequences if all(row in answers for row in s.remote)]
-        log_probs = self._local_log_probs(ready, hidden)
-        log_probs |= {row: a.log_probs.to(self._device) for row, a in answers.items()}
-        groups = _groups(ready, self._together)
-        return [self._merge(alike, log_probs, answers, hidden) for alike in groups]
+        logits = self._logits(ready, hidden)
+        logits |= {row: a.log_probs.to(self._device) for row, a in answers.items()}
+        groups = _groups(ready)
+        return [self._merge(alike, logits, answers, hidden) for alike in groups]
 
     def _merge(
         self,
         sequences: tuple[Sequence, ...],
-        log_probs: Mapping[CacheRow, Tensor],
+        logits: Mapping[CacheRow, Tensor],
         answers: Mapping[CacheRow, RemoteAnswer],
         hidden: Mapping[CacheRow, Tensor],
     ) -> StepOutput:
-        each = [log_probs[row] for sequence in sequences for row in sequence.experts]
-        said = torch.stack(each).view(len(sequences), -1, each[0].shape[-1])
-        weights = self._weights(sequences, hidden)
-        for row, sequence in enumerate(sequences):
-            if sequence.forced_weights is not None:
-                weights[row] = weights.new_tensor(sequence.forced_weights)
-        like = sequences[0].request
-        plain = [torch.stack([log_probs[t] for t in s.anchors]) for s in sequences if s.anchors]
-        anchors = torch.stack(plain) if plain else None
-        strength: float | Tensor = like.strength
-        if anchors is not None:  # only the space ``strength`` has any
-            indices = [len(s.prefix) + len(s.tokens) for s in sequences]
-            strength = strength_of(like, torch.tensor(indices, device=said.device))
-        merged = merge(like.space, said, weights, anchors, strength, like.plausibility)
+        rows = [[logits[row] for row in (*s.experts, *s.anchors)] for s in sequences]
+        how = self._mixing(sequences, self._weights(sequences, hidden))
         missing = tuple(
             {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
             for s in sequences
         )
-        return StepOutput(
-            sequences, Distribution(said, weights, merged, like.space, anchors), missing
-        )
+        return StepOutput(sequences, _distribution(rows, how), missing)
+
+    def _mixing(self, sequences: tuple[Sequence, ...], weights: Tensor) -> Mixing:
+        like = sequences[0].request
+        for row, sequence in enumerate(sequences):
+            if sequence.forced_weights is not None:
+                weights[row] = weights.new_tensor(sequence.forced_weights)
+        # Without anchors there is nothing to move away from: that space is Eq. 1 then.
+        moved = like.space != "strength" or bool(sequences[0].anchors)
+        indices = torch.tensor([len(s.prefix) + len(s.tokens) for s in sequences])
+        strengths = strength_of(like, indices).to(weights.device)
+        space = like.space if moved else "probability"
+        return Mixing(space, weights, strengths, like.plausibility)
 
     def _decode_lane(
         self,
@@ -168,7 +148,7 @@ class Runner:
             row.filled = position + 1
         return hidden[:, -1]
 
-    def _local_log_probs(
+    def _logits(
         self, sequences: Iterable[Sequence], hidden: Mapping[CacheRow, Tensor]
     ) -> dict[CacheRow, Tensor]:
         """[V] for each expert and anchor that is computed here: one output product a lane."""
@@ -177,12 +157,12 @@ class Runner:
             local = [row for row in sequence.experts if not row.call.remote]
             for row in (*local, *sequence.anchors):
                 by_lane.setdefault(row.lane, []).append(row)
-        log_probs: dict[CacheRow, Tensor] = {}
+        logits: dict[CacheRow, Tensor] = {}
         for name, rows in by_lane.items():
             states = torch.stack([hidden[row] for row in rows])
-            said = self.lanes[name].log_probs(states, [row.call.adapters for row in rows])
-            log_probs.update(zip(rows, said, strict=True))
-        return log_probs
+            said = self.lanes[name].logits(states, [row.call.adapters for row in rows])
+            logits.update(zip(rows, said, strict=True))
+        return logits
 
     def _weights(
         self, sequences: tuple[Sequence, ...], hidden: Mapping[CacheRow, Tensor]
@@ -192,8 +172,19 @@ class Runner:
         if not states:
             return torch.tensor([s.plan.fixed for s in sequences], device=self._device)
         poles = torch.tensor([s.plan.poles for s in sequences], device=states[0].device)
+        top = sequences[0].plan.top
+        if self.head.linear.weight.device.type == "cpu":
+            return _in_loops(self.head, torch.stack(states), poles, top=top).to(self._device)
         alpha = self.head.expert_weights(torch.stack(states), poles).to(self._device)
-        return top_one(alpha) if sequences[0].plan.top else alpha
+        return top_one(alpha) if top else alpha
+
+
+def _in_loops(head: WeightHead, states: Tensor, poles: Tensor, *, top: bool) -> Tensor:
+    """[R, E] from last states [R, D]."""
+    alpha = torch.empty(poles.shape)
+    weight, bias, pairs = (p.detach().numpy() for p in (*head.linear.parameters(), head.pair_bias))
+    weigh(states.float().numpy(), weight, bias, pairs, poles.numpy(), top, alpha.numpy())
+    return alpha
 
 
 def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:
@@ -201,8 +192,14 @@ def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:
     return fading_strength(request.strength, request.settled, request.fade, indices)
 
 
-def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Sequence, ...]]:
-    """At most so many that can be merged in one go: alike in all but their experts and tokens."""
+def _distribution(rows: list[list[Tensor]], how: Mixing) -> Merged:
+    if how.weights.device.type == "cpu":
+        return LoopDistribution(rows, how)
+    return Distribution.of(torch.stack([torch.stack(own) for own in rows]), how)
+
+
+def _groups(sequences: Iterable[Sequence]) -> list[tuple[Sequence, ...]]:
+    """Those that can be merged in one go: alike in all but their experts and tokens."""
     groups: dict[tuple[object, ...], list[Sequence]] = {}
     for sequence in sequences:
         asked = sequence.request
@@ -210,8 +207,4 @@ def _groups(sequences: Iterable[Sequence], most: int | None) -> list[tuple[Seque
         weighed = (sequence.pcm is None, sequence.plan.top)
         key = (len(sequence.experts), *weighed, len(sequence.anchors), *how)
         groups.setdefault(key, []).append(sequence)
-    pieces: list[tuple[Sequence, ...]] = []
-    for group in groups.values():
-        size = most or len(group)
-        pieces += [tuple(group[k : k + size]) for k in range(0, len(group), size)]
-    return pieces
+    return [tuple(group) for group in groups.values()]

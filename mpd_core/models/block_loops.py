@@ -29,7 +29,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
-from mpd_core.models.kernels import ROUND, Array, compiled
+from mpd_core.models.compiling import compiled
+from mpd_core.models.number_code import ROUND, Array, bits_of, from_bits
 from mpd_core.models.vector_code import (
     DOTS,
     F16,
@@ -53,7 +54,6 @@ FOUR = 4
 """Inputs in a lane."""
 DIGITS = 3
 """Of an activation, the highest first."""
-
 
 LARGEST = np.float32(63 * (128 * 128 + 128 + 1))  # three digits of -64 to 63
 UNSIGNED = np.int32(0x7FFFFFFF)
@@ -183,37 +183,17 @@ def _multiply(_: Any, numbers: Any) -> Any:
     return types.void(numbers), generate
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _bits(_: Any, value: Any) -> Any:
-    """An fp32 as the whole number that its bits are."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], I32)
-
-    return types.int32(value), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def _fp32(_: Any, value: Any) -> Any:
-    """The reverse."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], F32)
-
-    return types.float32(value), generate
-
-
 @compiled()
 def _to_levels(x: Array, levels: Levels, sizes: Array) -> None:
     """One block. What is not finite makes all of it NaN."""
     most = np.int32(0)
     for i in range(BLOCK):  # without the sign, bits are in the order of numbers, NaN the largest
-        most = max(most, np.int32(_bits(x[i]) & UNSIGNED))
-    largest = _fp32(most)
+        most = max(most, np.int32(bits_of(x[i]) & UNSIGNED))
+    largest = from_bits(most)
     scaling = LARGEST / max(largest, LEAST)
     total = np.int32(0)
     for i in range(BLOCK):
-        n = np.int32(_bits(x[i] * scaling + ROUND) - _bits(ROUND))
+        n = np.int32(bits_of(x[i] * scaling + ROUND) - bits_of(ROUND))
         total = np.int32(total + n)
         for digit in range(DIGITS):
             low = np.int32(np.int32(np.int32(n + 64) & np.int32(127)) - np.int32(64))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from mpd_core.models.block_loops import BLOCK, DIGITS, FOUR, PANEL, multiply, to_levels
 from mpd_core.models.counts import MOST, Counts
+from mpd_core.models.step_loops import embed
 
 ANY = Counts(tuple(range(MOST + 1)), alike=True)
 """A row's sums are a loop of their own: any number of rows gives each of them the same bits."""
@@ -80,6 +83,11 @@ class Panels:
         words = bytes_.view(*bytes_.shape[:-1], -1, FOUR).permute(0, 2, 3, 1, 4)
         return cls(words.contiguous(), halves.permute(0, 2, 3, 1).contiguous(), len(codes))
 
+    @cached_property
+    def arrays(self) -> tuple[Any, Any]:
+        """Codes and scales as loops read them."""
+        return self.codes.numpy(), self.scales.view(torch.int16).numpy()
+
     @property
     def inputs(self) -> int:
         """Of each output."""
@@ -121,8 +129,7 @@ class BlockLinear(nn.Module):
 
     @panels.setter
     def panels(self, panels: Panels) -> None:
-        self._panels = panels
-        self.arrays = panels.codes.numpy(), panels.scales.view(torch.int16).numpy()
+        self._panels, self.arrays = panels, panels.arrays
 
     @property
     def bare(self) -> bool:
@@ -186,11 +193,15 @@ class BlockEmbedding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Ids [...] to [..., D], in fp32."""
-        return self.panels.rows(tokens)[..., : self._width]
+        codes, scales = self.panels.arrays
+        ids = tokens.contiguous().view(-1)
+        out = torch.empty(len(ids), self.panels.inputs)
+        embed(codes, scales, ids.numpy(), out.numpy())
+        return out.view(*tokens.shape, -1)[..., : self._width]
 
     def weight_in_full(self) -> Tensor:
         """[V, D] in fp32, made anew."""
-        return self.forward(torch.arange(self.panels.outputs))
+        return self.panels.rows(torch.arange(self.panels.outputs))[:, : self._width]
 
 
 def weight_of_blocks(model: nn.Module, name: str) -> Tensor | None:

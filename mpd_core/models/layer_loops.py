@@ -9,27 +9,12 @@ Where things lie in memory is in a table, a line a layer; ``layer_table`` writes
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np import arrayobj
 
 from mpd_core.models.block_loops import BLOCK, DIGITS, PANEL, Levels, multiply, to_levels
-from mpd_core.models.kernels import (
-    Array,
-    Factor,
-    Whole,
-    add_lora,
-    add_norm,
-    attend,
-    compiled,
-    gated,
-    store,
-)
+from mpd_core.models.compiling import compiled
+from mpd_core.models.kernels import add_lora, add_norm, attend, gated, store
+from mpd_core.models.number_code import Array, Factor, Whole, array_at
 
 NORM, MLP_NORM, KEYS, VALUES = range(4)
 """Columns of addresses, before those of a layer's four products."""
@@ -40,38 +25,15 @@ QKV, OUT, GATE_UP, DOWN, COLUMNS = range(4, 4 + 5 * PRODUCT, PRODUCT)
 ADAPTER_COLUMNS = 6
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _array_at(_: Any, address: Any, count: Any, kind: Any) -> Any:  # noqa: ARG001
-    """So many numbers at an address, which belong to somebody else, as an array."""
-    array = types.Array(kind.dtype, 1, "C")
-
-    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        data_type = context.get_data_type(array.dtype)
-        size = ir.Constant(ir.IntType(64), context.get_abi_sizeof(data_type))
-        data = builder.inttoptr(args[0], data_type.as_pointer())
-        made = context.make_array(array)(context, builder)
-        arrayobj.populate_array(
-            made,
-            data=data,
-            shape=cgutils.pack_array(builder, [args[1]]),
-            strides=cgutils.pack_array(builder, [size]),
-            itemsize=size,
-            meminfo=None,
-        )
-        return made._getvalue()
-
-    return array(types.int64, types.int64, kind), generate
-
-
 @compiled(calls=True)
 def _multiply(own: Whole, x: Array, levels: Levels, sizes: Array, y: Array) -> None:
     """y = x W^T, of the product whose columns these are."""
     rows, panels, blocks, words = len(x), own[PANELS], own[BLOCKS], own[WORDS]
     shape = (panels, blocks, words, PANEL, 4)
-    codes = _array_at(own[CODES], panels * blocks * words * PANEL * 4, np.uint8).reshape(shape)
+    codes = array_at(own[CODES], panels * blocks * words * PANEL * 4, np.uint8).reshape(shape)
     halves = 2 if words == 4 else 1
     count = panels * blocks * halves * PANEL
-    scales = _array_at(own[SCALES], count, np.int16).reshape((panels, blocks, halves, PANEL))
+    scales = array_at(own[SCALES], count, np.int16).reshape((panels, blocks, halves, PANEL))
     own_levels = levels[: x.size * DIGITS].reshape((rows, blocks, DIGITS, BLOCK))
     own_sizes = sizes[: rows * blocks * 2].reshape((rows, blocks, 2))
     to_levels(x, own_levels, own_sizes)
@@ -83,9 +45,9 @@ def _adapt(own: Whole, x: Array, gates: Array, kind: Factor, y: Array) -> None:
     """y with what adapters add to it."""
     if own[COUNT]:
         count = own[COUNT]
-        table = _array_at(own[ADAPTERS], count * ADAPTER_COLUMNS, np.int64)
-        a = _array_at(own[A], own[A_SIZE], kind).reshape((own[A_SIZE] // x.shape[1], x.shape[1]))
-        b = _array_at(own[B], own[B_SIZE], kind)
+        table = array_at(own[ADAPTERS], count * ADAPTER_COLUMNS, np.int64)
+        a = array_at(own[A], own[A_SIZE], kind).reshape((own[A_SIZE] // x.shape[1], x.shape[1]))
+        b = array_at(own[B], own[B_SIZE], kind)
         add_lora(x, gates, table.reshape((count, ADAPTER_COLUMNS)), a, b, y)
 
 
@@ -144,17 +106,17 @@ def climb(
     mixed_by_head = mixed.reshape((every, tokens, heads, d))
     for k in range(len(layers)):
         own = layers[k]
-        add_norm(x, update, _array_at(own[NORM], width, np.float32), eps, normed)
+        add_norm(x, update, array_at(own[NORM], width, np.float32), eps, normed)
         x, update = update, x
         _linear(own[QKV:OUT], normed, levels, sizes, gates, kind, qkv)
-        keys = _array_at(own[KEYS], cached, np.float32).reshape(cache)
-        values = _array_at(own[VALUES], cached, np.float32).reshape(cache)
+        keys = array_at(own[KEYS], cached, np.float32).reshape(cache)
+        values = array_at(own[VALUES], cached, np.float32).reshape(cache)
         if k == whole:
             store(by_head, cos, sin, keys, values, places, positions)
             break
         attend(by_head, cos, sin, keys, values, places, positions, mixed_by_head)
         _linear(own[OUT:GATE_UP], mixed, levels, sizes, gates, kind, update)
-        add_norm(x, update, _array_at(own[MLP_NORM], width, np.float32), eps, normed)
+        add_norm(x, update, array_at(own[MLP_NORM], width, np.float32), eps, normed)
         x, update = update, x
         _linear(own[GATE_UP:DOWN], normed, levels, sizes, gates, kind, wide)
         gated(wide, narrow)

@@ -23,6 +23,7 @@ from mpd_core.models.layer_table import LayerTable, all_in_blocks
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack
 from mpd_core.models.operators import LoopOperators, Pass, TorchOperators
+from mpd_core.models.rotary import Rotary
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class LlamaBody:
         if layers.start == 0:
             self._embed = _take_embeddings(model.get_input_embeddings(), packed)
         self._norm: Tensor = model.model.norm.weight.detach()
-        self._rotary: nn.Module = model.model.rotary_emb
+        self._rotary = Rotary(model.model.rotary_emb)
         if self._last:
             output = [("lm_head", width_of(model.lm_head))]
             self.lm_head: nn.Module = stack.wrap(fuse([model.lm_head], packed=packed), output)
@@ -96,17 +97,19 @@ class LlamaBody:
         norms = [(layer.attention_norm, layer.mlp_norm) for layer in self._layers]
         return LayerTable(norms, products, stack, kv_heads, eps)
 
-    def __call__(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> Tensor:
+    def __call__(
+        self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: RowCache
+    ) -> Tensor:
         """Tokens, or states of the layers below, to hidden states [rows, T, D]."""
         x, update = self._climb(inputs, positions, mask, cache, len(self._layers))
         return self._operators.add_norm(x, update, self._norm)[1] if self._last else x + update
 
-    def fill(self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache) -> None:
+    def fill(self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: RowCache) -> None:
         """The same on a CPU where nobody asks for states: the last layer ends with its cache."""
         self._climb(inputs, positions, mask, cache, len(self._layers) - 1)
 
     def _climb(
-        self, inputs: Tensor, positions: Tensor, mask: Tensor, cache: RowCache, whole: int
+        self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: RowCache, whole: int
     ) -> tuple[Tensor, Tensor]:
         """So many whole layers, and keys and values of the next: states, and what they lack."""
         update = inputs
@@ -114,7 +117,6 @@ class LlamaBody:
             update = self._embed(inputs).to(self._norm.dtype)
         x = torch.zeros_like(update)
         cos, sin = self._rotary(x, positions)
-        sin[..., : sin.shape[-1] // 2].neg_()  # as attention takes it
         shared, operators = Pass(cos, sin, mask, cache.window), self._operators
         if self._table:
             self._table.climb(x, update, shared, cache, whole)

@@ -67,6 +67,7 @@ class LoraStack:
         self.like = like.new_empty(0)  # not the tensor itself, which may be large
         self._wrapped: list[StackedLora] = []
         self._covered: set[str] = set()
+        self._asked = 0, tuple[Mix, ...](), self._weights_of(())
         self.routing = Routing()
 
     def adapter_weights(self, rows: Sequence[Mix]) -> Tensor:
@@ -74,12 +75,18 @@ class LoraStack:
         used = self._indices(rows)
         if not used <= set(self.routing.in_use):
             self.routing.in_use = tuple(sorted(used.union(self.routing.in_use)))
+        self.routing.active = bool(used)
+        asked = len(self._adapters), tuple(rows)
+        if asked != self._asked[:2]:  # steps of the same rows follow each other
+            self._asked = *asked, self._weights_of(rows)
+        return self._asked[2]
+
+    def _weights_of(self, rows: Sequence[Mix]) -> Tensor:
         weights = [[0.0] * len(self._adapters) for _ in rows]
         for row, mix in zip(weights, rows, strict=True):
             for name, weight in mix:
                 index = self._index[name]
                 row[index] = weight * self._adapters[index].scaling
-        self.routing.active = bool(used)
         return self.like.new_tensor(weights).view(len(rows), len(self._adapters))
 
     def keep(self, rows: Sequence[Mix]) -> None:

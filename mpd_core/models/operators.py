@@ -23,13 +23,14 @@ class Pass:
     """[rows, T, d]."""
     sin: Tensor
     """Likewise, its first half negated."""
-    mask: Tensor
-    """Where a token may look, [rows, 1, T, window]."""
+    mask: Tensor | None
+    """Where a token may look, [rows, 1, T, window]; loops do not ask."""
     window: Window
 
     @cached_property
     def bias(self) -> Tensor:
         """The mask as attention adds it."""
+        assert self.mask is not None
         return as_bias(self.mask, self.cos.dtype)
 
     @cached_property

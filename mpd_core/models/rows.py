@@ -181,10 +181,12 @@ class RowModel:
         gates: Tensor,
         window: int,
         rows: slice | Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, RowCache]:
-        """Set up a pass; what a body takes."""
+    ) -> tuple[Tensor, Tensor, Any, RowCache]:
+        """Set up a pass; what a body takes. Loops need no mask: they end where a row does."""
         self.cache.window = Window(rows, positions, window)
         self._stack.routing.begin(gates, inputs.shape[1])
+        if self.ragged:
+            return inputs, positions, None, self.cache
         seen = torch.arange(window, device=self.device)
         return inputs, positions, seen <= positions[:, None, :, None], self.cache
 
@@ -227,7 +229,12 @@ class RowModel:
 
     @torch.inference_mode()
     def log_probs(self, hidden: Tensor, adapters: Sequence[Mix]) -> Tensor:
-        """Log-probabilities of the next token.
+        """Log-probabilities of the next token; arguments and shape as of ``logits``."""
+        return torch.log_softmax(self.logits(hidden, adapters), dim=-1)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor, adapters: Sequence[Mix]) -> Tensor:
+        """The same before they are normalised.
 
         Args:
             hidden: states after the final norm, [rows, ..., D].
@@ -242,7 +249,7 @@ class RowModel:
             self._stack.routing.begin(self._stack.adapter_weights(adapters), states.shape[1])
         logits = lm_head(states)
         logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
-        return torch.log_softmax(self._finish(logits).float(), dim=-1)
+        return self._finish(logits).float()
 
     def _window(self, last: int) -> int:
         return (last // WINDOW_STEP + 1) * WINDOW_STEP

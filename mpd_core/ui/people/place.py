@@ -70,13 +70,12 @@ class Place:
         raise refused or MPDError(NO_RUN)
 
     def _runs(self) -> Iterator[Path]:
-        """The newest first. They lie under ``runs``, under the votes' folder, or with the pack."""
+        """The newest first, from ``runs`` and the votes' folder; then what the pack brings along."""
         own = self.pack.folder / "evaluation"
-        places = (RUNS / self.pack.spec.name, folder() / self.pack.spec.name, own)
-        files = [file for place in places for file in place.glob(f"*/{FILE}")]
-        files += [place / FILE for place in places if (place / FILE).is_file()]
-        files.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
-        for file in files:
+        made = (RUNS / self.pack.spec.name, folder() / self.pack.spec.name)
+        files = [file for place in made for file in (place / FILE, *place.glob(f"*/{FILE}"))]
+        files = sorted(filter(Path.is_file, files), key=lambda file: -file.stat().st_mtime_ns)
+        for file in (*files, *own.glob(f"*/{FILE}")):
             try:
                 if load_run(file.parent).pack == self.pack.spec.name:
                     yield file
