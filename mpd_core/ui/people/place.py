@@ -70,7 +70,7 @@ class Place:
         raise refused or MPDError(NO_RUN)
 
     def _runs(self) -> Iterator[Path]:
-        """The newest first, from ``runs`` and the votes' folder; then what the pack brings along."""
+        """The newest of ``runs`` and the votes' folder first, last what the pack brings along."""
         own = self.pack.folder / "evaluation"
         made = (RUNS / self.pack.spec.name, folder() / self.pack.spec.name)
         files = [file for place in made for file in (place / FILE, *place.glob(f"*/{FILE}"))]
