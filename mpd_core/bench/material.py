@@ -67,6 +67,7 @@ def write_pack(folder: Path, pack: Pack, base: Path, *, experts: int = 0) -> Pat
     adapted = [name for name in names if not (experts and name.startswith("off"))]
     named = enumerate([*adapted, "pcm"])
     adapters = {name: _write_adapter(folder / name, base, pack, seed) for seed, name in named}
+    pcm = adapters.pop("pcm")
     head, random = folder / "head.safetensors", torch.Generator().manual_seed(len(adapted))
     hidden = AutoConfig.from_pretrained(base, **LOCAL).hidden_size
     weight = torch.randn(len(names), hidden, generator=random) / math.sqrt(hidden)
@@ -82,10 +83,7 @@ def write_pack(folder: Path, pack: Pack, base: Path, *, experts: int = 0) -> Pat
         "base": {"name": "bench", "quantize": pack.spec.base.quantize, "source": source},
         "template": {**template, "end_of_turn": [_unlikely_token(base)]},
         "dimensions": dimensions,
-        "pcm": {
-            "adapter": adapters.pop("pcm"),
-            "head": {"file": head.name, "sha256": file_sha256(head)},
-        },
+        "pcm": {"adapter": pcm, "head": {"file": head.name, "sha256": file_sha256(head)}},
         "experts": {"prompt": "plain", "adapters": adapters},
         "decode": {"context": CONTEXT, "max_new_tokens_limit": CONTEXT},
     }

@@ -131,12 +131,11 @@ def _tables(
         rows.append((f.name, _digits(f.value), targets.get(f.name, ""), verdict, f.meaning))
     yield aligned(rows)
     yield aligned([("time", "median", "min", "max", ""), *_times(data)])
-    heading = ("checked", "max |ln p - ln p'|", "tolerance", "same choice")
     checks = [
         (c["peer"], f"{c['max_log_prob_difference']:.1e}", f"{c['tolerance']:g}", c["same_choice"])
         for c in found["checks"]
     ]
-    yield aligned([heading, *checks])
+    yield aligned([("checked", "max |ln p - ln p'|", "tolerance", "same choice"), *checks])
     for name, points in data.get("growth", {}).get("lines", {}).items():
         body = [tuple(f"{value:.4g}" for value in point.values()) for point in points]
         yield aligned([(name, "experts", "ms a step", "tokens/s"), *body])
