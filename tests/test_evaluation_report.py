@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from mpd_core.bench.options import BenchOptions
 from mpd_core.bench.run import run
+from mpd_core.bench.values import BenchOptions
 from mpd_core.cli import main
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import full as whole

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from mpd_core.bench.options import BenchOptions
+from mpd_core.bench.values import BenchOptions
 from mpd_core.cli.app import app, main
 from mpd_core.errors import RequestError
 from mpd_core.fields import Number, numbers_of

@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from gguf import GGUFReader
 
-from mpd_core.bench.llama_cpp import write_adapter
 from mpd_core.models.adapters import load_adapter
+from mpd_core.models.gguf_adapter import write_adapter
 from tests import tiny
 from tests.test_blocks import converted
 

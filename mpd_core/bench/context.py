@@ -21,19 +21,32 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from mpd_core.bench import llama_cpp, ours, peers
-from mpd_core.bench.options import BenchOptions
-from mpd_core.bench.values import PROMPTS, BenchError, Spec, StepLogProbs, Timing
+from mpd_core.bench.values import (
+    PROMPTS,
+    BenchError,
+    BenchOptions,
+    Spec,
+    StepLogProbs,
+    Timing,
+)
+from mpd_core.console import tell
 from mpd_core.engine import Engine
 from mpd_core.engine.memory import held_bytes, process_memory
 from mpd_core.errors import MPDError
-from mpd_core.packs import Pack
+from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
 
 OPEN: dict[str, Callable[[Spec], Any]] = {
-    **{"engine": ours.engine, "wide": ours.wide, "one_core": ours.engine},
-    **{"plain": peers.plain, "peft": peers.peft, "separate": peers.separate},
-    "plain_fp32": lambda spec: peers.plain(replace(spec, precision="fp32")),
+    "engine": ours.engine,
+    "one_core": ours.engine,
+    "wide": lambda spec: ours.engine(spec, "wide"),
+    "plain": peers.Peer,
+    "plain_fp32": lambda spec: peers.Peer(replace(spec, precision="fp32")),
+    "peft": peers.peft,
+    "separate": peers.separate,
     "llama": llama_cpp.LlamaCpp,
 }
 """Kinds of competitors. What is asked of one is a function of what its line here returns."""
@@ -79,16 +92,12 @@ class BenchContext:
 
     Attributes:
         options: sizes and choices.
-        pack: the bench's own, with random adapters.
         spec: what competitors load.
-        tell: progress.
         apart: whether each has a process of its own; False, a thread, where only results matter.
     """
 
     options: BenchOptions
-    pack: Pack
     spec: Spec
-    tell: Callable[[str], None]
     apart: bool = True
     checks: list[dict[str, Any]] = field(default_factory=list)
     _executors: dict[str, Executor] = field(default_factory=dict)
@@ -97,6 +106,7 @@ class BenchContext:
         info = self.call("engine", Engine.status)
         self.on_cpu, self.precision = info["device"] == "cpu", str(info["precision"])
         self.mergeable = not self.precision.startswith("nf4")  # not to be quantised anew
+        self.pack = load_pack(self.spec.scratch / "pack")  # with random adapters
         self.experts = len(self.pack.space.dimensions)  # of one request
 
     def call(self, kind: str, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -119,10 +129,11 @@ class BenchContext:
             text = f"'{kind}' failed: {type(error).__name__}: {error}"
             raise BenchError(f"{text}; use smaller sizes if memory is short.") from error
 
-    def keep(self, *kinds: str) -> None:
-        """Close all other competitors."""
-        for kind in self._executors.keys() - set(kinds):
-            with suppress(Exception), self._executors.pop(kind) as executor:  # it may have died
+    def close(self) -> None:
+        """Close all competitors: the next call of one loads it anew."""
+        while self._executors:
+            kind, executor = self._executors.popitem()
+            with suppress(Exception), executor:  # it may have died
                 executor.submit(_close, kind, self.spec).result()
 
     def ask(
@@ -140,11 +151,12 @@ class BenchContext:
         drawn = [draw.choice(codes) for _ in range(count)]
         return [self.ask(k, method, preference=p, tokens=tokens) for k, p in enumerate(drawn)]
 
-    def take_turns(self, contests: Mapping[str, Callable[[], Timing]]) -> dict[str, list[Timing]]:
-        """Time each ``repeats`` times, in turn, after a round that does not count."""
-        self.tell(f"Timing {', '.join(contests)}.")
+    def take_turns(self, contests: Mapping[str, tuple[Any, ...]]) -> dict[str, list[Timing]]:
+        """Time each, a ``call``'s arguments, so often, in turn, after an uncounted round."""
+        tell(f"Timing {', '.join(contests)}.")
         rounds = [
-            {n: run() for n, run in contests.items()} for _ in range(1 + self.options.repeats)
+            {name: self.call(*contest) for name, contest in contests.items()}
+            for _ in range(1 + self.options.repeats)
         ]
         return {name: [one[name] for one in rounds[1:]] for name in contests}
 
@@ -156,8 +168,7 @@ class BenchContext:
         Raises:
             BenchError: they differ by more than their arithmetic explains.
         """
-        sampling = Sampling(max_new_tokens=min(CHECK_TOKENS, self.options.tokens))
-        ask = replace(ask, sampling=sampling)
+        ask = replace(ask, sampling=Sampling(max_new_tokens=CHECK_TOKENS))
         own: StepLogProbs = self.call("engine", ours.log_probs, ask)
         theirs: StepLogProbs = self.call(kind, peers.replay, scheme, ask, own)
         same = self.precision == "fp32" or (exact and not self.precision.startswith("blocks"))
@@ -174,9 +185,8 @@ class BenchContext:
 
 def compare(ours: StepLogProbs, theirs: StepLogProbs) -> dict[str, Any]:
     """Largest difference of a candidate's log-probability, over all steps; equal choices."""
-    steps = [(own, other) for (_, own), (_, other) in zip(ours, theirs, strict=True)]
-    differences = [abs(own[token] - other[token]) for own, other in steps for token in own]
-    # A NaN is no agreement, and max() could lose it.
-    worst = max(differences) if all(d == d for d in differences) else float("nan")
-    same = sum(a == b for (a, _), (b, _) in zip(ours, theirs, strict=True))
+    steps = [(*own, *other) for own, other in zip(ours, theirs, strict=True)]
+    differences = [own[id_] - other[id_] for _, own, _, other in steps for id_ in own]
+    worst = float(np.abs(differences).max())  # NaN where any is, which is no agreement
+    same = sum(token == choice for token, _, choice, _ in steps)
     return {"max_log_prob_difference": worst, "same_choice": f"{same} of {len(ours)}"}

@@ -15,7 +15,8 @@ import numpy as np
 
 from mpd_core.bench import ours, peers
 from mpd_core.bench.context import BenchContext
-from mpd_core.bench.values import Figure, Found, Timing, ratios, spread
+from mpd_core.bench.values import Figure, Found, Timing, ratios, spreads
+from mpd_core.console import tell
 from mpd_core.request import GenerationRequest
 
 REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -25,13 +26,11 @@ STEPS = 12
 STEPS_TO_ENTER = 3
 """A request is prefilled in chunks, one between two steps."""
 MOST_TOKENS = 256
-VISITORS = {"one": 1, "sixteen": 16}
 BUSY = """
 import os, sys
 os.sched_setaffinity(0, {int(sys.argv[1])})
 while os.getppid() == int(sys.argv[2]):
-    for _ in range(10**6):
-        pass
+    sum(range(10**6))
 """
 """A process that keeps one core busy for as long as the bench lives."""
 
@@ -41,33 +40,32 @@ def serve32(bench: BenchContext) -> Found:
     mpd, soup = (bench.crowd(bench.options.requests, method) for method in ("mpd", "soup"))
     if bench.mergeable:
         bench.check("plain", peers.cached, soup[0], exact=False)
-    contests = {
-        "mpd": partial(bench.call, "engine", ours.decode, mpd),
-        "a": partial(bench.call, "plain", peers.generate, soup),
-        "b": partial(bench.call, "engine", ours.grouped, soup),
-        "c": partial(bench.call, "engine", ours.decode, soup),
-    }
-    runs = bench.take_turns(contests)
-    seconds = {name: spread([run.seconds for run in some]) for name, some in runs.items()}
-    figures = {
+    runs = bench.take_turns(
+        {
+            "mpd": ("engine", ours.decode, mpd),
+            "a": ("plain", peers.generate, soup),
+            "b": ("engine", ours.grouped, soup),
+            "c": ("engine", ours.decode, soup),
+        }
+    )
+    rows = {
         "serve32.a": ("mpd", "a", "MPD / soups request by request, transformers"),
         "serve32.b": ("mpd", "b", "MPD / soups grouped by preference, this engine"),
         "serve32.c": ("mpd", "c", "MPD / soups as stacked adapters, one batch, this engine"),
     }
+    seconds = spreads(runs, "seconds")
+    figures = ratios(rows, seconds)
     stamps = [times for run in runs["mpd"] for times in run.stamps]
-    waits = {
-        ("first", "to the first token"): [times[0] for times in stamps],
-        ("gap", "between tokens"): [b - a for times in stamps for a, b in pairwise(times)],
-    }
-    latency = []
-    for (name, what), times in waits.items():
-        for q, s in zip(
-            (50, 95), np.percentile(times, (50, 95), method="inverted_cdf"), strict=True
-        ):
-            latency.append(Figure(f"serve32.{name}_p{q}", 1000 * float(s), f"ms {what}, {q}%"))
+    gaps = [b - a for times in stamps for a, b in pairwise(times)]
+    for name, what, waits in (
+        ("first", "to the first token", [times[0] for times in stamps]),
+        ("gap", "between tokens", gaps),
+    ):
+        for q in (50, 95):
+            ms = 1000 * float(np.percentile(waits, q, method="inverted_cdf"))
+            figures.append(Figure(f"serve32.{name}_p{q}", ms, f"ms {what}, {q}%"))
     data = {"requests": len(mpd), "preferences": len({ask.preference for ask in mpd})}
-    merging = {"merging_s": runs["a"][-1].uncounted}
-    return ratios(figures, seconds) + latency, {**data, **merging, "seconds": seconds}
+    return figures, {**data, "merging_s": runs["a"][-1].uncounted, "seconds": seconds}
 
 
 def growth(bench: BenchContext) -> Found:
@@ -75,15 +73,14 @@ def growth(bench: BenchContext) -> Found:
     most, widest, experts = bench.options.largest, bench.options.widest, bench.experts
     crowds = [(experts, bench.crowd(n, tokens=_long(n))) for n in REQUESTS if n <= most]
     lines = {f"requests, {experts} experts + PCM": _points(bench, "engine", crowds)}
-    bench.keep()
+    bench.close()
     codes = {n: "A" * n + "-" * (widest - n) for n in EXPERTS if n <= widest}
     for count in sorted({1, min(CROWD_OF_EXPERTS, most)}):
         ask = partial(bench.ask, tokens=_long(count))
         crowds = [(n, [ask(k, preference=c) for k in range(count)]) for n, c in codes.items()]
         lines[f"experts, {count} request{'s' * (count > 1)}"] = _points(bench, "wide", crowds)
     best = max((p["tokens_per_s"] for line in lines.values() for p in line), default=None)
-    meaning = "most tokens a second, all requests together"
-    return [Figure("growth.most", best, meaning)], {"lines": lines}
+    return [Figure("growth.most", best, "tokens a second, all together")], {"lines": lines}
 
 
 def _long(requests: int) -> int:
@@ -97,7 +94,7 @@ def _points(
     """A line of the growth; without crowds whose rows do not fit at once."""
     points = []
     for experts, asks in crowds:
-        bench.tell(f"Growth: {len(asks)} requests, {experts} experts.")
+        tell(f"Growth: {len(asks)} requests, {experts} experts.")
         run: Timing = bench.call(kind, ours.decode, asks)
         if (step := run.together_ms) is not None:
             point = {"requests": len(asks), "experts": experts, "ms_per_step": step}
@@ -113,19 +110,19 @@ def shared(bench: BenchContext) -> Found:
     cores = sorted(os.sched_getaffinity(0))
     fair = {"busy": (0.5, f"beside {len(cores)} busy"), "one_core": (1 / len(cores), "there")}
     figures, data = [], dict[str, dict[str, float]]()
-    for name, count in VISITORS.items():
-        bench.tell(f"Timing {count} beside busy neighbours.")
+    for name, count in (("one", 1), ("sixteen", 16)):
+        tell(f"Timing {count} beside busy neighbours.")
         asks, settle = bench.crowd(count), bench.options.settle
-        quiet = _settled(bench, "engine", asks)
+        runs = {"quiet": _settled(bench, "engine", asks)}
         with _neighbours(cores):
-            times = {"busy": _settled(bench, "engine", asks, settle)}
-        times["quiet"] = quiet + _settled(bench, "engine", asks, settle)
+            runs["busy"] = _settled(bench, "engine", asks, settle)
+        runs["quiet"] += _settled(bench, "engine", asks, settle)
         os.sched_setaffinity(0, cores[-1:])  # what is started now may run there only
         try:
-            times["one_core"] = _settled(bench, "one_core", asks)
+            runs["one_core"] = _settled(bench, "one_core", asks)
         finally:
             os.sched_setaffinity(0, cores)
-        seconds = {key: spread(own) for key, own in times.items()}
+        seconds = spreads(runs, "seconds")
         data |= {f"{name} {key}": own for key, own in seconds.items()}
         for key, (share, what) in fair.items():
             kept = seconds["quiet"]["median"] / seconds[key]["median"] / share
@@ -136,13 +133,13 @@ def shared(bench: BenchContext) -> Found:
 
 def _settled(
     bench: BenchContext, kind: str, asks: list[GenerationRequest], settle: int = 0
-) -> list[float]:
-    """Seconds of the repeats, after one that does not count and as many as fill ``settle``."""
+) -> list[Timing]:
+    """The repeats, after one that does not count and as many as fill ``settle`` seconds."""
     begun, run = time.monotonic(), partial(bench.call, kind, ours.decode, asks)
     run()
     while time.monotonic() < begun + settle:
         run()
-    return [run().seconds for _ in range(bench.options.repeats)]
+    return [run() for _ in range(bench.options.repeats)]
 
 
 @contextmanager

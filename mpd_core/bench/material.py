@@ -13,7 +13,7 @@ from typing import Any
 
 import tomlkit
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -25,6 +25,7 @@ B_STD = 0.125
 """Of B. A's rows have length one, so an adapter adds about 0.7 to outputs of about one whatever
 the width; experts of SmolLM2 then differ by about 0.1 nats."""
 CONTEXT = 512
+"""Tokens of one request, prompt and reply."""
 
 
 def _write_adapter(folder: Path, base: Path, pack: Pack, seed: int) -> dict[str, str]:
@@ -39,13 +40,12 @@ def _write_adapter(folder: Path, base: Path, pack: Pack, seed: int) -> dict[str,
     config = LoraConfig(**size, lora_alpha=2 * size["r"], task_type="CAUSAL_LM")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base, **LOCAL))
-    wrapped = inject_adapter_in_model(config, model).state_dict()
+        adapted = inject_adapter_in_model(config, model)
     random, tensors = torch.Generator().manual_seed(seed), {}
-    for key, like in wrapped.items():
-        if ".lora_" in key:
-            scale = B_STD if "lora_B" in key else 1 / math.sqrt(like.shape[-1])
-            numbers = (torch.randn(like.shape, generator=random) * scale).half().float()
-            tensors[f"base_model.model.{key.replace('.default', '')}"] = numbers
+    for key, like in get_peft_model_state_dict(adapted).items():
+        scale = B_STD if "lora_B" in key else 1 / math.sqrt(like.shape[-1])
+        numbers = torch.randn(like.shape, generator=random) * scale
+        tensors[f"base_model.model.{key}"] = numbers.half().float()
     config.inference_mode = True
     config.save_pretrained(folder)
     file = folder / "adapter_model.safetensors"
@@ -60,23 +60,18 @@ def write_pack(folder: Path, pack: Pack, base: Path, *, experts: int = 0) -> Pat
     """
     dimensions = [d.model_dump() for d in pack.spec.dimensions]
     if experts:
-        pair = [("on", "Mind"), ("off", "Forget")]
-        dimensions = [
-            {
-                "name": f"d{k}",
-                "poles": [{"name": f"{n}{k}", "instruction": f"{s} {k}."} for n, s in pair],
-            }
-            for k in range(experts)
-        ]
-    poles = [pole["name"] for dimension in dimensions for pole in dimension["poles"]]
-    adapted = [name for name in poles if not (experts and name.startswith("off"))]
+        pairs = [(f"on{k}", f"off{k}") for k in range(experts)]
+        two = [[{"name": name, "instruction": f"Be {name}."} for name in pair] for pair in pairs]
+        dimensions = [{"name": f"d{k}", "poles": poles} for k, poles in enumerate(two)]
+    names = [pole["name"] for dimension in dimensions for pole in dimension["poles"]]
+    adapted = [name for name in names if not (experts and name.startswith("off"))]
     named = enumerate([*adapted, "pcm"])
     adapters = {name: _write_adapter(folder / name, base, pack, seed) for seed, name in named}
     pcm = adapters.pop("pcm")
     head, random = folder / "head.safetensors", torch.Generator().manual_seed(len(adapted))
     hidden = AutoConfig.from_pretrained(base, **LOCAL).hidden_size
-    weight = torch.randn(len(poles), hidden, generator=random) / math.sqrt(hidden)
-    save_file({"weight": weight, "bias": torch.zeros(len(poles))}, head)
+    weight = torch.randn(len(names), hidden, generator=random) / math.sqrt(hidden)
+    save_file({"weight": weight, "bias": torch.zeros(len(names))}, head)
     # A fixed number of tokens is what is timed, so a reply ends with a token that is hardly ever
     # likeliest; that none ended early is checked in every run.
     template = pack.spec.template.model_dump(mode="json", exclude_none=True)
@@ -97,9 +92,8 @@ def write_pack(folder: Path, pack: Pack, base: Path, *, experts: int = 0) -> Pat
 
 
 def _unlikely_token(base: Path) -> str:
+    """The last of the vocabulary that no template says."""
     tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
-    usual = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.unk_token, tokenizer.pad_token}
-    added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
-    told = tokenizer.chat_template or ""
-    spare = [text for text in added if text not in usual and text not in told]
-    return spare[-1] if spare else str(tokenizer.convert_ids_to_tokens(len(tokenizer) - 1))
+    told = [tokenizer.chat_template or "", *tokenizer.all_special_tokens]
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return next(token for token in reversed(tokens) if not any(token in text for text in told))

@@ -16,14 +16,9 @@ from mpd_core.request import GenerationRequest
 
 
 def engine(spec: Spec, pack: str = "pack") -> Engine:
-    """An engine on the bench's pack, without a prefix cache: peers read every prompt, too."""
+    """An engine on one of the bench's packs, without a prefix cache: peers read every prompt."""
     own, device = load_pack(spec.scratch / pack), spec.device
     return Engine.open(own, precision=spec.precision, device=device, kept_rows=0)
-
-
-def wide(spec: Spec) -> Engine:
-    """An engine on the pack of many experts."""
-    return engine(spec, "wide")
 
 
 def decode(engine: Engine, asks: Sequence[GenerationRequest], start: float = 0.0) -> Timing:
@@ -32,8 +27,7 @@ def decode(engine: Engine, asks: Sequence[GenerationRequest], start: float = 0.0
     streams = [engine.submit(ask) for ask in asks]
     # A reader for every visitor. Readers run no products, so they have no OpenMP pools.
     with ThreadPoolExecutor(len(streams)) as readers:
-        read = readers.map(lambda stream: [(s.token_id, time.monotonic()) for s in stream], streams)
-        replies = list(read)
+        replies = list(readers.map(lambda s: [(t.token_id, time.monotonic()) for t in s], streams))
     for reply, ask in zip(replies, asks, strict=True):
         if len(reply) != (tokens := ask.sampling.max_new_tokens):
             raise BenchError(f"A reply ended after {len(reply)} of {tokens} tokens.")
@@ -55,8 +49,3 @@ def log_probs(engine: Engine, ask: GenerationRequest) -> StepLogProbs:
     """One reply, with what a trace records of its distributions."""
     steps = engine.generate(ask).steps
     return [(s.token_id, {c.token_id: math.log(c.probability) for c in s.top_k}) for s in steps]
-
-
-def text(engine: Engine, ask: GenerationRequest) -> str:
-    """A greedy reply, as a visitor reads it."""
-    return engine.generate(ask).text

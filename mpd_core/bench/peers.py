@@ -7,7 +7,6 @@ gives the engine's distribution.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Sequence
 from types import SimpleNamespace
@@ -36,9 +35,9 @@ Scheme = Generator[Tensor, Any, None]
 
 
 class Peer:
-    """The bench's pack loaded for transformers."""
+    """The bench's pack for transformers: the base, or the soup of one preference at a time."""
 
-    model: Any = None  # the base, under PEFT where its adapters are loaded
+    model: Any = None  # where PEFT has all adapters: the base with them
 
     def __init__(self, spec: Spec) -> None:
         self.pack = load_pack(spec.scratch / "pack")
@@ -61,8 +60,9 @@ class Peer:
         return model
 
     @torch.no_grad()
-    def merge(self, model: Any, names: Sequence[str]) -> Any:
-        """Add the mean of some adapters' changes to a model's weights, and then pack them."""
+    def merge(self, names: Sequence[str]) -> Any:
+        """A copy of the base plus the mean of some adapters' changes, packed."""
+        model = self.load()
         adapters = [load_adapter(name, self.pack.folder / name) for name in names]
         for module in adapters[0].factors if adapters else ():  # all target the same linears
             change = mean_of_changes([(a.scaling, *a.factors[module]) for a in adapters])
@@ -89,11 +89,9 @@ class Peer:
 
         4-bit weights are left alone: a soup would be quantised anew, at the same cost a token.
         """
-        if self.format.quantize != "none":
-            return self.model
-        names = [pole.name for pole in poles]
+        names = [pole.name for pole in poles] if self.format.quantize == "none" else []
         if (key := "+".join(names)) not in self.models:
-            self.models = {key: self.merge(copy.deepcopy(self.model), names)}
+            self.models = {key: self.merge(names)}
         return self.models[key]
 
     def poles(self, ask: GenerationRequest) -> tuple[Pole, ...]:
@@ -121,19 +119,12 @@ class Peer:
         return merge_probabilities(logits.float().log_softmax(dim=-1), weights)
 
 
-def plain(spec: Spec) -> Peer:
-    """The base alone, or the soup of one preference at a time."""
-    peer = Peer(spec)
-    peer.model = peer.load()
-    return peer
-
-
 def peft(spec: Spec) -> Peer:
     """One base with all adapters under PEFT."""
-    peer = plain(spec)
+    peer = Peer(spec)
     first, *others = [*peer.pack.spec.experts.adapters, "pcm"]
     folder, options = peer.pack.folder, {"autocast_adapter_dtype": False}
-    peer.model = PeftModel.from_pretrained(peer.model, folder / first, first, **options)
+    peer.model = PeftModel.from_pretrained(peer.load(), folder / first, first, **options)
     for name in others:
         peer.model.load_adapter(folder / name, adapter_name=name, **options)
     peer.packed(peer.model.eval())
@@ -144,7 +135,7 @@ def separate(spec: Spec) -> Peer:
     """A model for each expert of the first preference, and for the PCM, adapters merged in."""
     peer = Peer(spec)
     for name in (*(dimension.poles[0].name for dimension in peer.pack.space.dimensions), "pcm"):
-        peer.models[name] = peer.merge(peer.load(), [name])
+        peer.models[name] = peer.merge([name])
     return peer
 
 

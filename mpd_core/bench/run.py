@@ -7,9 +7,9 @@ import json
 import os
 import platform
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
@@ -21,27 +21,22 @@ import torch
 from mpd_core.bench import crowds, measures
 from mpd_core.bench.context import BenchContext
 from mpd_core.bench.material import write_pack
-from mpd_core.bench.options import CPU_TARGETS, GPU_TARGETS, BenchOptions
-from mpd_core.bench.values import Figure, Found, Spec
-from mpd_core.console import aligned
+from mpd_core.bench.values import CPU_TARGETS, GPU_TARGETS, BenchOptions, Figure, Found, Spec
+from mpd_core.console import aligned, tell
 from mpd_core.models.base import default_device
 from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
 
-MEASURE: dict[str, tuple[Callable[[BenchContext], Found], set[str]]] = {
-    "tax": (measures.tax, {"plain_fp32", "engine"}),
-    **{
-        name: (partial(measures.against, name), {"engine", "peft", "separate"})
-        for name in measures.SCHEMES
-    },
-    "vs_llama": (measures.vs_llama, {"engine", "llama"}),
-    "serve32": (crowds.serve32, {"engine", "plain"}),
-    "memory": (measures.weights, {"engine", "separate"}),
-    "floor": (measures.floor, {"engine"}),
-    "shared": (crowds.shared, {"engine", "one_core"}),
-    "growth": (crowds.growth, {"engine", "wide"}),
+MEASURE: dict[str, Callable[[BenchContext], Found]] = {
+    "tax": measures.tax,
+    **{name: partial(measures.against, name) for name in measures.SCHEMES},
+    "vs_llama": measures.vs_llama,
+    "serve32": crowds.serve32,
+    "memory": measures.weights,
+    "floor": measures.floor,
+    "shared": crowds.shared,
+    "growth": crowds.growth,
 }
-"""With the competitors of each; one that no later measure uses is closed."""
 UNITS = {"ms_per_token": "ms/token", "first_ms": "ms to the first token", "seconds": "s"}
 NOISY = 1.3
 """Largest over smallest of repeated times, above which a figure deserves no trust."""
@@ -59,20 +54,22 @@ def run(options: BenchOptions, *, apart: bool = True) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="mpd-bench-") as scratch:
         folder, pack = Path(scratch), load_pack(options.pack)
-        _tell("Obtaining the base and writing random adapters.")
-        base = obtain(pack, pack.spec.base.source, progress=_tell)
-        own = load_pack(write_pack(folder / "pack", pack, base))
+        tell("Obtaining the base and writing random adapters.")
+        base = obtain(pack, pack.spec.base.source, progress=tell)
+        write_pack(folder / "pack", pack, base)
         if "growth" in options.only:
             write_pack(folder / "wide", pack, base, experts=options.widest)
         precision = options.precision or pack.spec.base.precision
         spec = Spec(folder, options.pack, precision, options.device or default_device())
-        bench = BenchContext(options, own, spec, _tell, apart)
-        try:
+        with closing(BenchContext(options, spec, apart)) as bench:
             known = {**facts(spec.device), "precision": bench.precision}
-            bench.keep()  # the first measure begins before any other process has started
-            return _report(bench, known, _measure(bench))
-        finally:
-            bench.keep()
+            found, names = dict[str, Found](), [name for name in MEASURE if name in options.only]
+            for position, name in enumerate(names, 1):
+                bench.close()  # each measure begins before any other process has started
+                tell(f"Measure {position} of {len(names)}: {name}.")
+                found[name] = MEASURE[name](bench)
+                tell("  " + ", ".join(f"{f.name} {_digits(f.value)}" for f in found[name][0]))
+            return _report(bench, known, found)
 
 
 def facts(device: str) -> dict[str, Any]:
@@ -91,17 +88,6 @@ def facts(device: str) -> dict[str, Any]:
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "date": now.strftime("%Y-%m-%d %H:%M UTC"),
     }
-
-
-def _measure(bench: BenchContext) -> dict[str, Found]:
-    names = [name for name in MEASURE if name in bench.options.only]
-    found: dict[str, Found] = {}
-    for position, name in enumerate(names):
-        _tell(f"Measure {position + 1} of {len(names)}: {name}.")
-        found[name] = MEASURE[name][0](bench)
-        _tell("  " + ", ".join(f"{f.name} {_digits(f.value)}" for f in found[name][0]))
-        bench.keep(*(kind for later in names[position + 1 :] for kind in MEASURE[later][1]))
-    return found
 
 
 def _report(bench: BenchContext, facts: dict[str, Any], found: dict[str, Found]) -> dict[str, Any]:
@@ -145,11 +131,11 @@ def _tables(
         rows.append((f.name, _digits(f.value), targets.get(f.name, ""), verdict, f.meaning))
     yield aligned(rows)
     yield aligned([("time", "median", "min", "max", ""), *_times(data)])
-    rows = [("checked", "max |ln p - ln p'|", "tolerance", "same choice", "")]
-    for c in found["checks"]:
-        difference, tolerance = f"{c['max_log_prob_difference']:.1e}", f"{c['tolerance']:g}"
-        rows.append((c["peer"], difference, tolerance, c["same_choice"], ""))
-    yield aligned(rows)
+    checks = [
+        (c["peer"], f"{c['max_log_prob_difference']:.1e}", f"{c['tolerance']:g}", c["same_choice"])
+        for c in found["checks"]
+    ]
+    yield aligned([("checked", "max |ln p - ln p'|", "tolerance", "same choice"), *checks])
     for name, points in data.get("growth", {}).get("lines", {}).items():
         body = [tuple(f"{value:.4g}" for value in point.values()) for point in points]
         yield aligned([(name, "experts", "ms a step", "tokens/s"), *body])
@@ -167,10 +153,4 @@ def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def _digits(value: float | None) -> str:
     """Three of a figure's, and all before its point."""
-    if value is None:
-        return "-"
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-
-
-def _tell(sentence: str) -> None:
-    print(sentence, file=sys.stderr, flush=True)
+    return "-" if value is None else f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpd_core import console
-from mpd_core.bench.options import bench
+from mpd_core.bench.values import MEASURES, BenchOptions
 from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
 from mpd_core.console import tell
 from mpd_core.engine.plan import METHOD_HELP, plan_request
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.command import evaluate
-from mpd_core.options import DeviceOption, PackOption, QuantizeOption, with_numbers
-from mpd_core.packs import Pack, Quantize, load_pack
+from mpd_core.options import DeviceOption, PackOption, QuantizeOption, listed, with_numbers
+from mpd_core.packs import Pack, Precision, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Sampling, Space
 from mpd_core.trace import Trace
 
@@ -127,10 +127,29 @@ def status(
         print(dumps(engine.status(), indent=1))
 
 
-app.command()(bench)
 app.command()(trace)
 app.add_typer(train, name="train")
 app.add_typer(evaluate, name="evaluate")
+
+
+@app.command()
+@with_numbers(BenchOptions)
+def bench(
+    only: Annotated[
+        str | None, typer.Option(help=f"Measures, with commas: {', '.join(MEASURES)}.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes: does it all run?")] = False,
+    pack: PackOption = None,
+    precision: Annotated[Precision | None, typer.Option(help="Override the pack's.")] = None,
+    device: DeviceOption = None,
+    **sizes: int,
+) -> None:
+    """Time the engine beside its peers: a table, then one line of JSON."""
+    chosen = listed(only) if only else MEASURES
+    options = BenchOptions(chosen, **sizes, pack=pack, precision=precision, device=device)
+    from mpd_core.bench.run import run
+
+    run(options.quick() if quick else options)
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +11,9 @@ import typer
 
 from mpd_core.analysis.files import TraceError, read_trace
 from mpd_core.analysis.measure import Analysis, StepGroup, analyse
+from mpd_core.console import aligned
 
 MAX_FILES = 1000
-_WIDTH = 13
 
 
 def trace(
@@ -36,36 +37,29 @@ def trace(
 
 def table(found: Analysis) -> str:
     """The analysis for a terminal."""
-    lines = [
+    parts = [
         f"{found.traces} replies, {found.tokens} tokens, "
         f"{found.switches_per_100:.1f} switches of the leading expert per 100 tokens",
     ]
-    for title, rows in (
-        ("Mean weight by position", found.positions),
+    for title, groups in (
+        ("mean weight by position", found.positions),
         ("by kind of token", found.kinds),
         ("by preference", found.preferences),
     ):
-        lines += ["", title, *_rows(rows, found.experts)]
-    lines += ["", "Where experts lie furthest apart (nats, token, what each would have said)"]
+        heading = (title, "tokens", "entropy", "divergence", *found.experts)
+        parts.append(aligned([heading, *(_row(group, found.experts) for group in groups)]))
+    rows = [("nats apart", "token", "after", "in", "what each expert would have said")]
     for place in found.apart:
         own = ", ".join(f"{expert} {text!r}" for expert, text in place.favourites.items())
         where = f"{place.trace}:{place.index + 1}"
-        lines.append(
-            f"{place.divergence:6.3f}  {place.text!r} after {place.before!r} ({where}) {own}"
-        )
-    return "\n".join(lines)
+        rows.append((f"{place.divergence:.3f}", repr(place.text), repr(place.before), where, own))
+    return "\n\n".join(filter(None, (*parts, aligned(rows))))
 
 
-def _rows(rows: tuple[StepGroup, ...], experts: tuple[str, ...]) -> list[str]:
-    names = ["", "tokens", "entropy", "divergence", *(e[: _WIDTH - 1] for e in experts)]
-    lines = ["".join(f"{name:>{_WIDTH}}" for name in names)]
-    for row in rows:
-        cells = [
-            row.name, str(row.tokens), f"{row.entropy:.3f}", f"{row.divergence:.3f}",
-            *(f"{row.weights[e]:.3f}" if e in row.weights else "-" for e in experts),
-        ]  # fmt: skip
-        lines.append("".join(f"{cell:>{_WIDTH}}" for cell in cells))
-    return lines
+def _row(group: StepGroup, experts: Sequence[str]) -> tuple[str, ...]:
+    weights = (f"{group.weights[e]:.3f}" if e in group.weights else "-" for e in experts)
+    numbers = (f"{group.entropy:.3f}", f"{group.divergence:.3f}")
+    return (group.name, str(group.tokens), *numbers, *weights)
 
 
 def _printable(text: str) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from mpd_core.errors import RequestError
 from mpd_core.method.preferences import Pole, Preference
-from mpd_core.method.static import STATIC, uniform, weights_in
-from mpd_core.packs import Pack, is_simplex
+from mpd_core.method.static import STATIC, is_simplex, uniform, weights_in
+from mpd_core.packs import Pack
 from mpd_core.request import Space
 
 ONE_EXPERT, TOP = "expert:", "top-1"

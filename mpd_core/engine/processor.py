@@ -9,8 +9,9 @@ from mpd_core.engine.plan import BASE, PCM, TRUNK, ExpertCall, ExpertPlan, plan_
 from mpd_core.engine.records import finish_reason
 from mpd_core.engine.sequence import CacheRow, Sequence, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
+from mpd_core.method.static import is_simplex
 from mpd_core.models.vocabulary import check_embedded
-from mpd_core.packs import Pack, is_simplex
+from mpd_core.packs import Pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import SHIFTING, Branch, GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace

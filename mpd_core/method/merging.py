@@ -31,7 +31,7 @@ def sum_logits(log_probs: Tensor, weights: Tensor) -> Tensor:
     """The paper's logit-space ablation (Table 4) before its softmax: sum_i alpha_i z_i.
 
     A logit is defined up to a constant per expert, which the final softmax takes out again, so
-    log-probabilities serve as logits here. Shapes as in ``merge_probabilities``.
+    log-probabilities serve as logits here. Shapes as in ``merge_probabilities``; not normalised.
     """
     return (weights.unsqueeze(-1) * log_probs).sum(dim=-2)
 
@@ -162,7 +162,7 @@ def tempered_log_probs(scores: Tensor, temperature: float) -> Tensor:
 
 
 def entropy(log_probs: Tensor) -> Tensor:
-    """-sum_v p ln p over the last axis, in nats; 0 ln 0 is 0."""
+    """-sum_v p ln p in nats, where 0 ln 0 is 0: from ln p, [..., V], to [...]."""
     return _entropy(log_probs.exp(), log_probs)
 
 

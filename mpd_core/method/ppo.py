@@ -39,6 +39,9 @@ def ppo_loss(
         gamma: discount.
         lam: lambda of the advantages.
         kl: weight of the penalty on leaving the reference.
+
+    Returns:
+        A scalar, to be minimised.
     """
     by_token = -kl * (old_log_probs - reference_log_probs) * mask
     last = mask.sum(dim=1) - 1
@@ -50,12 +53,12 @@ def ppo_loss(
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over positions where the mask is True."""
+    """Mean over positions where the mask is True; both [N, T], or any equal shape; a scalar."""
     return (values * mask).sum() / mask.sum().clamp_min(1)
 
 
 def whiten(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the mask."""
+    """Shifted and scaled to mean 0 and variance 1 over the mask, [N, T]."""
     mean = masked_mean(values, mask)
     variance = masked_mean((values - mean).square(), mask)
     return (values - mean) * torch.rsqrt(variance + 1e-8)
@@ -85,7 +88,14 @@ def advantages(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam:
 
 
 def ppo_policy_loss(log_ratios: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """The clipped surrogate, to be minimised; log-ratios of single tokens, [N, T]."""
+    """The clipped surrogate (Schulman et al., 2017, Eq. 7), to be minimised; a scalar.
+
+    Args:
+        log_ratios: ln pi - ln pi_old of each token, [N, T].
+        advantage: of each token, [N, T].
+        mask: True at tokens of the reply, [N, T].
+        clip: epsilon.
+    """
     ratio = log_ratios.exp()
     clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
     return masked_mean(-torch.minimum(ratio * advantage, clipped * advantage), mask)
@@ -94,7 +104,15 @@ def ppo_policy_loss(log_ratios: Tensor, advantage: Tensor, mask: Tensor, clip: f
 def ppo_value_loss(
     values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float
 ) -> Tensor:
-    """Half the squared error of the critic, its move since sampling clipped, [N, T]."""
+    """Half the squared error of the critic, its move since sampling clipped; a scalar.
+
+    Args:
+        values: the critic's now, before each token, [N, T].
+        old: at the time of sampling, [N, T].
+        returns: what it should have said, advantage plus ``old``, [N, T].
+        mask: True at tokens of the reply, [N, T].
+        clip: the most that a value may have moved without being held to where it was.
+    """
     near = old + (values - old).clamp(-clip, clip)
     worst = torch.maximum((values - returns).square(), (near - returns).square())
     return 0.5 * masked_mean(worst, mask)

@@ -28,9 +28,15 @@ class Dimension:
     poles: tuple[Pole, ...]
 
     def letter(self, pole: Pole) -> str:
+        """The letter of one of its poles."""
         return string.ascii_uppercase[self.poles.index(pole)]
 
     def by_letter(self, letter: str) -> Pole:
+        """The pole of a letter, ``A`` for the first.
+
+        Raises:
+            RequestError: no pole has it.
+        """
         index = string.ascii_uppercase.find(letter)
         if not 0 <= index < len(self.poles):
             known = ", ".join(f"{self.letter(p)} ({p.name})" for p in self.poles)
@@ -40,6 +46,11 @@ class Dimension:
         return self.poles[index]
 
     def by_name(self, name: str) -> Pole:
+        """The pole of a name.
+
+        Raises:
+            RequestError: no pole has it.
+        """
         for pole in self.poles:
             if pole.name == name:
                 return pole

@@ -19,6 +19,9 @@ def rebel_loss(log_ratios: Tensor, rewards: Tensor, eta: float) -> Tensor:
         log_ratios: l, [G, K]: G groups (a prompt with a preference) of K replies.
         rewards: r, [G, K]; K at least 2.
         eta: on the side of the log-ratios; the published code has 1/eta on the rewards.
+
+    Returns:
+        A scalar, to be minimised.
     """
     residuals = eta * log_ratios - rewards
     spread = (residuals - residuals.mean(dim=-1, keepdim=True)).square().sum(dim=-1)

@@ -14,7 +14,15 @@ SHARPNESS = 8.0
 
 
 def bradley_terry(reward: Tensor, reference: Tensor) -> Tensor:
-    """Eq. 2: the probability that a reply is better than the reference, sigmoid(r - r_ref)."""
+    """Eq. 2: the probability that a reply is better than the reference, sigmoid(r - r_ref).
+
+    Args:
+        reward: r, a reward model's score of the reply, [...].
+        reference: r_ref, its score of the reference's reply to the same prompt, [...].
+
+    Returns:
+        Between 0 and 1, [...].
+    """
     return (reward - reference).sigmoid()
 
 

@@ -23,7 +23,14 @@ def mean_of_changes(adapters: Sequence[tuple[float, Tensor, Tensor]]) -> Tensor:
 
 
 def mean_of_factors(factors: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(mean A, mean B) of adapters of one rank and scaling: the soup of the published code."""
+    """(mean A, mean B) of adapters of one rank and scaling: the soup of the published code.
+
+    Args:
+        factors: of each adapter A [rank, in] and B [out, rank], for one weight.
+
+    Returns:
+        In fp32, of the same shapes.
+    """
     return (
         torch.stack([a.float() for a, _ in factors]).mean(dim=0),
         torch.stack([b.float() for _, b in factors]).mean(dim=0),

@@ -15,7 +15,10 @@ def uniform(experts: int) -> Weights:
 
 
 def grid(experts: int, parts: int, least: float = 0.0) -> Iterator[Weights]:
-    """Weights that are multiples of 1/parts and not below ``least``, and always uniform ones."""
+    """Weights that are multiples of 1/parts and not below ``least``, and always uniform ones.
+
+    Points of the simplex, each once; uniform ones come first.
+    """
     lowest = math.ceil(least * parts - 1e-9)
     points = (
         tuple(count / parts for count in counts) for counts in _compositions(parts, experts, lowest)
@@ -42,6 +45,12 @@ def _compositions(total: int, terms: int, lowest: int) -> Iterator[tuple[int, ..
     for first in range(lowest, total + 1):
         for rest in _compositions(total - first, terms - 1, lowest):
             yield (first, *rest)
+
+
+def is_simplex(weights: Sequence[float], size: int) -> bool:
+    """Whether these are ``size`` weights in [0, 1] that sum to 1."""
+    inside = all(0.0 <= weight <= 1.0 for weight in weights)
+    return len(weights) == size and inside and abs(sum(weights) - 1.0) < 1e-3
 
 
 def method_name(weights: Sequence[float]) -> str:

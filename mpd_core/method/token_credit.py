@@ -77,6 +77,9 @@ def token_credit_loss(
         later: F, [N, T].
         mask: True at tokens of the reply, [N, T].
         eta: on the side of the log-ratios.
+
+    Returns:
+        A scalar, to be minimised.
     """
     apart = eta * (log_probs - old_log_probs) - scores
     alone = scores.shape[-1] == 1

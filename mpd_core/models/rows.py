@@ -157,17 +157,18 @@ class RowModel:
         if not self.ragged:
             self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
-            window = self._window(int(positions.max()))  # before the device: a wait less there
+            window = _window(positions)  # before they are on the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
-            return self._body(*self._begin(inputs, positions, gates, window, _slice(first, inputs)))
+            rows = slice(first, first + len(inputs))
+            return self._body(*self._begin(inputs, positions, gates, window, rows))
         return self._graphs.run(inputs, positions, gates, self._stack.routing.in_use)
 
     def _loose(
         self, inputs: Tensor, positions: Tensor, places: Tensor, gates: Tensor, *, states: bool
     ) -> Tensor:
         """A pass over tokens that each have a row of their own, [1, N]: in loops all rows are."""
-        window = self._window(int(positions.max()))
-        begun = self._begin(inputs.transpose(0, 1), positions.view(-1, 1), gates, window, places)
+        tokens, each = inputs.transpose(0, 1), positions.view(-1, 1)
+        begun = self._begin(tokens, each, gates, _window(positions), places)
         assert isinstance(self._body, LlamaBody)
         if states:
             return self._body(*begun).transpose(0, 1)
@@ -193,7 +194,7 @@ class RowModel:
     def _step(self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int) -> Tensor:
         routing = self._stack.routing
         routing.active = bool(routing.in_use)  # rows that come later may have adapters
-        return self._body(*self._begin(inputs, positions, gates, window, _slice(0, inputs)))
+        return self._body(*self._begin(inputs, positions, gates, window, slice(0, len(inputs))))
 
     @property
     def decoder(self) -> str:
@@ -251,12 +252,10 @@ class RowModel:
         logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
         return self._finish(logits).float()
 
-    def _window(self, last: int) -> int:
-        return (last // WINDOW_STEP + 1) * WINDOW_STEP
 
-
-def _slice(first: int, inputs: Tensor) -> slice:
-    return slice(first, first + len(inputs))
+def _window(positions: Tensor) -> int:
+    """Positions that attention looks at, in whole steps."""
+    return (int(positions.max()) // WINDOW_STEP + 1) * WINDOW_STEP
 
 
 def _like(model: Any) -> Tensor:

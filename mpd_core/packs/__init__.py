@@ -1,19 +1,8 @@
 """Packs: what a deployment is made of, in TOML."""
 
 from mpd_core.packs.pack import DEFAULT_PACK, Pack, complaints, file_sha256, load_pack, pack_names
-from mpd_core.packs.schema import (
-    FolderSource,
-    GGUFSource,
-    HubSource,
-    PackSpec,
-    Precision,
-    Quantize,
-    RemoteTable,
-    Source,
-    Table,
-    TemplateSpec,
-    is_simplex,
-)
+from mpd_core.packs.schema import PackSpec, Precision, Quantize, RemoteTable, TemplateSpec
+from mpd_core.packs.sources import FolderSource, GGUFSource, HubSource, Source, Table
 
 __all__ = [
     "DEFAULT_PACK",
@@ -30,7 +19,6 @@ __all__ = [
     "TemplateSpec",
     "complaints",
     "file_sha256",
-    "is_simplex",
     "load_pack",
     "pack_names",
 ]

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
-from mpd_core.packs.schema import NAME, GGUFSource, PackSpec
+from mpd_core.packs.schema import NAME, PackSpec
+from mpd_core.packs.sources import GGUFSource
 from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
 from mpd_core.resources import ASSETS
 

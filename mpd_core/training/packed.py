@@ -1,4 +1,4 @@
-"""Several answers to one prompt packed in one row: the prompt is shared, answers are masked apart.
+"""Several texts after one prompt packed in one row: the prompt is shared, texts are masked apart.
 
 Answers to a prompt are about as long as the prompt with its template, so a batch of them is half
 the tokens that it is as separate texts. Axes: ``G`` rows, ``L`` tokens of a row, ``N`` answers,
@@ -7,7 +7,7 @@ the tokens that it is as separate texts. Axes: ``G`` rows, ``L`` tokens of a row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,42 @@ from torch import Tensor, nn
 
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.trunk import PADDING, Layout, Trunk
+
+
+@dataclass(frozen=True)
+class PackedRow:
+    """A prompt, then texts that each go on from it and do not see each other."""
+
+    ids: list[int]
+    positions: list[int]
+    """Of each token in its own text, the prompt included."""
+    segments: list[int]
+    """As in ``Layout``: 0 for the prompt, k for the k-th text."""
+    states: list[list[int]]
+    """Of each text, indices in the row: of the prompt's last token, then of its own tokens."""
+
+
+def pack_row(prompt: Sequence[int], texts: Iterable[Sequence[int]]) -> PackedRow:
+    """Lay texts behind a prompt, all as token ids."""
+    start = len(prompt)
+    row = PackedRow(list(prompt), list(range(start)), [0] * start, [])
+    for number, text in enumerate(texts, 1):
+        here = len(row.ids)
+        row.states.append([start - 1, *range(here, here + len(text))])
+        row.ids.extend(text)
+        row.positions.extend(range(start, start + len(text)))
+        row.segments.extend([number] * len(text))
+    return row
+
+
+def stack_rows(rows: Sequence[PackedRow], pad: int) -> tuple[Tensor, Layout]:
+    """Token ids [G, L], padded on the right, and their layout."""
+
+    def stacked(name: str, padding: int) -> Tensor:
+        lists = [torch.tensor(getattr(row, name)) for row in rows]
+        return nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=padding)
+
+    return stacked("ids", pad), Layout(stacked("positions", 0), stacked("segments", PADDING))
 
 
 @dataclass(frozen=True)
@@ -38,50 +74,26 @@ def pack_answers(
 ) -> PackedAnswers:
     """Tokenise and pack prompts with answers; one that is too long is cut, without end of turn."""
     packed = [_row(setup, prompt, answers) for prompt, answers in rows]
-    width = max(len(row.ids) for row in packed)
-
-    def stacked(name: str, padding: int) -> Tensor:
-        lists = [torch.tensor(getattr(row, name)) for row in packed]
-        return nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=padding)
-
-    def places(name: str) -> Tensor:
-        return torch.tensor(
-            [k * width + p for k, row in enumerate(packed) for p in getattr(row, name)]
-        )
-
+    ids, layout = stack_rows(packed, setup.tokenizer.pad_token_id)
+    found = [
+        [k * ids.shape[1] + place for place in places]
+        for k, row in enumerate(packed)
+        for places in row.states
+    ]
+    own = torch.tensor([place for places in found for place in places[1:]])
     return PackedAnswers(
-        ids=stacked("ids", setup.tokenizer.pad_token_id),
-        layout=Layout(stacked("positions", 0), stacked("segments", PADDING)),
-        before=places("before"),
-        targets=torch.tensor([token for row in packed for token in row.targets]),
-        last=places("last"),
+        ids=ids,
+        layout=layout,
+        before=torch.tensor([place for places in found for place in places[:-1]]),
+        targets=ids.flatten()[own],
+        last=torch.tensor([places[-1] for places in found]),
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    ids: list[int]
-    positions: list[int]
-    segments: list[int]
-    before: list[int]
-    targets: list[int]
-    last: list[int]
-
-
-def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> _Row:
+def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> PackedRow:
     asked = setup.ids(setup.prompt(prompt))
-    start = len(asked)
-    row = _Row(list(asked), list(range(start)), [0] * start, [], [], [])
-    for number, answer in enumerate(answers, 1):
-        own = setup.ids(answer + setup.end_of_turn)[: max(1, setup.recipe.data.max_tokens - start)]
-        here = len(row.ids)
-        row.before.extend([start - 1, *range(here, here + len(own) - 1)])
-        row.targets.extend(own)
-        row.ids.extend(own)
-        row.positions.extend(range(start, start + len(own)))
-        row.segments.extend([number] * len(own))
-        row.last.append(len(row.ids) - 1)
-    return row
+    most = max(1, setup.recipe.data.max_tokens - len(asked))
+    return pack_row(asked, [setup.ids(answer + setup.end_of_turn)[:most] for answer in answers])
 
 
 def states(model: Any, ids: Tensor, layout: Layout, *, mixed: bool) -> Tensor:

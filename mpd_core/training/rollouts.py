@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -91,7 +92,8 @@ def save(file: Path, replies: Sequence[Rollout]) -> None:
 def load(file: Path) -> list[Rollout]:
     """Read what ``save`` wrote."""
     with file.open(encoding="utf-8") as lines:
-        return [_from_json(json.loads(line)) for line in lines]
+        rows = map(json.loads, lines)
+        return [Rollout(**{key: frozen(value) for key, value in row.items()}) for row in rows]
 
 
 def every(
@@ -136,8 +138,6 @@ def _others(step: StepRecord) -> tuple[Candidate, ...]:
     return tuple(c for c in step.top_k if c.token_id != step.token_id)
 
 
-def _from_json(row: dict[str, object]) -> Rollout:
-    def frozen(value: object) -> object:
-        return tuple(map(frozen, value)) if isinstance(value, list) else value
-
-    return Rollout(**{key: frozen(value) for key, value in row.items()})  # type: ignore[arg-type]
+def frozen(value: Any) -> Any:
+    """Nested lists, as JSON and ``Tensor.tolist`` give them, as tuples."""
+    return tuple(map(frozen, value)) if isinstance(value, list) else value

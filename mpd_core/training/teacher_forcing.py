@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from mpd_core.models.adapters import LoraAdapter, lowest_layer
 from mpd_core.models.base import fastest_precision, load_model, weight_format
@@ -67,6 +68,33 @@ class TeacherForcing:
         order = sorted(range(len(texts)), key=lambda k: len(texts[k]))
         for start in range(0, len(order), self.texts):
             yield order[start : start + self.texts]
+
+    def read(
+        self,
+        prompts: Sequence[Ids],
+        replies: Sequence[Ids],
+        names: Sequence[Sequence[str]],
+        *,
+        title: str,
+    ) -> Iterator[tuple[int, Iterator[Tensor]]]:
+        """Log-probabilities before each token of each reply.
+
+        Args:
+            prompts: of each reply, as token ids.
+            replies: of T tokens each; with the prompt not longer than ``length``.
+            names: of each reply, as in ``states``.
+            title: of the progress bar.
+
+        Returns:
+            Index of a reply, then for each of its names [T, V] in fp32 on the CPU, made when it is
+            asked for; replies of similar length follow each other.
+        """
+        texts = [[*prompt, *reply] for prompt, reply in zip(prompts, replies, strict=True)]
+        for batch in tqdm(list(self.batches(texts)), desc=title, leave=False):
+            states = self.states([texts[k] for k in batch], [names[k] for k in batch])
+            for k, rows in zip(batch, states, strict=True):
+                own = [row[len(prompts[k]) - 1 : -1] for row in rows]
+                yield k, (self.log_probs(*one).cpu() for one in zip(own, names[k], strict=True))
 
     def states(self, texts: Sequence[Ids], names: Sequence[Sequence[str]]) -> list[list[Tensor]]:
         """Last hidden states.

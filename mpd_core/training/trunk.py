@@ -47,6 +47,7 @@ class Layout:
         return Layout(self.positions[index, :length], self.segments[index, :length])
 
     def to(self, device: torch.device) -> Layout:
+        """The same on a device."""
         return Layout(self.positions.to(device), self.segments.to(device))
 
 
@@ -105,7 +106,7 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def forward(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
-        """States; without a layout every row is one text."""
+        """States [rows, L, D] of ids [rows, L]; without a layout every row is one text."""
         rows = self._rows(ids.cpu(), layout)
         parts = [row.parts() for row in rows]
         new = [k for k, some in enumerate(parts) if not some.keys() <= self._known.keys()]

@@ -83,7 +83,8 @@ def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
 def comparison_loss(
     setup: TrainingContext, model: Any, rows: Sequence[Styled]
 ) -> tuple[Tensor, int]:
-    """-ln sigmoid(r_chosen - r_rejected): its sum over some rows' comparisons, and their number."""
+    """-ln sigmoid(r_chosen - r_rejected), Bradley and Terry's likelihood of what was preferred: its
+    sum over some rows' comparisons, and their number."""
     space, spec = setup.pack.space, setup.recipe.reward
     scores = model([(row.prompt, list(row.answers.values())) for row in rows])
     first, chosen, rejected, poles = 0, [], [], []

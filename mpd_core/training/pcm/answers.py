@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import PackError
@@ -20,7 +19,7 @@ from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import anchor_folder, expert_folder, experts_key
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled
-from mpd_core.training.rollouts import DIGITS, Rollout
+from mpd_core.training.rollouts import DIGITS, Rollout, frozen
 from mpd_core.training.teacher_forcing import TeacherForcing
 
 WRITTEN = "written"
@@ -69,17 +68,11 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
         length=setup.recipe.data.max_tokens,
         mixes={PLAIN: ((ANCHOR, prior),)} if prior else {},
     )
+    prompts, answers = [t.prompt_ids for t in texts], [t.answer_ids for t in texts]
+    names = [[*first, *(pole.name for pole in t.preference.poles)] for t in texts]
     replies: dict[int, Rollout] = {}
-    for batch in tqdm(list(reader.batches([t.ids for t in texts])), desc="answers", leave=False):
-        names = [[*first, *(p.name for p in texts[k].preference.poles)] for k in batch]
-        states = reader.states([texts[k].ids for k in batch], names)
-        for k, some, every in zip(batch, names, states, strict=True):
-            before = slice(len(texts[k].prompt_ids) - 1, -1)
-            said = [
-                reader.log_probs(row[before], name).cpu()
-                for name, row in zip(some, every, strict=True)
-            ]
-            replies[k] = _reply(texts[k], torch.stack(said, -1), others=space != "probability")
+    for k, said in reader.read(prompts, answers, names, title="answers"):
+        replies[k] = _reply(texts[k], torch.stack([*said], -1), others=space != "probability")
     return [replies[k] for k in range(len(texts))]
 
 
@@ -108,10 +101,6 @@ class _Text:
     answer: str
     prompt_ids: list[int]
     answer_ids: list[int]
-
-    @property
-    def ids(self) -> list[int]:
-        return self.prompt_ids + self.answer_ids
 
 
 def _texts(setup: TrainingContext, rows: Sequence[Styled]) -> Iterator[_Text]:
@@ -143,7 +132,7 @@ def _reply(text: _Text, said: Tensor, *, others: bool) -> Rollout:
         anybody = torch.maximum(said.amax(dim=-1), said.mean(dim=-1).log_softmax(dim=-1))
         likely = anybody.scatter(1, tokens, -torch.inf).topk(OTHERS, dim=1).indices
         table = said.gather(1, likely[:, :, None].expand(-1, -1, said.shape[-1]))
-        told = _frozen((table * 10**DIGITS).round() / 10**DIGITS)
+        told = frozen(((table * 10**DIGITS).round() / 10**DIGITS).tolist())
     return Rollout(
         prompt=text.prompt,
         preference=text.preference.code,
@@ -151,15 +140,8 @@ def _reply(text: _Text, said: Tensor, *, others: bool) -> Rollout:
         text=text.answer,
         finished=True,
         tokens=tuple(text.answer_ids),
-        log_probs=_frozen(own),
+        log_probs=frozen(own.tolist()),
         weights=(uniform(experts),) * len(tokens),
         disagreement=(0.0,) * len(tokens),
         others=told,
     )
-
-
-def _frozen(table: Tensor) -> tuple[Any, ...]:
-    def tuples(value: Any) -> Any:
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
-    return tuple(tuples(table.tolist()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from mpd_core.request import Space
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.packed import PackedRow, pack_row, stack_rows
 from mpd_core.training.rollouts import Rollout
-from mpd_core.training.trunk import PADDING, Layout
+from mpd_core.training.trunk import Layout
 
 UNLIKELY = -1e4
 """Log-probability used as padding: effectively zero mass, but with a finite gradient."""
@@ -52,9 +53,10 @@ class Batch:
     """How the replies' experts are merged."""
 
     def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device."""
         here = {field.name: getattr(self, field.name) for field in fields(self)}
-        update_stats = {name: value.to(device) for name, value in here.items() if name != "merging"}
-        return Batch(**update_stats, merging=self.merging)
+        moved = {name: value.to(device) for name, value in here.items() if name != "merging"}
+        return Batch(**moved, merging=self.merging)
 
 
 class Collator:
@@ -70,50 +72,33 @@ class Collator:
     def __call__(self, replies: Sequence[Rollout]) -> Batch:
         """Pack replies; replies that share a row must be adjacent."""
         alike = itertools.groupby(replies, key=lambda reply: (reply.prompt, reply.preference))
-        rows = [self._row(*key, list(group)) for key, group in alike]
-        width = max(len(row.ids) for row in rows)
+        rows = [self._row(*key, group) for key, group in alike]
+        ids, layout = stack_rows(rows, self._pad)
+        at = [
+            torch.tensor(places) + k * ids.shape[1]
+            for k, row in enumerate(rows)
+            for places in row.states
+        ]
         lengths = torch.tensor([len(reply.tokens) for reply in replies])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        at = [k * width + places for k, row in enumerate(rows) for places in row.at]
         return Batch(
-            ids=_stacked([row.ids for row in rows], self._pad),
-            layout=Layout(
-                _stacked([row.positions for row in rows], 0),
-                _stacked([row.segments for row in rows], PADDING),
-            ),
+            ids=ids,
+            layout=layout,
             at=_stacked(at, 0),
-            mask=mask,
+            mask=torch.arange(int(lengths.max())) < lengths[:, None],
             log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
             others=others_table(replies, int(lengths.max())),
             merging=self._merging,
             poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
         )
 
-    def _row(self, prompt: str, preference: str, replies: Sequence[Rollout]) -> _Row:
+    def _row(self, prompt: str, preference: str, replies: Iterable[Rollout]) -> PackedRow:
         instructions = [pole.instruction for pole in self._space.parse(preference).poles]
         asked = self._renderer.render(self._messages(prompt), instructions)
-        ids, positions, segments = list(asked), list(range(len(asked))), [0] * len(asked)
-        at = []
-        for number, reply in enumerate(replies, 1):
-            read = reply.tokens[:-1]
-            at.append(torch.tensor([len(asked) - 1, *range(len(ids), len(ids) + len(read))]))
-            ids += read
-            positions += range(len(asked), len(asked) + len(read))
-            segments += [number] * len(read)
-        return _Row(torch.tensor(ids), torch.tensor(positions), torch.tensor(segments), at)
+        return pack_row(asked, [reply.tokens[:-1] for reply in replies])
 
     def _poles(self, preference: str) -> Tensor:
         poles = self._space.parse(preference).poles
         return torch.tensor([self._space.poles.index(pole) for pole in poles])
-
-
-@dataclass(frozen=True)
-class _Row:
-    ids: Tensor
-    positions: Tensor
-    segments: Tensor
-    at: list[Tensor]
-    """For each reply, indices in its row of the states that predict its tokens' weights."""
 
 
 def others_table(replies: Sequence[Rollout], length: int) -> Tensor:

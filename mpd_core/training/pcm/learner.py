@@ -19,9 +19,9 @@ from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.token_scores import Credit
 from mpd_core.training.pcm.updates import (
+    ALGORITHMS,
     PolicyOutput,
     RolloutBuffer,
-    algorithm_of,
     best_of_each,
     minibatch,
     rollout_buffer,
@@ -54,7 +54,7 @@ class Learner:
         self._accelerator = accelerator
         self._collate = Collator(setup)
         self._rates = [group["lr"] for group in optimiser.param_groups]
-        self._algorithm = algorithm_of(self._spec)
+        self._algorithm = ALGORITHMS[self._spec.algorithm]
         self.updates = 0
 
     def learn(
@@ -120,28 +120,23 @@ class Learner:
         return fmean(self._update(buffer, groups[k : k + self._spec.batch]) for k in bar)
 
     def _update(self, buffer: RolloutBuffer, groups: Sequence[int]) -> float:
-        self._begin()
-        total = 0.0
-        for some in self._split(buffer, groups):
-            data = minibatch(buffer, self._collate, some, self._policy.device)
-            said = PolicyOutput(*self._policy.log_probs(data.batch))
-            loss = self._algorithm(data, said) * len(some) / len(groups)
-            self._accelerator.backward(loss)
-            total += float(loss.detach())
-        self._finish()
-        return total
-
-    def _begin(self) -> None:
+        """One optimiser step on some groups, at rates that rise at first; returns their loss."""
         self.updates += 1
         scale = min(1.0, self.updates / max(1, self._spec.warmup))
         for settings, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             settings["lr"] = rate * scale
         self._optimiser.zero_grad()
-
-    def _finish(self) -> None:
+        total = 0.0
+        for some in self._split(buffer, groups):
+            data = minibatch(buffer, self._collate, some, self._policy.device)
+            said = PolicyOutput(*self._policy.log_probs(data.batch))
+            loss = self._algorithm(data, said, self._spec) * len(some) / len(groups)
+            self._accelerator.backward(loss)
+            total += float(loss.detach())
         parameters = [p for g in self._optimiser.param_groups for p in g["params"]]
         self._accelerator.clip_grad_norm_(parameters, 1.0)
         self._optimiser.step()
+        return total
 
     @torch.no_grad()
     def _measure(self, buffer: RolloutBuffer, *, now: bool) -> Entry:
@@ -152,7 +147,7 @@ class Learner:
             data = minibatch(buffer, self._collate, some, self._policy.device)
             then = (data.old_log_probs, data.weights, data.values)
             said = PolicyOutput(*(self._policy.log_probs(data.batch) if now else then))
-            loss = self._algorithm(data, said)
+            loss = self._algorithm(data, said, self._spec)
             found.append(asdict(update_stats(data, loss, said)))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}
 

@@ -126,7 +126,7 @@ class Trainer:
         replies = self._sample(iteration, reward)
         sampled = time.monotonic()
         scored = run_in_fresh_thread(reward.score, replies)
-        rewards = self._rewards(scored)
+        rewards = torch.tensor([reward_of(entry, self._spec) for entry in scored])
         credits: Sequence[Credit] = ()
         told: Entry = {}
         if self._spec.algorithm == "token_credit":
@@ -193,9 +193,6 @@ class Trainer:
         if not file.is_file():
             raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
         return static.best_weights(file)
-
-    def _rewards(self, scored: Sequence[ScoredReply]) -> torch.Tensor:
-        return torch.tensor([reward_of(entry, self._spec) for entry in scored])
 
     def _keep(self) -> None:
         self._policy.save(self._folder)

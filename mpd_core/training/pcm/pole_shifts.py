@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.models.adapters import load_adapter
@@ -72,24 +71,19 @@ def _opposites(
     setup: TrainingContext, replies: Sequence[Rollout], ids: Sequence[Tensor]
 ) -> list[Tensor]:
     """ln p of the same tokens by the opposite poles' experts, [T, 1 + C, E] for each reply."""
-    prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in replies]
-    texts = [[*start, *reply.tokens] for start, reply in zip(prompts, replies, strict=True)]
-    space = setup.pack.space
+    space, prompts = setup.pack.space, [setup.ids(setup.prompt(r.prompt)) for r in replies]
+    chosen = [space.parse(reply.preference).poles for reply in replies]
+    others = [[opposites(space, pole) for pole in poles] for poles in chosen]
+    names = [[pole.name for some in each for pole in some] for each in others]
     adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in space.poles]
-    reader = TeacherForcing(setup, adapters, texts=TEXTS, length=max(map(len, texts)))
+    length = max(len(p) + len(r.tokens) for p, r in zip(prompts, replies, strict=True))
+    reader = TeacherForcing(setup, adapters, texts=TEXTS, length=length)
     found: dict[int, Tensor] = {}
-    for batch in tqdm(list(reader.batches(texts)), desc="opposite poles", leave=False):
-        chosen = [space.parse(replies[k].preference).poles for k in batch]
-        poles = [[opposites(space, pole) for pole in some] for some in chosen]
-        names = [[pole.name for some in each for pole in some] for each in poles]
-        states = reader.states([texts[k] for k in batch], names)
-        for k, each, own, rows in zip(batch, poles, names, states, strict=True):
-            before, wanted = slice(len(prompts[k]) - 1, -1), ids[k].clamp_min(0)
-            said = [
-                reader.log_probs(row[before], name).cpu().gather(1, wanted)
-                for name, row in zip(own, rows, strict=True)
-            ]
-            found[k] = _mixed(said, [len(some) for some in each])
+    tokens = [reply.tokens for reply in replies]
+    for k, rows in reader.read(prompts, tokens, names, title="opposite poles"):
+        wanted = ids[k].clamp_min(0)
+        said = [row.gather(1, wanted) for row in rows]
+        found[k] = _mixed(said, [len(some) for some in others[k]])
     return [found[k] for k in range(len(replies))]
 
 

@@ -59,6 +59,7 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Of backbone and heads."""
         return self.head.linear.weight.device
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:

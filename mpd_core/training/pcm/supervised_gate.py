@@ -55,6 +55,7 @@ class SupervisedGate(nn.Module):
         return scores, reply_log_probs(batch, alpha, 1.0), alpha
 
     def parameter_groups(self, spec: AnswersSpec) -> list[dict[str, object]]:
+        """For an optimiser, each with its rate: the adapter, the head's weight, the constants."""
         adapter = [p for p in self.policy.body.parameters() if p.requires_grad]
         return [
             {"params": adapter, "lr": spec.lr},

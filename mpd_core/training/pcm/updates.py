@@ -1,11 +1,11 @@
-"""The losses that update the PCM from replies with rewards, behind one interface."""
+"""The losses that update the PCM from replies with rewards, by the recipe's ``algorithm``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from mpd_core.method.token_credit import token_credit_loss
 from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
 from mpd_core.training.pcm.policy import Policy, likely_log_probs, reply_log_probs
 from mpd_core.training.pcm.token_scores import Credit, stacked
-from mpd_core.training.pcm_recipe import PCMTrainSpec, PPOSpec, REBELSpec, TokenCreditSpec
+from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.rollouts import Rollout
 
 
@@ -63,51 +63,56 @@ class PolicyOutput(NamedTuple):
     """The critic's, [N, T]."""
 
 
-class Algorithm(Protocol):
-    """Loss of a minibatch, from the current policy's output."""
-
-    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
-        """Loss of the minibatch, averaged as the algorithm defines it."""
-
-
-class REBEL:
-    """Regress log-ratios of replies onto differences of their rewards."""
-
-    def __init__(self, spec: REBELSpec) -> None:
-        self._eta = spec.eta
-
-    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
-        ratios = (said.log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
-        return rebel_loss(ratios, data.rewards.view(-1, data.group), self._eta)
+def rebel(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
+    """Regress log-ratios of replies onto differences of their rewards; see ``method.rebel``."""
+    ratios = (said.log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
+    return rebel_loss(ratios, data.rewards.view(-1, data.group), spec.rebel.eta)
 
 
-class PPO:
-    """Proximal policy optimisation with a penalty on leaving MPD (Uniform)."""
-
-    def __init__(self, spec: PPOSpec, temperature: float) -> None:
-        self._spec = spec
-        self._temperature = temperature
-
-    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
-        return ppo_loss(
-            said.log_probs,
-            said.values,
-            old_log_probs=data.old_log_probs,
-            old_values=data.values,
-            reference_log_probs=uniform_log_probs(data.batch, self._temperature),
-            rewards=data.rewards,
-            mask=data.batch.mask,
-            **self._spec.model_dump(),
-        )
+def ppo(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
+    """Proximal policy optimisation with a penalty on leaving MPD (Uniform); see ``method.ppo``."""
+    return ppo_loss(
+        said.log_probs,
+        said.values,
+        old_log_probs=data.old_log_probs,
+        old_values=data.values,
+        reference_log_probs=uniform_log_probs(data.batch, spec.rollouts.temperature),
+        rewards=data.rewards,
+        mask=data.batch.mask,
+        **spec.ppo.model_dump(),
+    )
 
 
-class BestOf:
+def best_of(data: Minibatch, said: PolicyOutput, _: PCMTrainSpec) -> Tensor:
     """Expert iteration (Anthony et al., 2017) on what ``best_of_each`` leaves: the likelihood of
     the mixture, as the supervised start has it, here at the temperature of sampling, under which
     replies that nobody had picked would teach nothing on average."""
+    return -masked_mean(said.log_probs, data.batch.mask)
 
-    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
-        return -masked_mean(said.log_probs, data.batch.mask)
+
+def token_credit(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
+    """REBEL's regression with an advantage for each token; see ``method.token_credit``."""
+    if data.credit is None:
+        raise ValueError("algorithm 'token_credit' needs the credit of each token")
+    temperature = spec.rollouts.temperature
+    return token_credit_loss(
+        likely_log_probs(data.batch, said.weights, temperature),
+        old_log_probs=likely_log_probs(data.batch, data.weights, temperature),
+        scores=data.credit.scores,
+        later=data.credit.later,
+        mask=data.batch.mask,
+        eta=spec.token_credit.eta,
+    )
+
+
+Algorithm = Callable[[Minibatch, PolicyOutput, PCMTrainSpec], Tensor]
+"""Loss of a minibatch under the current policy, averaged as the algorithm defines it."""
+ALGORITHMS: Mapping[str, Algorithm] = {
+    "rebel": rebel,
+    "ppo": ppo,
+    "best_of": best_of,
+    "token_credit": token_credit,
+}
 
 
 def best_of_each(
@@ -120,35 +125,6 @@ def best_of_each(
     rows = torch.arange(len(table))[apart if apart.any() else ~apart]
     best = rows * group + table[rows].argmax(dim=1)
     return [replies[int(k)] for k in best], rewards[best]
-
-
-class TokenCredit:
-    """REBEL's regression with an advantage for each token; see ``method.token_credit``."""
-
-    def __init__(self, spec: TokenCreditSpec, temperature: float) -> None:
-        self._spec = spec
-        self._temperature = temperature
-
-    def __call__(self, data: Minibatch, said: PolicyOutput) -> Tensor:
-        if data.credit is None:
-            raise ValueError("algorithm 'token_credit' needs the credit of each token")
-        return token_credit_loss(
-            likely_log_probs(data.batch, said.weights, self._temperature),
-            old_log_probs=likely_log_probs(data.batch, data.weights, self._temperature),
-            scores=data.credit.scores,
-            later=data.credit.later,
-            mask=data.batch.mask,
-            eta=self._spec.eta,
-        )
-
-
-def algorithm_of(spec: PCMTrainSpec) -> Algorithm:
-    """The algorithm that the recipe names."""
-    if spec.algorithm == "ppo":
-        return PPO(spec.ppo, spec.rollouts.temperature)
-    if spec.algorithm == "token_credit":
-        return TokenCredit(spec.token_credit, spec.rollouts.temperature)
-    return BestOf() if spec.algorithm == "best_of" else REBEL(spec.rebel)
 
 
 def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:

