@@ -92,7 +92,7 @@ class TokenMap {
   }
 
   cells(pen, data) {
-    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0, layer = layerOf(data, this.layer);
+    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0, layer = LAYERS[layerOf(data, this.layer)];
     const low = layer.low(data), width = layer.high(data) - low, ramp = layer.around ? this.look.around : this.look.plain;
     for (let i = from; i < to; i++) {
       const x = this.left + (i - from) * this.step;
@@ -150,10 +150,21 @@ class TokenMap {
     note.querySelector('.mpd-range').textContent = `tokens ${from + 1}–${to} of ${count}`;
     this.figure.querySelector('.mpd-earlier').disabled = from === 0;
     this.figure.querySelector('.mpd-later').disabled = to === count;
-    const {around, ends} = layerOf(this.data, this.layer), ramp = this.figure.querySelector('.mpd-ramp');
+    const shown = layerOf(this.data, this.layer), {around, ends} = LAYERS[shown], ramp = this.figure.querySelector('.mpd-ramp');
     ramp.classList.toggle('around', Boolean(around));
     ends(this.data).forEach((text, k) => { if (ramp.querySelectorAll('span')[k].textContent !== text) ramp.querySelectorAll('span')[k].textContent = text; });
+    this.offer(shown);
     Object.assign(this.node.dataset, {columns: to - from, start: from, rows: this.data.experts.length});
+  }
+
+  /** What may be chosen, and what is shown; a layer that says nothing of this reply says why. */
+  offer(shown) {
+    const list = this.figure.querySelector('.mpd-layer');
+    for (const option of list.options) {
+      const {label, idle} = LAYERS[option.value], why = idle(this.data), words = why ? `${label}: ${why}` : label;
+      if (option.textContent !== words) Object.assign(option, {textContent: words, disabled: why !== ''});
+    }
+    if (list.value !== shown) list.value = shown;
   }
 
   /** The token under a pointer, or null. */

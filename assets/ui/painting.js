@@ -64,8 +64,10 @@ function mark() {
   });
 }
 
+const READING = 'As text. “Tokens” shows which expert stands behind which word';
+
 function paintScale() {
-  const data = state.version?.data, words = data?.text.length ? legendOf(data, state.look.mode) : '';
+  const data = state.version?.data, words = !data?.text.length ? '' : state.look.view === 'read' ? READING : legendOf(data, state.look.mode);
   if ($('.mpd-scale').textContent !== words) $('.mpd-scale').textContent = words;
 }
 
