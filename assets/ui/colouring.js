@@ -30,6 +30,8 @@ const LAYERS = {
   chance: {label: 'probabilities by expert', of: (d, i) => d.chance[i], ...SHARE, idle: () => ''},
 };
 
+for (const [name, layer] of Object.entries(LAYERS)) layer.name = name;
+
 const STILL = 5e-4;  // a spread of weights below which they are the same at every token
 
 /** The colouring that a reply gets: constant weights, and a single expert's, are never above their mean. */
@@ -39,7 +41,7 @@ function colouringOf(data, mode) {
 
 /** The layer that a reply gets: the wished one, or one that says something of this reply, as its colours do. */
 function layerOf(data, wished) {
-  return [wished, 'responsibility', 'chance'].find(name => !LAYERS[name].idle(data));
+  return [wished, 'responsibility', 'chance'].map(name => LAYERS[name]).find(layer => !layer.idle(data));
 }
 
 /** Whether weights are known not to move: of a first token nobody can say. */

@@ -3,7 +3,7 @@
 const TICK_PIXELS = 18;
 let explored = null;
 async function explore(dialog, source, data, wished, title) {
-  const node = dialog.querySelector('.mpd-plot'), layer = LAYERS[layerOf(data, wished)];
+  const node = dialog.querySelector('.mpd-plot'), layer = layerOf(data, wished);
   dialog.querySelector('h2').textContent = `Map of ${layer.label}`;
   dialog.showModal();
   explored = data;

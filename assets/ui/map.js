@@ -92,7 +92,7 @@ class TokenMap {
   }
 
   cells(pen, data) {
-    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0, layer = LAYERS[layerOf(data, this.layer)];
+    const [from, to] = this.range, gap = this.step > 7 ? 1 : 0, layer = layerOf(data, this.layer);
     const low = layer.low(data), width = layer.high(data) - low, ramp = layer.around ? this.look.around : this.look.plain;
     for (let i = from; i < to; i++) {
       const x = this.left + (i - from) * this.step;
@@ -150,10 +150,10 @@ class TokenMap {
     note.querySelector('.mpd-range').textContent = `tokens ${from + 1}–${to} of ${count}`;
     this.figure.querySelector('.mpd-earlier').disabled = from === 0;
     this.figure.querySelector('.mpd-later').disabled = to === count;
-    const shown = layerOf(this.data, this.layer), {around, ends} = LAYERS[shown], ramp = this.figure.querySelector('.mpd-ramp');
+    const {name, around, ends} = layerOf(this.data, this.layer), ramp = this.figure.querySelector('.mpd-ramp');
     ramp.classList.toggle('around', Boolean(around));
     ends(this.data).forEach((text, k) => { if (ramp.querySelectorAll('span')[k].textContent !== text) ramp.querySelectorAll('span')[k].textContent = text; });
-    this.offer(shown);
+    this.offer(name);
     Object.assign(this.node.dataset, {columns: to - from, start: from, rows: this.data.experts.length});
   }
 
