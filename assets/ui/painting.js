@@ -48,7 +48,7 @@ function paint() {
   $('.mpd-empty').hidden = state.turns.some(turn => !turn.stored);
   root.classList.toggle('reading', state.look.view === 'read');
   paintDetail();
-  $('.mpd-explore').hidden = !version?.closed || !props.plotly;
+  Object.assign($('.mpd-explore'), {hidden: !props.plotly, disabled: !version?.closed});  // in its place from the start: nothing moves at the end
   paintScale();
   announce();
   mark();
