@@ -20,6 +20,7 @@ from mpd_core.ui.api import generate_function
 from tests import tiny
 from tests.browser.scripted import ScriptedEngine
 from tests.fresh_python import in_python
+from tests.patience import PATIENCE
 
 Endpoint = Callable[..., Any]
 
@@ -113,6 +114,18 @@ def test_odd_values_are_answered_in_one_short_sentence(
     assert message in said
     assert "\n" not in said
     assert len(said) < 600
+
+
+def test_a_client_that_leaves_the_queue_is_no_longer_in_it(
+    engine: ScriptedEngine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpd_core.ui.together.SILENT_SECONDS", 0.05)
+    waiting = endpoint("never behind 3", "up0")
+    assert next(waiting) == {"text": "", "steps": 0, "done": False}
+    assert not engine.streams[-1].ended.is_set()
+    waiting.close()
+    assert engine.streams[-1].reason == "cancelled"
+    assert engine.streams[-1].left.wait(PATIENCE)
 
 
 NAMES = ("seed", "temperature", "space", "method", "instruction", "class", "from", "lambda")

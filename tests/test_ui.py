@@ -245,6 +245,25 @@ def test_a_closed_page_cancels_all_that_it_asked_for(monkeypatch: pytest.MonkeyP
     assert all(stream.reason == "cancelled" for stream in engine.streams)
 
 
+def test_a_page_that_closes_leaves_the_queue_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And does not wait there until its first token, for which others would have to wait."""
+    monkeypatch.setattr("mpd_core.ui.together.SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("mpd_core.ui.handlers.QUEUED_SECONDS", 0.2)
+    engine = ScriptedEngine(PACK)
+    queued = [{"role": "user", "content": "never behind 2"}]
+    for count in (1, 2):
+        one = json.loads(asked(messages=queued))[0]
+        sent = json.dumps([{**one, "id": f"{count}{k:031x}"} for k in range(count)])
+        writing = handlers(engine).write(sent)
+        said = [next(writing) for _ in range(3)][-1]["runs"].values()
+        assert [run["status"] for run in said] == ["waiting"] * count
+        assert [run["ahead"] for run in said] == [2] * count
+        writing.close()  # type: ignore[attr-defined]
+    assert len(engine.streams) == 3
+    assert all(stream.left.wait(PATIENCE) for stream in engine.streams)
+    assert {stream.reason for stream in engine.streams} == {"cancelled"}
+
+
 def test_replies_go_on_while_a_page_that_came_back_asks_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -255,7 +274,8 @@ def test_replies_go_on_while_a_page_that_came_back_asks_for_them(
     engine, names = ScriptedEngine(PACK), [f"{k:032x}" for k in range(2)]
     one, events = json.loads(asked(messages=HELD))[0], handlers(engine)
     writing = events.write(json.dumps([{**one, "id": name} for name in names]))
-    next(writing)
+    while {run["status"] for run in next(writing)["runs"].values()} != {"streaming"}:
+        pass  # one that waits in a queue keeps its place for less long
     writing.close()  # type: ignore[attr-defined]
     for _ in range(3):
         passed[0] += 700.0

@@ -9,7 +9,7 @@ const actions = {
   },
   page(turn, index) { turn.show(index); activate(turn.version); saveAndPaint(); },
   travel(turn, way) { turn.travel(way); activate(turn.version); saveAndPaint(); },
-  arrange(turn, grid) { turn.grid = grid; turn.arrange(); turn.stale = true; activate(turn.version); saveAndPaint(); },
+  arrange(turn, grid, all = false) { Object.assign(turn, {grid, all}); turn.arrange(); turn.stale = true; activate(turn.version); saveAndPaint(); },
   async copy(version) { said(await copyText(version.text), 'The reply is copied.'); },
   async link(version) {
     const {preference, settings} = version.plan;

@@ -13,12 +13,20 @@ async function showAnalysis(node, found, load, slots = {}) {
   ].map(([title, rows]) => rowTable(title, rows, found.experts)));
   if (!found.tokens) return;
   try { await load(); } catch (error) { plots.replaceChildren(make('p', 'mpd-hint', error.message)); return; }
+  const experts = sharing(found), alone = found.experts.filter(expert => !experts.includes(expert)).map(name => shorten(name, 24));
+  if (alone.length) summary.append(` ${alone.join(', ')} wrote alone, always with weight 1, and ${alone.length === 1 ? 'is' : 'are'} left out of the plots of weights.`);
   const figures = [
-    ['Mean weight by position', found.positions, found.experts, 'lines+markers'], ['Mean weight by kind of token', found.kinds, found.experts, 'bar'],
-    ['Mean weight by preference', found.preferences, found.experts, 'bar'], ['How far experts lie apart, in nats', found.kinds, null, 'bar'],
+    ['Mean weight by position', found.positions, experts, 'lines+markers'], ['Mean weight by kind of token', found.kinds, experts, 'bar'],
+    ['Mean weight by preference', found.preferences, experts, 'bar'], ['How far experts lie apart, in nats', found.kinds, null, 'bar'],
   ].map(([title, ...what]) => ({title, what, ...frameOf(plots, title)}));
   for (const {title, what, figure, box} of figures) await plot(figure, box, title, ...what, slots);  // all have their places by now
   node.dataset.ready = 'true';
+}
+
+/** Experts that weigh beside others somewhere; where none does, all. */
+function sharing({experts, kinds}) {
+  const some = experts.filter(expert => kinds.some(row => row.weights[expert] < 1));
+  return some.length ? some : experts;
 }
 
 function frameOf(plots, title) {
@@ -30,8 +38,9 @@ function frameOf(plots, title) {
 
 /** One figure: a line or a group of bars an expert; without experts the rows' divergence. */
 async function plot(figure, box, title, rows, experts, kind, slots) {
+  const strange = Object.keys(slots).length;  // colours behind those of the pack's experts are nobody's
   const look = plotLook(figure, title.replace(/\W+/g, '-').toLowerCase()), names = rows.map(row => plain(row.name));
-  const colour = (expert, k) => look.colour(experts ? `--mpd-e${slots[expert] ?? SPREAD[k % SPREAD.length]}` : '--mpd-level');
+  const colour = (expert, k) => look.colour(experts ? `--mpd-e${slots[expert] ?? strange + SPREAD[k % SPREAD.length]}` : '--mpd-level');
   const series = (experts ?? ['divergence']).map((expert, k) => ({
     x: names, y: rows.map(row => (experts ? row.weights[expert] ?? null : row.divergence)), name: plain(shorten(expert, 24)),
     type: kind === 'bar' ? 'bar' : 'scatter', mode: kind === 'bar' ? undefined : kind, connectgaps: false,
@@ -79,6 +88,6 @@ function rowTable(title, rows, experts) {
 
 function apartTable(places) {
   return tableOf('Where experts lie furthest apart', ['nats', 'token', 'after', 'each alone would have said', 'reply'],
-    places.map(place => [place.divergence.toFixed(3), tokenTick(place.text, 24), `…${place.before.replace(/\n+/g, ' ↵ ')}`,
+    places.map(place => [place.divergence.toFixed(3), tokenTick(place.text, 24), place.before ? `…${place.before.replace(/\n+/g, ' ↵ ')}` : '(the start)',
       Object.entries(place.favourites).map(([expert, text]) => `${expert} “${tokenTick(text, 16)}”`).join(', '), `${place.trace}, token ${place.index + 1}`]));
 }

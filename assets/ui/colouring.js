@@ -5,7 +5,7 @@ const COLOURINGS = {
     legend: d => `Whose weight rises most above its own mean in this reply; full colour from +${points(swing(d))} points`},
   weight: {label: 'largest weight', of: (d, i) => d.weight[i], legend: () => 'The expert with the largest weight, the stronger the larger'},
   responsibility: {label: 'expert behind it (responsibility)', of: (d, i) => d.responsibility[i],
-    legend: () => 'The expert that brought most of the token’s probability: weight × its own probability'},
+    legend: () => 'The expert that brought most of the token’s probability (weight × its own)'},
   keenest: {label: 'most confident expert', of: (d, i) => d.chance[i], legend: () => 'The expert that finds the token likeliest, whatever its weight'},
   probability: {label: 'probability', level: (d, i) => d.probability[i], most: () => 1,
     scale: 'Probability of the token in the merged distribution', unit: ''},
@@ -17,14 +17,20 @@ const COLOURINGS = {
     scale: 'Divergence of the experts, each counted by its weight', unit: ' nats'},
 };
 
-/** What the map may show: one number a cell between `low` and `high` of the reply. */
+/**
+ * What the map may show: one number a cell between `low` and `high` of the reply. `idle` says why it
+ * would show the same in every cell, where it would.
+ */
+const SHARE = {low: () => 0, high: () => 1, ends: () => ['0%', '100%']}, ALONE = d => (d.experts.length < 2 ? 'one expert alone' : '');
 const LAYERS = {
   deviation: {label: 'rise and fall of weights', of: (d, i) => deviations(d, i), low: d => -swing(d), high: d => swing(d),
-    ends: d => [`−${points(swing(d))}`, `+${points(swing(d))} points`], around: true},
-  weight: {label: 'weights', of: (d, i) => d.weight[i], low: () => 0, high: () => 1, ends: () => ['0', '1']},
-  responsibility: {label: 'responsibility', of: (d, i) => d.responsibility[i], low: () => 0, high: () => 1, ends: () => ['0', '1']},
-  chance: {label: 'probabilities by expert', of: (d, i) => d.chance[i], low: () => 0, high: () => 1, ends: () => ['0', '1']},
+    ends: d => [`−${points(swing(d))}`, `+${points(swing(d))} points`], around: true, idle: d => ALONE(d) || (constant(d) ? 'weights do not move' : '')},
+  weight: {label: 'weights', of: (d, i) => d.weight[i], ...SHARE, idle: ALONE},
+  responsibility: {label: 'responsibility', of: (d, i) => d.responsibility[i], ...SHARE, idle: ALONE},
+  chance: {label: 'probabilities by expert', of: (d, i) => d.chance[i], ...SHARE, idle: () => ''},
 };
+
+for (const [name, layer] of Object.entries(LAYERS)) layer.name = name;
 
 const STILL = 5e-4;  // a spread of weights below which they are the same at every token
 
@@ -33,8 +39,14 @@ function colouringOf(data, mode) {
   return COLOURINGS[mode === 'deviation' && still(data) ? 'responsibility' : mode];
 }
 
-function layerOf(data, layer) {
-  return LAYERS[layer === 'deviation' && still(data) ? 'weight' : layer];
+/** The layer that a reply gets: the wished one, or one that says something of this reply, as its colours do. */
+function layerOf(data, wished) {
+  return [wished, 'responsibility', 'chance'].map(name => LAYERS[name]).find(layer => !layer.idle(data));
+}
+
+/** Whether weights are known not to move: of a first token nobody can say. */
+function constant(data) {
+  return data.text.length > 1 && still(data);
 }
 
 /** Whether every expert weighs the same at all tokens so far. */
@@ -96,5 +108,5 @@ function legendOf(data, mode) {
   if (way.level) return `${way.scale}: bar from 0 to ${way.most(data).toFixed(2)}${way.unit}`;
   if (data.experts.length < 2) return 'One expert alone wrote this reply';
   if (data.text.length < 2) return '';  // nothing has had the time to move
-  return `${way === COLOURINGS[mode] ? '' : 'Weights do not move in this reply. '}${way.legend(data)}`;
+  return `${way === COLOURINGS[mode] ? '' : 'Weights do not move. '}${way.legend(data)}`;
 }

@@ -71,7 +71,7 @@ function knowEngine(engine) {
   }
   $('.mpd-notes').hidden = notes.length === 0;
   $('.mpd-notes').replaceChildren(...notes.map(note => make('li', '', note)));
-  if (device) device.textContent = engine.ready ? `${engine.device} · ${engine.precision}` : 'loading';
+  if (device) Object.assign(device, {textContent: engine.ready ? `${engine.device} · ${engine.precision}` : 'loading', title: TERMS.device});
   root.dataset.engine = engine.ready ? 'ready' : 'loading';
 }
 
@@ -135,10 +135,11 @@ function request(now, intent, plainRun) {
   state.editing = null;
   const turn = at && state.turns.includes(at) ? at : addTurn();
   const replies = intent.replies ?? [{}];
+  const together = replies.length > 1 ? randomId() : null;  // what is compared with each other
   const before = history(state.turns.slice(0, state.turns.indexOf(turn)));
   const made = replies.map(({preference, settings, from, names, branch}) => new Version(pack, form, {
     id: randomId(), preference: preference ?? now.preference, settings: form.known({...now.settings, ...settings}),
-    messages: from?.plan.messages ?? [...before, {role: 'user', content: prompt}], names, branch,
+    messages: from?.plan.messages ?? [...before, {role: 'user', content: prompt}], names, branch, together,
   }, actions, from));
   turn.visit();
   for (const version of made) turn.add(version);
@@ -147,6 +148,7 @@ function request(now, intent, plainRun) {
   turn.visit();
   notice('');
   activate(made[0]);
+  if (turn.grid && !stacked.matches) turn.node.scrollIntoView({block: 'nearest'});
   follow(true);
   repaint();
   store.now(state.turns);

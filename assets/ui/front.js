@@ -160,8 +160,11 @@ function mountControls(node) {
   pick('.mpd-open').addEventListener('click', () => file.click());
   file.addEventListener('change', () => { if (file.files[0]) openFile(file.files[0]); file.value = ''; });
   pick('#examples').hidden = pack.examples.length === 0;
-  pick('.gallery').append(...pack.examples.map(([prompt, preference]) => makeButton(
-    `${form.chosen(preference).map(pole => pole.glyph).join('')} ${prompt}`, '', () => example(prompt, preference))));
+  pick('.gallery').append(...pack.examples.map(([prompt, preference]) => {
+    const poles = form.chosen(preference), button = makeButton(`${poles.map(pole => pole.glyph).join('')} ${prompt}`, '', () => example(prompt, preference));
+    button.title = `Fills in the instruction and the toggles: ${poles.map(pole => pole.name).join(', ')}`;
+    return button;
+  }));
 }
 
 /** An example takes the place of what was typed, which can be had back. */

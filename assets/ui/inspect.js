@@ -67,7 +67,8 @@ class Inspector {
     const {data, head} = version, count = data.text.length, mean = values => sum(values) / count;
     const leaders = data.weight.map(leader), facts = make('dl', 'mpd-summary');
     const switches = leaders.filter((l, i) => i > 0 && l !== leaders[i - 1]).length;
-    const timing = version.timing();
+    const timing = version.timing(), {engine} = state;
+    const elsewhere = head && (head.device !== engine.device || head.precision !== engine.precision);  // else the page's head says it
     facts.append(
       fact('Tokens', String(count)), fact('Speed', timing.rate ? `${timing.rate.toFixed(1)} tokens/s` : '–'),
       fact('First token', timing.first === null ? '–' : `${timing.first.toFixed(2)} s`),
@@ -75,13 +76,14 @@ class Inspector {
       ...(data.experts.length > 1 ? [
         fact(term('divergence', 'Mean divergence'), nats(mean(data.divergence))),
         fact(term('switches', 'Switches'), `${(100 * switches / count).toFixed(0)} per 100`)] : []),
-      fact('Device', head ? `${head.device}, ${head.precision}` : '–', 'mpd-whole'));
+      ...(elsewhere ? [fact(term('device', 'Device'), `${head.device}, ${head.precision}`, 'mpd-whole')] : []));
     const weights = make('div', 'mpd-rows mpd-means');
     weights.append(...data.experts.map((e, k) => meter(e, data.total[k] / count)));
     const title = make('h3');
     title.append(term('weight', 'Mean weights'));
     this.node.replaceChildren(make('h2', '', 'This reply'), ...(data.experts.length > 1 ? [title, weights] : []), facts,
-      make('p', 'mpd-hint', 'Point at a token for its numbers; click it, or press Enter on it, to pin it.'));
+      make('p', 'mpd-hint only-tokens', 'Point at a token for its numbers; click it, or press Enter on it, to pin it.'),
+      make('p', 'mpd-hint only-read', 'Point at the map for the numbers of a token; click it to pin the token.'));
   }
 
   token(version, i, pinned, actions) {
@@ -115,14 +117,14 @@ class Inspector {
       fact(term('entropy', 'Entropy'), nats(data.entropy[i])),
       ...(data.experts.length > 1 ? [
         fact(term('divergence', 'Divergence'), nats(data.divergence[i])),
-        fact(term('disagreement', 'Weighted'), nats(data.disagreement[i]))] : []),
+        fact(term('disagreement', 'Weighted div.'), nats(data.disagreement[i]))] : []),
       fact('Token id', String(data.id[i])), fact(term('bytes', 'Bytes'), bytes || '–', 'mpd-wide'));
     return facts;
   }
 
   experts(data, i) {
     const rows = make('div', 'mpd-rows mpd-detail-rows'), title = make('h3');
-    title.append(term('weight', 'Weights'));
+    title.append(term('weight', 'Weights'), ...(still(data) ? [] : [make('span', 'mpd-key', 'mean over the reply')]));
     data.experts.forEach((e, k) => {
       const mean = still(data) ? null : data.total[k] / data.text.length, row = meter(e, data.weight[i][k], mean), notes = make('span', 'mpd-row-notes');
       const likeliest = data.top[i].reduce((best, c) => (best === null || c.chance[k] > best.chance[k] ? c : best), null);

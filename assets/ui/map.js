@@ -150,10 +150,21 @@ class TokenMap {
     note.querySelector('.mpd-range').textContent = `tokens ${from + 1}–${to} of ${count}`;
     this.figure.querySelector('.mpd-earlier').disabled = from === 0;
     this.figure.querySelector('.mpd-later').disabled = to === count;
-    const {around, ends} = layerOf(this.data, this.layer), ramp = this.figure.querySelector('.mpd-ramp');
+    const {name, around, ends} = layerOf(this.data, this.layer), ramp = this.figure.querySelector('.mpd-ramp');
     ramp.classList.toggle('around', Boolean(around));
     ends(this.data).forEach((text, k) => { if (ramp.querySelectorAll('span')[k].textContent !== text) ramp.querySelectorAll('span')[k].textContent = text; });
+    this.offer(name);
     Object.assign(this.node.dataset, {columns: to - from, start: from, rows: this.data.experts.length});
+  }
+
+  /** What may be chosen, and what is shown; a layer that says nothing of this reply says why. */
+  offer(shown) {
+    const list = this.figure.querySelector('.mpd-layer');
+    for (const option of list.options) {
+      const {label, idle} = LAYERS[option.value], why = idle(this.data), words = why ? `${label}: ${why}` : label;
+      if (option.textContent !== words) Object.assign(option, {textContent: words, disabled: why !== ''});
+    }
+    if (list.value !== shown) list.value = shown;
   }
 
   /** The token under a pointer, or null. */

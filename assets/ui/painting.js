@@ -48,7 +48,7 @@ function paint() {
   $('.mpd-empty').hidden = state.turns.some(turn => !turn.stored);
   root.classList.toggle('reading', state.look.view === 'read');
   paintDetail();
-  $('.mpd-explore').hidden = !version?.closed || !props.plotly;
+  Object.assign($('.mpd-explore'), {hidden: !props.plotly, disabled: !version?.closed});  // in its place from the start: nothing moves at the end
   paintScale();
   announce();
   mark();
@@ -64,8 +64,10 @@ function mark() {
   });
 }
 
+const READING = 'As text. “Tokens” shows which expert stands behind which word';
+
 function paintScale() {
-  const data = state.version?.data, words = data?.text.length ? legendOf(data, state.look.mode) : '';
+  const data = state.version?.data, words = !data?.text.length ? '' : state.look.view === 'read' ? READING : legendOf(data, state.look.mode);
   if ($('.mpd-scale').textContent !== words) $('.mpd-scale').textContent = words;
 }
 

@@ -24,7 +24,8 @@ function plotLook(node, title) {
       paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', font: {family: css.fontFamily, size: 13, color: css.color},
     },
     config: {
-      responsive: true, displaylogo: false, toImageButtonOptions: {format: 'svg', filename: title}, modeBarButtonsToRemove: ['select2d', 'lasso2d'],
+      responsive: true, displaylogo: false, toImageButtonOptions: {format: 'svg', filename: title},
+      modeBarButtonsToRemove: ['select2d', 'lasso2d', 'sendChartToCloud'],  // a visitor's text goes to nobody else
       modeBarButtonsToAdd: [{name: 'Save as PNG', title: 'Save as PNG', icon: window.Plotly.Icons.disk,
         click: plot => window.Plotly.downloadImage(plot, {format: 'png', scale: 2, filename: title})}],
     },

@@ -84,7 +84,17 @@ let pressed = null;
 function press(e) {
   const strip = e.target.closest?.('.strip') ?? null;
   pressed = {token: find(e.target), strip, top: strip?.getBoundingClientRect().top, x: e.clientX, y: e.clientY};
+  if (e.pointerType === 'mouse') loosen(pressed.token && e.target.closest('.tok'));
 }
+// Chromium lets no selection begin before the first letter of what takes the focus as it is pressed: a
+// token takes it with the click.
+let loose = null;
+function loosen(token) {
+  if (loose) loose.token.tabIndex = loose.index;
+  loose = token ? {token, index: token.tabIndex} : null;
+  token?.removeAttribute('tabindex');
+}
+for (const kind of ['pointerup', 'pointercancel', 'dragend']) window.addEventListener(kind, () => loosen(null), {capture: true, passive: true});
 for (const kind of ['pointermove', 'pointerdown']) window.addEventListener(kind, e => { if (e.pointerType === 'mouse') pointed = place(e); }, {capture: true, passive: true});
 window.addEventListener('pointerdown', press, {capture: true, passive: true});
 log.addEventListener('pointerover', e => {
@@ -111,7 +121,9 @@ function clicked(e) {
 window.addEventListener('click', e => {
   const token = clicked(e);
   pressed = null;
-  if (token) pin(token.version, token.i);
+  if (!token) return;
+  pin(token.version, token.i);
+  token.version.strip.focus(token.i, {preventScroll: true});
 });
 
 // What is pressed in the inspector stays until it comes up: a button that was replaced in between, by

@@ -70,10 +70,10 @@ class Strip {
   }
 
   /** Roving tabindex: one token of the strip is in the tab order. */
-  focus(i) {
+  focus(i, how) {
     for (const token of this.node.querySelectorAll('.tok[tabindex="0"]')) token.tabIndex = -1;
     this.tokens[i].tabIndex = 0;
-    this.tokens[i].focus();
+    this.tokens[i].focus(how);
   }
 
   /** The token that a key leads to from token i; -1 for other keys. */

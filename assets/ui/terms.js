@@ -8,6 +8,7 @@ const TERMS = {
   'method-prompting': 'The base model alone, with all chosen styles written into its prompt.',
   'method-vanilla': 'The base model alone, with your instruction and nothing else.',
   'method-expert': 'One expert alone writes the whole reply.',
+  device: 'Where the reply was computed and in which number formats. Blocks: weights of few bits that share a scale, as GGUF files hold them; in brackets, what sums are computed in.',
   seed: 'The number that random draws start from. The same seed, settings and instruction give the same reply. At temperature 0 nothing is drawn.',
   weight: 'How much the Preference Control Model (PCM) listens to this expert for this token. The weights of all experts add up to 100%.',
   responsibility: 'How much of the chosen token’s probability this expert brought: weight × its probability for the token, as a share of the sum over experts. An expert with a large weight may still not be the one behind a token.',

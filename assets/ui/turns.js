@@ -15,7 +15,13 @@ class Turn {
   }
 
   get version() { return this.versions[this.active]; }
-  get visible() { return this.grid ? this.versions : [this.version]; }
+  get visible() { return this.grid ? this.compared : [this.version]; }
+
+  /** What stands side by side: those that were asked for together with the active one, or all. */
+  get compared() {
+    const {together} = this.version.plan, set = together && !this.all ? this.versions.filter(v => v.plan.together === together) : [];
+    return set.length > 1 ? set : this.versions;
+  }
 
   /** Whether what is in sight is older than its data. */
   get behind() { return this.stale || this.visible.some(version => version.painted !== version.rows.length + version.status); }
@@ -64,13 +70,14 @@ class Turn {
     const several = this.versions.length > 1;
     this.grid = this.grid && several;
     this.node.classList.toggle('grid', this.grid);
-    this.body.classList.toggle('three', this.versions.length === 3);  // in one row sooner: two and one would leave a hole
+    const {compared} = this;
+    this.body.classList.toggle('three', compared.length === 3);  // in one row sooner: two and one would leave a hole
     this.versions.forEach((version, k) => {
-      version.node.hidden = !this.grid && k !== this.active;
+      version.node.hidden = this.grid ? !compared.includes(version) : k !== this.active;
       version.node.classList.toggle('active', this.grid && k === this.active);
     });
     // Side by side with versions whose instruction was edited, each says which one it answers.
-    const mixed = this.grid && this.versions.some(version => version.prompt !== this.version.prompt);
+    const mixed = this.grid && compared.some(version => version.prompt !== this.version.prompt);
     this.prompt.textContent = mixed ? 'Versions of different instructions' : this.version.prompt;
     for (const version of this.versions) version.asked.textContent = mixed ? version.prompt : '';
     const page = way => {
@@ -84,8 +91,10 @@ class Turn {
       button.disabled = !this.beside(way);
       return button;
     };
+    const others = compared.length < this.versions.length ? [makeButton('All versions', '', () => this.actions.arrange(this, true, true))]
+      : this.all && this.version.plan.together ? [makeButton('Only these', '', () => this.actions.arrange(this, true))] : [];
     const held = [...this.pager.children].indexOf(document.activeElement), last = this.pager.children.length - 1;
-    this.pager.replaceChildren(...(several ? [...(this.grid ? [] : [travel(-1, 'Undo'), travel(1, 'Redo')]), ...(this.grid ? [] : [page(-1), make('span', '', `${this.active + 1} of ${this.versions.length}`), page(1)]), side] : []));
+    this.pager.replaceChildren(...(several ? [...(this.grid ? [] : [travel(-1, 'Undo'), travel(1, 'Redo')]), ...(this.grid ? [] : [page(-1), make('span', '', `${this.active + 1} of ${this.versions.length}`), page(1)]), ...(this.grid ? others : []), side] : []));
     if (held >= 0) this.holdFocus(held === last ? -1 : held);
   }
 
@@ -96,7 +105,7 @@ class Turn {
   }
 
   paint(look) {
-    const rival = this.grid ? this.versions[0] : null;
+    const rival = this.grid ? this.compared[0] : null;
     for (const version of this.visible) {
       version.paint(look, rival);
       version.painted = version.rows.length + version.status;

@@ -199,9 +199,9 @@ class Version {
     this.means.setAttribute('aria-label', `Mean weights: ${label}`);
     this.means.title = label;
     this.means.replaceChildren(...experts.map((e, k) => {
-      const part = make('span', '', `${e.glyph} ${percent(total[k] / count)}`);
+      const share = total[k] / count, part = make('span', '', share < 0.15 ? e.glyph : `${e.glyph} ${percent(share)}`);  // half a number is a wrong one
       part.dataset.slot = e.slot;
-      part.style.flexGrow = (total[k] / count).toFixed(4);
+      part.style.flexGrow = share.toFixed(4);
       return part;
     }));
   }

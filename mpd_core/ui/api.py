@@ -18,6 +18,8 @@ from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
 from mpd_core.ui.ask import branch, whole
 from mpd_core.ui.handlers import FRAME_SECONDS
+from mpd_core.ui.runs import Run
+from mpd_core.ui.together import together
 
 if TYPE_CHECKING:
     from mpd_core.packs import Pack
@@ -165,12 +167,25 @@ def _word(name: str, value: object, default: str) -> str:
 def _stream(produce: zerogpu.Producer, request: GenerationRequest) -> Iterator[Reply]:
     steps: list[StepRecord] = []
     shown = 0.0
-    for piece in produce(request):
-        if isinstance(piece, Trace):
-            yield piece.to_dict()
-        elif isinstance(piece, StepRecord):
-            steps.append(piece)
-            if time.monotonic() - shown > FRAME_SECONDS:
+    run = Run("", request)
+    try:
+        for piece in _pieces(produce, run):
+            if isinstance(piece, Trace):
+                yield piece.to_dict()
+                continue
+            if isinstance(piece, StepRecord):
+                steps.append(piece)
+            due = bool(steps) and time.monotonic() - shown > FRAME_SECONDS
+            if due or piece is None:
                 shown = time.monotonic()
                 text = "".join(step.text for step in steps)
                 yield {"text": text, "steps": len(steps), "done": False}
+    finally:
+        run.close("done", "cancelled")
+
+
+def _pieces(produce: zerogpu.Producer, run: Run) -> Iterator[zerogpu.Piece | None]:
+    """What a producer yields, and None while the request waits: its client may leave meanwhile."""
+    if zerogpu.active():
+        return produce(run.request)
+    return together([produce(run.request, run.attach)])

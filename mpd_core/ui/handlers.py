@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
@@ -16,6 +15,7 @@ from mpd_core.errors import BusyError, MPDError, RequestError
 from mpd_core.trace import Trace
 from mpd_core.ui import ask, opening, wire, zerogpu
 from mpd_core.ui.runs import Run, Runs
+from mpd_core.ui.together import together
 
 if TYPE_CHECKING:
     from mpd_core.ui.opening import Host
@@ -27,6 +27,9 @@ FRAME_SECONDS = 0.12
 
 LINGER_SECONDS = 15.0
 """How long a reply is written on for a page that went, as at a reload, and has not asked since."""
+
+QUEUED_SECONDS = 5.0
+"""How long one that has not begun keeps its place for such a page: others wait behind it."""
 
 
 class Handlers:
@@ -70,11 +73,11 @@ class Handlers:
 
     def _follow_all(self, runs: Sequence[Run]) -> Iterator[None]:
         """Follow every run at once; where a GPU is borrowed for each reply, one after the other."""
-        if len(runs) > 1 and not zerogpu.active():
-            yield from _together([self._follow(run) for run in runs])
-        else:
+        if zerogpu.active():
             for run in runs:
                 yield from self._follow(run)
+        else:
+            yield from together([self._follow(run) for run in runs])
 
     def _follow(self, run: Run) -> Iterator[None]:
         """Take a run's steps as they come; at its end the run is closed, however it ended."""
@@ -146,27 +149,14 @@ def _write_on(runs: Sequence[Run], writing: Iterator[None]) -> None:
 
     def watch() -> None:
         while left := [run for run in runs if run.open]:
-            _cancel([r for r in left if time.monotonic() - r.wanted > LINGER_SECONDS])
+            _cancel([run for run in left if time.monotonic() - run.wanted > _patience(run)])
             time.sleep(0.2)
 
     threading.Thread(target=deque, args=(writing, 0), daemon=True).start()
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _together(sources: Sequence[Iterator[None]]) -> Iterator[None]:
-    """Run iterators in a thread each, and tell of every step that any of them makes."""
-    ticks: queue.SimpleQueue[bool] = queue.SimpleQueue()
-
-    def drain(source: Iterator[None]) -> None:
-        try:
-            for _ in source:
-                ticks.put(True)
-        finally:
-            ticks.put(False)
-
-    for source in sources:
-        threading.Thread(target=drain, args=(source,), daemon=True).start()
-    left = len(sources)
-    while left:
-        left -= not ticks.get()
-        yield
+def _patience(run: Run) -> float:
+    """Seconds for which a page may be gone before its reply is given up."""
+    queued = run.status == "waiting"
+    return min(QUEUED_SECONDS, LINGER_SECONDS) if queued else LINGER_SECONDS

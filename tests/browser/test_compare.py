@@ -51,6 +51,13 @@ def test_all_eight_without_an_instruction_are_of_the_reply_that_is_shown(
     asked = [stream.request.messages for stream in engine.streams[before:]]
     assert len(asked) == 8
     assert {(len(m), m[0].content) for m in asked} == {(1, "echo one two three")}
+    cards = visitor.page.locator(".mpd-version:visible")
+    expect(cards).to_have_count(8)  # and the reply before them only where it is wished
+    assert "first reply" not in cards.first.inner_text()
+    visitor.page.get_by_role("button", name="All versions").click()
+    expect(cards).to_have_count(9)
+    visitor.page.get_by_role("button", name="Only these").click()
+    expect(cards).to_have_count(8)
     assert visitor.page.locator(".mpd-turn").count() == 1
 
 

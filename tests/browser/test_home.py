@@ -141,6 +141,10 @@ def test_the_tab_analyses_this_conversation_and_files(visit: Visit, tmp_path: Pa
     assert len(plots) == 4
     assert all(0 < drawn <= room for room, drawn in plots)
     assert page.evaluate("window.pwned") is None
+    shares = page.locator("#analyse .modebar-btn").evaluate_all(
+        "all => all.map(b => b.dataset.title)"
+    )
+    assert not [name for name in shares if "share" in name.lower()]
     with page.expect_download() as kept:
         page.get_by_role("button", name="Save as CSV").click()
     assert "content word" in Path(kept.value.path()).read_text("utf-8")
@@ -153,6 +157,31 @@ def test_the_tab_analyses_this_conversation_and_files(visit: Visit, tmp_path: Pa
     page.wait_for_selector(".mpd-analysis-sum:has-text('1 reply, 3 tokens')")
     page.get_by_role("tab", name="Chat").click()
     expect(page.locator(".mpd-turn:visible")).to_have_count(2)
+
+
+def test_who_wrote_alone_is_left_out_of_plots_and_colours_are_told_apart(
+    visit: Visit, tmp_path: Path
+) -> None:
+    """A weight of 1 says nothing, and one of another pack's experts takes no pole's colour."""
+    page = visit().page
+    files = []
+    for k, weights in enumerate(
+        [{"base": 1.0}, {"friendly": 0.4, "concise": 0.4, "stranger": 0.2}]
+    ):
+        trace = a_trace(poles=list(weights))
+        for step in trace["steps"]:
+            step.update(weights=weights, logprobs=dict.fromkeys(weights, -1.0), top_k=[])
+        files.append(tmp_path / f"{k}.json")
+        files[-1].write_text(json.dumps(trace), encoding="utf-8")
+    page.get_by_role("tab", name="Analyse").click()
+    page.set_input_files("#analyse input[type=file]", files)
+    page.wait_for_selector('.mpd-analysis[data-ready="true"]')
+    drawn = page.locator(".mpd-plot-one .js-plotly-plot").first.evaluate(
+        "node => node.data.map(one => [one.name, one.line.color])"
+    )
+    assert sorted(name for name, _ in drawn) == ["concise", "friendly", "stranger"]
+    assert len({colour for _, colour in drawn}) == 3
+    assert "base wrote alone" in page.locator(".mpd-analysis-sum").inner_text()
 
 
 def test_buttons_of_a_plot_cover_neither_plot_nor_legend_on_a_phone(visit: Visit) -> None:

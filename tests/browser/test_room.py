@@ -359,6 +359,13 @@ def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: V
     run = visitor.run("hostile <b>plot</b>")
     page.click(".mpd-explore")
     page.wait_for_selector('.mpd-dialog[data-ready="true"] .mpd-plot .modebar')
+    buttons = page.locator(".mpd-plot .modebar-btn").evaluate_all(
+        "all => all.map(b => b.dataset.title)"
+    )
+    assert "Save as PNG" in buttons
+    assert not [name for name in buttons if "share" in name.lower()]  # text goes to no other server
+    rises = page.locator(".mpd-plot").evaluate("node => node.data[0].z.flat().map(Math.abs)")
+    assert 1 < max(rises) <= 100  # points, as everywhere on the page
     assert page.locator(".mpd-plot").evaluate("node => node.data[0].z.length") == 3
     assert page.locator(".mpd-plot").evaluate("node => node.data[0].z[0].length") == int(
         page.locator(f'.strip[data-run="{run}"] .tok').count()
@@ -369,3 +376,29 @@ def test_the_first_visit_is_light_and_plotly_comes_when_it_is_asked_for(visit: V
     assert len(contrasts) > 3
     assert min(contrasts) >= 3, contrasts  # of signs, by WCAG 1.4.11
     page.get_by_role("button", name="Close").click()
+
+
+@pytest.mark.parametrize("width", [320, 1440])
+def test_names_of_tokens_have_room_in_the_explored_map(visit: Visit, width: int) -> None:
+    """Also after zooming in, which makes room for more of them."""
+    visitor = visit(width=width, height=800)
+    page = visitor.page
+    visitor.run("echo " + "word " * 40)
+    page.click(".mpd-explore")
+    page.wait_for_selector('.mpd-dialog[data-ready="true"]')
+    apart = """() => [...document.querySelectorAll('.mpd-plot .xtick text')]
+      .map(one => one.getBoundingClientRect()).map(box => (box.left + box.right) / 2)
+      .map((x, k, all) => x - all[k - 1]).slice(1)"""
+    whole = page.evaluate(apart)
+    assert min(whole) > 14
+    page.evaluate(
+        "Plotly.relayout(document.querySelector('.mpd-plot'), {'xaxis.range': [9.5, 14.5]})"
+    )
+    page.wait_for_function(f"({apart})().length === 4")
+    overlaps = page.evaluate(
+        """() => { const box = s => document.querySelector(s).getBoundingClientRect();
+          const [bar, plot] = [box('.mpd-plot .cbfills'), box('.mpd-plot .nsewdrag')];
+          return bar.left < plot.right && plot.left < bar.right && bar.top < plot.bottom
+            && plot.top < bar.bottom; }"""
+    )
+    assert not overlaps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,27 +13,41 @@ from playwright.sync_api import expect
 from mpd_core.ui import assets
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import ARABIC, SPEECH, ScriptedEngine
+from tests.browser.test_keep import a_trace, replay
 from tests.patience import PATIENCE
 
 pytestmark = MARKS
 Visit = Callable[..., Visitor]
 
 
-def test_text_is_selected_from_inside_a_token_to_inside_another(visitor: Visitor) -> None:
+@pytest.mark.parametrize(("first", "last", "share"), [(0, 3, 0.5), (2, 6, 0.04), (6, 2, 0.04)])
+def test_text_is_selected_from_anywhere_in_a_token_to_inside_another(
+    visitor: Visitor, first: int, last: int, share: float
+) -> None:
+    """From before its first letter as well, where Chromium would rather give it the focus."""
     page = visitor.page
-    run = visitor.run("Explain photosynthesis.")
-    boxes = [visitor.strip(run).locator(".tok").nth(i).bounding_box() for i in (0, 3)]
+    run = visitor.run("echo one, two, three!")
+    boxes = [visitor.strip(run).locator(".tok").nth(i).bounding_box() for i in (first, last)]
     assert boxes[0]
     assert boxes[1]
-    page.mouse.move(boxes[0]["x"] + boxes[0]["width"] / 2, boxes[0]["y"] + 12)
+    page.mouse.move(boxes[0]["x"] + boxes[0]["width"] * share, boxes[0]["y"] + 12)
     page.mouse.down()
     page.mouse.move(boxes[1]["x"] + boxes[1]["width"] / 2, boxes[1]["y"] + 12, steps=5)
     page.mouse.up()
     chosen = page.evaluate("getSelection().toString()")
-    assert len(chosen) > 8
-    assert chosen in SPEECH
+    assert len(chosen) > 4
+    assert chosen in "echo one, two, three!"
     assert page.locator(".tok.pinned").count() == 0
+    assert page.locator(".tok:not([tabindex])").count() == 0
     page.evaluate("getSelection().removeAllRanges()")
+
+
+def test_a_token_that_is_clicked_has_the_keyboard(visitor: Visitor) -> None:
+    run = visitor.run("echo one, two, three!")
+    visitor.pin(run, 2)
+    visitor.page.keyboard.press("ArrowRight")
+    expect(visitor.strip(run).locator(".tok").nth(3)).to_be_focused()
+    assert visitor.strip(run).locator('.tok[tabindex="0"]').count() == 1
 
 
 def test_copy_and_read_give_the_reply(visit: Visit) -> None:
@@ -44,6 +59,9 @@ def test_copy_and_read_give_the_reply(visit: Visit) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == SPEECH
     page.get_by_role("button", name="Read").click()
     read = page.locator(".mpd-read")
+    for name in ("Colour by", "per", "Show spaces"):  # they would do nothing
+        assert not page.get_by_label(name, exact=True).is_visible()
+    assert "Point at the map" in page.locator(".mpd-side .mpd-hint:visible").inner_text()
     assert read.locator("strong").inner_text() == "sunlight"
     assert read.locator("p").count() == 2
     assert "[link](http://example.org/x.png)" in read.inner_text()
@@ -259,7 +277,35 @@ def test_where_weights_stand_still_the_expert_behind_a_token_gives_the_colour(
     assert [look["slot"] for look in found["looks"]] == [0] * 4
     assert [look["strength"] for look in found["looks"]] == pytest.approx([weights[0][0]] * 4)
     assert ("do not move" in found["legend"]) == (len(weights[0]) > 1)
-    assert found["layer"] == "weights"
+    shown = "responsibility" if len(weights[0]) > 1 else "probabilities by expert"
+    assert found["layer"] == shown
+
+
+@pytest.mark.parametrize(
+    ("experts", "shown", "idle"),
+    [
+        (3, "responsibility", ["rise and fall of weights: weights do not move"]),
+        (1, "chance", [f"{layer}: one expert alone" for layer in
+                       ("rise and fall of weights", "weights", "responsibility")]),
+    ],
+)  # fmt: skip
+def test_the_map_says_which_layers_say_nothing_of_a_reply(
+    visit: Visit, experts: int, shown: str, idle: list[str]
+) -> None:
+    visitor = visit()
+    trace = a_trace()
+    weights = [1.0] if experts == 1 else [0.5, 0.3, 0.2]
+    shares = dict(zip(trace["poles"][:experts], weights, strict=True))
+    for step in trace["steps"]:
+        step["weights"] = shares
+    replay(visitor, json.dumps(trace))
+    visitor.wait("")
+    layers = visitor.page.locator(".mpd-layer")
+    expect(layers).to_have_value(shown)
+    assert layers.locator("option:disabled").all_inner_texts() == idle
+    visitor.run("echo weights that move")
+    expect(layers).to_have_value("deviation")  # what was wished
+    assert layers.locator("option:disabled").count() == 0
 
 
 def test_units_share_one_colour_of_averaged_weights(visitor: Visitor) -> None:
