@@ -64,7 +64,8 @@ def run(
     define(loaded, content_of(loaded, quantize), prompts, codes, jobs).save(folder)
     waiting = missing(Lines(folder / REPLIES), jobs)
     tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
-    from mpd_core.evaluation.full import Generators  # here: a refusal should not wait for torch
+    # Here and not above: a refusal should not wait for torch.
+    from mpd_core.evaluation.generators import Generators
 
     with closing(Generators(loaded, tell, quantize=quantize, device=device)) as generators:
         generators.run(waiting, folder)
