@@ -313,7 +313,7 @@ def test_limits_that_cannot_be_used_are_refused() -> None:
             judge_named(name, DEFAULT)
     with pytest.raises(RequestError, match="needs --url and --model"):
         judge_named("server", DEFAULT)
-    assert JUDGES == ("measures", "rewards", "server")
+    assert JUDGES == ("measures", "rewards", "server", "readers")
 
 
 class CountedWords:

@@ -101,12 +101,14 @@ def _meeting(
         for judged in found
     ]
     longer = [judged.pair.longer_by for judged in found]
+    by_hand = [judged.whole for judged in found if judged.whole is not None]
     return {
         "first": first,
         "second": second,
         **counts(tally),
         "paper_interval": _listed(over_prompts(prompts, whole)),
         "half_interval": _listed(over_prompts(prompts, whole, half_part)),
+        "whole": counts(Tally.of(by_hand)) if by_hand else None,
         "detectable": detectable(tally.decided),
         "length_controlled": length_controlled(others, longer),
         "by_dimension": {

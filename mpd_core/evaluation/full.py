@@ -11,14 +11,12 @@ from itertools import pairwise
 from pathlib import Path
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.generators import Generators
 from mpd_core.evaluation.jobs import DARE, WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
-from mpd_core.evaluation.judges import judge_named
-from mpd_core.evaluation.judging import drawn, judge_pairs, pairs_of
+from mpd_core.evaluation.judges import CARD_PAIRS, Announcing, judge_named, judge_run
+from mpd_core.evaluation.judges.server import ServerOptions
 from mpd_core.evaluation.prompts import Prompt, prompts_of
-from mpd_core.evaluation.record import define, load_run, replies_of
-from mpd_core.evaluation.singles import SingleJudge, judge_singles, singles_of
+from mpd_core.evaluation.record import define
 from mpd_core.packs import Pack, Quantize
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled
@@ -44,8 +42,12 @@ class Settings:
     minutes: float = 25.0
     """All sets together; prompts that would take longer are left out, and that is said."""
     judges: tuple[str, ...] = ("measures", "rewards")
+    server: ServerOptions | None = None
+    """What the judge ``server`` needs."""
+    pairs: int | None = None
+    """Most pairs of a set for each judge, drawn by a seed."""
     known: int = 400
-    """Pairs of written answers for each judge's card."""
+    """Pairs of written answers for each judge's card, but for a server's."""
     sampling: Sampling = field(default_factory=Sampling)
     quantize: Quantize | None = None
     device: str | None = None
@@ -92,7 +94,7 @@ def full(
     """
     sets = {source: prompts_of(pack, source, settings.limit) for source in settings.prompts}
     methods = methods_of(pack, settings.methods) if settings.methods else usual_methods(pack)
-    judges = [judge_named(name, pack) for name in settings.judges]
+    judges = [judge_named(name, pack, settings.server, tell) for name in settings.judges]
     folders, start = [], time.monotonic()
     how = {"quantize": settings.quantize, "device": settings.device}
     with closing(Generators(pack, tell, **how)) as generators:
@@ -106,15 +108,10 @@ def full(
             count = len({job.id for job in jobs})
             tell(f"{source}: {len(jobs)} replies to {count} of {len(prompts)} prompts in {folder}.")
             folders.append(folder)
-    known = drawn(known_pairs(pack.space, answers), settings.known)
     for folder in folders:
-        run = load_run(folder)
-        replies = replies_of(folder, run)
-        pairs = list(pairs_of(pack.space, replies, run.methods))
         for judge in judges:
-            judge_pairs(judge, [*pairs, *known], folder)
-            if isinstance(judge, SingleJudge):
-                judge_singles(judge, singles_of(pack.space, replies), folder)
+            known = CARD_PAIRS if isinstance(judge, Announcing) else settings.known
+            judge_run(pack, judge, folder, answers, pairs=settings.pairs, known=known)
             tell(f"Judged by {judge.name}: {folder}.")
     tell(f"{(time.monotonic() - start) / 60:.1f} minutes.")
     return folders

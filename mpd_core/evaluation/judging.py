@@ -9,19 +9,24 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from mpd_core.evaluation.meetings import meetings
-from mpd_core.evaluation.statistics import both_orders
+from mpd_core.evaluation.statistics import both_orders, overall
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
-VERDICTS = "verdicts-{judge}.jsonl"
+VERDICTS, SINGLES = "verdicts-{judge}.jsonl", "singles-{judge}.jsonl"
+READERS = "readers"
+"""The judge who sees a pair in one order, which chance has chosen, and judges it as a whole too."""
+WHOLE = "whole reply"
+"""In place of a dimension; no dimension can have this name."""
 SEED = 0
+_Drawn = TypeVar("_Drawn")
 NAMES = {1: "win", 0: "tie", -1: "lose"}
 UNREAD = "unread"
 
@@ -98,6 +103,12 @@ class Pair:
     longer_by: int
     """Word count of the first minus that of the second."""
 
+    @property
+    def whole(self) -> Question:
+        """Which reply is better for one who wants all of the poles?"""
+        one = next(iter(self.questions.values()))
+        return replace(one, dimension=WHOLE, pole=self.code, instruction="")
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -107,6 +118,8 @@ class Judged:
     verdicts: Mapping[str, int]
     """By dimension, from the view of the first."""
     flipped: Mapping[str, bool]
+    whole: int | None = None
+    """On the pair as a whole, of readers."""
 
 
 def pairs_of(
@@ -131,7 +144,7 @@ def pairs_of(
             yield Pair(prompt, code, first, second, questions, longer)
 
 
-def drawn(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
+def drawn(pairs: Sequence[_Drawn], count: int | None) -> list[_Drawn]:
     """A sample of the pairs without replacement, by a fixed seed; None: all pairs."""
     if count is None or count >= len(pairs):
         return list(pairs)
@@ -150,14 +163,14 @@ def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
             if key_of(judge, question) in lines.rows:
                 continue
             if question.first == question.second:
-                lines.add(_row(judge, pair, question, Answer(0, "the same text")))
+                lines.add(pair_row(judge, pair, question, Answer(0, "the same text")))
             else:
                 waiting.setdefault(question, pair)
         if not waiting:
             return
         with tqdm(total=len(waiting), desc="verdicts", leave=False) as bar:
             for question, answer in judge.answers(list(waiting)):
-                lines.add(_row(judge, waiting[question], question, answer))
+                lines.add(pair_row(judge, waiting[question], question, answer))
                 bar.update()
 
 
@@ -182,8 +195,9 @@ def key_of(judge: Named, asked: Any) -> str:
     return content_hash([judge.name, judge.version, *astuple(asked)])[:32]
 
 
-def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
-    swapped = question.first != pair.questions[question.dimension].first
+def pair_row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
+    """What is stored of an answer about a pair, in either order."""
+    swapped = question.first != pair.whole.first
     methods = (pair.second, pair.first) if swapped else (pair.first, pair.second)
     return {
         "key": key_of(judge, question),
@@ -202,35 +216,37 @@ def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
 
 
 def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
-    """All pairs whose verdicts in both orders are stored and readable."""
+    """All pairs whose verdicts are stored and readable: in both orders, but for readers."""
     values = {name: value for value, name in NAMES.items()}
-    file = folder / VERDICTS.format(judge=judge.name)
-    stored = {row["key"]: values.get(row["verdict"]) for row in read_rows(file)}
+    stored: dict[str, list[int]] = {}
+    for row in read_rows(folder / VERDICTS.format(judge=judge.name)):
+        if (value := values.get(row["verdict"])) is not None:
+            stored.setdefault(row.get("asked") or row["key"], []).append(value)
     found = []
     for pair in pairs:
-        merged = {
-            name: both_orders(one, other)
-            for name, question in pair.questions.items()
-            if (one := stored.get(key_of(judge, question))) is not None
-            and (other := stored.get(key_of(judge, question.swapped))) is not None
-        }
+        merged = {}
+        for question in (*pair.questions.values(), pair.whole):
+            one, other = (stored.get(key_of(judge, q), []) for q in (question, question.swapped))
+            if judge.name == READERS and (one or other):
+                merged[question.dimension] = overall([*one, *(-value for value in other)]), False
+            elif one and other:
+                merged[question.dimension] = both_orders(one[0], other[0])
+        whole, _ = merged.pop(WHOLE, (None, False))
         if merged:
             verdicts = {name: verdict for name, (verdict, _) in merged.items()}
-            flips = {name: flip for name, (_, flip) in merged.items()}
-            found.append(Judged(pair, verdicts, flips))
+            flips = {name: flip for name, (_, flip) in merged.items() if judge.name != READERS}
+            found.append(Judged(pair, verdicts, flips, whole))
     return found
 
 
 def signatures(folder: Path) -> list[Signature]:
     """The judges with stored verdicts on a run, each with its latest version."""
-    found = []
-    for file in sorted(folder.glob(VERDICTS.format(judge="*"))):
-        last = None
-        for last in read_rows(file):  # noqa: B007
-            pass
-        if last:
-            found.append(Signature(last["judge"], last["version"]))
-    return found
+    found = {}
+    for pattern in (SINGLES, VERDICTS):
+        for file in folder.glob(pattern.format(judge="*")):
+            for row in read_rows(file):
+                found[row["judge"]] = row["version"]
+    return [Signature(name, found[name]) for name in sorted(found)]
 
 
 def unread(judge: Named, folder: Path) -> int:

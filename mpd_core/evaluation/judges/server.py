@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -50,6 +52,8 @@ class ServerOptions:
     timeout_s: float = 60.0
     retries: int = 4
     """After failures of the connection, busy servers and refusals that may pass."""
+    total_s: float = 300.0
+    """Of an answer with its retries: a server that sends a byte now and then never times out."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -151,29 +155,51 @@ class ServerJudge:
         return Answer(None, said, _facts(turns, used))
 
     def _say(self, turns: Messages, attempt: int) -> tuple[str, tuple[int, int]]:
-        import openai
-
         most = (_tokens(turns), self._options.max_tokens)
         self.spending.reserve(most)
         used = (0, 0)
         try:
-            answer = self._client.chat.completions.create(
-                model=self._options.model,
-                messages=turns,
-                max_tokens=self._options.max_tokens,
-                temperature=0.0 if attempt == 0 else 0.7,  # the same again would be as unreadable
-                seed=SEEDS + attempt,
-            )
+            answer = self._answer(turns, attempt)
             said = _text(answer)
             used = _usage(answer) or (most[0], tokens_of([said]))
-        except openai.OpenAIError as error:
-            raise _failed(self._options, error) from error
         except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
             used = most  # it answered, with what is no chat completion: paid, perhaps
             return f"(no chat completion: {type(error).__name__})", used
         finally:
             self.spending.settle(most, used)
         return said, used
+
+    def _answer(self, turns: Messages, attempt: int) -> Any:
+        """What the server says, or ``EngineError``; in a thread, since a client's own limits are
+        of a single read."""
+        import openai
+
+        came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer = self._client.chat.completions.create(
+                    model=self._options.model,
+                    messages=turns,
+                    max_tokens=self._options.max_tokens,
+                    temperature=0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
+                    seed=SEEDS + attempt,
+                )
+            except Exception as error:  # raised where it is waited for
+                answer = error
+            came.put(answer)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer = came.get(timeout=self._options.total_s)
+        except queue.Empty:
+            late = TimeoutError(f"no whole answer within {self._options.total_s:g} s")
+            raise _failed(self._options, late) from None
+        if isinstance(answer, openai.OpenAIError):
+            raise _failed(self._options, answer) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def _client(options: ServerOptions) -> Any:

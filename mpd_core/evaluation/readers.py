@@ -1,0 +1,311 @@
+"""Blind readers' verdicts, by hand, brought to a run: see ``sheets`` for what they were given."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mpd_core.errors import RequestError
+from mpd_core.evaluation import Figures, sheets
+from mpd_core.evaluation.judging import (
+    READERS,
+    SINGLES,
+    VERDICTS,
+    WHOLE,
+    Answer,
+    Pair,
+    Signature,
+    pair_row,
+    pairs_of,
+)
+from mpd_core.evaluation.meetings import main_of
+from mpd_core.evaluation.singles import single_row, singles_of_reply
+from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.training.data import Styled
+
+JUDGE = Signature(READERS, "by hand")
+_HEADING = re.compile(r"^=== ([sp]\d+)\n", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One line of a reader, with what the key and the sheet say of its item."""
+
+    place: str
+    """File and line, for errors."""
+    reader: str
+    id: str
+    said: Mapping[str, Any]
+    source: tuple[str, ...]
+    shown: str
+    """Text of the item in its sheet."""
+
+
+class Readers:
+    """Turns readings into rows of verdicts on a run's replies."""
+
+    def __init__(
+        self,
+        space: PreferenceSpace,
+        replies: Sequence[Row],
+        methods: Sequence[str],
+        answers: Sequence[Styled],
+    ) -> None:
+        """
+        Args:
+            space: of preferences.
+            replies: of the run.
+            methods: of the run, the main one first or named ``mpd``.
+            answers: written ones that may have been mixed in.
+        """
+        self._space, self._main = space, main_of(methods)
+        self._letters = [
+            {sheets.NEITHER: 0, **{d.letter(pole): k for k, pole in enumerate(d.poles, 1)}}
+            for d in space.dimensions
+        ]
+        self._said: dict[tuple[str, str], list[tuple[str, str]]] = {}
+        for row in replies:
+            at = self._said.setdefault((row["method"], row["code"]), [])
+            at.append((row["prompt"], row["text"]))
+        for answer in answers:
+            for code, text in answer.answers.items():
+                at = self._said.setdefault((sheets.WRITTEN, code), [])
+                at.append((answer.prompt, text))
+        self._pairs: dict[tuple[str, str], list[Pair]] = {}
+        for pair in pairs_of(space, replies, methods):
+            if pair.first == self._main:
+                self._pairs.setdefault((pair.second, pair.code), []).append(pair)
+
+    def singles(self, reading: Reading) -> Iterator[Row]:
+        """Rows of a reading of one reply, one a dimension.
+
+        Raises:
+            RequestError: a verdict that is none, or a reply that the run does not have.
+        """
+        labels = sheets.labels(self._space)
+        _check_fields(reading, {*labels, sheets.QUALITY})
+        quality = reading.said[sheets.QUALITY]
+        if type(quality) is not int or not 1 <= quality <= sheets.BEST:
+            raise _wrong(reading, f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
+        method, code = self._source(reading, 2)
+        found = [
+            said
+            for said in self._said.get((method, code), ())
+            if sheets.single_text(*said).rstrip() == reading.shown
+        ]
+        if not found:
+            raise _wrong(reading, f"the run has no such reply by '{method}' to {code}")
+        facts = {"method": method, "code": code, "quality": quality, "reader": reading.reader}
+        asked = singles_of_reply(self._space, *found[0])
+        for single, label, letters in zip(asked, labels, self._letters, strict=True):
+            verdict = _value(reading, label, letters)
+            answer = Answer(verdict, json.dumps(reading.said), facts)
+            yield _apart(single_row(JUDGE, single, answer), reading)
+
+    def pairs(self, reading: Reading) -> Iterator[Row]:
+        """Rows of a reading of two replies, one a dimension and one of the whole; errors alike."""
+        other, code, flipped = self._source(reading, 3)
+        if flipped not in ("0", "1"):
+            raise _wrong(reading, f"{sheets.KEY} must say 0 or 1")
+        numbers = [str(n) for n in range(1, len(self._space.parse(code).poles) + 1)]
+        _check_fields(reading, {*numbers, sheets.WHOLE})
+        for pair in self._pairs.get((other, code), ()):
+            asked = [*pair.questions.values(), pair.whole]
+            if flipped == "1":
+                asked = [question.swapped for question in asked]
+            start, end = sheets.pair_ends(asked[0].prompt, asked[0].first, asked[0].second)
+            if reading.shown.startswith(start) and reading.shown.endswith(end.rstrip()):
+                break
+        else:
+            raise _wrong(
+                reading, f"the run has no such replies by '{self._main}' and '{other}' to {code}"
+            )
+        facts = {"reader": reading.reader}
+        for question, label in zip(asked, [*numbers, sheets.WHOLE], strict=True):
+            verdict = _value(reading, label, {"1": 1, sheets.TIE: 0, "2": -1})
+            answer = Answer(verdict, json.dumps(reading.said), facts)
+            yield _apart(pair_row(JUDGE, pair, question, answer), reading)
+
+    def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
+        source = reading.source
+        if len(source) != parts:
+            raise _wrong(reading, f"{sheets.KEY} must say {parts} things of it")
+        self._space.parse(source[1])
+        return source
+
+
+def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, int]:
+    """Store all verdicts that lie in folders of sheets; those that are stored already stay.
+
+    Returns:
+        How many single replies and pairs were read.
+
+    Raises:
+        RequestError: names the file and line of what cannot be taken; nothing has been stored.
+    """
+    kinds = {
+        SINGLES: [r for f in folders for r in _readings(f, "singles")],
+        VERDICTS: [r for f in folders for r in _readings(f, "pairs")],
+    }
+    if not any(kinds.values()):
+        raise RequestError("--verdicts: no line in out_singles_*.jsonl or out_pairs_*.jsonl.")
+    rows = {
+        SINGLES: [(r, row) for r in kinds[SINGLES] for row in readers.singles(r)],
+        VERDICTS: [(r, row) for r in kinds[VERDICTS] for row in readers.pairs(r)],
+    }
+    for name, some in rows.items():
+        stored = {row["key"]: row for row in read_rows(run / name.format(judge=READERS))}
+        for reading, row in some:
+            if stored.setdefault(row["key"], row) != row:
+                raise _wrong(reading, f"another verdict on it is in {name.format(judge=READERS)}")
+    for name, some in rows.items():
+        if some:
+            with Lines(run / name.format(judge=READERS)).writing() as lines:
+                for _, row in some:
+                    lines.add(row)
+    return len(kinds[SINGLES]), len(kinds[VERDICTS])
+
+
+def _readings(folder: Path, kind: str) -> Iterator[Reading]:
+    """All verdicts of a kind in a folder.
+
+    Raises:
+        RequestError: a file or a line that is not as it should be.
+    """
+    key, seen = _key(folder), set()
+    shown = _sheet(folder, kind)
+    digest = content_hash([key, shown])[:8]
+    for file in sorted(folder.glob(f"out_{kind}_*.jsonl")):
+        reader = file.stem.rpartition("_")[2]
+        for number, line in enumerate(_text(file).split("\n"), 1):
+            if not line.strip():
+                continue
+            place = f"{file}:{number}"
+            try:
+                said = json.loads(line, object_pairs_hook=_once)
+                name = said["id"]
+                known = name in shown and name in key
+            except (ValueError, TypeError, KeyError, RecursionError):
+                raise RequestError(f'{place}: not a verdict: write {{"id": ...}}.') from None
+            if not known:
+                raise RequestError(f"{place}: '{str(name)[:40]}' is no item of {kind}_*.txt.")
+            if name in seen:
+                raise RequestError(f"{place}: a second verdict on {name}: delete one.")
+            seen.add(name)
+            source = tuple(key[name].split("|"))
+            yield Reading(place, f"{digest}-{reader}", name, said, source, shown[name])
+
+
+def _key(folder: Path) -> dict[str, str]:
+    file = folder / sheets.KEY
+    try:
+        key = json.loads(_text(file))
+    except (ValueError, RecursionError):
+        key = None
+    if not isinstance(key, dict) or not all(isinstance(source, str) for source in key.values()):
+        raise RequestError(
+            f"{file}: not a key of sheets: give the folder that sheets were written to."
+        )
+    return key
+
+
+def _sheet(folder: Path, kind: str) -> dict[str, str]:
+    """Text of every item, by its name."""
+    shown: dict[str, str] = {}
+    for file in sorted(folder.glob(f"{kind}_*.txt")):
+        _, *parts = _HEADING.split(_text(file))
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            if name in shown:
+                raise RequestError(f"{file}: item {name} stands twice.")
+            shown[name] = text.rstrip()
+    return shown
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: cannot be read ({type(error).__name__}).") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError where a name stands twice in it, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _check_fields(reading: Reading, wanted: set[str]) -> None:
+    if reading.said.keys() != {"id", *wanted}:
+        raise _wrong(reading, f"give id, {', '.join(sorted(wanted))} and nothing else")
+
+
+def _value(reading: Reading, label: str, values: Mapping[str, int]) -> int:
+    said = reading.said[label]
+    if not isinstance(said, str) or said not in values:
+        raise _wrong(reading, f"'{label}' must be {', '.join(sorted(values))}")
+    return values[said]
+
+
+def _wrong(reading: Reading, what: str) -> RequestError:
+    return RequestError(f"{reading.place}: {reading.id}: {what}.")
+
+
+def _apart(row: Row, reading: Reading) -> Row:
+    """A text may be read several times, under several names: a row for each reading."""
+    name = [reading.reader.partition("-")[0], reading.id, row["dimension"]]
+    return {**row, "key": content_hash(name)[:32], "asked": row["key"]}
+
+
+def said(found: Figures) -> str:
+    """A sentence on readers, for every table that uses their verdicts."""
+    names = [
+        f"{name} {cell['named']:.2f} of {cell['replies']}"
+        for name, cell in found["written"].items()
+    ]
+    known = (
+        f" Of written answers among them they name the pole: {', '.join(names)}." if names else ""
+    )
+    return (
+        f"{found['readers']} blind readers, by hand: {found['replies']} single replies and "
+        f"{found['pairs']} pairs, each in one order that chance has chosen.{known}"
+    )
+
+
+def figures(space: PreferenceSpace, folder: Path) -> Figures:
+    """What readers said beside poles and pairs, from stored verdicts; {} where nobody has read.
+
+    Returns:
+        ``readers``, ``replies`` and ``pairs`` read, ``quality`` by method (mean of 5, and replies),
+        and ``written``: by dimension the share of written answers whose pole they name.
+    """
+    singles = list(read_rows(folder / SINGLES.format(judge=READERS)))
+    pairs = list(read_rows(folder / VERDICTS.format(judge=READERS)))
+    if not singles and not pairs:
+        return {}
+    first = space.dimensions[0].name
+    once = [row for row in singles if row["dimension"] == first]
+    marks: dict[str, list[int]] = {}
+    for row in once:
+        marks.setdefault(row["method"], []).append(row["quality"])
+    written: dict[str, list[bool]] = {}
+    for row in singles:
+        if row["method"] == sheets.WRITTEN:
+            chosen = space.parse(row["code"])
+            poles = dict(zip((d.name for d in space.dimensions), chosen.choices, strict=True))
+            if pole := poles[row["dimension"]]:
+                written.setdefault(row["dimension"], []).append(row["verdict"] == pole.name)
+    return {
+        "readers": len({row["reader"] for row in (*singles, *pairs)}),
+        "replies": len(once),
+        "pairs": sum(row["dimension"] == WHOLE for row in pairs),
+        "quality": {m: {"mean": fmean(q), "replies": len(q)} for m, q in marks.items()},
+        "written": {n: {"named": fmean(r), "replies": len(r)} for n, r in written.items()},
+    }
