@@ -226,7 +226,10 @@ def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
     for pair in pairs:
         merged = {}
         for question in (*pair.questions.values(), pair.whole):
-            one, other = (stored.get(key_of(judge, q), []) for q in (question, question.swapped))
+            keys = [key_of(judge, q) for q in (question, question.swapped)]
+            if judge.name == READERS:
+                keys = [by_hand(key, pair) for key in keys]
+            one, other = (stored.get(key, []) for key in keys)
             if judge.name == READERS and (one or other):
                 merged[question.dimension] = overall([*one, *(-value for value in other)]), False
             elif one and other:
@@ -237,6 +240,14 @@ def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
             flips = {name: flip for name, (_, flip) in merged.items() if judge.name != READERS}
             found.append(Judged(pair, verdicts, flips, whole))
     return found
+
+
+def by_hand(key: str, pair: Pair) -> str:
+    """Key of what readers were asked: verdicts stand for the two methods whose texts they got.
+
+    Others may have said the same, but of those only such pairs would count.
+    """
+    return f"{key} {pair.first} {pair.second}"
 
 
 def signatures(folder: Path) -> list[Signature]:

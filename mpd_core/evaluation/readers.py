@@ -20,6 +20,7 @@ from mpd_core.evaluation.judging import (
     Answer,
     Pair,
     Signature,
+    by_hand,
     pair_row,
     pairs_of,
 )
@@ -106,7 +107,8 @@ class Readers:
         for single, label, letters in zip(asked, labels, self._letters, strict=True):
             verdict = _value(reading, label, letters)
             answer = Answer(verdict, json.dumps(reading.said), facts)
-            yield _apart(single_row(JUDGE, single, answer), reading)
+            row = single_row(JUDGE, single, answer)
+            yield _apart(row, reading, row["key"])
 
     def pairs(self, reading: Reading) -> Iterator[Row]:
         """Rows of a reading of two replies, one a dimension and one of the whole; errors alike."""
@@ -130,7 +132,8 @@ class Readers:
         for question, label in zip(asked, [*numbers, sheets.WHOLE], strict=True):
             verdict = _value(reading, label, {"1": 1, sheets.TIE: 0, "2": -1})
             answer = Answer(verdict, json.dumps(reading.said), facts)
-            yield _apart(pair_row(JUDGE, pair, question, answer), reading)
+            row = pair_row(JUDGE, pair, question, answer)
+            yield _apart(row, reading, by_hand(row["key"], pair))
 
     def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
         source = reading.source
@@ -178,28 +181,32 @@ def _readings(folder: Path, kind: str) -> Iterator[Reading]:
     Raises:
         RequestError: a file or a line that is not as it should be.
     """
-    key, seen = _key(folder), set()
-    shown = _sheet(folder, kind)
-    digest = content_hash([key, shown])[:8]
+    key, shown, seen = _key(folder), _shown(folder), set()
+    round_ = content_hash([key, shown])[:8]
     for file in sorted(folder.glob(f"out_{kind}_*.jsonl")):
-        reader = file.stem.rpartition("_")[2]
+        reader = f"{round_}-{file.stem.rpartition('_')[2]}"
         for number, line in enumerate(_text(file).split("\n"), 1):
-            if not line.strip():
-                continue
-            place = f"{file}:{number}"
-            try:
-                said = json.loads(line, object_pairs_hook=_once)
-                name = said["id"]
-                known = name in shown and name in key
-            except (ValueError, TypeError, KeyError, RecursionError):
-                raise RequestError(f'{place}: not a verdict: write {{"id": ...}}.') from None
-            if not known:
-                raise RequestError(f"{place}: '{str(name)[:40]}' is no item of {kind}_*.txt.")
-            if name in seen:
-                raise RequestError(f"{place}: a second verdict on {name}: delete one.")
-            seen.add(name)
-            source = tuple(key[name].split("|"))
-            yield Reading(place, f"{digest}-{reader}", name, said, source, shown[name])
+            if line.strip():
+                place = f"{file}:{number}"
+                said = _said(place, line)
+                name = str(said["id"])
+                if not (name.startswith(kind[0]) and name in shown and name in key):
+                    raise RequestError(f"{place}: '{name[:40]}' is no item of {kind}_*.txt.")
+                if name in seen:
+                    raise RequestError(f"{place}: a second verdict on {name}: delete one.")
+                seen.add(name)
+                source = tuple(key[name].split("|"))
+                yield Reading(place, reader, name, said, source, shown[name])
+
+
+def _said(place: str, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line, object_pairs_hook=_once)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or "id" not in found:
+        raise RequestError(f'{place}: not a verdict: write {{"id": ...}}, each name once.')
+    return found
 
 
 def _key(folder: Path) -> dict[str, str]:
@@ -215,10 +222,10 @@ def _key(folder: Path) -> dict[str, str]:
     return key
 
 
-def _sheet(folder: Path, kind: str) -> dict[str, str]:
-    """Text of every item, by its name."""
+def _shown(folder: Path) -> dict[str, str]:
+    """Text of every item in the sheets, by its name."""
     shown: dict[str, str] = {}
-    for file in sorted(folder.glob(f"{kind}_*.txt")):
+    for file in sorted([*folder.glob("singles_*.txt"), *folder.glob("pairs_*.txt")]):
         _, *parts = _HEADING.split(_text(file))
         for name, text in zip(parts[::2], parts[1::2], strict=True):
             if name in shown:
@@ -258,10 +265,10 @@ def _wrong(reading: Reading, what: str) -> RequestError:
     return RequestError(f"{reading.place}: {reading.id}: {what}.")
 
 
-def _apart(row: Row, reading: Reading) -> Row:
-    """A text may be read several times, under several names: a row for each reading."""
+def _apart(row: Row, reading: Reading, asked: str) -> Row:
+    """A row of its own for each reading, since several may be of the same text."""
     name = [reading.reader.partition("-")[0], reading.id, row["dimension"]]
-    return {**row, "key": content_hash(name)[:32], "asked": row["key"]}
+    return {**row, "key": content_hash(name)[:32], "asked": asked}
 
 
 def said(found: Figures) -> str:
