@@ -241,6 +241,20 @@ def test_a_server_that_fails_ends_in_one_sentence_and_loses_nothing(
     assert len(list(read_rows(file))) == 6
 
 
+@pytest.mark.parametrize("pause", [0.02, -0.02])
+def test_a_server_that_trickles_bytes_is_not_waited_for(
+    server: JudgeServer, tmp_path: Path, pause: float
+) -> None:
+    """Each byte comes in time, and the answer never ends: head or body."""
+    server.faults, server.always = [("", None)], ("trickle", pause)
+    judge = asked_of(server, parallel=1, timeout_s=5.0, total_s=0.4)
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"no whole answer within 0.4 s.* judge again to go on"):
+        judge_pairs(judge, pairs(), tmp_path)
+    assert time.monotonic() - start < 4
+    assert len(list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))) == 1
+
+
 def test_nothing_is_asked_that_would_cost_more_than_the_cap(
     server: JudgeServer, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -131,6 +132,7 @@ def sheets(
     known: Annotated[
         int, typer.Option(min=0, help="Prompts whose written answers are mixed in.")
     ] = 2,
+    seed: Annotated[int | None, typer.Option(help="Of the order; default: drawn.")] = None,
     out: OutOption = None,
     pack: PackOption = None,
 ) -> None:
@@ -146,7 +148,8 @@ def sheets(
     met = among(found.methods, listed(methods))
     replies = [row for row in replies_of(run, found) if row["method"] in met]
     answers = drawn(held_out(loaded), known)
-    count = write_sheets(loaded.space, replies, answers, folder, readers)
+    drawn_by = secrets.randbelow(1 << 32) if seed is None else seed
+    count = write_sheets(loaded.space, replies, answers, folder, readers, drawn_by)
     print(f"Written: {count} items in {folder}; nobody who reads may see key.json")
 
 

@@ -26,7 +26,6 @@ NEITHER, TIE, BEST = "N", "T", 5
 QUALITY, WHOLE = "q", "g"
 LONGEST = 1400
 CUT = " [...]"
-SEED = 11
 
 Item = tuple[str, str]
 """What the key says of an item, and the item's text."""
@@ -75,6 +74,7 @@ def write_sheets(
     answers: Sequence[Styled],
     folder: Path,
     readers: int,
+    seed: int,
 ) -> int:
     """Write the sheets of a run: all replies, and the main method's pairs with every other one.
 
@@ -84,6 +84,7 @@ def write_sheets(
         answers: written ones that are mixed in.
         folder: new.
         readers: among whom the items are dealt.
+        seed: of the order, by which two rounds on the same texts are told apart.
 
     Returns:
         The number of items.
@@ -94,7 +95,7 @@ def write_sheets(
     if (folder / KEY).exists():
         raise RequestError(f"{folder}: holds sheets already: name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    draw = random.Random(SEED)
+    draw = random.Random(seed)
     kinds = {"singles": _singles(space, replies, answers), "pairs": _pairs(space, replies, draw)}
     key: dict[str, str] = {}
     for kind, found in kinds.items():
