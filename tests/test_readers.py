@@ -13,7 +13,7 @@ import pytest
 from mpd_core.cli import main
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.judges import judge_named
-from mpd_core.evaluation.judging import judged, pairs_of
+from mpd_core.evaluation.judging import pairs_of
 from mpd_core.evaluation.readers import JUDGE, Readers, bring
 from mpd_core.evaluation.record import load_run, replies_of
 from mpd_core.evaluation.report import report
@@ -21,6 +21,7 @@ from mpd_core.evaluation.results import results
 from mpd_core.evaluation.sheets import labels
 from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.verdicts import judged
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from tests.vote_fixtures import METHODS, write_run

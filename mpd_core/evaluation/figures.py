@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import TextJudge, empty, unanswered
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
@@ -21,6 +20,7 @@ from mpd_core.evaluation.statistics import (
 )
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
+from mpd_core.evaluation.verdicts import Judged
 from mpd_core.training.measures import length, loops
 
 LENGTH = "words"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,6 @@ from typing import Any, Protocol, TypeVar
 from tqdm import tqdm
 
 from mpd_core.evaluation.meetings import meetings
-from mpd_core.evaluation.statistics import both_orders, overall
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
@@ -26,7 +25,8 @@ READERS = "readers"
 WHOLE = "whole reply"
 """In place of a dimension; no dimension can have this name."""
 SEED = 0
-_Drawn = TypeVar("_Drawn")
+Asked = TypeVar("Asked")
+"""A question of whatever kind."""
 NAMES = {1: "win", 0: "tie", -1: "lose"}
 UNREAD = "unread"
 
@@ -110,18 +110,6 @@ class Pair:
         return replace(one, dimension=WHOLE, pole=self.code, instruction="")
 
 
-@dataclass(frozen=True)
-class Judged:
-    """A pair with its verdicts, both orders combined."""
-
-    pair: Pair
-    verdicts: Mapping[str, int]
-    """By dimension, from the view of the first."""
-    flipped: Mapping[str, bool]
-    whole: int | None = None
-    """On the pair as a whole, of readers."""
-
-
 def pairs_of(
     space: PreferenceSpace, replies: Sequence[Row], methods: Sequence[str]
 ) -> Iterator[Pair]:
@@ -144,7 +132,7 @@ def pairs_of(
             yield Pair(prompt, code, first, second, questions, longer)
 
 
-def drawn(pairs: Sequence[_Drawn], count: int | None) -> list[_Drawn]:
+def drawn(pairs: Sequence[Asked], count: int | None) -> list[Asked]:
     """A sample of the pairs without replacement, by a fixed seed; None: all pairs."""
     if count is None or count >= len(pairs):
         return list(pairs)
@@ -166,20 +154,40 @@ def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
                 lines.add(pair_row(judge, pair, question, Answer(0, "the same text")))
             else:
                 waiting.setdefault(question, pair)
-        if not waiting:
-            return
-        with tqdm(total=len(waiting), desc="verdicts", leave=False) as bar:
-            for question, answer in judge.answers(list(waiting)):
-                lines.add(pair_row(judge, waiting[question], question, answer))
-                bar.update()
+        ask(
+            lines,
+            judge.answers,
+            waiting,
+            "verdicts",
+            lambda q, a: pair_row(judge, waiting[q], q, a),
+        )
+
+
+def ask(
+    lines: Lines,
+    answers: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
+    waiting: Iterable[Asked],
+    said: str,
+    row: Callable[[Asked, Answer], Row],
+) -> None:
+    """Store answers to all that waits as they come, with a progress bar."""
+    asked = list(waiting)
+    with tqdm(total=len(asked), desc=said, leave=False) as bar:
+        for one, answer in answers(asked) if asked else ():
+            lines.add(row(one, answer))
+            bar.update()
 
 
 def unasked(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> list[Question]:
     """What ``judge_pairs`` would ask."""
-    stored = {row["key"] for row in read_rows(folder / VERDICTS.format(judge=judge.name))}
     asked = (question for _, question in _questions(judge, pairs))
-    new = (q for q in asked if q.first != q.second and key_of(judge, q) not in stored)
-    return list(dict.fromkeys(new))
+    return without_answer(judge, (q for q in asked if q.first != q.second), folder, VERDICTS)
+
+
+def without_answer(judge: Named, asked: Iterable[Asked], folder: Path, file: str) -> list[Asked]:
+    """What has no stored answer of a judge yet, each once."""
+    stored = {row["key"] for row in read_rows(folder / file.format(judge=judge.name))}
+    return [one for one in dict.fromkeys(asked) if key_of(judge, one) not in stored]
 
 
 def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Question]]:
@@ -213,54 +221,3 @@ def pair_row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Ro
         "raw": answer.raw,
         **answer.facts,
     }
-
-
-def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
-    """All pairs whose verdicts are stored and readable: in both orders, but for readers."""
-    values = {name: value for value, name in NAMES.items()}
-    stored: dict[str, list[int]] = {}
-    for row in read_rows(folder / VERDICTS.format(judge=judge.name)):
-        if (value := values.get(row["verdict"])) is not None:
-            stored.setdefault(row.get("asked") or row["key"], []).append(value)
-    found = []
-    for pair in pairs:
-        merged = {}
-        for question in (*pair.questions.values(), pair.whole):
-            keys = [key_of(judge, q) for q in (question, question.swapped)]
-            if judge.name == READERS:
-                keys = [by_hand(key, pair) for key in keys]
-            one, other = (stored.get(key, []) for key in keys)
-            if judge.name == READERS and (one or other):
-                merged[question.dimension] = overall([*one, *(-value for value in other)]), False
-            elif one and other:
-                merged[question.dimension] = both_orders(one[0], other[0])
-        whole, _ = merged.pop(WHOLE, (None, False))
-        if merged:
-            verdicts = {name: verdict for name, (verdict, _) in merged.items()}
-            flips = {name: flip for name, (_, flip) in merged.items() if judge.name != READERS}
-            found.append(Judged(pair, verdicts, flips, whole))
-    return found
-
-
-def by_hand(key: str, pair: Pair) -> str:
-    """Key of what readers were asked: verdicts stand for the two methods whose texts they got.
-
-    Others may have said the same, but of those only such pairs would count.
-    """
-    return f"{key} {pair.first} {pair.second}"
-
-
-def signatures(folder: Path) -> list[Signature]:
-    """The judges with stored verdicts on a run, each with its latest version."""
-    found = {}
-    for pattern in (SINGLES, VERDICTS):
-        for file in folder.glob(pattern.format(judge="*")):
-            for row in read_rows(file):
-                found[row["judge"]] = row["version"]
-    return [Signature(name, found[name]) for name in sorted(found)]
-
-
-def unread(judge: Named, folder: Path) -> int:
-    """Number of a judge's stored answers that could not be parsed."""
-    rows = read_rows(folder / VERDICTS.format(judge=judge.name))
-    return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)

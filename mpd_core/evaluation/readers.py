@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import Figures, sheets
@@ -20,32 +17,18 @@ from mpd_core.evaluation.judging import (
     Answer,
     Pair,
     Signature,
-    by_hand,
     pair_row,
     pairs_of,
 )
 from mpd_core.evaluation.meetings import main_of
+from mpd_core.evaluation.readings import Reading, readings, wrong
 from mpd_core.evaluation.singles import single_row, singles_of_reply
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
+from mpd_core.evaluation.verdicts import by_hand
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 
 JUDGE = Signature(READERS, "by hand")
-_HEADING = re.compile(r"^=== ([sp]\d+)\n", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One line of a reader, with what the key and the sheet say of its item."""
-
-    place: str
-    """File and line, for errors."""
-    reader: str
-    id: str
-    said: Mapping[str, Any]
-    source: tuple[str, ...]
-    shown: str
-    """Text of the item in its sheet."""
 
 
 class Readers:
@@ -93,7 +76,7 @@ class Readers:
         _check_fields(reading, {*labels, sheets.QUALITY})
         quality = reading.said[sheets.QUALITY]
         if type(quality) is not int or not 1 <= quality <= sheets.BEST:
-            raise _wrong(reading, f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
+            raise wrong(reading, f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
         method, code = self._source(reading, 2)
         found = [
             said
@@ -101,7 +84,7 @@ class Readers:
             if sheets.single_text(*said).rstrip() == reading.shown
         ]
         if not found:
-            raise _wrong(reading, f"the run has no such reply by '{method}' to {code}")
+            raise wrong(reading, f"the run has no such reply by '{method}' to {code}")
         facts = {"method": method, "code": code, "quality": quality, "reader": reading.reader}
         asked = singles_of_reply(self._space, *found[0])
         for single, label, letters in zip(asked, labels, self._letters, strict=True):
@@ -114,7 +97,7 @@ class Readers:
         """Rows of a reading of two replies, one a dimension and one of the whole; errors alike."""
         other, code, flipped = self._source(reading, 3)
         if flipped not in ("0", "1"):
-            raise _wrong(reading, f"{sheets.KEY} must say 0 or 1")
+            raise wrong(reading, f"{sheets.KEY} must say 0 or 1")
         numbers = [str(n) for n in range(1, len(self._space.parse(code).poles) + 1)]
         _check_fields(reading, {*numbers, sheets.WHOLE})
         for pair in self._pairs.get((other, code), ()):
@@ -125,7 +108,7 @@ class Readers:
             if reading.shown.startswith(start) and reading.shown.endswith(end.rstrip()):
                 break
         else:
-            raise _wrong(
+            raise wrong(
                 reading, f"the run has no such replies by '{self._main}' and '{other}' to {code}"
             )
         facts = {"reader": reading.reader}
@@ -138,7 +121,7 @@ class Readers:
     def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
         source = reading.source
         if len(source) != parts:
-            raise _wrong(reading, f"{sheets.KEY} must say {parts} things of it")
+            raise wrong(reading, f"{sheets.KEY} must say {parts} things of it")
         self._space.parse(source[1])
         return source
 
@@ -153,8 +136,8 @@ def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, in
         RequestError: names the file and line of what cannot be taken; nothing has been stored.
     """
     kinds = {
-        SINGLES: [r for f in folders for r in _readings(f, "singles")],
-        VERDICTS: [r for f in folders for r in _readings(f, "pairs")],
+        SINGLES: [r for f in folders for r in readings(f, "singles")],
+        VERDICTS: [r for f in folders for r in readings(f, "pairs")],
     }
     if not any(kinds.values()):
         raise RequestError("--verdicts: no line in out_singles_*.jsonl or out_pairs_*.jsonl.")
@@ -166,7 +149,7 @@ def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, in
         stored = {row["key"]: row for row in read_rows(run / name.format(judge=READERS))}
         for reading, row in some:
             if stored.setdefault(row["key"], row) != row:
-                raise _wrong(reading, f"another verdict on it is in {name.format(judge=READERS)}")
+                raise wrong(reading, f"another verdict on it is in {name.format(judge=READERS)}")
     for name, some in rows.items():
         if some:
             with Lines(run / name.format(judge=READERS)).writing() as lines:
@@ -175,94 +158,16 @@ def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, in
     return len(kinds[SINGLES]), len(kinds[VERDICTS])
 
 
-def _readings(folder: Path, kind: str) -> Iterator[Reading]:
-    """All verdicts of a kind in a folder.
-
-    Raises:
-        RequestError: a file or a line that is not as it should be.
-    """
-    key, shown, seen = _key(folder), _shown(folder), set()
-    round_ = content_hash([key, shown])[:8]
-    for file in sorted(folder.glob(f"out_{kind}_*.jsonl")):
-        reader = f"{round_}-{file.stem.rpartition('_')[2]}"
-        for number, line in enumerate(_text(file).split("\n"), 1):
-            if line.strip():
-                place = f"{file}:{number}"
-                said = _said(place, line)
-                name = str(said["id"])
-                if not (name.startswith(kind[0]) and name in shown and name in key):
-                    raise RequestError(f"{place}: '{name[:40]}' is no item of {kind}_*.txt.")
-                if name in seen:
-                    raise RequestError(f"{place}: a second verdict on {name}: delete one.")
-                seen.add(name)
-                source = tuple(key[name].split("|"))
-                yield Reading(place, reader, name, said, source, shown[name])
-
-
-def _said(place: str, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or "id" not in found:
-        raise RequestError(f'{place}: not a verdict: write {{"id": ...}}, each name once.')
-    return found
-
-
-def _key(folder: Path) -> dict[str, str]:
-    file = folder / sheets.KEY
-    try:
-        key = json.loads(_text(file))
-    except (ValueError, RecursionError):
-        key = None
-    if not isinstance(key, dict) or not all(isinstance(source, str) for source in key.values()):
-        raise RequestError(
-            f"{file}: not a key of sheets: give the folder that sheets were written to."
-        )
-    return key
-
-
-def _shown(folder: Path) -> dict[str, str]:
-    """Text of every item in the sheets, by its name."""
-    shown: dict[str, str] = {}
-    for file in sorted([*folder.glob("singles_*.txt"), *folder.glob("pairs_*.txt")]):
-        _, *parts = _HEADING.split(_text(file))
-        for name, text in zip(parts[::2], parts[1::2], strict=True):
-            if name in shown:
-                raise RequestError(f"{file}: item {name} stands twice.")
-            shown[name] = text.rstrip()
-    return shown
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise RequestError(f"{file}: cannot be read ({type(error).__name__}).") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError where a name stands twice in it, of which one would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice")
-    return found
-
-
 def _check_fields(reading: Reading, wanted: set[str]) -> None:
     if reading.said.keys() != {"id", *wanted}:
-        raise _wrong(reading, f"give id, {', '.join(sorted(wanted))} and nothing else")
+        raise wrong(reading, f"give id, {', '.join(sorted(wanted))} and nothing else")
 
 
 def _value(reading: Reading, label: str, values: Mapping[str, int]) -> int:
     said = reading.said[label]
     if not isinstance(said, str) or said not in values:
-        raise _wrong(reading, f"'{label}' must be {', '.join(sorted(values))}")
+        raise wrong(reading, f"'{label}' must be {', '.join(sorted(values))}")
     return values[said]
-
-
-def _wrong(reading: Reading, what: str) -> RequestError:
-    return RequestError(f"{reading.place}: {reading.id}: {what}.")
 
 
 def _apart(row: Row, reading: Reading, asked: str) -> Row:

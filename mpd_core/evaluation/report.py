@@ -15,15 +15,7 @@ from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import FITTED, MEASURES, kind_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import (
-    READERS,
-    VERDICTS,
-    Signature,
-    judged,
-    pairs_of,
-    signatures,
-    unread,
-)
+from mpd_core.evaluation.judging import READERS, VERDICTS, Signature, pairs_of
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import Scorer, TextJudge
 from mpd_core.evaluation.people import ALL, meetings_of
@@ -35,6 +27,7 @@ from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.evaluation.tables import validation
 from mpd_core.evaluation.topic import Topic
+from mpd_core.evaluation.verdicts import judged, signatures, unread
 from mpd_core.evaluation.votes import Vote
 from mpd_core.evaluation.weights import weights_by
 from mpd_core.packs import Pack, file_sha256

@@ -11,9 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from tqdm import tqdm
-
-from mpd_core.evaluation.judging import SINGLES, UNREAD, Answer, Named, key_of
+from mpd_core.evaluation.judging import (
+    SINGLES,
+    UNREAD,
+    Answer,
+    Named,
+    ask,
+    key_of,
+    without_answer,
+)
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.store import Lines, Row, read_rows
 from mpd_core.method.preferences import Dimension, PreferenceSpace
@@ -73,19 +79,13 @@ def judge_singles(judge: SingleJudge, asked: Sequence[Single], folder: Path) -> 
         MPDError: whatever stops the judge; what it had said until then is stored.
     """
     with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
-        waiting = [single for single in asked if key_of(judge, single) not in lines.rows]
-        if not waiting:
-            return
-        with tqdm(total=len(waiting), desc="single replies", leave=False) as bar:
-            for single, answer in judge.singles(waiting):
-                lines.add(single_row(judge, single, answer))
-                bar.update()
+        waiting = unasked(judge, asked, folder)
+        ask(lines, judge.singles, waiting, "single replies", lambda s, a: single_row(judge, s, a))
 
 
 def unasked(judge: Named, asked: Sequence[Single], folder: Path) -> list[Single]:
     """What ``judge_singles`` would ask."""
-    stored = {row["key"] for row in read_rows(folder / SINGLES.format(judge=judge.name))}
-    return [single for single in asked if key_of(judge, single) not in stored]
+    return without_answer(judge, asked, folder, SINGLES)
 
 
 def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:

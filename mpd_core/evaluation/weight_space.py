@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import ArrowConfig, LoraConfig, PeftModel
+from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
+from mpd_core.evaluation.jobs import Job
+from mpd_core.evaluation.joining import MERGED, SEED, join
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import Pole
@@ -41,9 +42,6 @@ from mpd_core.sampling import choose, draw
 TOGETHER, MOST_TOKENS = 32, 16_384
 """Replies of one batch, all of one preference, and their tokens, prompts included: a cache of
 transformers is padded to the longest."""
-SEED = 0
-"""Of what DARE drops, and of Arrow's power iteration."""
-MERGED, ROUTER = "merged", "arrow_router"
 
 
 class WeightSpace:
@@ -104,7 +102,7 @@ class WeightSpace:
                 model.load_adapter(folder, adapter_name=name)
         try:
             try:
-                _merge(model, method, names)
+                join(model, method, names)
             except (ValueError, TypeError, KeyError) as error:
                 raise RequestError(
                     f"Method '{method}': PEFT cannot join the experts {', '.join(names)} "
@@ -225,40 +223,3 @@ def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:
         batch.append(one)
     if batch:
         yield batch
-
-
-def _merge(model: Any, method: str, names: Sequence[str]) -> None:
-    """Activate one adapter that merges or routes between the given ones."""
-    if method in (TIES, DARE):
-        kind, weight = ("ties", 1.0) if method == TIES else ("dare_linear", 1.0 / len(names))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            weights = [weight] * len(names)
-            model.add_weighted_adapter(names, weights, MERGED, kind, density=DENSITY)
-        model.set_adapter(MERGED)
-        return
-    config = ArrowConfig(
-        top_k=min(ROUTED, len(names)), router_temperature=TEMPERATURE, rng_seed=SEED
-    )
-    config.task_adapter_names, config.gks_adapter_names = list(names), []
-    # By full names, unlike PEFT's create_arrow_model: experts may leave lower layers alone.
-    targets = _targets(model, names)
-    rank = model.peft_config[names[0]].r
-    model.add_adapter(ROUTER, LoraConfig(arrow_config=config, target_modules=targets, r=rank))
-    model.set_adapter(ROUTER)
-
-
-def _targets(model: Any, names: Sequence[str]) -> list[str]:
-    """Full names of the modules that all of these adapters change.
-
-    Raises:
-        ValueError: they change different ones, or in different ranks.
-    """
-    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in names]
-    for full, module in model.base_model.model.named_modules():
-        for found, name in zip(shapes, names, strict=True):
-            if name in getattr(module, "lora_A", {}):
-                found[full] = tuple(module.lora_A[name].weight.shape)
-    if any(found != shapes[0] for found in shapes):
-        raise ValueError("their ranks or targets differ")
-    return sorted(shapes[0])
