@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -40,13 +40,23 @@ def with_numbers(*owners: type, pack_decides: bool = False) -> Callable[[_Comman
         pack_decides: what is not given is None, and the pack's own; otherwise the default.
     """
 
+    return _taking([_option(n, pack_decides) for o in owners for n in numbers_of(o).values()])
+
+
+def with_options_of(other: Callable[..., object]) -> Callable[[_Command], _Command]:
+    """Give a command all options of a function, to which it hands on what it takes as ``**``."""
+    return _taking(inspect.signature(other, eval_str=True).parameters.values())
+
+
+def _taking(added: Iterable[inspect.Parameter]) -> Callable[[_Command], _Command]:
+    parameters = list(added)
+
     def decorate(command: _Command) -> _Command:
         signature = inspect.signature(command, eval_str=True)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-        added = [_option(n, pack_decides) for o in owners for n in numbers_of(o).values()]
         changed: Any = command  # typer asks for both
-        changed.__signature__ = signature.replace(parameters=[*own, *added])
-        changed.__annotations__ = {p.name: p.annotation for p in (*own, *added)}
+        changed.__signature__ = signature.replace(parameters=[*own, *parameters])
+        changed.__annotations__ = {p.name: p.annotation for p in (*own, *parameters)}
         return command
 
     return decorate

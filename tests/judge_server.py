@@ -22,7 +22,8 @@ class JudgeServer(ThreadingHTTPServer):
         self.rule = rule
         self.asked: list[dict[str, Any]] = []
         self.faults: list[tuple[str, Any]] = []
-        """One an answer, the first for the next: ``status``, ``body``, ``slow`` or ``usage``."""
+        """One an answer, the first for the next: ``status``, ``body``, ``slow``, ``usage``, and
+        ``trickle``: a byte every so many seconds, of the head or, below 0, of the body."""
         self.always: tuple[str, Any] | None = None
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -49,6 +50,9 @@ class Handler(BaseHTTPRequestHandler):
         name, value = self.server.fault(body)
         if name == "slow":
             time.sleep(value)
+        if name == "trickle":
+            self.trickle(value)
+            return
         if name == "status":
             self.reply(value, b'{"error": {"message": "told to"}}')
             return
@@ -81,6 +85,21 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
         except OSError:
             return  # who asked has given up
+
+    def trickle(self, pause: float) -> None:
+        """For as long as anybody listens."""
+        self.send_response(200)
+        if pause < 0:
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+        self.wfile.flush()
+        try:
+            while True:
+                self.wfile.write(b" " if pause < 0 else b"x")
+                self.wfile.flush()
+                time.sleep(abs(pause))
+        except OSError:
+            return
 
     def log_message(self, *args: Any) -> None:
         del args

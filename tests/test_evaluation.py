@@ -34,6 +34,7 @@ from mpd_core.evaluation.record import RunRecord, load_run, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.runs import generate
 from mpd_core.evaluation.store import Lines, read_rows
+from mpd_core.evaluation.verdicts import Judged, judged
 from mpd_core.evaluation.weights import kinds, positions, weights_by
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack, load_pack
@@ -517,7 +518,7 @@ def test_a_judge_that_likes_the_first_reply_decides_nothing(written_run: Path) -
     assert judge.asked == len(pairs) * 2 * 2
     judging.judge_pairs(judge, pairs, written_run)
     assert judge.asked == len(pairs) * 2 * 2
-    found = judging.judged(judge, pairs, written_run)
+    found = judged(judge, pairs, written_run)
     table = figures.matrix(found, ["mpd", "uniform"], None)
     assert table["flip_rate"] == 1
     assert table["meetings"][0]["ties"] == len(pairs)
@@ -534,10 +535,10 @@ def test_a_pair_that_is_judged_in_part_decides_nothing() -> None:
     that is missing."""
     asked = {name: Question("?", name, "x", "Be x.", "a", "b") for name in ("x", "y", "z", "odd")}
 
-    def pair(id: str, verdicts: dict[str, int], without: str = "") -> judging.Judged:
+    def pair(id: str, verdicts: dict[str, int], without: str = "") -> Judged:
         questions = {name: question for name, question in asked.items() if name != without}
         flips = dict.fromkeys(verdicts, False)
-        return judging.Judged(judging.Pair(id, "AA", "mpd", "soup", questions, 1), verdicts, flips)
+        return Judged(judging.Pair(id, "AA", "mpd", "soup", questions, 1), verdicts, flips)
 
     rows = [
         pair("1", {"x": 1, "y": -1, "z": -1}),
@@ -566,7 +567,7 @@ def test_a_card_tells_what_a_judge_is_worth(tmp_path: Path) -> None:
     measured = MeasuresJudge(TextJudge.of(DEFAULT))
     for judge, right, flips in ((measured, 1.0, 0.0), (FirstComeJudge(), 0.5, 1.0)):
         judging.judge_pairs(judge, pairs, tmp_path)
-        found = card(judging.judged(judge, pairs, tmp_path), None)
+        found = card(judged(judge, pairs, tmp_path), None)
         assert {name: row["pairs"] for name, row in found.items()} == {"expertise": 8, "tone": 8}
         assert {row["accuracy"] for row in found.values()} == {right}
         assert {row["flip_rate"] for row in found.values()} == {flips}
@@ -589,9 +590,7 @@ def test_a_reply_that_loops_beats_nobody() -> None:
 def test_length_is_never_controlled_for_itself() -> None:
     """Two pairs that the longer reply wins on length alone: nothing else is won or lost."""
     rows = [
-        judging.Judged(
-            judging.Pair(str(n), "AA", "mpd", "soup", {}, gap), {"length": 1, "tone": 0}, {}
-        )
+        Judged(judging.Pair(str(n), "AA", "mpd", "soup", {}, gap), {"length": 1, "tone": 0}, {})
         for n, gap in enumerate((40, 50))
     ]
     meeting = figures.matrix(rows, ["mpd", "soup"], "length")["meetings"][0]

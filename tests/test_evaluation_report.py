@@ -31,6 +31,7 @@ from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.store import read_rows
 from mpd_core.packs import Pack, load_pack
 from mpd_core.request import Sampling
+from tests.judge_server import JudgeServer
 from tests.training_fixtures import write_training_pack
 from tests.vote_fixtures import vote
 
@@ -317,6 +318,43 @@ def test_a_full_run_ends_with_its_time_and_whole_prompts(
     assert report(pack, folders[0], ())["run"]["count"] == 20
 
 
+def test_a_server_judges_a_full_run_under_the_same_options_as_a_single_step(
+    pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Estimate, cap, key and sample; what cannot be is refused before anything is generated."""
+    pytest.importorskip("openai")
+    server = JudgeServer(lambda _: "Verdict: 1")
+    root = tmp_path / "runs"
+    asked = ["evaluate", "full", "--pack", str(pack.folder), "--out", str(root), "--limit", "1"]
+    asked += ["--methods", "mpd,vanilla", "--max-new-tokens", "5", "--judges", "server"]
+    for options, said in (
+        ([], "--url"),
+        (["--url", server.url], "--model"),
+        (["--url", server.url, "--model", "m", "--price", "x"], "--price x: give IN,OUT"),
+        (["--url", server.url, "--model", "m", "--most-cost", "1"], "--most-cost needs --price"),
+    ):
+        assert main([*asked, *options]) == 2
+        assert said in capsys.readouterr().err
+        assert not root.exists()
+    monkeypatch.setenv("MINE", "a secret")
+    known = ["--url", server.url, "--model", "m", "--key-env", "MINE", "--price", "1,1"]
+    assert main([*asked, *known, "--most-cost", "0.001"]) == 2
+    assert "more than the cap allows" in capsys.readouterr().err
+    assert not server.asked
+    assert main([*asked, *known, "--pairs", "2"]) == 0
+    assert "questions, about" in capsys.readouterr().err
+    assert {body["authorization"] for body in server.asked} == {"Bearer a secret"}
+    rows = list(read_rows(root / "evaluation-test" / "verdicts-server-m.jsonl"))
+    assert len({(r["id"], r["code"]) for r in rows if r["first"] in ("mpd", "vanilla")}) == 2
+    page = (root / "evaluation-test" / "report.html").read_text()
+    assert "Who wins, by the judge server-m" in page
+    assert "Average win rate over the three baselines" in page  # Table 4
+    assert '<th scope="col">merging space</th>' in page
+    assert "Its card: written answers" in page
+    server.shutdown()
+    server.server_close()
+
+
 def test_what_cannot_be_evaluated_is_refused_before_anything_runs(
     pack: Pack, tmp_path: Path
 ) -> None:
@@ -437,8 +475,8 @@ def test_the_line_over_requests_is_found_wherever_it_stands(tmp_path: Path) -> N
     assert found["growth"]["rows"][1]["measured"] == pytest.approx(7 / 6)
 
 
-def test_baselines_beside_the_engine_wait_until_it_has_read_everything() -> None:
-    """But for a few prompts, so that they are in every report."""
+def test_baselines_that_join_weights_follow_group_by_group() -> None:
+    """The first group is small, so that every method is in every report."""
     prompts = [Prompt(str(n), "?") for n in range(7)]
     turns = [
         ([p.id for p in some], names) for some, names in whole._in_turn(prompts, ["mpd", "ties"])
@@ -452,6 +490,9 @@ def test_baselines_beside_the_engine_wait_until_it_has_read_everything() -> None
         (["4", "5", "6"], ["ties"]),
     ]
     assert [names for _, names in whole._in_turn(prompts[:1], ["arrow"])] == [["arrow"]]
+    many = [Prompt(str(n), "?") for n in range(50)]
+    assert [len(some) for some, _ in whole._in_turn(many, ["arrow"])] == [4, 16, 16, 14]
+    assert list(whole._in_turn(many[:4], ["arrow"])) == [(many[:4], ["arrow"])]
 
 
 def test_the_heat_table_has_every_method_dimension_and_judge() -> None:

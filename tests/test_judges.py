@@ -11,15 +11,16 @@ import pytest
 
 from mpd_core.cli import main
 from mpd_core.errors import EngineError, MPDError, RequestError
-from mpd_core.evaluation import identified, judging
+from mpd_core.evaluation import identified, verdicts
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
 from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
 from mpd_core.evaluation.judges.server import ServerJudge, ServerOptions
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate
-from mpd_core.evaluation.judging import Pair, Question, judge_pairs, judged
+from mpd_core.evaluation.judging import Pair, Question, judge_pairs
 from mpd_core.evaluation.singles import Single, judge_singles, scorer_of, singles_of
 from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.verdicts import judged
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer
 from tests.vote_fixtures import write_run
@@ -164,7 +165,7 @@ def test_a_server_judges_both_orders_and_is_asked_once(
     assert rows[0]["tokens_in"] == 100
     judge_pairs(asked_of(server), pairs(4), tmp_path)
     assert len(server.asked) == 8  # only what was new
-    (signature,) = judging.signatures(tmp_path)
+    (signature,) = verdicts.signatures(tmp_path)
     assert (signature.name, signature.version) == (judge.name, judge.version)
     assert "org/judge:1" in kind_of(signature)
 
@@ -182,7 +183,7 @@ def test_malformed_answers_are_asked_again_and_then_left_out(
     judge_pairs(judge, pairs(2), tmp_path)
     rows = list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))
     assert [row["verdict"] for row in rows].count("unread") == 1
-    assert judging.unread(judge, tmp_path) == 1
+    assert verdicts.unread(judge, tmp_path) == 1
     assert len(server.asked) == 3 + 3
     assert [body["temperature"] for body in server.asked[:3]] == [0.0, 0.7, 0.7]
     assert [row.pair.id for row in judged(judge, pairs(2), tmp_path)] == ["1"]
@@ -239,6 +240,20 @@ def test_a_server_that_fails_ends_in_one_sentence_and_loses_nothing(
     server.always = None
     judge_pairs(asked_of(server), pairs(), tmp_path)
     assert len(list(read_rows(file))) == 6
+
+
+@pytest.mark.parametrize("pause", [0.02, -0.02])
+def test_a_server_that_trickles_bytes_is_not_waited_for(
+    server: JudgeServer, tmp_path: Path, pause: float
+) -> None:
+    """Each byte comes in time, and the answer never ends: head or body."""
+    server.faults, server.always = [("", None)], ("trickle", pause)
+    judge = asked_of(server, parallel=1, timeout_s=5.0, total_s=0.4)
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"no whole answer within 0.4 s.* judge again to go on"):
+        judge_pairs(judge, pairs(), tmp_path)
+    assert time.monotonic() - start < 4
+    assert len(list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))) == 1
 
 
 def test_nothing_is_asked_that_would_cost_more_than_the_cap(
@@ -313,7 +328,7 @@ def test_limits_that_cannot_be_used_are_refused() -> None:
             judge_named(name, DEFAULT)
     with pytest.raises(RequestError, match="needs --url and --model"):
         judge_named("server", DEFAULT)
-    assert JUDGES == ("measures", "rewards", "server")
+    assert JUDGES == ("measures", "rewards", "server", "readers")
 
 
 class CountedWords:

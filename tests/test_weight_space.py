@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from mpd_core.engine import Engine
 from mpd_core.engine.plan import plan_request
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import MPDError, RequestError
+from mpd_core.evaluation import weight_space
+from mpd_core.evaluation.generators import Generators, _as_expert, joined_pack
 from mpd_core.evaluation.jobs import Job, jobs_of, methods_of
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.runs import generate, store
 from mpd_core.evaluation.store import read_rows
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.models.linear import round_to
@@ -43,39 +46,68 @@ def rows(space: WeightSpace, jobs: list[Job]) -> dict[str, dict[str, object]]:
     return found  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("method", ["ties", "dare", "arrow"])
-def test_a_batch_says_what_each_reply_says_alone(pack: Pack, method: str) -> None:
-    """Prompts of different lengths are padded; padding must never be read."""
-    texts = ("Why?", "Explain photosynthesis to a friend, at length, and then explain it again.")
-    space, jobs = WeightSpace(pack), wanted(pack, [method], texts)
-    together = rows(space, jobs)
-    assert len(together) == 2 * 3
+@pytest.mark.parametrize("together", [2, 32])
+def test_a_batch_says_what_each_reply_says_alone(
+    pack: Pack, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts of different lengths are padded, and replies leave the batch at different times:
+    padding and neighbours must never be read."""
+    monkeypatch.setattr(weight_space, "TOGETHER", together)
+    texts = (
+        "Why?",
+        "Explain photosynthesis to a friend, at length, and then explain it again.",
+        "No",
+    )
+    space, jobs = WeightSpace(pack), wanted(pack, ["arrow"], texts)
+    lengths = itertools.cycle((8, 3, 5, 1))
+    jobs = [of_length(job, next(lengths)) for job in jobs]
+    found = rows(space, jobs)
+    assert len(found) == 3 * 3
+    assert len({row["tokens"] for row in found.values()}) > 2
     for job in jobs:
-        assert rows(space, [job])[job.key] == together[job.key]
-    assert len({row["text"] for row in together.values()}) > 3
+        assert rows(space, [job])[job.key] == found[job.key]
+    assert len({row["text"] for row in found.values()}) > 4
 
 
-def test_ties_is_what_peft_computes_without_cache_or_batch(pack: Pack) -> None:
-    """The plainest way: one forward over the whole text for each token, by PEFT alone."""
+def of_length(job: Job, tokens: int) -> Job:
+    sampling = replace(GREEDY, max_new_tokens=tokens)
+    return replace(job, request=replace(job.request, sampling=sampling))
+
+
+@pytest.mark.parametrize(("method", "kind"), [("ties", "ties"), ("dare", "dare_linear")])
+def test_the_engine_serves_the_adapter_that_peft_merges(
+    pack: Pack, method: str, kind: str, tmp_path: Path
+) -> None:
+    """Its distributions, against one forward over the whole text a token by PEFT alone."""
     base = AutoModelForCausalLM.from_pretrained(pack.spec.base.source.folder)  # type: ignore[union-attr]
     names = ["up0", "down1"]
     model = PeftModel.from_pretrained(base, pack.folder / names[0], adapter_name=names[0])
     model.load_adapter(pack.folder / names[1], adapter_name=names[1])
-    model.add_weighted_adapter(names, [1.0, 1.0], "x", combination_type="ties", density=0.5)
+    weights = [1.0, 1.0] if method == "ties" else [0.5, 0.5]
+    torch.manual_seed(0)
+    model.add_weighted_adapter(names, weights, "x", combination_type=kind, density=0.5)
     model.set_adapter("x")
     space = WeightSpace(pack)
     if space._format.packed:
         round_to(model, space._format.packed)
-    job = next(job for job in wanted(pack, ["ties"]) if job.code == "AB")
+    job = next(job for job in wanted(pack, [method]) if job.code == "AB")
+    folder = space.save(method, pack.space.parse("AB").poles, tmp_path)
+    engine = Engine.open(joined_pack(pack, {(method, "AB"): folder}))
+    trace = engine.generate(_as_expert(job))
+    engine.close()
     ids = space._ids(job)
-    for _ in range(8):
+    assert trace.prompt_tokens == len(ids)
+    for step in trace.steps:
         with torch.no_grad():
             scores = torch.log_softmax(model(torch.tensor([ids])).logits[0, -1].float(), -1)
-        for token in set(ids[len(space._ids(job)) :]):
-            scores[token] *= GREEDY.repetition_penalty
-        ids.append(int(scores.argmax()))
-    reply = ids[len(space._ids(job)) :]
-    assert rows(space, [job])[job.key]["text"] == space._row(job, reply)["text"]
+        (said,) = step.logprobs.values()
+        assert said == pytest.approx(float(scores[step.token_id]), abs=2e-3)
+        ids.append(step.token_id)
+    generators = Generators(pack, lambda _: None)
+    generators.run([job], tmp_path)
+    (row,) = read_rows(tmp_path / "replies.jsonl")
+    assert (row["text"], row["method"], row["code"]) == (trace.text, method, "AB")
+    generators.close()
 
 
 def test_arrow_with_one_expert_is_that_expert(pack: Pack) -> None:
@@ -112,14 +144,18 @@ def test_experts_that_cannot_be_joined_are_refused_in_one_sentence(
 ) -> None:
     """Ranks differ in two of three preferences: those are refused, and the third is served."""
     uneven = make_pack(dimensions=2, adapters=True)
-    for method in ("ties", "arrow"):
-        for job, row in WeightSpace(uneven).outcomes(wanted(uneven, [method])):
+    generators = Generators(uneven, lambda _: None)
+    for method, way in (("ties", generators._by_joined), ("arrow", WeightSpace(uneven).outcomes)):
+        found = list(way(wanted(uneven, [method])))
+        assert len(found) == 3
+        for job, row in found:
             if job.code == "AB":
                 assert isinstance(row, dict)
                 continue
             assert isinstance(row, RequestError)
             assert "give them equal rank and targets" in str(row)
             assert "\n" not in str(row)
+    generators.close()
     assert "ties" not in methods_of(uneven)
     prompted = make_pack(dimensions=2)
     assert not {"ties", "dare", "arrow"} & set(methods_of(prompted))
@@ -129,25 +165,25 @@ def test_experts_that_cannot_be_joined_are_refused_in_one_sentence(
         methods_of(uneven, "ties@logit")
 
 
-def test_rows_of_both_ways_lie_in_one_file_and_resume(pack: Pack, tmp_path: Path) -> None:
-    jobs = wanted(pack, ["ties", "arrow"], ("Why?", "word " * 2000))
-    with pytest.raises(MPDError, match=r"6 replies failed, first: arrow, prompt 1: .*tokens"):
-        store(jobs, tmp_path, WeightSpace(pack).outcomes)
+def test_rows_of_all_ways_lie_in_one_file_and_resume(pack: Pack, tmp_path: Path) -> None:
+    """The engine, the engine with joined experts, and PEFT's model; one is asked at a time."""
+    generators, methods = Generators(pack, lambda _: None), ["soup", "ties", "arrow"]
+    with pytest.raises(MPDError, match=r"3 replies failed, first: arrow, prompt 1: .*tokens"):
+        generators.run(wanted(pack, ["arrow"], ("Why?", "word " * 2000)), tmp_path)
+    generators.run(wanted(pack, methods), tmp_path)
     stored = list(read_rows(tmp_path / "replies.jsonl"))
-    assert {(row["method"], row["code"]) for row in stored} == {
-        (method, code) for method in ("ties", "arrow") for code in ("AA", "AB", "BB")
-    }
-    assert "transformers" in stored[0]["precision"]
-    engine = Engine.open(pack)
-    generate(engine, wanted(pack, ["soup"]), tmp_path)
-    engine.close()
-    assert len(list(read_rows(tmp_path / "replies.jsonl"))) == 6 + 3
-
-    def nothing_waits(jobs: list[Job]) -> object:
-        assert not jobs
-        return iter(())
-
-    store(wanted(pack, ["ties", "arrow"]), tmp_path, nothing_waits)  # type: ignore[arg-type]
+    assert [(row["method"], row["code"]) for row in stored] == [
+        (method, code) for method in ("arrow", "soup", "ties") for code in ("AA", "AB", "BB")
+    ]
+    by = {method: {r["precision"] for r in stored if r["method"] == method} for method in methods}
+    assert "transformers" in by["arrow"].pop()
+    assert by["ties"] == by["soup"]
+    assert len({row["text"] for row in stored}) > 5
+    before = (tmp_path / "replies.jsonl").read_bytes()
+    generators.close()
+    generators.run(wanted(pack, methods), tmp_path)
+    assert generators._engine is None  # nothing had to be loaded
+    assert (tmp_path / "replies.jsonl").read_bytes() == before
 
 
 def test_top_1_listens_to_the_expert_with_the_largest_weight(pack: Pack) -> None:

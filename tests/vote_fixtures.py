@@ -14,7 +14,10 @@ from mpd_core.evaluation.votes import Vote, Votes
 from mpd_core.packs import Pack
 
 METHODS = ("mpd", "uniform", "soup")
-SAMPLING = {"temperature": 0.0, "max_new_tokens": 9}
+SAMPLING = {
+    **{"temperature": 0.0, "max_new_tokens": 9},
+    **{"repetition_penalty": 1.0, "dry_multiplier": 0.0},
+}
 
 
 def write_run(
@@ -30,6 +33,7 @@ def write_run(
                 rows.append(
                     {"key": f"{number}-{code}-{method}{mark}", "id": str(number), "prompt": text}
                     | {"code": code, "method": method, "text": said, "finished": True}
+                    | {"tokens": 9, "device": "cpu", "precision": "fp32"}
                 )
     (folder / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     keys = tuple(str(row["key"]) for row in rows)

@@ -7,5 +7,5 @@ from typing import Any, Literal
 Figures = dict[str, Any]
 """Figures of a report, as JSON values."""
 
-JudgeName = Literal["measures", "rewards", "server"]
+JudgeName = Literal["measures", "rewards", "server", "readers"]
 """Judges that a command can select."""

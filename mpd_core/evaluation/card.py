@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
-from mpd_core.evaluation.judging import Judged, Pair, Question
+from mpd_core.evaluation.judging import Pair, Question
+from mpd_core.evaluation.verdicts import Judged
 from mpd_core.method.preferences import Preference, PreferenceSpace
 from mpd_core.training.data import Styled
 

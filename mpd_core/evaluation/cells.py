@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 NOTHING = "–"
 
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Head and rows, for whatever draws them."""
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, and an empty one after it."""

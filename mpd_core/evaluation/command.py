@@ -12,7 +12,7 @@ from mpd_core.evaluation.command_report import (
     report,
     validate,
 )
-from mpd_core.evaluation.command_run import judge, run
+from mpd_core.evaluation.command_run import judge, run, sheets
 
 evaluate = typer.Typer(
     add_completion=False,
@@ -20,5 +20,5 @@ evaluate = typer.Typer(
     no_args_is_help=True,
     help="Replies by every method, judged; install what it needs with make train.",
 )
-for _command in (run, judge, report, full, readme, efficiency, validate, calibrate):
+for _command in (run, judge, sheets, report, full, readme, efficiency, validate, calibrate):
     evaluate.command()(_command)

@@ -4,14 +4,59 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mpd_core.errors import MPDError
+import typer
+
+from mpd_core.errors import MPDError, RequestError
 from mpd_core.packs import Pack
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.votes import Vote
     from mpd_core.training.data import Styled, Styles
+
+PROMPTS_HELP = (
+    "A .jsonl or text file, the split test or valid of the pack, or hub:OWNER/NAME/FILE of a data "
+    "set on the hub"
+)
+PairsOption = Annotated[
+    int | None, typer.Option("--pairs", min=1, help="Only so many, drawn by a seed.")
+]
+
+
+def server_options(
+    url: Annotated[
+        str | None, typer.Option(help="Of an OpenAI-compatible server, e.g. http://host/v1.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="That the server judges with.")] = None,
+    key_env: Annotated[
+        str, typer.Option(help="Environment variable that holds the server's key.")
+    ] = "OPENAI_API_KEY",
+    price: Annotated[str | None, typer.Option(help="IN,OUT of a million tokens.")] = None,
+    most_cost: Annotated[float | None, typer.Option(help="Cap, by those prices.")] = None,
+    most_tokens: Annotated[int, typer.Option(help="Cap, in and out together.")] = 2_000_000,
+    parallel: Annotated[int, typer.Option(help="Questions at a time.")] = 8,
+) -> Any:  # ServerOptions, which would have to be loaded to be named
+    """The options of the judge ``server``.
+
+    Raises:
+        RequestError: one that cannot be used, or is missing.
+    """
+    from mpd_core.evaluation.judges.server import ServerOptions
+    from mpd_core.evaluation.judges.spending import Limits
+
+    limits = Limits(most_tokens, most_cost, _prices(price))
+    return ServerOptions(url or "", model or "", key_env, limits, parallel)
+
+
+def _prices(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        price_in, price_out = (float(part) for part in text.split(","))
+    except ValueError:
+        raise RequestError(f"--price {text[:40]}: give IN,OUT, e.g. 0.15,0.6.") from None
+    return price_in, price_out
 
 
 def folder_of(pack: Pack, out: Path | None) -> Path:
@@ -29,6 +74,16 @@ def held_out(pack: Pack) -> Sequence[Styled]:
     from mpd_core.training.recipe import FILE
 
     return styles(pack).split("test") if (pack.folder / FILE).is_file() else ()
+
+
+def unlearned(pack: Pack) -> Sequence[Styled]:
+    """Written answers that readers may have been shown: all but those of the training split."""
+    from mpd_core.training.recipe import FILE
+
+    if not (pack.folder / FILE).is_file():
+        return ()
+    found = styles(pack)
+    return [*found.split("valid"), *found.split("test")]
 
 
 def styles(pack: Pack) -> Styles:

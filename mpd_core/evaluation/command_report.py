@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json as json_
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from mpd_core.console import tell
 from mpd_core.evaluation.command_parts import (
+    PROMPTS_HELP,
+    PairsOption,
     folder_of,
     held_out,
     needs,
     plain_styles,
     root_of,
+    server_options,
     styles,
     votes_of,
 )
@@ -25,6 +28,7 @@ from mpd_core.options import (
     PackOption,
     QuantizeOption,
     listed,
+    with_options_of,
 )
 from mpd_core.packs import load_pack
 from mpd_core.training.data import Split
@@ -90,30 +94,34 @@ def calibrate(
     print(f"Written: {out or loaded.folder / FILE}")
 
 
+@with_options_of(server_options)
 def full(
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="A file, or the split test or valid; repeatable; default: test."),
+        typer.Option(help=f"{PROMPTS_HELP}; repeatable; default: test."),
     ] = None,
     methods: Annotated[str | None, typer.Option(help="With commas; default: all but dare.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most prompts of each set.")] = 50,
     minutes: Annotated[
         float, typer.Option(help="For everything: sets are cut to whole prompts that fit.")
     ] = 25.0,
-    judges: Annotated[str, typer.Option(help="With commas: measures, rewards.")] = (
-        "measures,rewards"
-    ),
+    judges: Annotated[
+        str, typer.Option(help="With commas: measures, rewards, server.")
+    ] = "measures,rewards",
+    pairs: PairsOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 160,
     out: OutOption = None,
     pack: PackOption = None,
     quantize: QuantizeOption = None,
     device: DeviceOption = None,
+    **server: Any,
 ) -> None:
     """Generate, judge and report several sets of prompts within a time; then make report."""
     loaded = load_pack(pack)
     needs()
     from mpd_core.evaluation.full import Settings
     from mpd_core.evaluation.full import full as run_all
+    from mpd_core.evaluation.judges import SERVER
     from mpd_core.evaluation.report import HTML
     from mpd_core.evaluation.report import report as reported
 
@@ -123,6 +131,8 @@ def full(
         limit,
         minutes,
         listed(judges),
+        server_options(**server) if SERVER in listed(judges) else None,
+        pairs,
         sampling=loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=0.0),
         quantize=quantize,
         device=device,

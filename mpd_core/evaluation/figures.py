@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.judging import Judged
 from mpd_core.evaluation.measures import TextJudge, empty, unanswered
 from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.statistics import (
@@ -21,6 +20,7 @@ from mpd_core.evaluation.statistics import (
 )
 from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
+from mpd_core.evaluation.verdicts import Judged
 from mpd_core.training.measures import length, loops
 
 LENGTH = "words"
@@ -101,12 +101,14 @@ def _meeting(
         for judged in found
     ]
     longer = [judged.pair.longer_by for judged in found]
+    by_hand = [judged.whole for judged in found if judged.whole is not None]
     return {
         "first": first,
         "second": second,
         **counts(tally),
         "paper_interval": _listed(over_prompts(prompts, whole)),
         "half_interval": _listed(over_prompts(prompts, whole, half_part)),
+        "whole": counts(Tally.of(by_hand)) if by_hand else None,
         "detectable": detectable(tally.decided),
         "length_controlled": length_controlled(others, longer),
         "by_dimension": {

@@ -11,10 +11,11 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.charts import document
+from mpd_core.evaluation.cells import Table
 from mpd_core.evaluation.identified import judges_of, shares_of
-from mpd_core.evaluation.paper_text import TABLE_3, cell_3, order_said
+from mpd_core.evaluation.paper_text import TABLE_3, TABLE_4, order_said, table_3, table_4
 from mpd_core.evaluation.plots import STYLE, bars, forest
-from mpd_core.evaluation.short_text import NAMES, fewer
+from mpd_core.evaluation.short_text import CARD, NAMES, card, fewer, quality, whole
 
 
 def html(found: Mapping[str, Any]) -> str:
@@ -25,6 +26,7 @@ def html(found: Mapping[str, Any]) -> str:
         *_identification(found),
         *(part for name in found["judges"] for part in _judge(found, name)),
         *_table_3(found["paper"]["table_3"]),
+        *_readers(found.get("readers")),
         *_people(found["people"]),
         *_weights(found["weights"]),
     ]
@@ -78,6 +80,25 @@ def _judge(found: Mapping[str, Any], name: str) -> Iterator[str]:
     yield f"<p>{escape(order_said(tables['order'], judge['meetings']))}</p>"
     yield "<h3>Every meeting</h3><p>Win rate of the first, with a 95% interval over prompts.</p>"
     yield forest([row for row in judge["meetings"] if row["paper_rate"] is not None])
+    parts = (
+        (TABLE_4, table_4(tables["table_4"])),
+        (CARD, card(judge["card"])),
+        ("Better as a whole:", whole(judge["meetings"])),
+    )
+    yield from (f"<p>{escape(said)}</p>{_table(drawn)}" for said, drawn in parts if drawn[1])
+
+
+def _table(drawn: Table) -> str:
+    """Text in cells, as the same table has it in Markdown."""
+    head, rows = drawn
+    top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in rows
+    )
+    return f"<table><tr>{top}</tr>{lines}</table>"
 
 
 def _table_2(found: Mapping[str, Any]) -> str:
@@ -98,15 +119,13 @@ def _table_2(found: Mapping[str, Any]) -> str:
 
 def _table_3(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """With p and Holm's p, which a picture does not tell."""
-    names = list(dict.fromkeys(name for row in rows for name in row["judges"]))
-    if not names:
-        return
-    yield f"<h2>MPD against each method</h2><p>{escape(TABLE_3)}</p><table><tr><th></th>"
-    yield "".join(f'<th scope="col">{escape(name)}</th>' for name in names) + "</tr>"
-    for row in rows:
-        cells = "".join(f"<td>{escape(cell_3(row['judges'].get(name)))}</td>" for name in names)
-        yield f'<tr><th scope="row">{escape(row["second"])}</th>{cells}</tr>'
-    yield "</table>"
+    if rows:
+        yield f"<h2>MPD against each method</h2><p>{escape(TABLE_3)}</p>{_table(table_3(rows))}"
+
+
+def _readers(found: Mapping[str, Any] | None) -> Iterator[str]:
+    if found and found["quality"]:
+        yield f"<h2>How good replies are, by blind readers</h2>{_table(quality(found))}"
 
 
 def _people(found: Mapping[str, Any]) -> Iterator[str]:

@@ -27,12 +27,13 @@ DENSITY = 0.5
 """Share of an adapter's numbers that TIES and DARE keep."""
 ROUTED, TEMPERATURE = 3, 1.0
 """Arrow: most experts a token, and the temperature of their weights; PEFT's defaults."""
-WEIGHT_SPACE: Mapping[str, tuple[float, ...]] = {
-    TIES: (DENSITY,),
-    DARE: (DENSITY,),
+JOINED = (TIES, DARE)
+"""Make one adapter of the experts, which the engine serves."""
+WEIGHT_SPACE: Mapping[str, tuple[float | str, ...]] = {
+    **dict.fromkeys(JOINED, (DENSITY, "by the engine")),
     ARROW: (ROUTED, TEMPERATURE),
 }
-"""Baselines that run beside the engine, see ``weight_space``, with their settings."""
+"""Baselines that join weights, see ``weight_space``, with their settings."""
 
 
 @dataclass(frozen=True)

@@ -8,20 +8,25 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
 from mpd_core.evaluation.meetings import meetings
-from mpd_core.evaluation.statistics import both_orders
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
-VERDICTS = "verdicts-{judge}.jsonl"
+VERDICTS, SINGLES = "verdicts-{judge}.jsonl", "singles-{judge}.jsonl"
+READERS = "readers"
+"""The judge who sees a pair in one order, which chance has chosen, and judges it as a whole too."""
+WHOLE = "whole reply"
+"""In place of a dimension; no dimension can have this name."""
 SEED = 0
+Asked = TypeVar("Asked")
+"""A question of whatever kind."""
 NAMES = {1: "win", 0: "tie", -1: "lose"}
 UNREAD = "unread"
 
@@ -98,15 +103,11 @@ class Pair:
     longer_by: int
     """Word count of the first minus that of the second."""
 
-
-@dataclass(frozen=True)
-class Judged:
-    """A pair with its verdicts, both orders combined."""
-
-    pair: Pair
-    verdicts: Mapping[str, int]
-    """By dimension, from the view of the first."""
-    flipped: Mapping[str, bool]
+    @property
+    def whole(self) -> Question:
+        """Which reply is better for one who wants all of the poles?"""
+        one = next(iter(self.questions.values()))
+        return replace(one, dimension=WHOLE, pole=self.code, instruction="")
 
 
 def pairs_of(
@@ -131,7 +132,7 @@ def pairs_of(
             yield Pair(prompt, code, first, second, questions, longer)
 
 
-def drawn(pairs: Sequence[Pair], count: int | None) -> list[Pair]:
+def drawn(pairs: Sequence[Asked], count: int | None) -> list[Asked]:
     """A sample of the pairs without replacement, by a fixed seed; None: all pairs."""
     if count is None or count >= len(pairs):
         return list(pairs)
@@ -150,23 +151,43 @@ def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
             if key_of(judge, question) in lines.rows:
                 continue
             if question.first == question.second:
-                lines.add(_row(judge, pair, question, Answer(0, "the same text")))
+                lines.add(pair_row(judge, pair, question, Answer(0, "the same text")))
             else:
                 waiting.setdefault(question, pair)
-        if not waiting:
-            return
-        with tqdm(total=len(waiting), desc="verdicts", leave=False) as bar:
-            for question, answer in judge.answers(list(waiting)):
-                lines.add(_row(judge, waiting[question], question, answer))
-                bar.update()
+        ask(
+            lines,
+            judge.answers,
+            waiting,
+            "verdicts",
+            lambda q, a: pair_row(judge, waiting[q], q, a),
+        )
+
+
+def ask(
+    lines: Lines,
+    answers: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
+    waiting: Iterable[Asked],
+    said: str,
+    row: Callable[[Asked, Answer], Row],
+) -> None:
+    """Store answers to all that waits as they come, with a progress bar."""
+    asked = list(waiting)
+    with tqdm(total=len(asked), desc=said, leave=False) as bar:
+        for one, answer in answers(asked) if asked else ():
+            lines.add(row(one, answer))
+            bar.update()
 
 
 def unasked(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> list[Question]:
     """What ``judge_pairs`` would ask."""
-    stored = {row["key"] for row in read_rows(folder / VERDICTS.format(judge=judge.name))}
     asked = (question for _, question in _questions(judge, pairs))
-    new = (q for q in asked if q.first != q.second and key_of(judge, q) not in stored)
-    return list(dict.fromkeys(new))
+    return without_answer(judge, (q for q in asked if q.first != q.second), folder, VERDICTS)
+
+
+def without_answer(judge: Named, asked: Iterable[Asked], folder: Path, file: str) -> list[Asked]:
+    """What has no stored answer of a judge yet, each once."""
+    stored = {row["key"] for row in read_rows(folder / file.format(judge=judge.name))}
+    return [one for one in dict.fromkeys(asked) if key_of(judge, one) not in stored]
 
 
 def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Question]]:
@@ -182,8 +203,9 @@ def key_of(judge: Named, asked: Any) -> str:
     return content_hash([judge.name, judge.version, *astuple(asked)])[:32]
 
 
-def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
-    swapped = question.first != pair.questions[question.dimension].first
+def pair_row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
+    """What is stored of an answer about a pair, in either order."""
+    swapped = question.first != pair.whole.first
     methods = (pair.second, pair.first) if swapped else (pair.first, pair.second)
     return {
         "key": key_of(judge, question),
@@ -199,41 +221,3 @@ def _row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
         "raw": answer.raw,
         **answer.facts,
     }
-
-
-def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
-    """All pairs whose verdicts in both orders are stored and readable."""
-    values = {name: value for value, name in NAMES.items()}
-    file = folder / VERDICTS.format(judge=judge.name)
-    stored = {row["key"]: values.get(row["verdict"]) for row in read_rows(file)}
-    found = []
-    for pair in pairs:
-        merged = {
-            name: both_orders(one, other)
-            for name, question in pair.questions.items()
-            if (one := stored.get(key_of(judge, question))) is not None
-            and (other := stored.get(key_of(judge, question.swapped))) is not None
-        }
-        if merged:
-            verdicts = {name: verdict for name, (verdict, _) in merged.items()}
-            flips = {name: flip for name, (_, flip) in merged.items()}
-            found.append(Judged(pair, verdicts, flips))
-    return found
-
-
-def signatures(folder: Path) -> list[Signature]:
-    """The judges with stored verdicts on a run, each with its latest version."""
-    found = []
-    for file in sorted(folder.glob(VERDICTS.format(judge="*"))):
-        last = None
-        for last in read_rows(file):  # noqa: B007
-            pass
-        if last:
-            found.append(Signature(last["judge"], last["version"]))
-    return found
-
-
-def unread(judge: Named, folder: Path) -> int:
-    """Number of a judge's stored answers that could not be parsed."""
-    rows = read_rows(folder / VERDICTS.format(judge=judge.name))
-    return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)

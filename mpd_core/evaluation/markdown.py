@@ -8,7 +8,19 @@ from typing import Any
 from mpd_core.evaluation.cells import NOTHING, line, number, table
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper_text import paper_tables
-from mpd_core.evaluation.short_text import NAMES, fewer, heat, people, rate, summary
+from mpd_core.evaluation.short_text import (
+    CARD,
+    NAMES,
+    card,
+    counted,
+    fewer,
+    heat,
+    people,
+    rate,
+    readers,
+    summary,
+    whole,
+)
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -29,7 +41,8 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     for name, judge in found["judges"].items():
         lines += _matrix(name, judge)
-    lines += [*people(found["people"]), *_quality(found["quality"]), *_weights(found["weights"])]
+    lines += [*readers(found.get("readers")), *people(found["people"])]
+    lines += [*_quality(found["quality"]), *_weights(found["weights"])]
     return "\n".join(lines) + "\n"
 
 
@@ -82,11 +95,13 @@ def _validation(figures: Mapping[str, Any]) -> Iterator[str]:
 def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
     yield f"## Who wins, by the judge '{name}'"
     yield ""
-    lost = f" Answers that could not be read: {judge['unread']}." if judge["unread"] else ""
-    yield (
-        f"{judge['kind']} Both orders asked; answers that flipped: {number(judge['flip_rate'])}."
-        f"{lost}"
+    orders = (
+        ""
+        if judge["flip_rate"] is None
+        else (f" Both orders asked; answers that flipped: {number(judge['flip_rate'])}.")
     )
+    lost = f" Answers that could not be read: {judge['unread']}." if judge["unread"] else ""
+    yield (f"{judge['kind']}{orders}{lost}")
     yield (
         "Win rate: the paper's rule (sign of the sum over dimensions, zero sums dropped), with a "
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table."
@@ -103,7 +118,7 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
                 row["first"],
                 row["second"],
                 rate(row),
-                f"{row['wins']}/{row['ties']}/{row['losses']}",
+                counted(row),
                 number(row["half_rate"]),
                 f"{row['p']:.2g}",
                 f"{row['p_holm']:.2g}",
@@ -113,6 +128,8 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
             for row in judge["meetings"]
         ],
     )
+    if any(row.get("whole") for row in judge["meetings"]):
+        yield from ("Better as a whole:", "", *table(*whole(judge["meetings"])))
     yield from _parts(judge["meetings"], "by_dimension", "(W+T/2)/N by dimension:")
     yield from _parts(judge["meetings"], "by_code", "(W+T/2)/N by preference:")
     yield from _worst(judge["meetings"])
@@ -123,25 +140,8 @@ def _matrix(name: str, judge: Mapping[str, Any]) -> Iterator[str]:
             for method, points in judge["strengths"].items()
         ],
     )
-    yield from _card(judge["card"])
-
-
-def _card(card: Mapping[str, Any]) -> list[str]:
-    if not card:
-        return []
-    head = ["known pairs", "pairs", "accuracy", "flips", "prefers the longer"]
-    rows = [
-        [
-            name,
-            str(row["pairs"]),
-            number(row["accuracy"]),
-            number(row["flip_rate"]),
-            number(row.get("prefers_longer")),
-        ]
-        for name, row in card.items()
-    ]
-    said = "Its card: written answers that differ in one letter (a tie counts half)."
-    return [said, "", *table(head, rows)]
+    if judge["card"]:
+        yield from (CARD, "", *table(*card(judge["card"])))
 
 
 def _parts(meetings: Sequence[Mapping[str, Any]], part: str, said: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mpd_core.evaluation.cells import NOTHING, percent, table
+from mpd_core.evaluation.cells import NOTHING, Table, percent, table
 from mpd_core.evaluation.paper import ORDER
 
 SURE = 0.05
@@ -18,6 +18,8 @@ TABLE_3 = (
     "pairs that are no tie, as if pairs of one prompt were independent, as in the paper; Holm: "
     "adjusted over all meetings of the judge."
 )
+
+TABLE_4 = "Average win rate over the three baselines, in percent."
 
 
 def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
@@ -36,10 +38,10 @@ def paper_tables(found: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"### Table 4, by the judge '{name}'"
         yield ""
-        yield f"Average win rate over the three baselines, in percent. {kind}"
+        yield f"{TABLE_4} {kind}"
         yield ""
-        yield from table_4(tables["table_4"])
-    yield from table_3(found)
+        yield from table(*table_4(tables["table_4"]))
+    yield from _table_3(found)
 
 
 def table_2(found: Mapping[str, Any]) -> list[str]:
@@ -52,27 +54,29 @@ def table_2(found: Mapping[str, Any]) -> list[str]:
     return table(["", *columns, "average"], rows)
 
 
-def table_3(found: Mapping[str, Any]) -> Iterator[str]:
-    """MPD against the other methods, one column per judge."""
-    rows = found["paper"]["table_3"]
-    names = list(dict.fromkeys(name for row in rows for name in row["judges"]))
-    if not names:
+def _table_3(found: Mapping[str, Any]) -> Iterator[str]:
+    head, rows = table_3(found["paper"]["table_3"])
+    if not rows:
         return
     yield "### Tables 3 and 5: MPD against each method, by judge"
     yield ""
     yield TABLE_3
     yield ""
-    yield from table(
-        ["MPD against", *names],
-        [[row["second"], *(cell_3(row["judges"].get(n)) for n in names)] for row in rows],
-    )
-    for name in names:
+    yield from table(head, rows)
+    for name in head[1:]:
         if name in found["judges"]:
             yield f"- {name}: {found['judges'][name]['kind']}"
     yield ""
 
 
-def cell_3(found: Mapping[str, Any] | None) -> str:
+def table_3(found: Sequence[Mapping[str, Any]]) -> Table:
+    """MPD against the other methods, one column per judge."""
+    names = list(dict.fromkeys(name for row in found for name in row["judges"]))
+    rows = [[row["second"], *(_cell_3(row["judges"].get(n)) for n in names)] for row in found]
+    return ["MPD against", *names], rows
+
+
+def _cell_3(found: Mapping[str, Any] | None) -> str:
     """Of Table 3: rate, interval, p, Holm's p, and decided pairs."""
     if found is None or found["rate"] is None:
         return NOTHING
@@ -82,11 +86,11 @@ def cell_3(found: Mapping[str, Any] | None) -> str:
     return f"{percent(found['rate'])}{span}, p {found['p']:.2g}{holm}, n {found['decided']}"
 
 
-def table_4(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def table_4(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Spaces and training, in percent."""
     head = ["method", "merging space", "training", "reward", "average win rate"]
     names = ("method", "space", "training", "reward")
-    return table(head, [[*(row[n] for n in names), percent(row["average"])] for row in rows])
+    return head, [[*(row[n] for n in names), percent(row["average"])] for row in rows]
 
 
 def order_said(found: Sequence[str], meetings: Sequence[Mapping[str, Any]]) -> str:

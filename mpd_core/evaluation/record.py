@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpd_core.errors import MPDError
+from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.packs import Pack
@@ -74,6 +74,19 @@ def replies_of(folder: Path, run: RunRecord) -> list[Row]:
         for row in rows
         for code in (run.codes if set(row["code"]) == {LEFT_OUT} else (row["code"],))
     ]
+
+
+def among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:
+    """Those methods of a run that were chosen; all where none was.
+
+    Raises:
+        RequestError: one that the run does not have.
+    """
+    if unknown := set(chosen) - set(methods):
+        raise RequestError(
+            f"--methods: the run has no replies by '{min(unknown)[:60]}': use {', '.join(methods)}."
+        )
+    return [method for method in methods if not chosen or method in chosen]
 
 
 def define(

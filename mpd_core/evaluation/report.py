@@ -10,19 +10,12 @@ from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import identified, paper
+from mpd_core.evaluation import identified, paper, readers
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import FITTED, MEASURES, kind_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import (
-    VERDICTS,
-    Signature,
-    judged,
-    pairs_of,
-    signatures,
-    unread,
-)
+from mpd_core.evaluation.judging import READERS, VERDICTS, Signature, pairs_of
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import Scorer, TextJudge
 from mpd_core.evaluation.people import ALL, meetings_of
@@ -34,6 +27,7 @@ from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.evaluation.tables import validation
 from mpd_core.evaluation.topic import Topic
+from mpd_core.evaluation.verdicts import judged, signatures, unread
 from mpd_core.evaluation.votes import Vote
 from mpd_core.evaluation.weights import weights_by
 from mpd_core.packs import Pack, file_sha256
@@ -69,7 +63,9 @@ def report(
     shown = identified.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
     checked["said"] = f"{FITTED} {agreement(checked)}".strip()
-    judges = _judges(pack, folder, measures, (replies, run.methods), answers, checked["said"])
+    by_hand = readers.figures(pack.space, folder)
+    kinds = {MEASURES: checked["said"], READERS: readers.said(by_hand) if by_hand else ""}
+    judges = _judges(pack, folder, measures, (replies, run.methods), answers, kinds)
     found = {
         "run": _facts(run, folder, replies),
         "identification": shown,
@@ -79,6 +75,7 @@ def report(
         "quality": compute.quality(replies, Topic.installed()),
         "weights": weights_by(replies),
         "judges": judges,
+        "readers": by_hand,
         "people": _people([vote for vote in votes if vote.content == run.content]),
     }
     found["paper"] = _paper(pack, run.methods, judges, found["people"])
@@ -174,7 +171,7 @@ def _judges(
     measures: TextJudge,
     run: tuple[Sequence[Row], Sequence[str]],
     answers: Sequence[Styled],
-    said: str,
+    kinds: Mapping[str, str],
 ) -> dict[str, Any]:
     """Figures by judge, of all judges with stored verdicts on these replies."""
     replies, methods = run
@@ -190,7 +187,7 @@ def _judges(
             continue
         table[judge.name] = {
             "version": judge.version,
-            "kind": said if judge.name == MEASURES else kind_of(judge),
+            "kind": kinds.get(judge.name) or kind_of(judge),
             "unread": unread(judge, folder),
             **compute.matrix(met, methods, length),
             "card": card([row for row in found if row.pair.first == RIGHT], length),

@@ -13,7 +13,15 @@ from mpd_core.evaluation.jobs import AT
 from mpd_core.evaluation.judges import MEASURES, REWARDS
 from mpd_core.evaluation.meetings import MAIN
 from mpd_core.evaluation.paper_text import order_said, paper_tables
-from mpd_core.evaluation.short_text import FORCED, IDENTIFIED, NAMES, fewer, heat, identified
+from mpd_core.evaluation.short_text import (
+    FORCED,
+    IDENTIFIED,
+    NAMES,
+    fewer,
+    heat,
+    identified,
+    readers,
+)
 
 MEASURE = "measure"
 """Name in ``identified`` of the judge that is called ``measures`` for pairs."""
@@ -40,6 +48,7 @@ def results(
         yield ""
         yield from paper_tables(found)
         yield from _identification(found)
+        yield from readers(found.get("readers"))
     if measured:
         yield "## Efficiency"
         yield ""

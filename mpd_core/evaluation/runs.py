@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.jobs import Job
 from mpd_core.evaluation.record import REPLIES
 from mpd_core.evaluation.store import Lines, Row, missing
+from mpd_core.request import GenerationRequest
 from mpd_core.trace import Trace
 
 DIGITS = 3
@@ -23,7 +25,7 @@ Outcomes = Iterator[tuple[Job, Row | MPDError]]
 
 def generate(engine: Engine, jobs: Sequence[Job], folder: Path) -> None:
     """Generate and store all replies by the engine; as ``store``."""
-    store(jobs, folder, lambda waiting: _by_engine(engine, waiting))
+    store(jobs, folder, lambda waiting: by_engine(engine, waiting))
 
 
 def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outcomes]) -> None:
@@ -51,8 +53,13 @@ def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outc
         raise EngineError(f"{len(failures)} replies failed, first: {failures[0]}")
 
 
-def _by_engine(engine: Engine, jobs: Sequence[Job]) -> Outcomes:
-    for job, outcome in outcomes(engine, jobs, lambda job: job.request):
+def by_engine(
+    engine: Engine,
+    jobs: Sequence[Job],
+    request: Callable[[Job], GenerationRequest] = attrgetter("request"),
+) -> Outcomes:
+    """The row or error of each job, in the engine's mixed batches; ``request`` is what it asks."""
+    for job, outcome in outcomes(engine, jobs, request):
         yield job, row_of(job, outcome) if isinstance(outcome, Trace) else outcome
 
 

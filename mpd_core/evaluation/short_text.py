@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mpd_core.evaluation.cells import NOTHING, line, number, percent, table
+from mpd_core.evaluation.cells import NOTHING, Table, line, number, percent, table
 from mpd_core.evaluation.identified import shares_of
 
 IDENTIFIED = (
     "Mean over cells; share of replies that show every chosen pole; and the worst cell, by judge:"
 )
 FORCED = "measure_forced"
+CARD = "Its card: written answers that differ in one letter (a tie counts half)."
 NAMES = {"measure": "measures", FORCED: "measures, forced to name one"}
 
 
@@ -84,6 +85,46 @@ def worst(found: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
+def card(found: Mapping[str, Any]) -> Table:
+    """A judge's card, by dimension."""
+    rows = [
+        [
+            *(name, str(row["pairs"]), number(row["accuracy"]), number(row["flip_rate"])),
+            number(row.get("prefers_longer")),
+        ]
+        for name, row in found.items()
+    ]
+    return ["known pairs", "pairs", "accuracy", "flips", "prefers the longer"], rows
+
+
+def whole(meetings: Sequence[Mapping[str, Any]]) -> Table:
+    """What readers say of pairs as a whole."""
+    rows = [
+        [
+            *(row["first"], row["second"], counted(row["whole"])),
+            *(number(row["whole"]["half_rate"]), f"{row['whole']['p']:.2g}"),
+        ]
+        for row in meetings
+        if row.get("whole")
+    ]
+    return ["first", "second", "W/T/L", "(W+T/2)/N", "p"], rows
+
+
+def quality(found: Mapping[str, Any]) -> Table:
+    """Readers' marks."""
+    rows = [
+        [method, number(cell["mean"]), str(cell["replies"])]
+        for method, cell in found["quality"].items()
+    ]
+    return ["method", "quality of 5", "replies read"], rows
+
+
+def readers(found: Mapping[str, Any] | None) -> Iterator[str]:
+    """What blind readers said beside poles and pairs."""
+    if found and found["quality"]:
+        yield from ("## How good replies are, by blind readers", "", *table(*quality(found)))
+
+
 def people(found: Mapping[str, Any]) -> Iterator[str]:
     """Win rates by people's votes, and how far they agree."""
     if not found["meetings"]:
@@ -99,12 +140,17 @@ def people(found: Mapping[str, Any]) -> Iterator[str]:
         [
             [
                 *(row["first"], row["second"], row["dimension"]),
-                f"{row['wins']}/{row['ties']}/{row['losses']}",
+                counted(row),
                 *(rate(row), number(row["half_rate"]), f"{row['p']:.2g}"),
             ]
             for row in found["meetings"]
         ],
     )
+
+
+def counted(row: Mapping[str, Any]) -> str:
+    """Wins, ties and losses."""
+    return f"{row['wins']}/{row['ties']}/{row['losses']}"
 
 
 def rate(row: Mapping[str, Any]) -> str:

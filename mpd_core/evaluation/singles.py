@@ -5,19 +5,25 @@ Toggle identification by judges other than the text measures, which need no stor
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from tqdm import tqdm
-
-from mpd_core.evaluation.judging import UNREAD, Answer, Named, key_of
+from mpd_core.evaluation.judging import (
+    SINGLES,
+    UNREAD,
+    Answer,
+    Named,
+    ask,
+    key_of,
+    without_answer,
+)
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.store import Lines, Row, read_rows
 from mpd_core.method.preferences import Dimension, PreferenceSpace
 
-SINGLES = "singles-{judge}.jsonl"
 NEITHER = "neither"
 
 
@@ -43,18 +49,21 @@ class SingleJudge(Named, Protocol):
 def singles_of(space: PreferenceSpace, replies: Sequence[Row]) -> list[Single]:
     """Questions about all replies in all chosen dimensions, without duplicates."""
     found = [
-        _single(row["prompt"], row["text"], dimension)
+        single
         for row in replies
-        for dimension, pole in _chosen(space, row["code"])
+        for single, pole in zip(
+            singles_of_reply(space, row["prompt"], row["text"]),
+            space.parse(row["code"]).choices,
+            strict=True,
+        )
         if pole
     ]
     return list(dict.fromkeys(found))
 
 
-def _chosen(space: PreferenceSpace, code: str) -> list[tuple[Dimension, bool]]:
-    preference = space.parse(code)
-    pairs = zip(preference.dimensions, preference.choices, strict=True)
-    return [(dimension, pole is not None) for dimension, pole in pairs]
+def singles_of_reply(space: PreferenceSpace, prompt: str, text: str) -> list[Single]:
+    """One question for each dimension, chosen or not."""
+    return [_single(prompt, text, dimension) for dimension in space.dimensions]
 
 
 def _single(prompt: str, text: str, dimension: Dimension) -> Single:
@@ -70,38 +79,39 @@ def judge_singles(judge: SingleJudge, asked: Sequence[Single], folder: Path) -> 
         MPDError: whatever stops the judge; what it had said until then is stored.
     """
     with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
-        waiting = [single for single in asked if key_of(judge, single) not in lines.rows]
-        if not waiting:
-            return
-        with tqdm(total=len(waiting), desc="single replies", leave=False) as bar:
-            for single, answer in judge.singles(waiting):
-                lines.add(_row(judge, single, answer))
-                bar.update()
+        waiting = unasked(judge, asked, folder)
+        ask(lines, judge.singles, waiting, "single replies", lambda s, a: single_row(judge, s, a))
 
 
 def unasked(judge: Named, asked: Sequence[Single], folder: Path) -> list[Single]:
     """What ``judge_singles`` would ask."""
-    stored = {row["key"] for row in read_rows(folder / SINGLES.format(judge=judge.name))}
-    return [single for single in asked if key_of(judge, single) not in stored]
+    return without_answer(judge, asked, folder, SINGLES)
 
 
 def scorer_of(judge: Named, space: PreferenceSpace, folder: Path) -> Scorer:
-    """A scorer that looks up a judge's stored verdicts; replies without one have no entry."""
-    rows = read_rows(folder / SINGLES.format(judge=judge.name))
-    stored = {row["key"]: row["verdict"] for row in rows if row["verdict"] != UNREAD}
+    """A scorer that looks up a judge's stored verdicts; replies without one have no entry.
+
+    Of a text that several readers have read, what most of them say; neither where no pole has most.
+    """
+    stored: dict[str, Counter[str]] = {}
+    for row in read_rows(folder / SINGLES.format(judge=judge.name)):
+        if row["verdict"] != UNREAD:
+            stored.setdefault(row.get("asked") or row["key"], Counter())[row["verdict"]] += 1
 
     def verdicts(prompt: str, text: str) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
-        for dimension in space.dimensions:
-            said = stored.get(key_of(judge, _single(prompt, text, dimension)))
-            if said is not None:
-                found[dimension.name] = None if said == NEITHER else said
+        for single in singles_of_reply(space, prompt, text):
+            if said := stored.get(key_of(judge, single)):
+                (most, count), *rest = said.most_common()
+                alone = not rest or rest[0][1] < count
+                found[single.dimension] = most if alone and most != NEITHER else None
         return found
 
     return verdicts
 
 
-def _row(judge: Named, single: Single, answer: Answer) -> Row:
+def single_row(judge: Named, single: Single, answer: Answer) -> Row:
+    """What is stored of an answer about one reply."""
     names = (NEITHER, *single.poles)
     return {
         "key": key_of(judge, single),

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-
 DRAWS, STEPS = 2000, 100
 RIDGE = 1e-3
 """Keeps strengths finite where a method wins, or ties, always; too little to move others."""
@@ -179,24 +178,39 @@ def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict
     names = list(dict.fromkeys(name for pair in tallies for name in pair))
     if anchor not in names:
         raise ValueError(f"'{anchor}' has met nobody")
-    strengths = np.zeros(len(names) + 1)  # the last is ln v
-    for _ in range(STEPS):
-        slope, bend = -RIDGE * strengths, RIDGE * np.eye(len(strengths))
+
+    def climb(at: Floats) -> tuple[Floats, Floats]:
+        slope, bend = np.zeros(len(at)), np.zeros((len(at), len(at)))
         for (first, second), tally in tallies.items():
-            outcomes = _outcomes(names.index(first), names.index(second), len(strengths))
-            odds = np.exp(outcomes @ strengths)
+            outcomes = _outcomes(names.index(first), names.index(second), len(at))
+            odds = np.exp(outcomes @ at)
             shares = odds / odds.sum()
             seen = np.array([tally.wins, tally.losses, tally.ties], float)
             mean = shares @ outcomes
             slope += seen @ outcomes - seen.sum() * mean
-            spread = (outcomes.T * shares) @ outcomes - np.outer(mean, mean)
-            bend += seen.sum() * spread
-        step = np.clip(np.linalg.solve(bend, slope), -2, 2)
-        strengths = strengths + step
-        if np.abs(step).max() < 1e-10:
-            break
+            bend += seen.sum() * ((outcomes.T * shares) @ outcomes - np.outer(mean, mean))
+        return slope, bend
+
+    strengths = _highest(climb, len(names) + 1)  # the last is ln v
     points = SPREAD / math.log(10) * (strengths - strengths[names.index(anchor)])
     return {name: ANCHOR + float(points[index]) for index, name in enumerate(names)}
+
+
+def _highest(climb: Callable[[Floats], tuple[Floats, Floats]], size: int) -> Floats:
+    """Where a likelihood of ``size`` parameters, with a slight ridge, is highest: Newton's method.
+
+    Args:
+        climb: its slope and its negative second derivatives at a place.
+        size: of a place.
+    """
+    at = np.zeros(size)
+    for _ in range(STEPS):
+        slope, bend = climb(at)
+        step = np.linalg.solve(bend + RIDGE * np.eye(size), slope - RIDGE * at)
+        at = at + np.clip(step, -2, 2)
+        if np.abs(step).max() < 1e-10:
+            break
+    return at
 
 
 def _outcomes(first: int, second: int, size: int) -> Floats:
@@ -227,13 +241,10 @@ def length_controlled(verdicts: Sequence[int], longer_by: Sequence[float]) -> fl
     spread = float(gaps.std()) or 1.0
     rows = np.c_[np.ones(len(gaps)), np.tanh(gaps / spread)]
     wanted = (np.array(verdicts, float) + 1) / 2
-    weights = np.zeros(2)
-    for _ in range(STEPS):
-        shares = 1 / (1 + np.exp(-np.clip(rows @ weights, -50, 50)))
-        slope = rows.T @ (wanted - shares) - RIDGE * weights
-        bend = (rows.T * (shares * (1 - shares))) @ rows + RIDGE * np.eye(2)
-        step = np.clip(np.linalg.solve(bend, slope), -2, 2)
-        weights = weights + step
-        if np.abs(step).max() < 1e-10:
-            break
+
+    def climb(at: Floats) -> tuple[Floats, Floats]:
+        shares = 1 / (1 + np.exp(-np.clip(rows @ at, -50, 50)))
+        return rows.T @ (wanted - shares), (rows.T * (shares * (1 - shares))) @ rows
+
+    weights = _highest(climb, 2)
     return float(1 / (1 + math.exp(-weights[0])))

@@ -1,12 +1,13 @@
 """Baselines in weight space as PEFT ships them: merging by TIES and DARE, and Arrow routing.
 
-They need one model that holds every chosen expert, so they run beside the engine, through
-transformers' own forward, with the engine's prompts, penalties and draw. Like the soup they read
-all instructions of the preference.
+They need one model that holds every chosen expert. Like the soup they read all instructions of the
+preference.
 
 TIES (Yadav et al., 2023), DARE (Yu et al., 2024): PEFT's ``add_weighted_adapter``, which works on A
-and B apart. Arrow (Ostapenko et al., 2024): at every layer and token, experts are weighed by how
-much of the input lies along the first right singular vector of each.
+and B apart and gives an adapter like any other: the engine serves it, see ``generators``. Arrow
+(Ostapenko et al., 2024): at every layer and token, experts are weighed by how much of the input
+lies along the first right singular vector of each. That runs beside the engine, through
+transformers' own forward, with the engine's prompts, penalties and draw.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import ArrowConfig, LoraConfig, PeftModel
-from torch import nn
+from peft import PeftModel
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
+from mpd_core.evaluation.jobs import Job
+from mpd_core.evaluation.joining import MERGED, SEED, join
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import Pole
@@ -36,11 +39,9 @@ from mpd_core.packs import Pack, Quantize
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.sampling import choose, draw
 
-TOGETHER = 8
-"""Replies of one batch, all of one preference."""
-SEED = 0
-"""Of what DARE drops, and of Arrow's power iteration."""
-MERGED, ROUTER = "merged", "arrow_router"
+TOGETHER, MOST_TOKENS = 32, 16_384
+"""Replies of one batch, all of one preference, and their tokens, prompts included: a cache of
+transformers is padded to the longest."""
 
 
 class WeightSpace:
@@ -71,13 +72,26 @@ class WeightSpace:
             except MPDError as error:
                 yield from ((job, error) for job in alike)
 
+    @torch.inference_mode()
+    def save(self, method: str, poles: Sequence[Pole], folder: Path) -> Path:
+        """Write the adapter of TIES or DARE as PEFT does; its folder. Errors as ``merged``."""
+        with self._joined(method, poles) as model:
+            model.save_pretrained(folder, selected_adapters=[MERGED], save_embedding_layers=False)
+        return folder / MERGED
+
     @contextmanager
     def merged(self, method: str, poles: Sequence[Pole]) -> Iterator[Any]:
-        """The model for one preference, for as long as the block lasts.
+        """The model for one preference as it is served, for as long as the block lasts.
 
         Raises:
             RequestError: experts that PEFT cannot merge in this way.
         """
+        with self._joined(method, poles) as model, self._as_served(model):
+            yield model
+
+    @contextmanager
+    def _joined(self, method: str, poles: Sequence[Pole]) -> Iterator[Any]:
+        """The base with the experts, and with the adapter that merges or routes between them."""
         names = [pole.name for pole in poles]
         adapters = self._pack.spec.experts.adapters
         folders = [self._pack.path(adapters[name].folder) for name in names]
@@ -88,14 +102,13 @@ class WeightSpace:
                 model.load_adapter(folder, adapter_name=name)
         try:
             try:
-                _merge(model, method, names)
+                join(model, method, names)
             except (ValueError, TypeError, KeyError) as error:
                 raise RequestError(
                     f"Method '{method}': PEFT cannot join the experts {', '.join(names)} "
                     f"({one_line(error)}): give them equal rank and targets, or leave it out."
                 ) from error
-            with self._as_served(model):
-                yield model.eval()
+            yield model.eval()
         finally:
             model.unload()
 
@@ -135,9 +148,7 @@ class WeightSpace:
                 )
             else:
                 fitting.append((job, ids))
-        fitting.sort(key=lambda pair: len(pair[1]))  # little padding
-        for start in range(0, len(fitting), TOGETHER):
-            batch = fitting[start : start + TOGETHER]
+        for batch in _batches(fitting):
             tokens = self._decode(model, [job for job, _ in batch], [ids for _, ids in batch])
             yield from ((job, self._row(job, t)) for (job, _), t in zip(batch, tokens, strict=True))
 
@@ -155,25 +166,38 @@ class WeightSpace:
         ids = torch.tensor([[p[0]] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
         replies: list[list[int]] = [[] for _ in jobs]
-        memory = cache_arguments(self._base, DynamicCache())
-        running = set(range(len(jobs)))
+        cache, running = DynamicCache(), list(range(len(jobs)))
         while running:
-            places = (mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-            said = model(
-                input_ids=ids,
-                attention_mask=mask,
-                position_ids=places,
-                logits_to_keep=1,
-                **memory,
+            chosen = choose(
+                self._log_probs(model, ids, mask, cache),
+                [samplings[row] for row in running],
+                [replies[row] for row in running],
+                [draw(generators[row]) for row in running],
             )
-            log_probs = torch.log_softmax(said.logits[:, -1].float(), dim=-1)
-            chosen = choose(log_probs, samplings, replies, [draw(g) for g in generators])
-            for row in sorted(running):
-                replies[row].append(int(chosen[row]))
-                if finish_reason(replies[row], samplings[row], self._prompts.end_of_turn):
-                    running.discard(row)
-            ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(jobs), 1)], dim=1)
+            for row, token in zip(running, chosen.tolist(), strict=True):
+                replies[row].append(token)
+            kept = [k for k, row in enumerate(running) if not self._ended(replies[row], jobs[row])]
+            ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
+            if len(kept) < len(running):  # replies that have ended cost nothing more
+                running = [running[k] for k in kept]
+                places = torch.tensor(kept, dtype=torch.long, device=device)
+                ids, mask = ids[places], mask[places]
+                cache.batch_select_indices(places)
         return replies
+
+    def _log_probs(self, model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
+        """Of the token after these, whose places are counted without what pads them."""
+        said = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :],
+            logits_to_keep=1,
+            **cache_arguments(self._base, cache),
+        )
+        return torch.log_softmax(said.logits[:, -1].float(), dim=-1)
+
+    def _ended(self, reply: Sequence[int], job: Job) -> bool:
+        return finish_reason(reply, job.request.sampling, self._prompts.end_of_turn) is not None
 
     def _row(self, job: Job, tokens: Sequence[int]) -> Row:
         decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
@@ -184,38 +208,18 @@ class WeightSpace:
         return plain_row(job, text, finished, len(tokens), where)
 
 
-def _merge(model: Any, method: str, names: Sequence[str]) -> None:
-    """Activate one adapter that merges or routes between the given ones."""
-    if method in (TIES, DARE):
-        kind, weight = ("ties", 1.0) if method == TIES else ("dare_linear", 1.0 / len(names))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(SEED)
-            weights = [weight] * len(names)
-            model.add_weighted_adapter(names, weights, MERGED, kind, density=DENSITY)
-        model.set_adapter(MERGED)
-        return
-    config = ArrowConfig(
-        top_k=min(ROUTED, len(names)), router_temperature=TEMPERATURE, rng_seed=SEED
-    )
-    config.task_adapter_names, config.gks_adapter_names = list(names), []
-    # By full names, unlike PEFT's create_arrow_model: experts may leave lower layers alone.
-    targets = _targets(model, names)
-    rank = model.peft_config[names[0]].r
-    model.add_adapter(ROUTER, LoraConfig(arrow_config=config, target_modules=targets, r=rank))
-    model.set_adapter(ROUTER)
+Prompted = tuple[Job, list[int]]
+"""A job with its prompt's token ids."""
 
 
-def _targets(model: Any, names: Sequence[str]) -> list[str]:
-    """Full names of the modules that all of these adapters change.
-
-    Raises:
-        ValueError: they change different ones, or in different ranks.
-    """
-    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in names]
-    for full, module in model.base_model.model.named_modules():
-        for found, name in zip(shapes, names, strict=True):
-            if name in getattr(module, "lora_A", {}):
-                found[full] = tuple(module.lora_A[name].weight.shape)
-    if any(found != shapes[0] for found in shapes):
-        raise ValueError("their ranks or targets differ")
-    return sorted(shapes[0])
+def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:
+    """Of prompts about as long as each other, since all are padded to the longest."""
+    batch: list[Prompted] = []
+    for one in sorted(prompted, key=lambda pair: len(pair[1])):
+        longest = len(one[1]) + one[0].request.sampling.max_new_tokens
+        if batch and (len(batch) == TOGETHER or (len(batch) + 1) * longest > MOST_TOKENS):
+            yield batch
+            batch = []
+        batch.append(one)
+    if batch:
+        yield batch

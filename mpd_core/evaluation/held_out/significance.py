@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -28,7 +29,5 @@ def wins(first: Sequence[float], second: Sequence[float]) -> float:
 
 def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Pearson's; 0 where one of the two does not vary."""
-    mx, my = fmean(xs), fmean(ys)
-    over = sum((x - mx) * (y - my) for x, y in zip(xs, ys, strict=True))
-    under = (sum((x - mx) ** 2 for x in xs) * sum((y - my) ** 2 for y in ys)) ** 0.5
-    return over / under if under else 0.0
+    varies = len(set(xs)) > 1 and len(set(ys)) > 1
+    return statistics.correlation(xs, ys) if varies else 0.0

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, get_args, runtime_checkable
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation import JudgeName
+from mpd_core.evaluation import JudgeName, judging, singles
+from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import Named, PairJudge
+from mpd_core.evaluation.judging import (
+    READERS,
+    Named,
+    PairJudge,
+    Question,
+    drawn,
+    judge_pairs,
+    pairs_of,
+)
 from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.record import among, load_run, replies_of
+from mpd_core.evaluation.singles import Single, SingleJudge, judge_singles, singles_of
 from mpd_core.packs import Pack
+from mpd_core.training.data import Styled
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.judges.server import ServerOptions
 
+CARD_PAIRS = 60
+"""Known pairs for the card of a judge that costs money, where nothing else is said."""
 MEASURES, REWARDS, SERVER = "measures", "rewards", "server"
 JUDGES = get_args(JudgeName)
 FITTED = "Fitted on the written answers' surface measures, not a neural model."
@@ -52,7 +67,60 @@ def judge_named(
         if server is None:
             raise RequestError("--judge server needs --url and --model.")
         return ServerJudge(server, tell)
+    if name == READERS:
+        raise RequestError("Readers judge by hand: use evaluate judge --judge readers --verdicts.")
     raise RequestError(f"Unknown judge '{name[:60]}': use {', '.join(JUDGES)}.")
+
+
+def judge_run(
+    pack: Pack,
+    judge: PairJudge,
+    folder: Path,
+    answers: Sequence[Styled],
+    *,
+    methods: Sequence[str] = (),
+    pairs: int | None = None,
+    known: int | None = None,
+    single: bool = True,
+) -> None:
+    """Ask a judge about a run, in pairs and, where it can, about single replies.
+
+    A server says first what both will cost together: half of it is no estimate.
+
+    Args:
+        pack: whose preferences the run is about.
+        judge: that is asked.
+        folder: with the run, and with what this judge has said of it.
+        answers: written ones, for the judge's card.
+        methods: that are compared; none: all of the run.
+        pairs: so many at most, drawn by a seed; None: all.
+        known: the same of pairs of written answers.
+        single: whether to ask about single replies as well.
+
+    Raises:
+        RequestError: a method that the run does not have.
+        MPDError: no run, or whatever stops the judge; what it had said until then is stored.
+    """
+    run = load_run(folder)
+    met = among(run.methods, methods)
+    replies = [row for row in replies_of(folder, run) if row["method"] in met]
+    met_pairs, all_known = pairs_of(pack.space, replies, met), known_pairs(pack.space, answers)
+    chosen = [*drawn(list(met_pairs), pairs), *drawn(all_known, known)]
+    alone = singles_of(pack.space, replies) if single else []
+    if isinstance(judge, Announcing):
+        new = judging.unasked(judge, chosen, folder), singles.unasked(judge, alone, folder)
+        judge.announce(*new)
+    judge_pairs(judge, chosen, folder)
+    if isinstance(judge, SingleJudge):
+        judge_singles(judge, alone, folder)
+
+
+@runtime_checkable
+class Announcing(Protocol):
+    """A judge that costs money."""
+
+    def announce(self, questions: Sequence[Question], singles: Sequence[Single]) -> None:
+        """Say what all of this will cost, before any of it is asked."""
 
 
 def kind_of(judge: Named) -> str:

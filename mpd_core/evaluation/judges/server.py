@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import queue
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mpd_core.errors import EngineError, MPDError, RequestError
+from mpd_core.errors import MPDError
 from mpd_core.evaluation.judges.asking import (
     Messages,
     choice,
@@ -17,8 +17,10 @@ from mpd_core.evaluation.judges.asking import (
     single_messages,
     verdict,
 )
+from mpd_core.evaluation.judges.client import ServerOptions as ServerOptions
+from mpd_core.evaluation.judges.client import client, failed, text, usage
 from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGLE_RULES
-from mpd_core.evaluation.judges.spending import Limits, Spending, estimate, tokens_of
+from mpd_core.evaluation.judges.spending import Spending, estimate, tokens_of
 from mpd_core.evaluation.judging import Answer, Question
 from mpd_core.evaluation.singles import Single
 from mpd_core.evaluation.store import content_hash
@@ -31,37 +33,6 @@ PREFIX = "server-"
 READINGS = 3
 """Attempts at a question whose answers cannot be parsed."""
 SEEDS = 1000
-MOST_KEPT = 20_000
-"""Characters of an answer that are stored."""
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """Which model judges, and how it is asked."""
-
-    url: str
-    model: str
-    key_env: str = "OPENAI_API_KEY"
-    """Name of the environment variable with the key; a server without keys needs none."""
-    limits: Limits = field(default_factory=Limits)
-    parallel: int = 8
-    max_tokens: int = 400
-    """Limit of an answer in tokens, reasoning included."""
-    timeout_s: float = 60.0
-    retries: int = 4
-    """After failures of the connection, busy servers and refusals that may pass."""
-
-    def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise RequestError(f"--url {self.url[:200]}: give an address such as http://host/v1.")
-        if not self.model.strip():
-            raise RequestError("--model: name the model that the server is to judge with.")
-        for name, value, low, high in (
-            ("parallel", self.parallel, 1, 256),
-            ("max_tokens", self.max_tokens, 8, 32_768),
-        ):
-            if not low <= value <= high:
-                raise RequestError(f"--{name.replace('_', '-')}: from {low} to {high}.")
 
 
 class ServerJudge:
@@ -75,7 +46,7 @@ class ServerJudge:
         Raises:
             MPDError: the package ``openai`` is not installed.
         """
-        _client(options).close()
+        client(options).close()
         self._options, self._tell, self._announced = options, tell, False
         self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
         asked = [
@@ -130,7 +101,7 @@ class ServerJudge:
         if not self._announced:
             self._tell(said)
         with (
-            _client(self._options) as self._client,
+            client(self._options) as self._client,
             ThreadPoolExecutor(self._options.parallel) as pool,
         ):
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
@@ -151,23 +122,13 @@ class ServerJudge:
         return Answer(None, said, _facts(turns, used))
 
     def _say(self, turns: Messages, attempt: int) -> tuple[str, tuple[int, int]]:
-        import openai
-
         most = (_tokens(turns), self._options.max_tokens)
         self.spending.reserve(most)
         used = (0, 0)
         try:
-            answer = self._client.chat.completions.create(
-                model=self._options.model,
-                messages=turns,
-                max_tokens=self._options.max_tokens,
-                temperature=0.0 if attempt == 0 else 0.7,  # the same again would be as unreadable
-                seed=SEEDS + attempt,
-            )
-            said = _text(answer)
-            used = _usage(answer) or (most[0], tokens_of([said]))
-        except openai.OpenAIError as error:
-            raise _failed(self._options, error) from error
+            answer = self._answer(turns, attempt)
+            said = text(answer)
+            used = usage(answer) or (most[0], tokens_of([said]))
         except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
             used = most  # it answered, with what is no chat completion: paid, perhaps
             return f"(no chat completion: {type(error).__name__})", used
@@ -175,20 +136,37 @@ class ServerJudge:
             self.spending.settle(most, used)
         return said, used
 
-
-def _client(options: ServerOptions) -> Any:
-    try:
+    def _answer(self, turns: Messages, attempt: int) -> Any:
+        """What the server says, or ``EngineError``; in a thread, since a client's own limits are
+        of a single read."""
         import openai
-    except ImportError as error:
-        raise MPDError(
-            "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
-        ) from error
-    return openai.OpenAI(
-        base_url=options.url,
-        api_key=os.environ.get(options.key_env) or "none",
-        timeout=options.timeout_s,
-        max_retries=options.retries,
-    )
+
+        came: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answer = self._client.chat.completions.create(
+                    model=self._options.model,
+                    messages=turns,
+                    max_tokens=self._options.max_tokens,
+                    temperature=0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
+                    seed=SEEDS + attempt,
+                )
+            except Exception as error:  # raised where it is waited for
+                answer = error
+            came.put(answer)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer = came.get(timeout=self._options.total_s)
+        except queue.Empty:
+            late = TimeoutError(f"no whole answer within {self._options.total_s:g} s")
+            raise failed(self._options, late) from None
+        if isinstance(answer, openai.OpenAIError):
+            raise failed(self._options, answer) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]]:
@@ -207,32 +185,6 @@ def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]
         yield waiting[future], answer
     if failure:
         raise failure
-
-
-def _text(answer: Any) -> str:
-    """Text of a chat completion, of a very long one the end; empty if there is none."""
-    content = answer.choices[0].message.content
-    if content is not None and not isinstance(content, str):
-        raise TypeError("content is no text")
-    # A file of UTF-8 holds no half of a surrogate pair, which JSON can spell.
-    return (content or "").encode("utf-8", "replace").decode("utf-8")[-MOST_KEPT:]
-
-
-def _usage(answer: Any) -> tuple[int, int] | None:
-    """Token usage reported by the server; None if missing or implausible."""
-    usage = getattr(answer, "usage", None)
-    found = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
-    if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
-        return (int(found[0] or 0), int(found[1] or 0))
-    return None
-
-
-def _failed(options: ServerOptions, error: Exception) -> EngineError:
-    reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-    return EngineError(
-        f"The judge at {options.url} failed: {reason}: verdicts so far are stored; check it and "
-        "judge again to go on."
-    )
 
 
 def _tokens(turns: Messages) -> int:

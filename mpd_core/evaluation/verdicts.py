@@ -1,0 +1,85 @@
+"""Stored verdicts, read back: pairs with both orders combined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpd_core.evaluation.judging import (
+    NAMES,
+    READERS,
+    SINGLES,
+    UNREAD,
+    VERDICTS,
+    WHOLE,
+    Named,
+    Pair,
+    Signature,
+    key_of,
+)
+from mpd_core.evaluation.statistics import both_orders, overall
+from mpd_core.evaluation.store import read_rows
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A pair with its verdicts, both orders combined."""
+
+    pair: Pair
+    verdicts: Mapping[str, int]
+    """By dimension, from the view of the first."""
+    flipped: Mapping[str, bool]
+    whole: int | None = None
+    """On the pair as a whole, of readers."""
+
+
+def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
+    """All pairs whose verdicts are stored and readable: in both orders, but for readers."""
+    values = {name: value for value, name in NAMES.items()}
+    stored: dict[str, list[int]] = {}
+    for row in read_rows(folder / VERDICTS.format(judge=judge.name)):
+        if (value := values.get(row["verdict"])) is not None:
+            stored.setdefault(row.get("asked") or row["key"], []).append(value)
+    found = []
+    for pair in pairs:
+        merged = {}
+        for question in (*pair.questions.values(), pair.whole):
+            keys = [key_of(judge, q) for q in (question, question.swapped)]
+            if judge.name == READERS:
+                keys = [by_hand(key, pair) for key in keys]
+            one, other = (stored.get(key, []) for key in keys)
+            if judge.name == READERS and (one or other):
+                merged[question.dimension] = overall([*one, *(-value for value in other)]), False
+            elif one and other:
+                merged[question.dimension] = both_orders(one[0], other[0])
+        whole, _ = merged.pop(WHOLE, (None, False))
+        if merged:
+            verdicts = {name: verdict for name, (verdict, _) in merged.items()}
+            flips = {name: flip for name, (_, flip) in merged.items() if judge.name != READERS}
+            found.append(Judged(pair, verdicts, flips, whole))
+    return found
+
+
+def by_hand(key: str, pair: Pair) -> str:
+    """Key of what readers were asked: verdicts stand for the two methods whose texts they got.
+
+    Others may have said the same, but of those only such pairs would count.
+    """
+    return f"{key} {pair.first} {pair.second}"
+
+
+def signatures(folder: Path) -> list[Signature]:
+    """The judges with stored verdicts on a run, each with its latest version."""
+    found = {}
+    for pattern in (SINGLES, VERDICTS):
+        for file in folder.glob(pattern.format(judge="*")):
+            for row in read_rows(file):
+                found[row["judge"]] = row["version"]
+    return [Signature(name, found[name]) for name in sorted(found)]
+
+
+def unread(judge: Named, folder: Path) -> int:
+    """Number of a judge's stored answers that could not be parsed."""
+    rows = read_rows(folder / VERDICTS.format(judge=judge.name))
+    return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)
