@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
-from transformers import AutoTokenizer
 
 from mpd_core.engine import distribution
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
@@ -22,8 +21,16 @@ from mpd_core.errors import PackError
 from mpd_core.models import kernels, step_loops
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
-from mpd_core.models.base import LoadedModel, WeightFormat, in_blocks, load_model, weight_format
+from mpd_core.models.base import (
+    LOCAL,
+    LoadedModel,
+    WeightFormat,
+    in_blocks,
+    load_model,
+    weight_format,
+)
 from mpd_core.models.graphs import MOST_GRAPHS
+from mpd_core.models.light import read_tokenizer
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.probe import cached_bytes
@@ -134,9 +141,7 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
 def _check_prompts(pack: Pack, folder: Path) -> None:
     """Render a prompt before gigabytes are read: a template that fails should not wait for them."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = read_tokenizer(folder, **LOCAL)
     except Exception:  # of any kind: ``load_model`` says what is wrong with it
         return
     PromptRenderer(tokenizer, pack.spec.template)

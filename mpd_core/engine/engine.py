@@ -15,6 +15,7 @@ import torch
 
 from mpd_core.engine.build import EngineOptions, Parts, build
 from mpd_core.engine.distribution import StepStats
+from mpd_core.engine.memory import release
 from mpd_core.engine.pace import Pace
 from mpd_core.engine.plan import method_names
 from mpd_core.engine.processor import RequestProcessor
@@ -88,6 +89,7 @@ class Engine:
         engine = cls(pack, run_in_fresh_thread(build, pack, **options))
         if options.get("warm") and engine.info.device == "cpu":
             run_in_fresh_thread(engine._warm_up)
+        release()
         return engine
 
     def _warm_up(self) -> None:

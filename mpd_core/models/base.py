@@ -8,21 +8,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.models.architecture import text_config
 from mpd_core.models.block_model import block_names, load_in_blocks
 from mpd_core.models.files import CONFIG, UNREADABLE, tensor_headers
+from mpd_core.models.light import read_tokenizer
 from mpd_core.models.linear import can_pack
 from mpd_core.models.numbers import check_numbers, check_types
 from mpd_core.models.store import one_line
 from mpd_core.models.threads import settle
 from mpd_core.packs import Precision, Quantize
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
 
 settle()  # before any product is computed
 
@@ -137,6 +140,8 @@ def _gpu_dtype(precision: Precision) -> torch.dtype:
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
     """4-bit NormalFloat with double quantisation (Dettmers et al., 2023)."""
+    from transformers import BitsAndBytesConfig
+
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -160,9 +165,11 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
     if format_.quantize == "nf4":
         options["quantization_config"] = nf4_config(format_.dtype)
     with _reading(folder):
-        tokenizer = AutoTokenizer.from_pretrained(folder, **LOCAL)
+        tokenizer = read_tokenizer(folder, **LOCAL)
         model = load_in_blocks(folder, **LOCAL) if format_.blocks else None
         if model is None:
+            from transformers import AutoModelForCausalLM  # 100 MB that blocks do not need
+
             format_ = replace(format_, blocks=False)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from mpd_core.errors import PackError
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, unpack
 from mpd_core.models.files import BLOCKS, weight_files
+from mpd_core.models.light import read_config
 from mpd_core.models.llama import is_llama
+from mpd_core.models.llama_modules import LlamaForCausalLM
 from mpd_core.models.numbers import is_finite
 
 WEIGHT, CODES = ".weight", ".codes"
@@ -45,9 +46,7 @@ def load_in_blocks(folder: Path, **local: Any) -> Any | None:
     names = block_names(folder)
     if not names:
         return None
-    config = AutoConfig.from_pretrained(folder, **local)
-    with torch.device("meta"):  # shapes alone
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model = _empty(folder, **local)
     if not is_llama(model):
         return None
     _place_blocks(folder, model, names)
@@ -59,6 +58,18 @@ def load_in_blocks(folder: Path, **local: Any) -> Any | None:
     model.model.rotary_emb = type(rotary)(config=model.config)  # computed, never in a file
     _check_whole(folder, model)
     return model
+
+
+def _empty(folder: Path, **local: Any) -> Any:
+    """The model that a configuration describes, of shapes alone."""
+    config = read_config(folder)
+    with torch.device("meta"):
+        if config:
+            return LlamaForCausalLM(config)
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        config = AutoConfig.from_pretrained(folder, **local)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
 def _place_blocks(folder: Path, model: Any, names: frozenset[str]) -> None:
@@ -75,6 +86,7 @@ def _place_blocks(folder: Path, model: Any, names: frozenset[str]) -> None:
             codes = file.get_tensor(name + CODES)
             _check_same(folder, name, codes, scales)
             panels = Panels.of(codes, scales)
+            _check_shape(folder, name, panels, found.weight)
             made: nn.Module = BlockEmbedding(panels)
             if found is not embeddings:
                 made = BlockLinear(panels, _bias(folder, path) if found.bias is not None else None)
@@ -98,6 +110,14 @@ def _check_same(folder: Path, name: str, codes: Tensor, scales: Tensor) -> None:
     raise PackError(
         f"base: {BLOCKS} in {folder} is not of the weights beside it ('{name}'): remove {BLOCKS}."
     )
+
+
+def _check_shape(folder: Path, name: str, panels: Panels, weight: Tensor) -> None:
+    if (held := (panels.outputs, panels.inputs)) != tuple(weight.shape):
+        raise PackError(
+            f"base: '{name}' in {folder} has the shape {held}, but {tuple(weight.shape)} by its "
+            "config.json; use the config.json that belongs to the weights."
+        )
 
 
 def _bias(folder: Path, path: str) -> Tensor:

@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LlamaForCausalLM
-from transformers.activations import SiLUActivation
 
 from mpd_core.models.blocks import BlockEmbedding, Panels, rounded
 from mpd_core.models.cache import RowCache
 from mpd_core.models.layer_table import LayerTable, all_in_blocks
 from mpd_core.models.linear import fuse, width_of
+from mpd_core.models.llama_modules import LlamaForCausalLM as LlamaModules
 from mpd_core.models.lora import LoraStack
 from mpd_core.models.operators import LoopOperators, Pass, TorchOperators
 from mpd_core.models.rotary import Rotary
@@ -47,6 +46,13 @@ def is_llama(model: Any) -> bool:
     Decided by what was built, not by what its configuration calls itself: biases, widths of heads
     and rotary tables come with the modules that are taken over.
     """
+    if type(model) is LlamaModules:
+        return True
+    if type(model).__name__ != LlamaModules.__name__:
+        return False
+    from transformers import LlamaForCausalLM
+    from transformers.activations import SiLUActivation
+
     if type(model) is not LlamaForCausalLM:
         return False
     attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp

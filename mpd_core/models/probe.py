@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
+from mpd_core.models.llama_modules import LlamaForCausalLM
 from mpd_core.models.lora import Mix
 from mpd_core.models.store import one_line
 
@@ -72,6 +73,8 @@ def cached_bytes(model: Any) -> int:
     Raises:
         PackError: the model fails, or keeps no keys and values.
     """
+    if isinstance(model, LlamaForCausalLM):
+        return model.cached_bytes
     token = torch.ones(1, 1, dtype=torch.long, device=model.device)
     with _as_pack_errors(model), torch.inference_mode():
         cache: Any = getattr(body_of(model)(input_ids=token, use_cache=True), "past_key_values", ())
@@ -92,6 +95,8 @@ def check_output_layer(model: Any) -> None:
     Raises:
         PackError: no output layer, logits that are changed otherwise, or the model fails.
     """
+    if isinstance(model, LlamaForCausalLM):
+        return  # nothing but weights: there is no code of another's to be held against
     lm_head = model.get_output_embeddings()
     if lm_head is None:
         raise PackError(f"base: {type(model).__name__} has no output layer; use a causal LM.")

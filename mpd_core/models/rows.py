@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from mpd_core.models.adapters import LoraAdapter
 from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_config
 from mpd_core.models.cache import RowCache, Window
-from mpd_core.models.general import GeneralBody
 from mpd_core.models.graphs import StepGraphs
 from mpd_core.models.linear import round_to, type_of_adapters
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix, StackedLora
 from mpd_core.models.probe import check_adapters, check_output_layer, check_rows, take_sample
+
+if TYPE_CHECKING:
+    from mpd_core.models.general import GeneralBody
 
 EXACT, ROUNDED = 1e-3, 0.1
 """Largest differences of states, relative: in fp32, and where products round what they get."""
@@ -105,7 +107,7 @@ class RowModel:
         sample = None if self._lean else take_sample(model, length)
         held = type_of_adapters(packed)
         self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)
-        body = LlamaBody if self._lean else GeneralBody
+        body = LlamaBody if self._lean else _general_body()
         self._body = body(model, self._stack, packed=packed, layers=layers)
         self._stack.check_wrapped()
         if sample:
@@ -253,6 +255,13 @@ class RowModel:
 
     def _window(self, last: int) -> int:
         return (last // WINDOW_STEP + 1) * WINDOW_STEP
+
+
+def _general_body() -> type[GeneralBody]:
+    """Imported where it is needed: it brings transformers' model code along."""
+    from mpd_core.models.general import GeneralBody
+
+    return GeneralBody
 
 
 def _slice(first: int, inputs: Tensor) -> slice:

@@ -1,0 +1,108 @@
+"""A converted LLaMA's configuration and tokenizer, read without transformers' model code.
+
+Whatever is not plain here is left to transformers.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers.configuration_utils import PreTrainedConfig
+
+from mpd_core.models.files import CONFIG, UNREADABLE
+
+SIZES = (
+    "head_dim",
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "vocab_size",
+)
+SWITCHES = ("attention_bias", "mlp_bias", "tie_word_embeddings")
+PLAIN = {"hidden_act": "silu", "model_type": "llama"}
+IDLE = frozenset(
+    {
+        "_model_name_or_path",
+        "_name_or_path",
+        "architectures",
+        "attention_dropout",
+        "bos_token_id",
+        "dtype",
+        "eos_token_id",
+        "initializer_range",
+        "pad_token_id",
+        "pretraining_tp",
+        "transformers_version",
+        "unk_token_id",
+        "use_cache",
+    }
+)
+"""Settings that change nothing of what is computed from weights."""
+KNOWN = frozenset({*SIZES, *SWITCHES, *PLAIN, *IDLE, "rope_parameters", "rms_norm_eps"})
+
+
+class LlamaConfig(PreTrainedConfig):  # type: ignore[misc]
+    """What a file says; transformers' class of that name imports model code."""
+
+    model_type = "llama"
+
+
+def read_config(folder: Path) -> LlamaConfig | None:
+    """The configuration of a plain LLaMA; None where it says more than that, or less."""
+    found = _read(folder / CONFIG)
+    if not _is_plain(found):
+        return None
+    told = found.keys() - {"model_type", "transformers_version"}
+    return LlamaConfig(**{name: found[name] for name in sorted(told)})
+
+
+def _is_plain(found: dict[str, Any]) -> bool:
+    rope, sizes = found.get("rope_parameters"), [found.get(name) for name in SIZES]
+    return (
+        KNOWN.issuperset(found)
+        and all(type(size) is int and size > 0 for size in sizes)
+        and all(type(found.get(name)) is bool for name in SWITCHES)
+        and all(found.get(name) == value for name, value in PLAIN.items())
+        and isinstance(rope, dict)
+        and rope.keys() == {"rope_theta", "rope_type"}
+        and rope["rope_type"] == "default"
+        and type(rope["rope_theta"]) in (int, float)
+        and type(found.get("rms_norm_eps")) is float
+        and not found["hidden_size"] % found["num_attention_heads"]
+        and not found["num_attention_heads"] % found["num_key_value_heads"]
+    )
+
+
+def read_tokenizer(folder: Path, **local: Any) -> Any:
+    """A folder's tokenizer, as ``AutoTokenizer`` reads it.
+
+    Args:
+        folder: of any model.
+        local: how transformers is to read it.
+    """
+    if _is_backend(_read(folder / "tokenizer_config.json")) and _is_plain(_read(folder / CONFIG)):
+        from transformers import TokenizersBackend
+
+        return TokenizersBackend.from_pretrained(folder, **local)
+    from transformers import AutoTokenizer  # imports the model's code, with its configuration
+
+    return AutoTokenizer.from_pretrained(folder, **local)
+
+
+def _is_backend(found: dict[str, Any]) -> bool:
+    """Whether it is its ``tokenizer.json`` and nothing more."""
+    return found.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """Nothing where transformers has to say what is wrong."""
+    try:
+        found = json.loads(file.read_text("utf-8"))
+    except UNREADABLE:
+        return {}
+    return found if isinstance(found, dict) else {}
