@@ -43,7 +43,7 @@ def test_the_tables_tokens_keep_to_their_columns_and_all_columns_are_in_sight(
     replay(visitor, long_words(("knowledgeable", "informative")))
     visitor.pin(visitor.wait(""), 1)
     tokens = page.locator(".mpd-candidates .mpd-cell-token")
-    assert page.locator(".mpd-candidates [title='colleague']").first.evaluate(WHOLE)
+    assert page.locator(".mpd-candidates [title=' colleague']").first.evaluate(WHOLE)
     for width in (1440, 1200, 1024, 390):
         page.set_viewport_size({"width": width, "height": 1000})
         visitor.wait_for_frames()
