@@ -86,6 +86,13 @@ class Reply:
         open_ones = [s for s in self.trace.steps if sum(c.probability > 0.01 for c in s.top_k) > 2]
         return max(open_ones, key=lambda step: step.divergence)
 
+    def pin(self) -> StepRecord:
+        """Pin that step, unless it is: a second click would release it."""
+        step = self.apart
+        if self.visitor.page.locator(f'.mpd-side[data-pinned="{step.index}"]').count() == 0:
+            self.visitor.pin(self.run, step.index)
+        return step
+
 
 @pytest.fixture(scope="module")
 def reply(browser: Browser, app: str) -> Iterator[Reply]:
@@ -131,8 +138,7 @@ def letters(text: str) -> str:
 
 
 def test_a_tokens_numbers_are_the_traces(reply: Reply) -> None:
-    visitor, step = reply.visitor, reply.apart
-    visitor.pin(reply.run, step.index)
+    visitor, step = reply.visitor, reply.pin()
     shown, rows = facts(visitor), visitor.page.locator(".mpd-detail-rows > .mpd-row")
     assert shown["Token id"] == str(step.token_id)
     assert number(shown["Probability"]) == pytest.approx(step.probability, abs=SHOWN)
@@ -174,8 +180,7 @@ def other_weights(trace: Trace, step: StepRecord, weights: list[float]) -> dict[
 
 def test_other_weights_give_what_the_trace_and_then_the_engine_give(reply: Reply) -> None:
     """The answer at once, from the record; and the branch that is written with these weights."""
-    visitor, step, page = reply.visitor, reply.apart, reply.visitor.page
-    visitor.pin(reply.run, step.index)
+    visitor, step, page = reply.visitor, reply.pin(), reply.visitor.page
     if not page.locator(".mpd-whatif").evaluate("node => node.open"):
         page.locator(".mpd-whatif summary").click()
     answer = force(visitor, FORCED)
