@@ -41,11 +41,11 @@ class TokenMap {
     this.paint();
   }
 
-  /** How wide a column may be, and which tokens fit. */
-  measure() {
+  /** How wide a column may be, and which tokens fit; the pen tells how wide names are. */
+  measure(pen) {
     const data = this.data, count = data.text.length, narrow = this.width < 520;
-    const longest = Math.max(0, ...data.experts.map(e => Math.min(16, e.name.length)));
-    this.left = narrow ? 24 : 28 + 7.4 * longest;
+    pen.font = `12px ${this.look.family}`;
+    this.left = narrow ? 24 : 14 + Math.ceil(Math.max(0, ...data.experts.map(e => pen.measureText(rowName(e)).width)));
     const room = Math.max(60, this.width - this.left - 4);
     const shown = Math.min(count, MOST_COLUMNS, Math.floor(room / LEAST_COLUMN));
     this.step = Math.min(MOST_COLUMN, room / Math.max(1, shown));
@@ -75,14 +75,14 @@ class TokenMap {
     if (empty) return;
     if (!this.look) this.theme();
     this.width ||= this.node.clientWidth;
-    this.measure();
+    const pen = this.canvas.getContext('2d');
+    this.measure(pen);
     const height = ROW * data.experts.length + TICKS, scale = window.devicePixelRatio || 1;
     if (this.canvas.width !== Math.round(this.width * scale) || this.canvas.height !== Math.round(height * scale)) {
       this.canvas.width = Math.round(this.width * scale);
       this.canvas.height = Math.round(height * scale);
       this.canvas.style.height = `${height}px`;
     }
-    const pen = this.canvas.getContext('2d');
     pen.setTransform(scale, 0, 0, scale, 0, 0);
     pen.clearRect(0, 0, this.width, height);
     this.cells(pen, data);
@@ -110,7 +110,7 @@ class TokenMap {
     pen.textAlign = 'right';
     pen.font = `12px ${this.look.family}`;
     data.experts.forEach((e, k) => {
-      pen.fillText(this.narrow ? e.glyph : `${shorten(e.name, 16)} ${e.glyph}`, this.left - 8, k * ROW + ROW / 2);
+      pen.fillText(this.narrow ? e.glyph : rowName(e), this.left - 8, k * ROW + ROW / 2);
     });
     pen.font = `11px ${this.look.family}`;
     pen.fillStyle = this.look.soft;
@@ -120,7 +120,7 @@ class TokenMap {
       pen.save();
       pen.translate(this.left + (i - from + 0.5) * this.step, data.experts.length * ROW + 6);
       pen.rotate(-Math.PI / 2);
-      pen.fillText(`${tokenTick(data.text[i], 9)} ${i + 1}`, 0, 0);
+      pen.fillText(tickOf(pen, data.text[i], i + 1), 0, 0);
       pen.restore();
     }
   }
@@ -173,6 +173,18 @@ class TokenMap {
     const box = this.canvas.getBoundingClientRect(), [from, to] = this.range;
     const i = from + Math.floor((event.clientX - box.left - this.left) / this.step);
     return i >= from && i < to && event.clientY - box.top < this.data.experts.length * ROW ? i : null;
+  }
+}
+
+function rowName({name, glyph}) {
+  return `${shorten(name, 16)} ${glyph}`;
+}
+
+/** A token and its place, cut to the height that ticks have. */
+function tickOf(pen, text, place) {
+  for (let length = 9; ; length--) {
+    const tick = `${tokenTick(text, length)} ${place}`;
+    if (length === 1 || pen.measureText(tick).width <= TICKS - 8) return tick;
   }
 }
 

@@ -21,7 +21,7 @@ def table(visitor: Visitor) -> list[list[tuple[str, float]]]:
     rows = visitor.page.locator(".mpd-candidates tbody tr").evaluate_all(
         "rows => rows.map(r => [...r.cells].map(c => [...c.children].map(s => s.textContent)))"
     )
-    return [[(c[0], number(c[1])) for c in column] for column in zip(*rows, strict=True)]
+    return [[(c[0], number(c[1])) for c in column if c] for column in zip(*rows, strict=True)]
 
 
 def number(text: str) -> float:
