@@ -23,6 +23,7 @@ from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.files import checked_folder
 from mpd_core.models.linear import can_pack
 from mpd_core.models.numbers import LOST, is_held
+from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from tests import tiny
 from tests.architectures import GPT, make_model
@@ -198,6 +199,31 @@ def test_an_architecture_that_transformers_does_not_know(base: Path) -> None:
     change_config(base, model_type="llama9")
     with pytest.raises(PackError, match=r"cannot be loaded: .*llama9"):
         load(base)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "model's unquantised"),
+        ({"quantization_config": {"bits": 4, "group_size": 64}}, "model's unquantised"),
+        ({"model_type": "mistral3"}, "use a causal LM that transformers knows"),
+        ({"num_key_value_heads": 0}, "use a causal LM that transformers knows"),
+    ],
+    ids=["a program that is not installed", "of no known kind", "no causal LM", "no heads"],
+)
+def test_what_cannot_be_loaded_says_what_to_do(
+    base: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    change_config(base, **settings)
+    with pytest.raises(PackError, match=rf"cannot be loaded: [^;]+; .*{sentence}.*\.$") as caught:
+        load(base)
+    assert ". " not in re.sub(r"\(.*?\)", "", str(caught.value).partition("; ")[2])
+
+
+def test_weights_that_do_not_run_as_their_configuration_quantises_them(base: Path) -> None:
+    change_config(base, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
+    with pytest.raises(PackError, match=r"cannot be run here .*; use .* unquantised weights"):
+        RowModel(load(base), [], capacity=1, length=64)
 
 
 def test_half_a_tokenizer_is_one_line(base: Path) -> None:

@@ -134,7 +134,9 @@ def test_a_scaling_that_overflows_is_refused(tiny_base: Path, tmp_path: Path) ->
     folder = tiny.save_adapter(tiny_base, tmp_path, rank=2, seed=0)
     configured(lora_alpha=1e39)(folder)
     base = AutoModelForCausalLM.from_pretrained(tiny_base)
-    with pytest.raises(PackError, match="float32 cannot hold its scaling"):
+    with pytest.raises(
+        PackError, match=r"float32 cannot hold its scaling .*: correct lora_alpha in"
+    ):
         RowModel(base, [load_adapter("one", folder)], capacity=1, length=8)
 
 

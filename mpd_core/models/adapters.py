@@ -85,10 +85,12 @@ class LoraAdapter:
 
     def _check_close(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
         if not is_held(tensor, dtype):
+            wider = 'set precision = "fp32" under [base] in the pack, or "bf16" on a GPU'
+            remedy = f"correct lora_alpha in {CONFIG_FILE}, or use an earlier checkpoint"
             raise PackError(
                 f"adapter '{self.name}': {str(dtype)[6:]} cannot hold {what} (largest number "
-                f'{float(tensor.abs().max()):.3g}): set precision = "fp32" under [base] in '
-                'the pack, or "bf16" on a GPU.'
+                f"{float(tensor.abs().max()):.3g}): "
+                f"{remedy if dtype is torch.float32 else wider}."
             )
 
     def _check_is_linear(self, module: str, found: nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from transformers.utils import logging as transformers_logging
 from mpd_core.errors import PackError, RequestError
 from mpd_core.models.architecture import text_config
 from mpd_core.models.block_model import block_names, load_in_blocks
-from mpd_core.models.files import CONFIG, UNREADABLE, tensor_headers
+from mpd_core.models.files import advice, tensor_headers
 from mpd_core.models.light import read_tokenizer
 from mpd_core.models.linear import can_pack
 from mpd_core.models.numbers import check_numbers, check_types
@@ -242,14 +241,7 @@ def _reading(folder: Path) -> Iterator[None]:
     except PackError:
         raise
     except Exception as error:  # safetensors, tokenizers and each architecture have their own kinds
-        code = " It asks for code of its own (auto_map), which is never run." * _has_code(folder)
-        raise PackError(f"base: {folder} cannot be loaded: {one_line(error)}{code}") from error
+        reason = one_line(error).rstrip(".")
+        raise PackError(f"base: {folder} cannot be loaded: {reason}; {advice(folder)}.") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-def _has_code(folder: Path) -> bool:
-    try:
-        return "auto_map" in json.loads((folder / CONFIG).read_text("utf-8"))
-    except UNREADABLE:
-        return False

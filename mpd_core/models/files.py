@@ -17,6 +17,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 READ = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Files beside the weights that a base may be read from."""
 ADAPTER = "adapter_config.json"
+QUANTISED = "quantization_config"
 UNREADABLE = (OSError, ValueError, OverflowError, RecursionError)
 """What reading a file as JSON can raise; the last where brackets are nested without end."""
 _POINTER = b"version https://git-lfs"
@@ -82,6 +83,25 @@ def tensor_headers(folder: Path) -> dict[str, dict[str, Any]]:
     headers = (_header(folder / file) for file in weight_files(folder))
     tensors = (item for header in headers for item in header.items())
     return {key: tensor for key, tensor in tensors if key != "__metadata__"}
+
+
+def advice(folder: Path) -> str:
+    """What to do about a base that transformers cannot load, by what its configuration says."""
+    try:
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        if "auto_map" in config:
+            return (
+                "it asks for code of its own (auto_map), which is never run: use a base that "
+                "transformers has the code of"
+            )
+        if config.get(QUANTISED):
+            return (
+                f"its config.json says that its weights are quantised ({QUANTISED}): use the same "
+                "model's unquantised weights, which precision or quantize under [base] makes small"
+            )
+    except (*UNREADABLE, AttributeError):
+        pass
+    return "use a causal LM that transformers knows, whole, with its own config.json and tokenizer"
 
 
 def _check_no_pointer(file: Path, name: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
+from mpd_core.models.files import QUANTISED
 from mpd_core.models.llama_modules import LlamaForCausalLM
 from mpd_core.models.lora import Mix
 from mpd_core.models.store import one_line
@@ -212,7 +213,9 @@ def _as_pack_errors(model: Any) -> Iterator[None]:
     except PackError:
         raise
     except Exception as error:
+        remedy = "use a base of another architecture, or another precision"
+        if getattr(model.config, QUANTISED, None) is not None:
+            remedy = "use a base of another architecture, or unquantised weights of this one"
         raise PackError(
-            f"base: {type(model).__name__} cannot be run here ({one_line(error)}); "
-            "use a base of another architecture, or another precision."
+            f"base: {type(model).__name__} cannot be run here ({one_line(error)}); {remedy}."
         ) from error
