@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
-    errors resources saving
+    errors lazily resources saving
     fields
     request trace
     method
