@@ -26,13 +26,12 @@ from mpd_core.evaluation.card import card, known_pairs
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import Answer, Question
+from mpd_core.evaluation.judging import Answer, Judge, Question
 from mpd_core.evaluation.measures import TextJudge
-from mpd_core.evaluation.meetings import meetings
 from mpd_core.evaluation.prompts import Prompt, prompts_of
-from mpd_core.evaluation.record import RunRecord, load_run, replies_of
+from mpd_core.evaluation.record import RunRecord, load_run, meetings, replies_of
 from mpd_core.evaluation.report import report
-from mpd_core.evaluation.runs import generate
+from mpd_core.evaluation.runs import by_engine, store
 from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.verdicts import Judged, judged
 from mpd_core.evaluation.weights import kinds, positions, weights_by
@@ -158,7 +157,7 @@ def test_a_prompt_that_is_too_long_does_not_end_the_run(
 ) -> None:
     wanted = jobs(pack, ("Why?", "word " * 3000))
     with pytest.raises(MPDError, match=r"29 replies failed, first: mpd, prompt 1: .*tokens"):
-        generate(engine, wanted, tmp_path)
+        store(wanted, tmp_path, lambda waiting: by_engine(engine, waiting))
     assert len(rows_of(tmp_path)) == 29
 
 
@@ -491,12 +490,11 @@ def test_missing_replies_and_runs_are_said(written_run: Path, tmp_path: Path) ->
         report(DEFAULT, written_run, ())
 
 
-class FirstComeJudge:
+class FirstComeJudge(Judge):
     """Likes whatever it reads first, as language models are known to; counts its answers."""
 
-    name, version = "first", "1"
-
     def __init__(self) -> None:
+        super().__init__("first", "1")
         self.asked = 0
 
     def knows(self, dimension: str) -> bool:

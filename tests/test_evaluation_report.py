@@ -17,18 +17,18 @@ from mpd_core.cli import main
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import full as whole
 from mpd_core.evaluation import paper
+from mpd_core.evaluation.cells import table
 from mpd_core.evaluation.efficiency import KINDS, WAYS, efficiency, save
 from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
 from mpd_core.evaluation.identified import judges_of
-from mpd_core.evaluation.paper_text import order_said
 from mpd_core.evaluation.plots import bars
 from mpd_core.evaluation.prompts import Prompt
 from mpd_core.evaluation.readme import BEGIN, END, RESULTS, keep, rewrite, runs_of, stored
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.results import short
-from mpd_core.evaluation.short_text import heat
 from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.tables import heat, order_said
 from mpd_core.packs import Pack, load_pack
 from mpd_core.request import Sampling
 from tests.judge_server import JudgeServer
@@ -505,10 +505,10 @@ def test_the_heat_table_has_every_method_dimension_and_judge() -> None:
         "soup|": {"AA": {"x": {"r": 0.4}}},
     }
     assert judges_of(shown) == ["measure", "r"]
-    assert heat(shown, "measure")[2:] == [
+    assert table(*heat(shown, "measure"))[2:] == [
         "| mpd | x | 🟥 **20.0** | ⬜ 50.0 |",
         "| mpd | y | 🟩 90.0 | – |",
         "",
     ]
-    assert heat(shown, "r")[3] == "| soup\\| | x | ⬜ **40.0** | – |"
-    assert heat(shown, "nobody") == []
+    assert table(*heat(shown, "r"))[3] == "| soup\\| | x | ⬜ **40.0** | – |"
+    assert heat(shown, "nobody")[1] == []

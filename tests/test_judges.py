@@ -17,10 +17,16 @@ from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
 from mpd_core.evaluation.judges.server import ServerJudge, ServerOptions
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate
-from mpd_core.evaluation.judging import Pair, Question, judge_pairs
-from mpd_core.evaluation.singles import Single, judge_singles, scorer_of, singles_of
+from mpd_core.evaluation.judging import (
+    Pair,
+    Question,
+    Single,
+    judge_pairs,
+    judge_singles,
+    singles_of,
+)
 from mpd_core.evaluation.store import read_rows
-from mpd_core.evaluation.verdicts import judged
+from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer
 from tests.vote_fixtures import write_run

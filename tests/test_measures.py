@@ -19,14 +19,15 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from mpd_core.cli import main
 from mpd_core.errors import MPDError, PackError
-from mpd_core.evaluation import measures, scales, tables
-from mpd_core.evaluation.calibration import calibrate
+from mpd_core.evaluation import scales
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
+from mpd_core.evaluation.identified import identify, shares_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import Question
-from mpd_core.evaluation.measures import TextJudge, TextReply, identification, unanswered
+from mpd_core.evaluation.measures import TextJudge, measures_of, unanswered
 from mpd_core.evaluation.remarks import KINDS
 from mpd_core.evaluation.topic import Topic
+from mpd_core.evaluation.validation import calibrate, validation
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from mpd_core.training.data import Styled, load_styles
@@ -188,7 +189,7 @@ def test_the_committed_scales_read_held_out_answers() -> None:
     """The least that the report may claim, on answers that the scales were not fitted on."""
     styles = load_styles(PACK.path(load_recipe(PACK).data.file))
     for split in (styles.split("valid"), styles.split("test")):
-        figures = tables.validation(TextJudge.of(PACK), PACK.space, split)
+        figures = validation(TextJudge.of(PACK), PACK.space, split)
         for dimension, least in (("expertise", 0.93), ("length", 0.95), ("tone", 0.84)):
             shares = [row[dimension] for row in figures["shares"].values()]
             assert sum(shares) / len(shares) > least
@@ -201,7 +202,7 @@ def test_the_committed_scales_read_the_answers_in_plain_words() -> None:
     file = load_recipe(PACK).data.experts
     assert file
     rows = load_styles(PACK.path(file)).split("valid")
-    figures = tables.validation(TextJudge.of(PACK), PACK.space, rows)
+    figures = validation(TextJudge.of(PACK), PACK.space, rows)
     for index, (dimension, least) in enumerate(
         (("expertise", 0.88), ("length", 0.7), ("tone", 0.8))
     ):
@@ -240,9 +241,9 @@ def test_no_cue_of_a_rambling_text_is_out_of_bounds() -> None:
 def test_identification_counts_neither_half_and_another_pole_nothing() -> None:
     space = space_of(("x", "y"), ("p", "q"), ("r", "s"))
     seen = {"1": "x", "2": None, "3": "y"}
-    replies = [TextReply("?", code, method, text) for code, method, text in ROWS]
-    shares = identification(space, replies, lambda _, text: {"d0": seen[text], "d1": "q"})
-    assert shares == {
+    rows = [{"prompt": "?", "code": c, "method": m, "text": text} for c, m, text in ROWS]
+    found = identify(space, rows, {"x": lambda _, text: {"d0": seen[text], "d1": "q"}})
+    assert shares_of(found, "x") == {
         "mpd": {"AAA": {"d0": 0.5, "d1": 0.0}, "BB-": {"d0": 0.75, "d1": 1.0}},
         "soup": {"-A-": {"d1": 0.0}},
     }
@@ -283,7 +284,7 @@ def test_a_misspelt_measure_is_refused_by_name(tiny_base: Path, tmp_path: Path) 
     recipe = tmp_path / "train.toml"
     recipe.write_text(recipe.read_text().replace('up0 = "-grade"', 'up0 = "-grdae"'))
     with pytest.raises(PackError, match=r"train.toml: measures.up0: no measure '-grdae'"):
-        measures.measures_of(pack)
+        measures_of(pack)
 
 
 def test_two_poles_with_one_measure_are_refused(tiny_base: Path, tmp_path: Path) -> None:
@@ -320,10 +321,9 @@ def test_scales_are_fitted_from_any_packs_answers(tmp_path: Path) -> None:
     assert list(fitted["rare"].cues) == ["rare"]
     scales.save_scales(tmp_path / "scales.json", fitted, {"kind": "test"})
     judge = TextJudge(space, named, scales.load_scales(tmp_path / "scales.json"))
-    shares = identification(space, measures.written(space, rows), judge)["written"]
-    assert min(share for row in shares.values() for share in row.values()) > 0.9
-    pairs = measures.minimal_pairs(judge, space, rows)
-    assert pairs["d0"] == {"pairs": 40, "accuracy": 1.0}
+    found = validation(judge, space, rows)
+    assert min(share for row in found["shares"].values() for share in row.values()) > 0.9
+    assert found["minimal_pairs"]["d0"] == {"pairs": 40, "accuracy": 1.0}
 
 
 def _answers(number: int) -> dict[str, str]:

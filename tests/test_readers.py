@@ -19,9 +19,8 @@ from mpd_core.evaluation.record import load_run, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.results import results
 from mpd_core.evaluation.sheets import labels
-from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import read_rows
-from mpd_core.evaluation.verdicts import judged
+from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from tests.vote_fixtures import METHODS, write_run

@@ -1,18 +1,29 @@
-"""A judge's card: its accuracy on pairs whose better reply is known, and its biases."""
+"""What a judge is worth: its accuracy on written answers, whose poles are known, and its biases."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
-from typing import Any
 
+from mpd_core.evaluation import Figures
+from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.judging import Pair, Question
 from mpd_core.evaluation.verdicts import Judged
-from mpd_core.method.preferences import Preference, PreferenceSpace
+from mpd_core.method.preferences import Pole, PreferenceSpace
 from mpd_core.training.data import Styled
 
 RIGHT, WRONG = "written", "opposite"
+
+
+def one_letter_apart(space: PreferenceSpace) -> Iterator[tuple[str, Pole, str, str]]:
+    """Two preferences that differ in one letter, in both orders: the name of the dimension, the
+    pole of the first, and both codes."""
+    for one, other in itertools.permutations(space, 2):
+        different = one.chosen.items() - other.chosen.items()
+        if len(different) == 1:
+            (name, pole), *_ = different
+            yield name, pole, one.code, other.code
 
 
 def known_pairs(space: PreferenceSpace, rows: Iterable[Styled]) -> list[Pair]:
@@ -20,34 +31,22 @@ def known_pairs(space: PreferenceSpace, rows: Iterable[Styled]) -> list[Pair]:
 
     Each pair is asked about either of its two poles, so that no answer is the better one always.
     """
-    return [
-        pair
-        for row in rows
-        for one, other in itertools.permutations(space, 2)
-        for pair in _pair(row, one, other)
-    ]
+    apart, pairs = list(one_letter_apart(space)), []
+    for row in rows:
+        for name, pole, own, other in apart:
+            if {own, other} <= row.answers.keys():
+                texts = row.answers[own], row.answers[other]
+                question = Question(row.prompt, name, pole.name, pole.instruction, *texts)
+                longer = len(texts[0].split()) - len(texts[1].split())
+                pairs.append(Pair(row.id, own, RIGHT, WRONG, {name: question}, longer))
+    return pairs
 
 
-def _pair(row: Styled, one: Preference, other: Preference) -> Iterator[Pair]:
-    choices = zip(one.dimensions, one.choices, other.choices, strict=True)
-    different = [(dimension, pole) for dimension, pole, opposite in choices if pole != opposite]
-    if len(different) != 1 or not {one.code, other.code} <= set(row.answers):
-        return
-    dimension, pole = different[0]
-    if pole is None:
-        return
-    first, second = row.answers[one.code], row.answers[other.code]
-    question = Question(row.prompt, dimension.name, pole.name, pole.instruction, first, second)
-    longer = len(first.split()) - len(second.split())
-    yield Pair(row.id, one.code, RIGHT, WRONG, {dimension.name: question}, longer)
-
-
-def card(found: Sequence[Judged], length_dimension: str | None) -> dict[str, Any]:
+def card(found: Sequence[Judged], length_dimension: str | None) -> Figures:
     """By dimension: pairs, accuracy (a tie counts half), flip rate, and how often the longer reply
     is preferred where one is, which is half the time for a judge that length leaves cold."""
-    names = dict.fromkeys(name for judged in found for name in judged.verdicts)
-    table: dict[str, Any] = {}
-    for name in names:
+    table: Figures = {}
+    for name in union(judged.verdicts for judged in found):
         rows = [judged for judged in found if name in judged.verdicts]
         table[name] = {
             "pairs": len(rows),

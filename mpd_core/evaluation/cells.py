@@ -1,8 +1,9 @@
-"""Markdown tables with escaped cells."""
+"""Tables as head and rows of text, and the cells in them; Markdown is drawn here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 NOTHING = "–"
 
@@ -11,10 +12,21 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table, and an empty one after it."""
+    """The lines of a table in Markdown, and an empty one after it."""
     safe = [[line(cell) for cell in row] for row in (head, *rows)]
     drawn = ["| " + " | ".join(row) + " |" for row in safe]
     return [drawn[0], "|" + "---|" * len(head), *drawn[1:], ""]
+
+
+def blocks(*parts: str | Table) -> Iterator[str]:
+    """Lines of Markdown: headings, paragraphs and tables, an empty line after each."""
+    for part in parts:
+        yield from (part, "") if isinstance(part, str) else table(*part)
+
+
+def union(rows: Iterable[Iterable[str]]) -> list[str]:
+    """All names in these rows, each once, as they first appear: the columns of a table."""
+    return list(dict.fromkeys(itertools.chain.from_iterable(rows)))
 
 
 def line(text: str) -> str:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.packs import Pack
+from mpd_core.packs import Pack, load_pack
+from mpd_core.training.data import Split
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.votes import Vote
@@ -59,55 +59,13 @@ def _prices(text: str | None) -> tuple[float, float] | None:
     return price_in, price_out
 
 
-def folder_of(pack: Pack, out: Path | None) -> Path:
-    """The folder of one run."""
-    return out or root_of(pack) / "evaluation"
+def opened(name: str | None) -> Pack:
+    """The pack of a command.
 
-
-def root_of(pack: Pack) -> Path:
-    """Default folder of a pack's runs."""
-    return Path("runs") / pack.spec.name
-
-
-def held_out(pack: Pack) -> Sequence[Styled]:
-    """Written answers of the test split; a pack without a recipe has none."""
-    from mpd_core.training.recipe import FILE
-
-    return styles(pack).split("test") if (pack.folder / FILE).is_file() else ()
-
-
-def unlearned(pack: Pack) -> Sequence[Styled]:
-    """Written answers that readers may have been shown: all but those of the training split."""
-    from mpd_core.training.recipe import FILE
-
-    if not (pack.folder / FILE).is_file():
-        return ()
-    found = styles(pack)
-    return [*found.split("valid"), *found.split("test")]
-
-
-def styles(pack: Pack) -> Styles:
-    """A pack's written answers."""
-    from mpd_core.training.data import load_styles
-    from mpd_core.training.recipe import load_recipe
-
-    return load_styles(pack.path(load_recipe(pack).data.file))
-
-
-def plain_styles(pack: Pack) -> Styles | None:
-    """The answers that a pack's experts learn from, where they are others than ``styles``.
-
-    Nothing of the text measures is fitted on them.
+    Raises:
+        MPDError: it cannot be read, or a package that evaluation needs is not installed.
     """
-    from mpd_core.training.data import load_styles
-    from mpd_core.training.recipe import load_recipe
-
-    file = load_recipe(pack).data.experts
-    return load_styles(pack.path(file)) if file else None
-
-
-def needs() -> None:
-    """Raises ``MPDError`` where a package that evaluation needs is not installed."""
+    pack = load_pack(name)
     try:
         import mpd_core.evaluation.measures  # noqa: F401
     except ImportError as error:
@@ -115,6 +73,33 @@ def needs() -> None:
             f"Evaluation needs the package '{error.name}': run make train, or "
             "pip install -e '.[training]'."
         ) from error
+    return pack
+
+
+def root_of(pack: Pack, out: Path | None) -> Path:
+    """The folder of a pack's runs."""
+    return out or Path("runs") / pack.spec.name
+
+
+def folder_of(pack: Pack, out: Path | None) -> Path:
+    """The folder of one run."""
+    return out or root_of(pack, None) / "evaluation"
+
+
+def answers_of(pack: Pack, *splits: Split) -> list[Styled]:
+    """Written answers of some splits; a pack without a recipe has none."""
+    from mpd_core.training.recipe import FILE
+
+    found = styles(pack) if (pack.folder / FILE).is_file() else None
+    return [row for split in splits for row in found.split(split)] if found else []
+
+
+def styles(pack: Pack) -> Styles:
+    """A pack's written answers; errors where it has none."""
+    from mpd_core.training.data import load_styles
+    from mpd_core.training.recipe import load_recipe
+
+    return load_styles(pack.path(load_recipe(pack).data.file))
 
 
 def votes_of(pack: Pack) -> list[Vote]:
@@ -122,6 +107,5 @@ def votes_of(pack: Pack) -> list[Vote]:
     from mpd_core.evaluation.votes import FILE, Votes, folder
 
     file = folder() / FILE
-    if not file.is_file():
-        return []
-    return [vote for vote in Votes(file).all() if vote.pack == pack.spec.name]
+    votes = Votes(file).all() if file.is_file() else []
+    return [vote for vote in votes if vote.pack == pack.spec.name]

@@ -8,97 +8,81 @@ from typing import Annotated, Any
 
 import typer
 
+from mpd_core import options
 from mpd_core.console import tell
-from mpd_core.evaluation.command_parts import (
-    PROMPTS_HELP,
-    PairsOption,
-    folder_of,
-    held_out,
-    needs,
-    plain_styles,
-    root_of,
-    server_options,
-    styles,
-    votes_of,
-)
-from mpd_core.options import (
-    DeviceOption,
-    JsonOption,
-    OutOption,
-    PackOption,
-    QuantizeOption,
-    listed,
-    with_options_of,
-)
-from mpd_core.packs import load_pack
+from mpd_core.evaluation import command_parts as parts
+from mpd_core.packs import Pack, load_pack
 from mpd_core.training.data import Split
 
 
 def report(
-    out: OutOption = None,
-    pack: PackOption = None,
-    json: JsonOption = False,
+    out: options.OutOption = None, pack: options.PackOption = None, json: options.JsonOption = False
 ) -> None:
     """Tables of a run, from its stored replies and verdicts; written beside it, and printed."""
-    loaded = load_pack(pack)
-    needs()
+    loaded = parts.opened(pack)
     from mpd_core.evaluation.markdown import markdown
-    from mpd_core.evaluation.report import report as reported
 
-    figures = reported(loaded, folder_of(loaded, out), held_out(loaded), votes_of(loaded))
-    print(json_.dumps(figures, indent=1) if json else markdown(figures))
+    found = _reported(loaded, parts.folder_of(loaded, out))
+    print(json_.dumps(found, indent=1) if json else markdown(found))
+
+
+def _reported(pack: Pack, folder: Path) -> dict[str, Any]:
+    """Write the report of a run; its figures."""
+    from mpd_core.evaluation.report import report
+
+    return report(pack, folder, parts.answers_of(pack, "test"), parts.votes_of(pack))
 
 
 def validate(
     split: Annotated[Split, typer.Option(help="Of the written answers.")] = "test",
-    pack: PackOption = None,
-    json: JsonOption = False,
+    pack: options.PackOption = None,
+    json: options.JsonOption = False,
 ) -> None:
     """How well the text measures read the written answers, by preference and dimension.
 
     And those that the experts learn from, of which nothing was fitted, where they are others.
     """
-    loaded = load_pack(pack)
-    needs()
-    from mpd_core.evaluation import tables
+    loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import TextJudge
+    from mpd_core.evaluation.validation import validation, validation_text
+    from mpd_core.training.data import load_styles
+    from mpd_core.training.recipe import load_recipe
 
     judge = TextJudge.of(loaded)
-    figures = tables.validation(judge, loaded.space, styles(loaded).split(split))
-    others = plain_styles(loaded)
-    if rows := others.split(split) if others else ():
-        figures["experts"] = tables.validation(judge, loaded.space, rows)
-    print(json_.dumps(figures, indent=1) if json else tables.validation_text(figures))
+    figures = validation(judge, loaded.space, parts.styles(loaded).split(split))
+    others = load_recipe(loaded).data.experts
+    if rows := load_styles(loaded.path(others)).split(split) if others else ():
+        figures["experts"] = validation(judge, loaded.space, rows)
+    print(json_.dumps(figures, indent=1) if json else validation_text(figures))
 
 
 def calibrate(
-    pack: PackOption = None,
+    pack: options.PackOption = None,
     out: Annotated[Path | None, typer.Option(help="Default: scales.json beside the pack.")] = None,
 ) -> None:
     """Fit the text measures' scales on the training split of a pack's written answers."""
-    loaded = load_pack(pack)
-    needs()
-    from mpd_core.evaluation.calibration import calibrate as fitted
+    loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import measures_of
     from mpd_core.evaluation.scales import FILE, save_scales
+    from mpd_core.evaluation.validation import calibrate as fitted
 
-    answers = styles(loaded)
+    answers = parts.styles(loaded)
     train = answers.split("train")
-    scales = fitted(loaded.space, measures_of(loaded), train)
     facts = {
         "kind": "fitted on the written answers' surface measures, not a neural model",
         "prompts": len(train),
         "data_sha256": answers.sha256,
     }
-    save_scales(out or loaded.folder / FILE, scales, facts)
-    print(f"Written: {out or loaded.folder / FILE}")
+    file = out or loaded.folder / FILE
+    save_scales(file, fitted(loaded.space, measures_of(loaded), train), facts)
+    print(f"Written: {file}")
 
 
-@with_options_of(server_options)
+@options.with_options_of(parts.server_options)
 def full(
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help=f"{PROMPTS_HELP}; repeatable; default: test."),
+        typer.Option(help=f"{parts.PROMPTS_HELP}; repeatable; default: test."),
     ] = None,
     methods: Annotated[str | None, typer.Option(help="With commas; default: all but dare.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Most prompts of each set.")] = 50,
@@ -108,68 +92,67 @@ def full(
     judges: Annotated[
         str, typer.Option(help="With commas: measures, rewards, server.")
     ] = "measures,rewards",
-    pairs: PairsOption = None,
+    pairs: parts.PairsOption = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest reply, in tokens.")] = 160,
-    out: OutOption = None,
-    pack: PackOption = None,
-    quantize: QuantizeOption = None,
-    device: DeviceOption = None,
+    out: options.OutOption = None,
+    pack: options.PackOption = None,
+    quantize: options.QuantizeOption = None,
+    device: options.DeviceOption = None,
     **server: Any,
 ) -> None:
     """Generate, judge and report several sets of prompts within a time; then make report."""
-    loaded = load_pack(pack)
-    needs()
+    loaded = parts.opened(pack)
     from mpd_core.evaluation.full import Settings
     from mpd_core.evaluation.full import full as run_all
     from mpd_core.evaluation.judges import SERVER
     from mpd_core.evaluation.report import HTML
-    from mpd_core.evaluation.report import report as reported
 
     settings = Settings(
         tuple(prompts or ("test",)),
         methods,
         limit,
         minutes,
-        listed(judges),
-        server_options(**server) if SERVER in listed(judges) else None,
+        options.listed(judges),
+        parts.server_options(**server) if SERVER in options.listed(judges) else None,
         pairs,
         sampling=loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=0.0),
         quantize=quantize,
         device=device,
     )
-    answers = held_out(loaded)
-    for folder in run_all(loaded, settings, out or root_of(loaded), answers, tell):
-        reported(loaded, folder, answers, votes_of(loaded))
+    root, answers = parts.root_of(loaded, out), parts.answers_of(loaded, "test")
+    for folder in run_all(loaded, settings, root, answers, tell):
+        _reported(loaded, folder)
         print(f"Written: {folder / HTML}")
 
 
 def readme(
-    out: OutOption = None,
-    pack: PackOption = None,
+    out: options.OutOption = None,
+    pack: options.PackOption = None,
     file: Annotated[Path, typer.Option(help="Whose results are rebuilt.")] = Path("README.md"),
 ) -> None:
     """Rebuild README's table and the pack's RESULTS.md; runs on this machine are stored first."""
-    loaded = load_pack(pack)
-    needs()
+    loaded = parts.opened(pack)
     from mpd_core.evaluation.readme import keep, measured, rewrite, runs_of, stored
-    from mpd_core.evaluation.report import report as reported
 
-    answers = held_out(loaded)
-    for folder in runs_of(out or root_of(loaded)):
-        reported(loaded, folder, answers, votes_of(loaded))
+    root = parts.root_of(loaded, out)
+    for folder in runs_of(root):
+        _reported(loaded, folder)
         tell(f"Stored: {keep(loaded, folder)}")
-    whole = rewrite(file, loaded, stored(loaded), measured(loaded, out or root_of(loaded)))
+    whole = rewrite(file, loaded, stored(loaded), measured(loaded, root))
     print(f"Written: {file}, {whole}")
 
 
 def efficiency(
     bench: Annotated[Path, typer.Argument(help="What python -m mpd_core bench has printed.")],
-    out: OutOption = None,
-    pack: PackOption = None,
+    out: options.OutOption = None,
+    pack: options.PackOption = None,
 ) -> None:
     """The paper's 32 requests and its cost model beside what the bench has measured."""
-    loaded = load_pack(pack)
     from mpd_core.evaluation.efficiency import efficiency as figures
     from mpd_core.evaluation.efficiency import save
 
-    print(f"Written: {save(figures(bench), out or root_of(loaded) / 'efficiency')}")
+    folder = out or parts.root_of(load_pack(pack), None) / "efficiency"
+    print(f"Written: {save(figures(bench), folder)}")
+
+
+COMMANDS = (report, full, readme, efficiency, validate, calibrate)

@@ -11,7 +11,7 @@ from typing import Any
 
 from mpd_core.charts import document
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.cells import number, percent, table
+from mpd_core.evaluation.cells import blocks, number, percent
 from mpd_core.evaluation.plots import STYLE, lines
 
 PAPER = (13.25, 10.48)
@@ -54,9 +54,8 @@ def efficiency(bench: Path) -> dict[str, Any]:
 
 def _crowd(data: Mapping[str, Any]) -> dict[str, Any]:
     """Total seconds of the 32 requests, as MPD and as soups in three ways."""
-    if "serve32" not in data:
+    if not (crowd := data.get("serve32")):
         return {}
-    crowd = data["serve32"]
     seconds = {name: spread["median"] for name, spread in crowd["seconds"].items()}
     mine = seconds["mpd"]
     rows = [
@@ -70,23 +69,16 @@ def _crowd(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def _growth(data: Mapping[str, Any]) -> dict[str, Any]:
     """Cost of a step of b requests over that of one, as measured and by the paper's model."""
-    if "growth" not in data:
+    if not (growth := data.get("growth")):
         return {}
     # Of the bench's lines the one over requests: the others hold their number.
-    points = max(
-        data["growth"]["lines"].values(), key=lambda line: len({p["requests"] for p in line})
-    )
+    points = max(growth["lines"].values(), key=lambda line: len({p["requests"] for p in line}))
     steps = {p["requests"]: float(p["ms_per_step"]) for p in points}
     if not all(0 < value < math.inf for pair in steps.items() for value in pair):
         raise ValueError("growth: times must be above 0")
     rows = [
-        {
-            "requests": requests,
-            "measured": step / steps[1],
-            "model": 1.0,
-            "one_by_one": float(requests),
-        }
-        for requests, step in steps.items()
+        {"requests": n, "measured": step / steps[1], "model": 1.0, "one_by_one": float(n)}
+        for n, step in steps.items()
     ]
     return {"growth": {"experts": points[0]["experts"], "rows": rows}}
 
@@ -107,38 +99,31 @@ def save(found: Mapping[str, Any], folder: Path) -> Path:
 def markdown(found: Mapping[str, Any]) -> Iterator[str]:
     """Both tables."""
     facts = [f"{key} {value}" for key, value in found["machine"].items() if value is not None]
-    yield ", ".join(facts)
-    yield ""
+    yield from blocks(", ".join(facts))
     if crowd := found.get("crowd"):
         count, (soups, theirs) = crowd["requests"], PAPER
-        yield (
-            f"{count} simultaneous requests of {crowd['preferences']} preferences; loading and "
-            "merging left out, as in the paper. Average time a request, in seconds:"
-        )
-        yield ""
         mine = f"{crowd['mpd_seconds'] / count:.3f}"
         rows = [
             [row["way"], f"{row['seconds'] / count:.3f}", mine, percent(row["mpd_over_it"])]
             for row in crowd["rows"]
         ]
         said = ["the paper's soups, one A6000", f"{soups}", f"{theirs}", percent(theirs / soups)]
-        yield from table(["soups", "a soup", "MPD", "MPD over it, percent"], [said, *rows])
-    if growth := found.get("growth"):
-        yield f"{MODEL} Measured with {growth['experts']:g} experts and a PCM:"
-        yield ""
-        yield from table(
-            ["requests", "cost over one request", "model", "over one by one", "model"],
-            [
-                [
-                    f"{row['requests']:g}",
-                    number(row["measured"]),
-                    number(row["model"]),
-                    number(row["measured"] / row["one_by_one"], 3),
-                    number(row["model"] / row["one_by_one"], 3),
-                ]
-                for row in growth["rows"]
-            ],
+        yield from blocks(
+            f"{count} simultaneous requests of {crowd['preferences']} preferences; loading and "
+            "merging left out, as in the paper. Average time a request, in seconds:",
+            (["soups", "a soup", "MPD", "MPD over it, percent"], [said, *rows]),
         )
+    if growth := found.get("growth"):
+        head = ["requests", "cost over one request", "model", "over one by one", "model"]
+        rows = [
+            [
+                *(f"{row['requests']:g}", number(row["measured"]), number(row["model"])),
+                *(number(row[kind] / row["one_by_one"], 3) for kind in ("measured", "model")),
+            ]
+            for row in growth["rows"]
+        ]
+        told = f"{MODEL} Measured with {growth['experts']:g} experts and a PCM:"
+        yield from blocks(told, (head, rows))
 
 
 def page(found: Mapping[str, Any]) -> str:

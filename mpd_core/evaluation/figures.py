@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from statistics import fmean
 
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.measures import TextJudge, empty, unanswered
-from mpd_core.evaluation.meetings import meetings
+from mpd_core.evaluation.cells import union
+from mpd_core.evaluation.measures import empty, unanswered
+from mpd_core.evaluation.record import meetings
 from mpd_core.evaluation.statistics import (
     Tally,
     bradley_terry,
@@ -22,9 +24,6 @@ from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.verdicts import Judged
 from mpd_core.training.measures import length, loops
-
-LENGTH = "words"
-"""The measure of the dimension whose rates are not length-controlled."""
 
 
 def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
@@ -77,7 +76,7 @@ def complete(found: Sequence[Judged]) -> list[Judged]:
     A judge that was stopped, or could not be read, leaves such; the sign of what is left is not
     that of the sum. Dimensions of which it never speaks are left out of every pair alike.
     """
-    known = {name for judged in found for name in judged.verdicts}
+    known = set(union(judged.verdicts for judged in found))
     return [
         judged for judged in found if known & judged.pair.questions.keys() <= judged.verdicts.keys()
     ]
@@ -92,49 +91,44 @@ def flip_rate(found: Iterable[Judged]) -> float | None:
 def _meeting(
     first: str, second: str, found: Sequence[Judged], not_controlled: str | None
 ) -> Figures:
-    whole = [overall(judged.verdicts.values()) for judged in found]
-    dimensions = dict.fromkeys(name for judged in found for name in judged.verdicts)
-    codes = dict.fromkeys(judged.pair.code for judged in found)
-    prompts, tally = [judged.pair.id for judged in found], Tally.of(whole)
+    verdicts = [overall(judged.verdicts.values()) for judged in found]
     others = [
         overall(verdict for name, verdict in judged.verdicts.items() if name != not_controlled)
         for judged in found
     ]
-    longer = [judged.pair.longer_by for judged in found]
+    prompts, tally = [judged.pair.id for judged in found], Tally.of(verdicts)
     by_hand = [judged.whole for judged in found if judged.whole is not None]
+    by_code: dict[str, list[Judged]] = {}
+    for judged in found:
+        by_code.setdefault(judged.pair.code, []).append(judged)
     return {
         "first": first,
         "second": second,
         **counts(tally),
-        "paper_interval": _listed(over_prompts(prompts, whole)),
-        "half_interval": _listed(over_prompts(prompts, whole, half_part)),
+        "paper_interval": _listed(over_prompts(prompts, verdicts)),
+        "half_interval": _listed(over_prompts(prompts, verdicts, half_part)),
         "whole": counts(Tally.of(by_hand)) if by_hand else None,
         "detectable": detectable(tally.decided),
-        "length_controlled": length_controlled(others, longer),
+        "length_controlled": length_controlled(others, [j.pair.longer_by for j in found]),
         "by_dimension": {
-            name: _dimension(found, name, name != not_controlled) for name in dimensions
+            name: _dimension(found, name, name != not_controlled)
+            for name in union(judged.verdicts for judged in found)
         },
         "by_code": {
-            code: counts(
-                Tally.of(v for v, j in zip(whole, found, strict=True) if j.pair.code == code)
-            )
-            for code in codes
+            code: counts(Tally.of(overall(judged.verdicts.values()) for judged in rows))
+            for code, rows in by_code.items()
         },
-        "worst": {
-            code: _worst([judged for judged in found if judged.pair.code == code]) for code in codes
-        },
+        "worst": {code: _worst(rows) for code, rows in by_code.items()},
     }
 
 
 def _worst(found: Sequence[Judged]) -> tuple[str, float]:
     """The dimension with the lowest (W + T/2) / N, and that rate."""
-    names = dict.fromkeys(name for judged in found for name in judged.verdicts)
     rates = {
         name: fmean((j.verdicts[name] + 1) / 2 for j in found if name in j.verdicts)
-        for name in names
+        for name in union(judged.verdicts for judged in found)
     }
-    name = min(rates, key=lambda name: rates[name])
-    return name, rates[name]
+    return min(rates.items(), key=lambda rate: rate[1])
 
 
 def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
@@ -150,12 +144,8 @@ def _dimension(found: Sequence[Judged], name: str, controlled: bool) -> Figures:
 def counts(tally: Tally) -> Figures:
     """A tally's counts, with its rates by both rules."""
     return {
-        "wins": tally.wins,
-        "ties": tally.ties,
-        "losses": tally.losses,
-        "paper_rate": tally.paper_rate,
-        "half_rate": tally.half_rate,
-        "p": tally.p,
+        **asdict(tally),
+        **{"paper_rate": tally.paper_rate, "half_rate": tally.half_rate, "p": tally.p},
     }
 
 
@@ -165,10 +155,9 @@ def _listed(reach: tuple[float, float] | None) -> list[float] | None:
 
 def _average(rows: Sequence[Figures], method: str) -> float | None:
     """The mean of a method's win rates by the paper's rule: the last column of its Table 2."""
-    own = [row["paper_rate"] for row in rows if row["first"] == method]
-    others = [row["paper_rate"] for row in rows if row["second"] == method]
-    rates = [rate for rate in own if rate is not None]
-    rates += [1 - rate for rate in others if rate is not None]
+    decided = [row for row in rows if row["paper_rate"] is not None]
+    rates = [row["paper_rate"] for row in decided if row["first"] == method]
+    rates += [1 - row["paper_rate"] for row in decided if row["second"] == method]
     return fmean(rates) if rates else None
 
 
@@ -185,11 +174,3 @@ def strengths(found: Sequence[Judged], methods: Sequence[str]) -> Figures:
     anchor = "uniform" if "uniform" in met else next(name for name in methods if name in met)
     points = bradley_terry({pair: Tally.of(v) for pair, v in by_pair.items()}, anchor)
     return dict(sorted(points.items(), key=lambda item: -item[1]))
-
-
-def length_dimension(judge: TextJudge) -> str | None:
-    """Name of the dimension whose poles are measured by length, if there is one."""
-    for dimension in judge.dimensions:
-        if judge.measure(dimension.poles[0].name) == LENGTH:
-            return dimension.name
-    return None

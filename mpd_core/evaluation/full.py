@@ -12,11 +12,10 @@ from pathlib import Path
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.generators import Generators
-from mpd_core.evaluation.jobs import DARE, WEIGHT_SPACE, Job, content_of, jobs_of, methods_of
-from mpd_core.evaluation.judges import CARD_PAIRS, Announcing, judge_named, judge_run
+from mpd_core.evaluation.jobs import DARE, WEIGHT_SPACE, Job, define, jobs_of, methods_of
+from mpd_core.evaluation.judges import CARD_PAIRS, judge_named, judge_run
 from mpd_core.evaluation.judges.server import ServerOptions
 from mpd_core.evaluation.prompts import Prompt, prompts_of
-from mpd_core.evaluation.record import define
 from mpd_core.packs import Pack, Quantize
 from mpd_core.request import Sampling
 from mpd_core.training.data import Styled
@@ -95,6 +94,7 @@ def full(
     sets = {source: prompts_of(pack, source, settings.limit) for source in settings.prompts}
     methods = methods_of(pack, settings.methods) if settings.methods else usual_methods(pack)
     judges = [judge_named(name, pack, settings.server, tell) for name in settings.judges]
+    codes = [preference.code for preference in pack.space]
     folders, start = [], time.monotonic()
     how = {"quantize": settings.quantize, "device": settings.device}
     with closing(Generators(pack, tell, **how)) as generators:
@@ -102,15 +102,13 @@ def full(
             end = start + settings.minutes * 60 * GENERATING * number / len(sets)
             folder = root / f"{PREFIX}{set_name(source)}"
             jobs = _generate(pack, settings, (prompts, methods), generators, folder, end)
-            codes = [preference.code for preference in pack.space]
-            content = content_of(pack, settings.quantize)
-            define(pack, content, source, codes, jobs).save(folder)
+            define(pack, source, codes, jobs, settings.quantize).save(folder)
             count = len({job.id for job in jobs})
             tell(f"{source}: {len(jobs)} replies to {count} of {len(prompts)} prompts in {folder}.")
             folders.append(folder)
     for folder in folders:
         for judge in judges:
-            known = CARD_PAIRS if isinstance(judge, Announcing) else settings.known
+            known = CARD_PAIRS if judge.costs else settings.known
             judge_run(pack, judge, folder, answers, pairs=settings.pairs, known=known)
             tell(f"Judged by {judge.name}: {folder}.")
     tell(f"{(time.monotonic() - start) / 60:.1f} minutes.")

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.measures import Scorer, Shares, TextReply, identification
+from mpd_core.evaluation.cells import union
+from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import PreferenceSpace
 
+Shares = dict[str, dict[str, dict[str, float]]]
+"""By method, preference and dimension."""
+
 
 def identify(
-    space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, Scorer]
+    space: PreferenceSpace, replies: Iterable[Row], scorers: Mapping[str, Scorer]
 ) -> Figures:
-    """{method: {code: {dimension: {scorer: share}}}}."""
-    rows = [TextReply(row["prompt"], row["code"], row["method"], row["text"]) for row in replies]
-    found = {name: identification(space, rows, scorer) for name, scorer in scorers.items()}
+    """{method: {code: {dimension: {scorer: share}}}}.
+
+    Share of replies of which a judge, who sees the reply alone, names the chosen pole. Neither pole
+    counts half, another pole nothing. Dimensions that a preference leaves out, and those of which
+    the judge says nothing, have no share.
+    """
+    rows = list(replies)
+    credits: dict[tuple[str, str, str, str], list[float]] = {}
+    for scorer, score in scorers.items():
+        for row in rows:
+            said = score(row["prompt"], row["text"])
+            for name, pole in space.parse(row["code"]).chosen.items():
+                if name in said:
+                    credit = 0.5 if said[name] is None else float(said[name] == pole.name)
+                    cell = row["method"], row["code"], name, scorer
+                    credits.setdefault(cell, []).append(credit)
     table: Figures = {}
-    for name, shares in found.items():
-        for method, by_code in shares.items():
-            for code, by_dimension in by_code.items():
-                cells = table.setdefault(method, {}).setdefault(code, {})
-                for dimension, share in by_dimension.items():
-                    cells.setdefault(dimension, {})[name] = share
+    for (method, code, name, scorer), found in credits.items():
+        cells = table.setdefault(method, {}).setdefault(code, {}).setdefault(name, {})
+        cells[scorer] = fmean(found)
     return table
 
 
@@ -35,13 +49,11 @@ def whole(space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, 
     """
     found: dict[str, dict[str, list[bool]]] = {}
     for row in replies:
-        preference = space.parse(row["code"])
-        pairs = zip(preference.dimensions, preference.choices, strict=True)
-        chosen = {dimension.name: pole.name for dimension, pole in pairs if pole}
+        chosen = space.parse(row["code"]).chosen
         for name, scorer in scorers.items():
             said = scorer(row["prompt"], row["text"])
             if chosen and chosen.keys() <= said.keys():
-                right = all(said[dimension] == pole for dimension, pole in chosen.items())
+                right = all(said[dimension] == pole.name for dimension, pole in chosen.items())
                 found.setdefault(row["method"], {}).setdefault(name, []).append(right)
     return {m: {name: fmean(r) for name, r in by.items()} for m, by in found.items()}
 
@@ -73,21 +85,18 @@ def means(table: Mapping[str, Any], every: Mapping[str, Any]) -> Figures:
 
 def worst(shares: Shares) -> Figures:
     """{method: {code: [dimension, share]}}: what a preference shows least."""
-
-    def least(row: Mapping[str, float]) -> list[Any]:
-        name = min(row, key=lambda dimension: row[dimension])
-        return [name, row[name]]
-
-    return {
-        method: {code: least(row) for code, row in rows.items() if row}
-        for method, rows in shares.items()
-    }
+    found: Figures = {}
+    for method, rows in shares.items():
+        cells = {
+            code: min(row.items(), key=lambda cell: cell[1]) for code, row in rows.items() if row
+        }
+        found[method] = {code: list(cell) for code, cell in cells.items()}
+    return found
 
 
 def judges_of(table: Mapping[str, Any]) -> list[str]:
     """Who has named poles in what ``identify`` gives: the text measures first."""
-    cells = (cell for rows in table.values() for row in rows.values() for cell in row.values())
-    return list(dict.fromkeys(name for cell in cells for name in cell))
+    return union(cell for rows in table.values() for row in rows.values() for cell in row.values())
 
 
 def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from mpd_core.engine.plan import TOP, has_soup, method_names, plan_request
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.prompts import Prompt
+from mpd_core.evaluation.record import RunRecord
 from mpd_core.evaluation.store import content_hash
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.method.static import STATIC
@@ -101,6 +102,23 @@ def jobs_of(
     return jobs
 
 
+def define(
+    pack: Pack, prompts: str, codes: Sequence[str], jobs: Sequence[Job], quantize: Quantize | None
+) -> RunRecord:
+    """A run from its jobs; ``prompts`` is where its prompts came from."""
+    return RunRecord(
+        pack.spec.name,
+        pack.hashes,
+        prompts,
+        len({job.id for job in jobs}),
+        tuple(dict.fromkeys(job.method for job in jobs)),
+        tuple(codes),
+        asdict(jobs[0].request.sampling),
+        tuple(job.key for job in jobs),
+        content_of(pack, quantize),
+    )
+
+
 def content_of(pack: Pack, quantize: Quantize | None = None, method: str | None = None) -> str:
     """SHA-256 of all that a pack's replies depend on: titles and reward models are none of it.
 
@@ -145,10 +163,8 @@ def _split(pack: Pack, method: str) -> tuple[str, Space]:
     plan_request(pack, next(iter(pack.space)), name)
     if not at:
         return name, own
-    for known in get_args(Space):
-        if space == known:
-            merged: Space = known
-            return name, merged
+    if space in get_args(Space):
+        return name, cast(Space, space)
     raise RequestError(f"Method '{method[:60]}': merge in {' or '.join(get_args(Space))}.")
 
 

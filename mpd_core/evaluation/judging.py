@@ -1,21 +1,20 @@
-"""Verdicts on pairs of replies: one dimension at a time, in both orders, each stored in a line.
+"""Verdicts on pairs and on single replies, one dimension at a time; each is stored in a line.
 
-A judge sees a prompt, the sentence that asks for the chosen pole, and two replies; it does not see
-who wrote them. Any judge with the methods of ``PairJudge`` can be asked.
+A judge sees a prompt, the sentence that asks for the chosen pole, and two replies in both orders,
+or all poles of a dimension and one reply; it does not see who wrote them.
 """
 
 from __future__ import annotations
 
 import itertools
-import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from mpd_core.evaluation.meetings import meetings
+from mpd_core.evaluation.record import meetings
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
@@ -24,11 +23,8 @@ READERS = "readers"
 """The judge who sees a pair in one order, which chance has chosen, and judges it as a whole too."""
 WHOLE = "whole reply"
 """In place of a dimension; no dimension can have this name."""
-SEED = 0
-Asked = TypeVar("Asked")
-"""A question of whatever kind."""
-NAMES = {1: "win", 0: "tie", -1: "lose"}
-UNREAD = "unread"
+WINS = {1: "win", 0: "tie", -1: "lose"}
+NEITHER, UNREAD = "neither", "unread"
 
 
 @dataclass(frozen=True)
@@ -44,14 +40,30 @@ class Question:
 
     @property
     def swapped(self) -> Question:
-        return Question(
-            self.prompt, self.dimension, self.pole, self.instruction, self.second, self.first
-        )
+        return replace(self, first=self.second, second=self.first)
+
+
+@dataclass(frozen=True)
+class Single:
+    """Which of these poles does a reply show?"""
+
+    prompt: str
+    text: str
+    dimension: str
+    poles: tuple[str, ...]
+    instructions: tuple[str, ...]
+
+
+Asked = TypeVar("Asked", Question, Single)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """1: the first reply does; 0: a tie; -1: the second does; with what the judge said."""
+    """A verdict with what the judge said.
+
+    On a pair 1: the first reply is better; 0: a tie; -1: the second is. On a single reply the
+    number of the pole that shows, from 1; 0: neither.
+    """
 
     verdict: int | None
     """None: what was said could not be read."""
@@ -60,34 +72,36 @@ class Answer:
     """More that is stored with it."""
 
 
-class Named(Protocol):
-    """A judge's identity."""
+class Judge:
+    """Who judges; this class itself is one of whom there are only stored verdicts."""
 
-    @property
-    def name(self) -> str:
-        """Name, used in file names."""
+    costs = False
+    """Whether an answer costs money."""
+    reads_singles = False
 
-    @property
-    def version(self) -> str:
-        """Changes with anything that could change an answer: part of what answers are cached by."""
-
-
-class PairJudge(Named, Protocol):
-    """Interface of a judge of pairs."""
+    def __init__(self, name: str, version: str) -> None:
+        """
+        Args:
+            name: for people and files.
+            version: changes with anything that could change an answer: answers are cached by it.
+        """
+        self.name, self.version = name, version
 
     def knows(self, dimension: str) -> bool:
-        """Whether it can judge this dimension."""
+        """Whether it can judge pairs in this dimension."""
+        del dimension
+        return True
+
+    def announce(self, questions: Sequence[Question], singles: Sequence[Single]) -> None:
+        """Say what all of this will cost, before any of it is asked."""
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
-        """Verdicts from the view of the first reply, in any order; each is stored as it comes."""
+        """Verdicts on pairs, in any order; each is stored as it comes."""
+        raise NotImplementedError
 
-
-@dataclass(frozen=True)
-class Signature:
-    """Identity of a judge read from stored verdicts."""
-
-    name: str
-    version: str
+    def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
+        """Verdicts on single replies, where it ``reads_singles``."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -119,27 +133,39 @@ def pairs_of(
     for (prompt, code), (first, second) in itertools.product(asked, meetings(methods)):
         one, other = said.get((prompt, code, first)), said.get((prompt, code, second))
         if one and other:
-            chosen = space.parse(code)
+            texts = one["text"], other["text"]
             questions = {
-                dimension.name: Question(
-                    *(one["prompt"], dimension.name, pole.name, pole.instruction),
-                    *(one["text"], other["text"]),
-                )
-                for dimension, pole in zip(chosen.dimensions, chosen.choices, strict=True)
-                if pole is not None
+                name: Question(one["prompt"], name, pole.name, pole.instruction, *texts)
+                for name, pole in space.parse(code).chosen.items()
             }
             longer = len(one["text"].split()) - len(other["text"].split())
             yield Pair(prompt, code, first, second, questions, longer)
 
 
-def drawn(pairs: Sequence[Asked], count: int | None) -> list[Asked]:
-    """A sample of the pairs without replacement, by a fixed seed; None: all pairs."""
-    if count is None or count >= len(pairs):
-        return list(pairs)
-    return random.Random(SEED).sample(list(pairs), count)
+def singles_of(space: PreferenceSpace, replies: Iterable[Row]) -> list[Single]:
+    """Questions about all replies in all chosen dimensions, without duplicates."""
+    found = [
+        single
+        for row in replies
+        for single in singles_of_reply(space, row["prompt"], row["text"])
+        if single.dimension in space.parse(row["code"]).chosen
+    ]
+    return list(dict.fromkeys(found))
 
 
-def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
+def singles_of_reply(space: PreferenceSpace, prompt: str, text: str) -> list[Single]:
+    """One question for each dimension, chosen or not."""
+    return [
+        Single(
+            *(prompt, text, dimension.name),
+            tuple(pole.name for pole in dimension.poles),
+            tuple(pole.instruction for pole in dimension.poles),
+        )
+        for dimension in space.dimensions
+    ]
+
+
+def judge_pairs(judge: Judge, pairs: Sequence[Pair], folder: Path) -> None:
     """Judge both orders of every pair that has no stored verdict yet.
 
     Raises:
@@ -154,16 +180,18 @@ def judge_pairs(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> None:
                 lines.add(pair_row(judge, pair, question, Answer(0, "the same text")))
             else:
                 waiting.setdefault(question, pair)
-        ask(
-            lines,
-            judge.answers,
-            waiting,
-            "verdicts",
-            lambda q, a: pair_row(judge, waiting[q], q, a),
-        )
+        said = "verdicts"
+        _ask(lines, judge.answers, waiting, said, lambda q, a: pair_row(judge, waiting[q], q, a))
 
 
-def ask(
+def judge_singles(judge: Judge, asked: Sequence[Single], folder: Path) -> None:
+    """Judge all single replies that have no stored verdict yet; errors as ``judge_pairs``."""
+    with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
+        waiting = unasked(judge, asked, folder, SINGLES)
+        _ask(lines, judge.singles, waiting, "single replies", lambda s, a: single_row(judge, s, a))
+
+
+def _ask(
     lines: Lines,
     answers: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
     waiting: Iterable[Asked],
@@ -178,19 +206,7 @@ def ask(
             bar.update()
 
 
-def unasked(judge: PairJudge, pairs: Sequence[Pair], folder: Path) -> list[Question]:
-    """What ``judge_pairs`` would ask."""
-    asked = (question for _, question in _questions(judge, pairs))
-    return without_answer(judge, (q for q in asked if q.first != q.second), folder, VERDICTS)
-
-
-def without_answer(judge: Named, asked: Iterable[Asked], folder: Path, file: str) -> list[Asked]:
-    """What has no stored answer of a judge yet, each once."""
-    stored = {row["key"] for row in read_rows(folder / file.format(judge=judge.name))}
-    return [one for one in dict.fromkeys(asked) if key_of(judge, one) not in stored]
-
-
-def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, Question]]:
+def _questions(judge: Judge, pairs: Iterable[Pair]) -> Iterator[tuple[Pair, Question]]:
     for pair in pairs:
         for name, question in pair.questions.items():
             if judge.knows(name):
@@ -198,26 +214,39 @@ def _questions(judge: PairJudge, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, 
                 yield pair, question.swapped
 
 
-def key_of(judge: Named, asked: Any) -> str:
-    """Cache key: a hash of the judge and all it sees, e.g. a ``Question``."""
+def unasked_pairs(judge: Judge, pairs: Iterable[Pair], folder: Path) -> list[Question]:
+    """What ``judge_pairs`` would ask."""
+    asked = (question for _, question in _questions(judge, pairs))
+    return unasked(judge, (q for q in asked if q.first != q.second), folder, VERDICTS)
+
+
+def unasked(judge: Judge, asked: Iterable[Asked], folder: Path, file: str) -> list[Asked]:
+    """What has no stored answer of a judge in ``VERDICTS`` or ``SINGLES`` yet, each once."""
+    stored = {row["key"] for row in read_rows(folder / file.format(judge=judge.name))}
+    return [one for one in dict.fromkeys(asked) if key_of(judge, one) not in stored]
+
+
+def key_of(judge: Judge, asked: Question | Single) -> str:
+    """Cache key: a hash of the judge and all it sees."""
     return content_hash([judge.name, judge.version, *astuple(asked)])[:32]
 
 
-def pair_row(judge: Named, pair: Pair, question: Question, answer: Answer) -> Row:
+def pair_row(judge: Judge, pair: Pair, question: Question, answer: Answer) -> Row:
     """What is stored of an answer about a pair, in either order."""
     swapped = question.first != pair.whole.first
-    methods = (pair.second, pair.first) if swapped else (pair.first, pair.second)
-    return {
-        "key": key_of(judge, question),
-        "judge": judge.name,
-        "version": judge.version,
-        "id": pair.id,
-        "code": pair.code,
-        "dimension": question.dimension,
-        "pole": question.pole,
-        "first": methods[0],
-        "second": methods[1],
-        "verdict": UNREAD if answer.verdict is None else NAMES[answer.verdict],
-        "raw": answer.raw,
-        **answer.facts,
-    }
+    first, second = (pair.second, pair.first) if swapped else (pair.first, pair.second)
+    about = {"id": pair.id, "code": pair.code, "dimension": question.dimension}
+    about |= {"pole": question.pole, "first": first, "second": second}
+    return _row(judge, question, answer, WINS, **about)
+
+
+def single_row(judge: Judge, single: Single, answer: Answer) -> Row:
+    """What is stored of an answer about one reply."""
+    names = dict(enumerate((NEITHER, *single.poles)))
+    return _row(judge, single, answer, names, dimension=single.dimension)
+
+
+def _row(judge: Judge, asked: Any, answer: Answer, names: Mapping[int, str], **about: str) -> Row:
+    verdict = UNREAD if answer.verdict is None else names[answer.verdict]
+    who = {"key": key_of(judge, asked), "judge": judge.name, "version": judge.version}
+    return {**who, **about, "verdict": verdict, "raw": answer.raw, **answer.facts}

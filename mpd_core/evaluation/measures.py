@@ -8,20 +8,16 @@ usual names where it has no recipe. A dimension whose poles are not all measured
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 
 from mpd_core.errors import PackError
 from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, load_scales
-from mpd_core.method.preferences import Dimension, Preference, PreferenceSpace
+from mpd_core.method.preferences import Dimension, PreferenceSpace
 from mpd_core.packs import Pack
 from mpd_core.training import measures as plain
-from mpd_core.training.data import Styled
 from mpd_core.training.measures import words
 from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.recipe import load_recipe
@@ -30,15 +26,13 @@ Verdicts = Mapping[str, str | None]
 """By dimension, the pole that a text shows; None: neither."""
 Scorer = Callable[[str, str], Verdicts]
 """Verdicts on a prompt and its reply."""
+FITTED = "Fitted on the written answers' surface measures, not a neural model."
 OPENING_WORDS = 12
 REFUSALS = re.compile(
     r"\bi(?:'m| am) unable\b|\bi (?:can't|cannot|can not|won't) (?:help|answer|assist|provide)\b|"
     r"\b(?:as|i(?:'m| am)(?: only| just)?) an? (?:ai|artificial intelligence|language model)\b"
 )
 """Openings of replies that refuse to answer."""
-
-Shares = dict[str, dict[str, dict[str, float]]]
-"""By method, preference and dimension."""
 
 USUAL: Mapping[str, str] = {
     "elementary": "-grade",
@@ -49,16 +43,6 @@ USUAL: Mapping[str, str] = {
     "unfriendly": "-sentiment",
 }
 """The paper's poles, for packs without a recipe."""
-
-
-@dataclass(frozen=True)
-class TextReply:
-    """A reply with its prompt, preference and method."""
-
-    prompt: str
-    code: str
-    method: str
-    text: str
 
 
 class TextJudge:
@@ -115,23 +99,22 @@ class TextJudge:
         measure, end = self._ends[pole]
         return end * self._lean[measure](text)
 
-    def measure(self, pole: str) -> str:
-        """The measure of a pole's scale, without its sign."""
-        return self._ends[pole][0]
+    @property
+    def length_dimension(self) -> str | None:
+        """The dimension whose poles are told by length, which no rate of it is corrected for."""
+        by_length = (d.name for d in self.dimensions if self._ends[d.poles[0].name][0] == "words")
+        return next(by_length, None)
 
     def _shown(self, dimension: Dimension, text: str) -> str | None:
         """The pole that shows; if several do, the one with the largest ``lean``."""
-        shown = [pole.name for pole in dimension.poles if self._has(pole.name, text)]
-        return max(shown, key=lambda name: self.lean(name, text)) if shown else None
+        ends = {pole.name: self._ends[pole.name] for pole in dimension.poles}
+        shown = [name for name, (scale, end) in ends.items() if self._shows[scale](text) == end]
+        return max(shown, key=lambda name: self.lean(name, text), default=None)
 
     def _nearest(self, dimension: Dimension, text: str) -> str | None:
         leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
-        most = max(leans, key=lambda name: leans[name])
+        most = max(leans, key=leans.__getitem__)
         return most if leans[most] > 0 else None
-
-    def _has(self, pole: str, text: str) -> bool:
-        measure, end = self._ends[pole]
-        return self._shows[measure](text) == end
 
 
 def _version(measures: Mapping[str, str], scales: Mapping[str, Scale]) -> str:
@@ -166,72 +149,6 @@ def measures_of(pack: Pack) -> dict[str, str]:
                 "measure: put - before that of its opposite."
             )
     return chosen
-
-
-def identification(space: PreferenceSpace, replies: Iterable[TextReply], scorer: Scorer) -> Shares:
-    """Share of replies of which a judge, who sees the reply alone, names the chosen pole.
-
-    Neither pole counts half, another pole nothing. Dimensions that a preference leaves out, and
-    those of which the judge says nothing, have no share.
-    """
-    credits: dict[tuple[str, str, str], list[float]] = {}
-    for reply in replies:
-        verdicts = scorer(reply.prompt, reply.text)
-        for name, pole in _chosen(space.parse(reply.code)):
-            if name in verdicts:
-                credit = 0.5 if verdicts[name] is None else float(verdicts[name] == pole)
-                credits.setdefault((reply.method, reply.code, name), []).append(credit)
-    table: Shares = {}
-    for (method, code, name), found in credits.items():
-        table.setdefault(method, {}).setdefault(code, {})[name] = fmean(found)
-    return table
-
-
-def _chosen(preference: Preference) -> list[tuple[str, str]]:
-    pairs = zip(preference.dimensions, preference.choices, strict=True)
-    return [(dimension.name, pole.name) for dimension, pole in pairs if pole is not None]
-
-
-def written(space: PreferenceSpace, rows: Iterable[Styled]) -> list[TextReply]:
-    """The written answers to whole preferences, as replies by the method ``written``."""
-    codes = [preference.code for preference in space]
-    return [
-        TextReply(row.prompt, code, "written", row.answers[code])
-        for row in rows
-        for code in codes
-        if code in row.answers
-    ]
-
-
-def minimal_pairs(
-    judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled]
-) -> dict[str, dict[str, float]]:
-    """By dimension, over written answers that differ in one letter alone: pairs, and accuracy.
-
-    A pair is right where the answer with a pole leans more to it than the other answer does.
-    """
-    table = {}
-    for dimension in judge.dimensions:
-        pairs = list(_pairs(space, dimension))
-        right = [
-            judge.lean(pole, row.answers[own]) > judge.lean(pole, row.answers[other])
-            for row in rows
-            for pole, own, other in pairs
-            if own in row.answers and other in row.answers
-        ]
-        if right:
-            table[dimension.name] = {"pairs": len(right), "accuracy": fmean(right)}
-    return table
-
-
-def _pairs(space: PreferenceSpace, dimension: Dimension) -> Iterator[tuple[str, str, str]]:
-    """A pole, and the codes of two preferences that differ in it alone, each pair once."""
-    index = space.dimensions.index(dimension)
-    for own, other in itertools.combinations(space, 2):
-        pole = own.choices[index]
-        pairs = zip(own.choices, other.choices, strict=True)
-        if pole and [k for k, (a, b) in enumerate(pairs) if a != b] == [index]:
-            yield pole.name, own.code, other.code
 
 
 def empty(text: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.evaluation import Figures
 from mpd_core.evaluation.jobs import AT
-from mpd_core.evaluation.meetings import MAIN
+from mpd_core.evaluation.record import MAIN
 
 BASELINES = ("vanilla", "prompting", "soup")
 ORDER = (*BASELINES, "uniform", MAIN)

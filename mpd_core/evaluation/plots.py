@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 WIDTH, LEFT, RIGHT, ROW = 720, 300, 90, 24
 COLOURS = ("#4f46e5", "#d97706", "#059669", "#db2777", "#0891b2", "#65a30d", "#7c3aed", "#dc2626")
 """Of experts, in the order of a reply's poles."""
-
-
 STYLE = (
     "body{font:15px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;margin:.5rem 0 1.5rem}"
@@ -22,31 +20,52 @@ STYLE = (
 """Of the pages that hold plots."""
 
 
+def _tag(kind: str, said: str | None = None, **attributes: object) -> str:
+    """One element; ``text_anchor`` is the attribute text-anchor."""
+    inside = "".join(f' {name.replace("_", "-")}="{v}"' for name, v in attributes.items())
+    return f"<{kind}{inside}/>" if said is None else f"<{kind}{inside}>{escape(said)}</{kind}>"
+
+
+def _text(said: str, x: object, y: object, **attributes: object) -> str:
+    return _tag("text", said, x=x, y=y, **attributes)
+
+
+def _figure(height: int, content: Sequence[str], said: str) -> str:
+    return (
+        f'<figure><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" role="img" font-size="13" '
+        f'aria-label="{escape(said)}">{"".join(content)}</svg></figure>'
+    )
+
+
+def _legend(k: int, name: str, x: object, y: int, text_x: object, text_y: int) -> Iterator[str]:
+    yield _tag("rect", x=x, y=y, width=12, height=12, fill=COLOURS[k % len(COLOURS)])
+    yield _text(name, text_x, text_y)
+
+
 def forest(rows: Sequence[Mapping[str, Any]]) -> str:
     """Forest plot: one line per pair of methods, with rate and interval, and a line at one half."""
+
+    def across(share: float) -> str:
+        return f"{LEFT + share * (WIDTH - LEFT - RIGHT):.1f}"
+
     height = ROW * (len(rows) + 1)
-    middle = _across(0.5)
-    parts = [f'<path d="M{middle:.1f} 4V{height - ROW}" stroke="#999" stroke-dasharray="4 3"/>']
+    middle = f"M{across(0.5)} 4V{height - ROW}"
+    parts = [_tag("path", d=middle, stroke="#999", stroke_dasharray="4 3")]
     for index, row in enumerate(rows):
-        y = ROW * index + ROW / 2
-        low, high = row["paper_interval"] or (row["paper_rate"], row["paper_rate"])
-        label = escape(f"{row['first']} against {row['second']}")
+        y, rate = ROW * index + ROW / 2, row["paper_rate"]
+        low, high = row["paper_interval"] or (rate, rate)
+        label, below = f"{row['first']} against {row['second']}", f"{y + 4:.1f}"
+        span = f"M{across(low)} {y:.1f}H{across(high)}"
         parts += [
-            f'<text x="{LEFT - 12}" y="{y + 4:.1f}" text-anchor="end">{label}</text>',
-            f'<path d="M{_across(low):.1f} {y:.1f}H{_across(high):.1f}" stroke="#4f46e5" '
-            'stroke-width="3"/>',
-            f'<circle cx="{_across(row["paper_rate"]):.1f}" cy="{y:.1f}" r="5" fill="#4f46e5"/>',
-            f'<text x="{WIDTH - RIGHT + 16}" y="{y + 4:.1f}">{row["paper_rate"]:.2f}</text>',
+            _text(label, LEFT - 12, below, text_anchor="end"),
+            _tag("path", d=span, stroke=COLOURS[0], stroke_width=3),
+            _tag("circle", cx=across(rate), cy=f"{y:.1f}", r=5, fill=COLOURS[0]),
+            _text(f"{rate:.2f}", WIDTH - RIGHT + 16, below),
         ]
     for tick in (0.0, 0.5, 1.0):
-        parts.append(
-            f'<text x="{_across(tick):.1f}" y="{height - 6}" text-anchor="middle">{tick:g}</text>'
-        )
-    return _figure(height, "".join(parts), "Win rates with intervals")
-
-
-def _across(share: float) -> float:
-    return LEFT + share * (WIDTH - LEFT - RIGHT)
+        parts.append(_text(f"{tick:g}", across(tick), height - 6, text_anchor="middle"))
+    return _figure(height, parts, "Win rates with intervals")
 
 
 def bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], said: str) -> str:
@@ -60,36 +79,22 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], said
     parts, width = [], WIDTH - LEFT - RIGHT
     for index, (label, weights) in enumerate(rows):
         y, x = ROW * (index + 1), float(LEFT)
-        parts.append(f'<text x="{LEFT - 12}" y="{y + 15}" text-anchor="end">{escape(label)}</text>')
+        parts.append(_text(label, LEFT - 12, y + 15, text_anchor="end"))
         for k, weight in enumerate(weights):
-            span = weight * width
+            span, colour = weight * width, COLOURS[k % len(COLOURS)]
+            size = f"{span:.1f}"
             parts.append(
-                f'<rect x="{x:.1f}" y="{y + 3}" width="{span:.1f}" height="{ROW - 6}" '
-                f'fill="{COLOURS[k % len(COLOURS)]}"/>'
+                _tag("rect", x=f"{x:.1f}", y=y + 3, width=size, height=ROW - 6, fill=colour)
             )
             if weight >= 0.08:
-                parts.append(
-                    f'<text x="{x + span / 2:.1f}" y="{y + 15}" text-anchor="middle" '
-                    f'fill="#fff" font-size="11">{weight:.2f}</text>'
-                )
+                look = {"text_anchor": "middle", "fill": "#fff", "font_size": "11"}
+                middle = f"{x + span / 2:.1f}"
+                parts.append(_text(f"{weight:.2f}", middle, y + 15, **look))
             x += span
-    step = width / max(1, len(names))
     for k, name in enumerate(names):
-        at = LEFT + k * step
-        parts.append(
-            f'<rect x="{at:.1f}" y="4" width="12" height="12" fill="{COLOURS[k % len(COLOURS)]}"/>'
-            f'<text x="{at + 17:.1f}" y="15">{escape(name)}</text>'
-        )
-    height = ROW * (len(rows) + 1)
-    return _figure(height, "".join(parts), said)
-
-
-def _figure(height: int, content: str, said: str) -> str:
-    return (
-        f'<figure><svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}" role="img" font-size="13" '
-        f'aria-label="{escape(said)}">{content}</svg></figure>'
-    )
+        at = LEFT + k * width / max(1, len(names))
+        parts += _legend(k, name, f"{at:.1f}", 4, f"{at + 17:.1f}", 15)
+    return _figure(ROW * (len(rows) + 1), parts, said)
 
 
 def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str:
@@ -110,28 +115,21 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str
         )
         return left + across * (WIDTH - left - 20), height - bottom - up * (height - bottom - 40)
 
-    parts = [f'<text x="{left}" y="18" font-weight="600">{escape(said)}</text>']
+    parts = [_text(said, left, 18, font_weight=600)]
     for x in sorted({point[0] for point in points}):
-        at = place(x, 2 ** spans[1][0])[0]
-        parts.append(
-            f'<text x="{at:.1f}" y="{height - bottom + 20}" text-anchor="middle">{x:g}</text>'
-        )
+        at, below = f"{place(x, 2 ** spans[1][0])[0]:.1f}", height - bottom + 20
+        parts.append(_text(f"{x:g}", at, below, text_anchor="middle"))
     for power in range(math.floor(spans[1][0]), math.ceil(spans[1][1]) + 1):
         y = place(2 ** spans[0][0], 2.0**power)[1]
-        parts.append(f'<path d="M{left} {y:.1f}H{WIDTH - 20}" stroke="#ddd"/>')
-        parts.append(
-            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{2.0**power:g}</text>'
-        )
+        parts.append(_tag("path", d=f"M{left} {y:.1f}H{WIDTH - 20}", stroke="#ddd"))
+        parts.append(_text(f"{2.0**power:g}", left - 8, f"{y + 4:.1f}", text_anchor="end"))
     for k, (name, curve) in enumerate(curves.items()):
-        colour = COLOURS[k % len(COLOURS)]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (place(*point) for point in curve))
-        parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        at = left + k * 220
-        parts.append(
-            f'<rect x="{at}" y="{height - 20}" width="12" height="12" fill="{colour}"/>'
-            f'<text x="{at + 18}" y="{height - 9}">{escape(name)}</text>'
-        )
-    return _figure(height, "".join(parts), said)
+        colour = COLOURS[k % len(COLOURS)]
+        parts.append(_tag("path", d=f"M{path}", fill="none", stroke=colour, stroke_width=2.5))
+        start = left + k * 220
+        parts += _legend(k, name, start, height - 20, start + 18, height - 9)
+    return _figure(height, parts, said)
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -95,12 +95,13 @@ def _read(file: Path) -> list[Prompt]:
     kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if len(kept) > MOST_PROMPTS:
         raise RequestError(f"--prompts {file}: over {MOST_PROMPTS:,} prompts: split it.")
-    read = _from_json if file.suffix in (".jsonl", ".json") else _from_text
-    return [read(f"{file}:{number}", number, line) for number, line in kept]
-
-
-def _from_text(place: str, number: int, line: str) -> Prompt:
-    return _checked(place, Prompt(str(number), line.strip()))
+    as_json = file.suffix in (".jsonl", ".json")
+    found = []
+    for number, line in kept:
+        place = f"{file}:{number}"
+        prompt = Prompt(str(number), line.strip())
+        found.append(_checked(place, _from_json(place, number, line) if as_json else prompt))
+    return found
 
 
 def _from_json(place: str, number: int, line: str) -> Prompt:
@@ -111,7 +112,7 @@ def _from_json(place: str, number: int, line: str) -> Prompt:
     found = [row[name] for name in FIELDS if name in row] if isinstance(row, dict) else []
     if not found or not isinstance(found[0], str):
         raise RequestError(f"--prompts {place}: needs text under one of {', '.join(FIELDS)}.")
-    return _checked(place, Prompt(str(row.get("id", number)), found[0]))
+    return Prompt(str(row.get("id", number)), found[0])
 
 
 def _checked(place: str, prompt: Prompt) -> Prompt:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import Figures, sheets
@@ -15,20 +16,22 @@ from mpd_core.evaluation.judging import (
     VERDICTS,
     WHOLE,
     Answer,
+    Judge,
     Pair,
-    Signature,
     pair_row,
     pairs_of,
+    single_row,
+    singles_of_reply,
 )
-from mpd_core.evaluation.meetings import main_of
 from mpd_core.evaluation.readings import Reading, readings, wrong
-from mpd_core.evaluation.singles import single_row, singles_of_reply
+from mpd_core.evaluation.record import main_of
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
+from mpd_core.evaluation.validation import WRITTEN, written
 from mpd_core.evaluation.verdicts import by_hand
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 
-JUDGE = Signature(READERS, "by hand")
+JUDGE = Judge(READERS, "by hand")
 
 
 class Readers:
@@ -54,13 +57,9 @@ class Readers:
             for d in space.dimensions
         ]
         self._said: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for row in replies:
+        for row in (*replies, *written(space, answers)):
             at = self._said.setdefault((row["method"], row["code"]), [])
             at.append((row["prompt"], row["text"]))
-        for answer in answers:
-            for code, text in answer.answers.items():
-                at = self._said.setdefault((sheets.WRITTEN, code), [])
-                at.append((answer.prompt, text))
         self._pairs: dict[tuple[str, str], list[Pair]] = {}
         for pair in pairs_of(space, replies, methods):
             if pair.first == self._main:
@@ -78,19 +77,15 @@ class Readers:
         if type(quality) is not int or not 1 <= quality <= sheets.BEST:
             raise wrong(reading, f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
         method, code = self._source(reading, 2)
-        found = [
-            said
-            for said in self._said.get((method, code), ())
-            if sheets.single_text(*said).rstrip() == reading.shown
-        ]
-        if not found:
+        for said in self._said.get((method, code), ()):
+            if sheets.single_text(*said).rstrip() == reading.shown:
+                break
+        else:
             raise wrong(reading, f"the run has no such reply by '{method}' to {code}")
         facts = {"method": method, "code": code, "quality": quality, "reader": reading.reader}
-        asked = singles_of_reply(self._space, *found[0])
+        asked = singles_of_reply(self._space, *said)
         for single, label, letters in zip(asked, labels, self._letters, strict=True):
-            verdict = _value(reading, label, letters)
-            answer = Answer(verdict, json.dumps(reading.said), facts)
-            row = single_row(JUDGE, single, answer)
+            row = single_row(JUDGE, single, _answer(reading, label, letters, facts))
             yield _apart(row, reading, row["key"])
 
     def pairs(self, reading: Reading) -> Iterator[Row]:
@@ -113,9 +108,8 @@ class Readers:
             )
         facts = {"reader": reading.reader}
         for question, label in zip(asked, [*numbers, sheets.WHOLE], strict=True):
-            verdict = _value(reading, label, {"1": 1, sheets.TIE: 0, "2": -1})
-            answer = Answer(verdict, json.dumps(reading.said), facts)
-            row = pair_row(JUDGE, pair, question, answer)
+            values = {"1": 1, sheets.TIE: 0, "2": -1}
+            row = pair_row(JUDGE, pair, question, _answer(reading, label, values, facts))
             yield _apart(row, reading, by_hand(row["key"], pair))
 
     def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
@@ -163,11 +157,13 @@ def _check_fields(reading: Reading, wanted: set[str]) -> None:
         raise wrong(reading, f"give id, {', '.join(sorted(wanted))} and nothing else")
 
 
-def _value(reading: Reading, label: str, values: Mapping[str, int]) -> int:
+def _answer(
+    reading: Reading, label: str, values: Mapping[str, int], facts: Mapping[str, Any]
+) -> Answer:
     said = reading.said[label]
     if not isinstance(said, str) or said not in values:
         raise wrong(reading, f"'{label}' must be {', '.join(sorted(values))}")
-    return values[said]
+    return Answer(values[said], json.dumps(reading.said), facts)
 
 
 def _apart(row: Row, reading: Reading, asked: str) -> Row:
@@ -178,13 +174,12 @@ def _apart(row: Row, reading: Reading, asked: str) -> Row:
 
 def said(found: Figures) -> str:
     """A sentence on readers, for every table that uses their verdicts."""
-    names = [
+    known = ", ".join(
         f"{name} {cell['named']:.2f} of {cell['replies']}"
         for name, cell in found["written"].items()
-    ]
-    known = (
-        f" Of written answers among them they name the pole: {', '.join(names)}." if names else ""
     )
+    if known:
+        known = f" Of written answers among them they name the pole: {known}."
     return (
         f"{found['readers']} blind readers, by hand: {found['replies']} single replies and "
         f"{found['pairs']} pairs, each in one order that chance has chosen.{known}"
@@ -207,17 +202,15 @@ def figures(space: PreferenceSpace, folder: Path) -> Figures:
     marks: dict[str, list[int]] = {}
     for row in once:
         marks.setdefault(row["method"], []).append(row["quality"])
-    written: dict[str, list[bool]] = {}
+    known: dict[str, list[bool]] = {}
     for row in singles:
-        if row["method"] == sheets.WRITTEN:
-            chosen = space.parse(row["code"])
-            poles = dict(zip((d.name for d in space.dimensions), chosen.choices, strict=True))
-            if pole := poles[row["dimension"]]:
-                written.setdefault(row["dimension"], []).append(row["verdict"] == pole.name)
+        if row["method"] == WRITTEN:
+            pole = space.parse(row["code"]).chosen[row["dimension"]]
+            known.setdefault(row["dimension"], []).append(row["verdict"] == pole.name)
     return {
         "readers": len({row["reader"] for row in (*singles, *pairs)}),
         "replies": len(once),
         "pairs": sum(row["dimension"] == WHOLE for row in pairs),
         "quality": {m: {"mean": fmean(q), "replies": len(q)} for m, q in marks.items()},
-        "written": {n: {"named": fmean(r), "replies": len(r)} for n, r in written.items()},
+        "written": {n: {"named": fmean(r), "replies": len(r)} for n, r in known.items()},
     }

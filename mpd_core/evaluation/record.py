@@ -1,24 +1,23 @@
-"""Definition of a run, stored beside its replies: their keys and how they were generated."""
+"""Definition of a run, stored beside its replies: their keys, methods, and how they were made."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.store import Row, read_rows
 from mpd_core.method.preferences import LEFT_OUT
-from mpd_core.packs import Pack
 from mpd_core.saving import write_json
-
-if TYPE_CHECKING:
-    from mpd_core.evaluation.jobs import Job
 
 FILE = "run.json"
 REPLIES = "replies.jsonl"
+MAIN = "mpd"
 
 
 @dataclass(frozen=True)
@@ -89,18 +88,17 @@ def among(methods: Sequence[str], chosen: Sequence[str]) -> list[str]:
     return [method for method in methods if not chosen or method in chosen]
 
 
-def define(
-    pack: Pack, content: str, prompts: str, codes: Sequence[str], jobs: Sequence[Job]
-) -> RunRecord:
-    """A run from its jobs; ``content`` is the pack's, see ``jobs.content_of``."""
-    return RunRecord(
-        pack.spec.name,
-        pack.hashes,
-        prompts,
-        len({job.id for job in jobs}),
-        tuple(dict.fromkeys(job.method for job in jobs)),
-        tuple(codes),
-        asdict(jobs[0].request.sampling),
-        tuple(job.key for job in jobs),
-        content,
-    )
+def meetings(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """All pairs of methods, except that single experts are compared with the main one only."""
+    main = main_of(methods)
+    ordered = [main, *(method for method in methods if method != main)]
+    return [
+        (first, second)
+        for first, second in itertools.combinations(ordered, 2)
+        if first == main or not (second.startswith(ONE_EXPERT) or first.startswith(ONE_EXPERT))
+    ]
+
+
+def main_of(methods: Sequence[str]) -> str:
+    """Whom the others are compared with: MPD where it is there."""
+    return MAIN if MAIN in methods else methods[0]

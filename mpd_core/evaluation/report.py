@@ -13,21 +13,20 @@ from mpd_core.evaluation import figures as compute
 from mpd_core.evaluation import identified, paper, readers
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.html import html
-from mpd_core.evaluation.judges import FITTED, MEASURES, kind_of
+from mpd_core.evaluation.judges import MEASURES, kind_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import READERS, VERDICTS, Signature, pairs_of
+from mpd_core.evaluation.judging import READERS, VERDICTS, Judge, pairs_of
 from mpd_core.evaluation.markdown import markdown
-from mpd_core.evaluation.measures import Scorer, TextJudge
+from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge
 from mpd_core.evaluation.people import ALL, meetings_of
 from mpd_core.evaluation.people import agreement as agreement_of
 from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, RunRecord, load_run, replies_of
-from mpd_core.evaluation.short_text import FORCED
-from mpd_core.evaluation.singles import scorer_of
 from mpd_core.evaluation.store import Row, read_rows
-from mpd_core.evaluation.tables import validation
+from mpd_core.evaluation.tables import FORCED, MEASURE
 from mpd_core.evaluation.topic import Topic
-from mpd_core.evaluation.verdicts import judged, signatures, unread
+from mpd_core.evaluation.validation import validation
+from mpd_core.evaluation.verdicts import judged, scorer_of, signatures, unread
 from mpd_core.evaluation.votes import Vote
 from mpd_core.evaluation.weights import weights_by
 from mpd_core.packs import Pack, file_sha256
@@ -55,7 +54,7 @@ def report(
     run = load_run(folder)
     replies = replies_of(folder, run)
     measures = TextJudge.of(pack)
-    scorers: dict[str, Scorer] = {"measure": measures, FORCED: measures.forced}
+    scorers: dict[str, Scorer] = {MEASURE: measures, FORCED: measures.forced}
     for judge in signatures(folder):
         if judge.name == MEASURES:
             continue  # which need no store
@@ -70,7 +69,7 @@ def report(
         "run": _facts(run, folder, replies),
         "identification": shown,
         "identified": identified.means(shown, identified.whole(pack.space, replies, scorers)),
-        "worst": identified.worst(identified.shares_of(shown, "measure")),
+        "worst": identified.worst(identified.shares_of(shown, MEASURE)),
         "validation": checked,
         "quality": compute.quality(replies, Topic.installed()),
         "weights": weights_by(replies),
@@ -177,7 +176,7 @@ def _judges(
     replies, methods = run
     pairs = list(pairs_of(pack.space, replies, methods))
     known = known_pairs(pack.space, answers)
-    length = compute.length_dimension(measures)
+    length = measures.length_dimension
     table = {}
     for stored in signatures(folder):
         judge = _measured(folder, measures) if stored.name == MEASURES else stored
@@ -195,7 +194,7 @@ def _judges(
     return table
 
 
-def _measured(folder: Path, measures: TextJudge) -> Signature:
+def _measured(folder: Path, measures: TextJudge) -> Judge:
     """The measures whose stored verdicts are shown: whether word vectors are installed here says
     nothing about verdicts that are there; those of measures that have changed are another judge's.
     """
@@ -203,7 +202,7 @@ def _measured(folder: Path, measures: TextJudge) -> Signature:
     stored = {row["version"] for row in read_rows(file)}
     for version in MeasuresJudge.of(measures).versions:
         if version in stored:
-            return Signature(MEASURES, version)
+            return Judge(MEASURES, version)
     raise MPDError(
         f"{file}: its verdicts are of measures that have changed since: evaluate judge "
         f"--out {folder} first."

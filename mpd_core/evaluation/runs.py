@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -18,14 +17,7 @@ from mpd_core.evaluation.store import Lines, Row, missing
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import Trace
 
-DIGITS = 3
-
 Outcomes = Iterator[tuple[Job, Row | MPDError]]
-
-
-def generate(engine: Engine, jobs: Sequence[Job], folder: Path) -> None:
-    """Generate and store all replies by the engine; as ``store``."""
-    store(jobs, folder, lambda waiting: by_engine(engine, waiting))
 
 
 def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outcomes]) -> None:
@@ -69,27 +61,14 @@ def row_of(job: Job, trace: Trace) -> Row:
     row = plain_row(job, trace.text, finished, len(trace.steps), (trace.device, trace.precision))
     if any(len(step.weights) > 1 for step in trace.steps):
         row["experts"] = list(trace.steps[0].weights)
-        row["weights"] = [_rounded(step.weights) for step in trace.steps]
+        row["weights"] = [[round(w, 3) for w in step.weights.values()] for step in trace.steps]
         row["pieces"] = [step.text for step in trace.steps]
     return row
 
 
 def plain_row(job: Job, text: str, finished: bool, tokens: int, where: tuple[str, str]) -> Row:
     """Fields that every stored reply has; ``where`` is device and precision."""
-    row: dict[str, Any] = {
-        "key": job.key,
-        "id": job.id,
-        "prompt": job.request.messages[-1].content,
-        "code": job.code,
-        "method": job.method,
-        "text": text,
-        "finished": finished,
-        "tokens": tokens,
-        "device": where[0],
-        "precision": where[1],
-    }
-    return row
-
-
-def _rounded(weights: Mapping[str, float]) -> list[float]:
-    return [round(weight, DIGITS) for weight in weights.values()]
+    asked = {"key": job.key, "id": job.id, "prompt": job.request.messages[-1].content}
+    asked |= {"code": job.code, "method": job.method}
+    said = {"text": text, "finished": finished, "tokens": tokens}
+    return {**asked, **said, "device": where[0], "precision": where[1]}

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.judging import Pair, pairs_of
-from mpd_core.evaluation.meetings import main_of
+from mpd_core.evaluation.record import main_of
 from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.validation import written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 
 KEY, RUBRIC = "key.json", "RUBRIC.md"
-WRITTEN = "written"
-"""In place of a method: an answer whose poles are known, which tells how well readers read."""
 NEITHER, TIE, BEST = "N", "T", 5
 QUALITY, WHOLE = "q", "g"
 LONGEST = 1400
@@ -117,12 +116,8 @@ def _singles(
     said: dict[tuple[str, str, str], Row] = {}
     for row in replies:  # one that has no preference is read once
         said.setdefault((row["method"], row["prompt"], row["text"]), row)
-    for row in said.values():
+    for row in (*said.values(), *written(space, answers)):
         yield f"{row['method']}|{row['code']}", single_text(row["prompt"], row["text"])
-    for answer in answers:
-        for preference in space:
-            if text := answer.answers.get(preference.code):
-                yield f"{WRITTEN}|{preference.code}", single_text(answer.prompt, text)
 
 
 def _pairs(space: PreferenceSpace, replies: Sequence[Row], draw: random.Random) -> Iterator[Item]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-DRAWS, STEPS = 2000, 100
+LEVEL, DRAWS, STEPS = 0.95, 2000, 100
 RIDGE = 1e-3
 """Keeps strengths finite where a method wins, or ties, always; too little to move others."""
 ANCHOR, SPREAD = 1000.0, 400.0
@@ -67,14 +67,10 @@ def overall(by_dimension: Iterable[int]) -> int:
 
 
 def both_orders(first: int, second: int) -> tuple[int, bool]:
-    """The verdict of a judge who saw a pair in both orders, and whether he flipped.
-
-    Args:
-        first: on (a, b): 1 is a win of a.
-        second: on (b, a), from the view of what stood first there: 1 is a win of b.
+    """The verdict of a judge who saw (a, b) and (b, a), each from the view of what stood first.
 
     Returns:
-        For a; a disagreement counts as a tie.
+        For a, a disagreement being a tie; and whether the judge flipped.
     """
     agreed = first == -second
     return (first if agreed else 0), not agreed
@@ -98,14 +94,12 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def interval(
-    parts: Sequence[tuple[float, float]], *, level: float = 0.95, seed: int = 0, draws: int = DRAWS
+    parts: Sequence[tuple[float, float]], *, draws: int = DRAWS
 ) -> tuple[float, float] | None:
     """Percentile bootstrap of a share, over clusters.
 
     Args:
         parts: a prompt's numerator and denominator each, e.g. its wins and its decided pairs.
-        level: of the interval.
-        seed: of the draws.
         draws: how many times all prompts are drawn anew.
 
     Returns:
@@ -114,12 +108,12 @@ def interval(
     table = np.array(parts, float).reshape(-1, 2)
     if not len(table):
         return None
-    chosen = np.random.default_rng(seed).integers(len(table), size=(draws, len(table)))
+    chosen = np.random.default_rng(0).integers(len(table), size=(draws, len(table)))
     above, below = table[chosen].sum(1).T
     shares = above[below > 0] / below[below > 0]
     if not len(shares):
         return None
-    low, high = np.quantile(shares, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(shares, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -199,9 +193,7 @@ def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict
 def _highest(climb: Callable[[Floats], tuple[Floats, Floats]], size: int) -> Floats:
     """Where a likelihood of ``size`` parameters, with a slight ridge, is highest: Newton's method.
 
-    Args:
-        climb: its slope and its negative second derivatives at a place.
-        size: of a place.
+    ``climb`` gives its slope and its negative second derivatives at a place.
     """
     at = np.zeros(size)
     for _ in range(STEPS):

@@ -1,51 +1,260 @@
-"""Validation of the text measures on written answers, as values and as text."""
+"""The tables of a report, each made once for Markdown, the page, RESULTS.md and README."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from statistics import fmean
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from mpd_core.evaluation import Figures
-from mpd_core.evaluation.judges import FITTED
-from mpd_core.evaluation.measures import TextJudge, identification, minimal_pairs, written
-from mpd_core.method.preferences import PreferenceSpace
-from mpd_core.training.data import Styled
+from mpd_core.evaluation.cells import NOTHING, Table, line, number, percent, union
+from mpd_core.evaluation.identified import shares_of
+from mpd_core.evaluation.paper import ORDER
+
+Found = Mapping[str, Any]
+"""Figures of a report, or a part of them."""
+Column = str | Callable[[Found], str]
+"""A name in the figures of a row, or what makes the cell of them."""
+
+SURE = 0.05
+"""Holm's p up to which neighbours are told apart."""
+MEASURE, FORCED = "measure", "measure_forced"
+"""The text measures as judge of single replies, free to say "neither" or not."""
+NAMES = {MEASURE: "measures", FORCED: "measures, forced to name one"}
+IDENTIFIED = (
+    "Mean over cells; share of replies that show every chosen pole; and the worst cell, by judge:"
+)
+CARD = "Its card: written answers that differ in one letter (a tie counts half)."
+TABLE_3 = (
+    "Win rate in percent with a 95% interval over prompts; p: two-sided exact binomial test on "
+    "pairs that are no tie, as if pairs of one prompt were independent, as in the paper; Holm: "
+    "adjusted over all meetings of the judge."
+)
+TABLE_4 = "Average win rate over the three baselines, in percent."
 
 
-def validation(judge: TextJudge, space: PreferenceSpace, rows: Sequence[Styled]) -> Figures:
-    """A judge's accuracy on written answers, whose poles are known.
-
-    Returns:
-        Shares by preference and dimension with "neither" allowed (it counts half) and ``forced``
-        to one of the poles, and the accuracy on pairs that differ in one letter.
-    """
-    replies = written(space, rows)
-    return {
-        "judge": judge.name,
-        "kind": FITTED,
-        "prompts": len(rows),
-        "shares": identification(space, replies, judge).get("written", {}),
-        "forced": identification(space, replies, judge.forced).get("written", {}),
-        "minimal_pairs": minimal_pairs(judge, space, rows),
-    }
+def listed(rows: Iterable[Found], columns: Mapping[str, Column]) -> Table:
+    """A line for each row, with the figures that the columns name."""
+    return list(columns), [[_text(row, what) for what in columns.values()] for row in rows]
 
 
-def validation_text(figures: Mapping[str, Any]) -> str:
-    """The same in lines."""
-    lines = [
-        f"Measures on the written answers to {figures['prompts']} prompts. {figures['kind']}",
-        "Named pole right, neither counts half (in brackets: forced to name one)",
-    ]
-    shares, forced, pairs = figures["shares"], figures["forced"], figures["minimal_pairs"]
-    for name in dict.fromkeys(name for row in shares.values() for name in row):
-        cells = "  ".join(
-            f"{code} {shares[code][name]:.2f} ({forced[code][name]:.2f})" for code in sorted(shares)
+def _text(row: Found, what: Column) -> str:
+    value = row.get(what) if isinstance(what, str) else what(row)
+    return str(value) if isinstance(value, (str, int)) else number(value)
+
+
+def crossed(
+    head: Sequence[str],
+    rows: Iterable[tuple[Sequence[str], Mapping[str, str]]],
+    columns: Sequence[str] | None = None,
+) -> Table:
+    """Named rows over columns: those of any row, or those given; what a row lacks is a dash."""
+    rows = list(rows)
+    names = union(row for _, row in rows) if columns is None else columns
+    return [*head, *names], [[*who, *(row.get(n, NOTHING) for n in names)] for who, row in rows]
+
+
+def _named(found: Mapping[str, Found]) -> list[Found]:
+    return [{"name": name, **row} for name, row in found.items()]
+
+
+def counted(row: Found) -> str:
+    """Wins, ties and losses."""
+    return f"{row['wins']}/{row['ties']}/{row['losses']}"
+
+
+def rate(row: Found) -> str:
+    """A win rate by the paper's rule with its interval."""
+    if row["paper_rate"] is None:
+        return NOTHING
+    reach = row["paper_interval"]
+    tail = f" ({reach[0]:.2f} to {reach[1]:.2f})" if reach else ""
+    return f"{row['paper_rate']:.2f}{tail}"
+
+
+def p(row: Found) -> str:
+    """The p of a row."""
+    return f"{row['p']:.2g}"
+
+
+WHO: Mapping[str, Column] = {"first": "first", "second": "second"}
+HALF: Mapping[str, Column] = {"(W+T/2)/N": "half_rate", "p": p}
+
+
+def meetings(found: Iterable[Found]) -> Table:
+    """Every pair of methods that a judge has compared."""
+    columns = {**WHO, "win rate": rate, "W/T/L": counted, **HALF}
+    columns["Holm"] = lambda row: f"{row['p_holm']:.2g}"
+    return listed(found, columns | {"like length": "length_controlled", "found": "detectable"})
+
+
+def people(found: Iterable[Found]) -> Table:
+    """Win rates by people's votes."""
+    middle: Mapping[str, Column] = {"dimension": "dimension", "W/T/L": counted, "win rate": rate}
+    return listed(found, {**WHO, **middle, **HALF})
+
+
+def whole(meetings: Iterable[Found]) -> Table:
+    """What readers say of pairs as a whole."""
+    rows = [{**row, **row["whole"]} for row in meetings if row.get("whole")]
+    return listed(rows, {**WHO, "W/T/L": counted, **HALF})
+
+
+def card(found: Mapping[str, Found]) -> Table:
+    """A judge's card, by dimension."""
+    first = {"known pairs": "name", "pairs": "pairs", "accuracy": "accuracy", "flips": "flip_rate"}
+    return listed(_named(found), {**first, "prefers the longer": "prefers_longer"})
+
+
+def marks(found: Found | None) -> Table:
+    """How good replies are, by blind readers; no rows where nobody has read."""
+    rows = _named((found or {}).get("quality", {}))
+    return listed(rows, {"method": "name", "quality of 5": "mean", "replies read": "replies"})
+
+
+def strengths(judge: Found) -> Table:
+    """Methods by Bradley-Terry points."""
+    rows = [
+        (
+            [method],
+            {"mean win rate": number(judge["average"].get(method)), "Bradley-Terry": f"{b:.0f}"},
         )
-        mean = fmean(shares[code][name] for code in shares)
-        lines += [f"  {name}: {cells}", f"    mean {mean:.3f}"]
-        if name in pairs:
-            lines[-1] += "; minimal pairs {accuracy:.3f} of {pairs}".format(**pairs[name])
-    if "experts" in figures:
-        lines += ["", "The answers that experts learn from:", validation_text(figures["experts"])]
-    return "\n".join(lines)
+        for method, b in judge["strengths"].items()
+    ]
+    return crossed(["method"], rows)
+
+
+def table_2(found: Found) -> Table:
+    """The paper's Table 2: rows over columns, in percent."""
+    rows = {
+        name: {**row["rates"], "average": row["average"]} for name, row in found["rows"].items()
+    }
+    cells = [([name], {c: percent(r) for c, r in row.items()}) for name, row in rows.items()]
+    return crossed([""], cells, [*found["columns"], "average"])
+
+
+def table_3(found: Iterable[Found]) -> Table:
+    """Tables 3 and 5: MPD against the other methods, one column per judge."""
+    rows = [([r["second"]], {j: _cell_3(c) for j, c in r["judges"].items()}) for r in found]
+    return crossed(["MPD against"], rows)
+
+
+def _cell_3(found: Found) -> str:
+    if found["rate"] is None:
+        return NOTHING
+    reach = found["interval"]
+    span = f" ({percent(reach[0])} to {percent(reach[1])})" if reach else ""
+    holm = "" if found["p_holm"] is None else f", Holm {found['p_holm']:.2g}"
+    return f"{percent(found['rate'])}{span}, p {p(found)}{holm}, n {found['decided']}"
+
+
+def table_4(rows: Iterable[Found]) -> Table:
+    """Table 4: spaces and training, in percent."""
+    names = {"method": "method", "merging space": "space", "training": "training"}
+    average = {"average win rate": lambda row: percent(row["average"])}
+    return listed(rows, {**names, "reward": "reward", **average})
+
+
+def order_said(found: Sequence[str], meetings: Iterable[Found]) -> str:
+    """The order as found, beside the paper's; and which neighbours chance may have put so."""
+    known = [name for name in ORDER if name in found]
+    same = "as in the paper" if list(found) == known else f"in the paper {' < '.join(known)}"
+    told = {frozenset((m["first"], m["second"])) for m in meetings if m["p_holm"] <= SURE}
+    chance = [f"{one} and {other}" for one, other in pairwise(found) if {one, other} not in told]
+    said = f"From worst to best by Bradley-Terry: {' < '.join(found)} ({same})."
+    if not chance:
+        return said
+    doubt = f"Chance alone may order {', '.join(chance)} (Holm's p of their meeting over {SURE:g})."
+    return f"{said} {doubt}"
+
+
+def fewer(found: Found) -> str:
+    """Which methods have replies to fewer prompts than the others, so that means differ by that."""
+    replies = {method: row["replies"] for method, row in found["quality"].items()}
+    most, count = max(replies.values(), default=0), found["run"]["count"]
+    said = [f"{line(m)} {count * n // most}" for m, n in replies.items() if n < most]
+    return f" Some methods have only the first of them: {', '.join(said)}." if said else ""
+
+
+def heat(shown: Found, judge: str) -> Table:
+    """One judge's shares: every method and dimension down, preferences across, in percent.
+
+    A method's worst cells are bold; red is below a third, green above two thirds.
+    """
+    shares = shares_of(shown, judge)
+    rows = []
+    for method, by_code in shares.items():
+        least = min((share for row in by_code.values() for share in row.values()), default=0.0)
+        for name in union(by_code.values()):
+            row = {code: _shade(r[name], least) for code, r in by_code.items() if name in r}
+            rows.append(((method, name), row))
+    return crossed(["method", "dimension"], rows, sorted(union(shares.values())))
+
+
+def _shade(share: float, least: float) -> str:
+    mark = "🟥" if share < 1 / 3 else "🟩" if share > 2 / 3 else "⬜"
+    return f"{mark} **{percent(share)}**" if share == least else f"{mark} {percent(share)}"
+
+
+def identified(found: Mapping[str, Found]) -> Table:
+    """One row per method, one column per judge of single replies."""
+    rows = [([m], {NAMES.get(j, j): _mean(c) for j, c in row.items()}) for m, row in found.items()]
+    return crossed(["method"], rows)
+
+
+def _mean(cell: Found) -> str:
+    code, name, share = cell["worst"]
+    return f"{cell['mean']:.2f}; {number(cell['whole'])}; {share:.2f} ({name} of {code})"
+
+
+def worst(head: Sequence[str], found: Iterable[tuple[Sequence[str], Found]]) -> Table:
+    """The weakest dimension of each preference, by what ``head`` names."""
+    rows = [
+        (who, {code: f"{name} {share:.2f}" for code, (name, share) in row.items()})
+        for who, row in found
+    ]
+    return crossed(head, rows)
+
+
+def validation(found: Found) -> Table:
+    """The measures on written answers; in brackets forced to name a pole."""
+    forced = found["forced"]
+    rows = [
+        ([code], {n: f"{share:.2f} ({forced[code][n]:.2f})" for n, share in row.items()})
+        for code, row in sorted(found["shares"].items())
+    ]
+    return crossed(["preference"], rows, union(found["shares"].values()))
+
+
+def by_part(found: Iterable[Found], part: str) -> Table:
+    """Rates of each meeting ``by_dimension`` or ``by_code``."""
+    rows = [
+        ((row["first"], row["second"]), {n: number(r["half_rate"]) for n, r in row[part].items()})
+        for row in found
+    ]
+    return crossed(list(WHO), rows)
+
+
+def replies(found: Mapping[str, Found]) -> Table:
+    """How replies are, by method."""
+
+    def cell(name: str, value: float) -> str:
+        return number(value, 0 if name in ("replies", "words") else 2)
+
+    rows = [
+        ([method], {n.replace("_", " "): cell(n, v) for n, v in row.items()})
+        for method, row in found.items()
+    ]
+    return crossed(["method"], rows)
+
+
+def weights(found: Mapping[str, Found]) -> Table:
+    """A method's mean weights by position and kind of word, preference by preference."""
+    parts = ("by_position", "by_kind")
+    rows = [
+        (
+            (code, ", ".join(row["experts"])),
+            {n: " / ".join(map(number, w)) for part in parts for n, w in row[part].items()},
+        )
+        for code, row in found.items()
+    ]
+    return crossed(["preference", "experts"], rows)

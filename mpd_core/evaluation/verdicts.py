@@ -1,25 +1,29 @@
-"""Stored verdicts, read back: pairs with both orders combined."""
+"""Stored verdicts, read back: pairs with both orders combined, and what single replies show."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpd_core.evaluation.judging import (
-    NAMES,
+    NEITHER,
     READERS,
     SINGLES,
     UNREAD,
     VERDICTS,
     WHOLE,
-    Named,
+    WINS,
+    Judge,
     Pair,
-    Signature,
     key_of,
+    singles_of_reply,
 )
+from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.statistics import both_orders, overall
 from mpd_core.evaluation.store import read_rows
+from mpd_core.method.preferences import PreferenceSpace
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,9 @@ class Judged:
     """On the pair as a whole, of readers."""
 
 
-def judged(judge: Named, pairs: Sequence[Pair], folder: Path) -> list[Judged]:
+def judged(judge: Judge, pairs: Iterable[Pair], folder: Path) -> list[Judged]:
     """All pairs whose verdicts are stored and readable: in both orders, but for readers."""
-    values = {name: value for value, name in NAMES.items()}
+    values = {name: value for value, name in WINS.items()}
     stored: dict[str, list[int]] = {}
     for row in read_rows(folder / VERDICTS.format(judge=judge.name)):
         if (value := values.get(row["verdict"])) is not None:
@@ -69,17 +73,39 @@ def by_hand(key: str, pair: Pair) -> str:
     return f"{key} {pair.first} {pair.second}"
 
 
-def signatures(folder: Path) -> list[Signature]:
+def scorer_of(judge: Judge, space: PreferenceSpace, folder: Path) -> Scorer:
+    """A scorer that looks up a judge's stored verdicts; replies without one have no entry.
+
+    Of a text that several readers have read, what most of them say; neither where no pole has most.
+    """
+    stored: dict[str, Counter[str]] = {}
+    for row in read_rows(folder / SINGLES.format(judge=judge.name)):
+        if row["verdict"] != UNREAD:
+            stored.setdefault(row.get("asked") or row["key"], Counter())[row["verdict"]] += 1
+
+    def verdicts(prompt: str, text: str) -> dict[str, str | None]:
+        found: dict[str, str | None] = {}
+        for single in singles_of_reply(space, prompt, text):
+            if said := stored.get(key_of(judge, single)):
+                (most, count), *rest = said.most_common()
+                alone = not rest or rest[0][1] < count
+                found[single.dimension] = most if alone and most != NEITHER else None
+        return found
+
+    return verdicts
+
+
+def signatures(folder: Path) -> list[Judge]:
     """The judges with stored verdicts on a run, each with its latest version."""
     found = {}
     for pattern in (SINGLES, VERDICTS):
         for file in folder.glob(pattern.format(judge="*")):
             for row in read_rows(file):
                 found[row["judge"]] = row["version"]
-    return [Signature(name, found[name]) for name in sorted(found)]
+    return [Judge(name, found[name]) for name in sorted(found)]
 
 
-def unread(judge: Named, folder: Path) -> int:
+def unread(judge: Judge, folder: Path) -> int:
     """Number of a judge's stored answers that could not be parsed."""
     rows = read_rows(folder / VERDICTS.format(judge=judge.name))
     return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)

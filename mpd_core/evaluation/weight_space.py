@@ -1,7 +1,6 @@
 """Baselines in weight space as PEFT ships them: merging by TIES and DARE, and Arrow routing.
 
-They need one model that holds every chosen expert. Like the soup they read all instructions of the
-preference.
+They need one model with every chosen expert. Like the soup they read all instructions.
 
 TIES (Yadav et al., 2023), DARE (Yu et al., 2024): PEFT's ``add_weighted_adapter``, which works on A
 and B apart and gives an adapter like any other: the engine serves it, see ``generators``. Arrow
@@ -15,18 +14,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import ArrowConfig, LoraConfig, PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.evaluation.jobs import Job
-from mpd_core.evaluation.joining import MERGED, SEED, join
+from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
 from mpd_core.method.preferences import Pole
@@ -39,18 +38,22 @@ from mpd_core.packs import Pack, Quantize
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.sampling import choose, draw
 
+SEED = 0
+"""Of what DARE drops, and of Arrow's power iteration."""
+MERGED, ROUTER = "merged", "arrow_router"
 TOGETHER, MOST_TOKENS = 32, 16_384
 """Replies of one batch, all of one preference, and their tokens, prompts included: a cache of
 transformers is padded to the longest."""
+Prompted = tuple[Job, list[int]]
+"""A job with its prompt's token ids."""
 
 
 class WeightSpace:
-    """The base with a pack's experts in PEFT's own model."""
+    """The base with a pack's experts in PEFT's own model; errors as ``Engine.open``."""
 
     def __init__(
         self, pack: Pack, *, quantize: Quantize | None = None, device: str | None = None
     ) -> None:
-        """Load the base; errors as ``Engine.open``."""
         spec = pack.spec.base
         self._format = weight_format(device, quantize or spec.quantize, spec.precision)
         loaded = load_model(obtain(pack, spec.source), self._format)
@@ -63,8 +66,8 @@ class WeightSpace:
     @torch.inference_mode()
     def outcomes(self, jobs: Sequence[Job]) -> Outcomes:
         """The row or error of each job; jobs that share a merged model are batched."""
-        ordered = sorted(jobs, key=lambda job: (job.method, job.code))
-        for (method, code), group in itertools.groupby(ordered, lambda job: (job.method, job.code)):
+        shared = attrgetter("method", "code")
+        for (method, code), group in itertools.groupby(sorted(jobs, key=shared), shared):
             alike = list(group)
             try:
                 with self.merged(method, self._pack.space.parse(code).poles) as model:
@@ -102,7 +105,7 @@ class WeightSpace:
                 model.load_adapter(folder, adapter_name=name)
         try:
             try:
-                join(model, method, names)
+                _join(model, method, names)
             except (ValueError, TypeError, KeyError) as error:
                 raise RequestError(
                     f"Method '{method}': PEFT cannot join the experts {', '.join(names)} "
@@ -138,35 +141,29 @@ class WeightSpace:
         for job in jobs:
             ids = self._ids(job)
             asked, most = job.request.sampling.max_new_tokens, self._pack.spec.decode.context
-            if len(ids) + asked > most:
-                yield (
-                    job,
-                    RequestError(
-                        f"The prompt has {len(ids)} tokens and the reply may have {asked}, but "
-                        f"together at most {most} fit."
-                    ),
-                )
-            else:
+            if len(ids) + asked <= most:
                 fitting.append((job, ids))
+                continue
+            said = f"The prompt has {len(ids)} tokens and the reply may have {asked}, but together "
+            yield job, RequestError(f"{said}at most {most} fit.")
         for batch in _batches(fitting):
-            tokens = self._decode(model, [job for job, _ in batch], [ids for _, ids in batch])
-            yield from ((job, self._row(job, t)) for (job, _), t in zip(batch, tokens, strict=True))
+            for (job, _), tokens in zip(batch, self._decode(model, batch), strict=True):
+                yield job, self._row(job, tokens)
 
     def _ids(self, job: Job) -> list[int]:
         chosen = self._pack.space.parse(job.code).poles
         return self._prompts.render(job.request.messages, [pole.instruction for pole in chosen])
 
-    def _decode(
-        self, model: Any, jobs: Sequence[Job], prompts: Sequence[list[int]]
-    ) -> list[list[int]]:
+    def _decode(self, model: Any, batch: Sequence[Prompted]) -> list[list[int]]:
         """Token ids of a batch's replies, left-padded in one cache, each up to its own end."""
-        samplings = [job.request.sampling for job in jobs]
+        samplings = [job.request.sampling for job, _ in batch]
+        prompts = [ids for _, ids in batch]
         generators = [torch.Generator().manual_seed(s.seed) for s in samplings]
         width, device = max(map(len, prompts)), model.device
         ids = torch.tensor([[p[0]] * (width - len(p)) + p for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        replies: list[list[int]] = [[] for _ in jobs]
-        cache, running = DynamicCache(), list(range(len(jobs)))
+        replies: list[list[int]] = [[] for _ in batch]
+        cache, running = DynamicCache(), list(range(len(batch)))
         while running:
             chosen = choose(
                 self._log_probs(model, ids, mask, cache),
@@ -176,7 +173,9 @@ class WeightSpace:
             )
             for row, token in zip(running, chosen.tolist(), strict=True):
                 replies[row].append(token)
-            kept = [k for k, row in enumerate(running) if not self._ended(replies[row], jobs[row])]
+            ends = self._prompts.end_of_turn
+            over = [finish_reason(replies[row], samplings[row], ends) for row in running]
+            kept = [k for k, reason in enumerate(over) if reason is None]
             ids, mask = chosen[:, None], torch.cat([mask, mask.new_ones(len(running), 1)], dim=1)
             if len(kept) < len(running):  # replies that have ended cost nothing more
                 running = [running[k] for k in kept]
@@ -196,9 +195,6 @@ class WeightSpace:
         )
         return torch.log_softmax(said.logits[:, -1].float(), dim=-1)
 
-    def _ended(self, reply: Sequence[int], job: Job) -> bool:
-        return finish_reason(reply, job.request.sampling, self._prompts.end_of_turn) is not None
-
     def _row(self, job: Job, tokens: Sequence[int]) -> Row:
         decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
         last = len(tokens) - 1
@@ -206,10 +202,6 @@ class WeightSpace:
         finished = tokens[-1] in self._prompts.end_of_turn
         where = (self._format.device, f"{self._format}, by transformers")
         return plain_row(job, text, finished, len(tokens), where)
-
-
-Prompted = tuple[Job, list[int]]
-"""A job with its prompt's token ids."""
 
 
 def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:
@@ -223,3 +215,36 @@ def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:
         batch.append(one)
     if batch:
         yield batch
+
+
+def _join(model: Any, method: str, names: Sequence[str]) -> None:
+    """Activate one adapter that merges or routes between the given ones; errors are PEFT's own."""
+    if method in (TIES, DARE):
+        kind, weight = ("ties", 1.0) if method == TIES else ("dare_linear", 1.0 / len(names))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(SEED)
+            weights = [weight] * len(names)
+            model.add_weighted_adapter(names, weights, MERGED, kind, density=DENSITY)
+        model.set_adapter(MERGED)
+        return
+    config = ArrowConfig(
+        top_k=min(ROUTED, len(names)), router_temperature=TEMPERATURE, rng_seed=SEED
+    )
+    config.task_adapter_names, config.gks_adapter_names = list(names), []
+    # By full names, unlike PEFT's create_arrow_model: experts may leave lower layers alone.
+    targets = _targets(model, names)
+    rank = model.peft_config[names[0]].r
+    model.add_adapter(ROUTER, LoraConfig(arrow_config=config, target_modules=targets, r=rank))
+    model.set_adapter(ROUTER)
+
+
+def _targets(model: Any, names: Sequence[str]) -> list[str]:
+    """Full names of the modules that all of these adapters change in one rank; ValueError else."""
+    shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in names]
+    for full, module in model.base_model.model.named_modules():
+        for found, name in zip(shapes, names, strict=True):
+            if name in getattr(module, "lora_A", {}):
+                found[full] = tuple(module.lora_A[name].weight.shape)
+    if any(found != shapes[0] for found in shapes):
+        raise ValueError("their ranks or targets differ")
+    return sorted(shapes[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -34,16 +34,14 @@ def weights_by(replies: Iterable[Row]) -> dict[str, Any]:
     return table
 
 
-def _means(rows: Sequence[Row], label: Any, names: Sequence[str]) -> dict[str, list[float]]:
+def _means(
+    rows: Sequence[Row], labels: Callable[[Row], Sequence[str]], names: Sequence[str]
+) -> dict[str, list[float]]:
     found: dict[str, list[list[float]]] = {name: [] for name in names}
     for row in rows:
-        for name, weights in zip(label(row), row["weights"], strict=True):
+        for name, weights in zip(labels(row), row["weights"], strict=True):
             found[name].append(weights)
-    return {
-        name: [fmean(column) for column in zip(*steps, strict=True)]
-        for name, steps in found.items()
-        if steps
-    }
+    return {name: [*map(fmean, zip(*steps, strict=True))] for name, steps in found.items() if steps}
 
 
 def positions(row: Row) -> list[str]:

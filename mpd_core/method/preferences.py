@@ -76,6 +76,12 @@ class Preference:
         return tuple(pole for pole in self.choices if pole is not None)
 
     @property
+    def chosen(self) -> dict[str, Pole]:
+        """The chosen poles, by the names of their dimensions."""
+        pairs = zip(self.dimensions, self.choices, strict=True)
+        return {dimension.name: pole for dimension, pole in pairs if pole is not None}
+
+    @property
     def code(self) -> str:
         """Letters, one a dimension, ``-`` where it is left out: ``AAB``, ``A-B``."""
         pairs = zip(self.dimensions, self.choices, strict=True)

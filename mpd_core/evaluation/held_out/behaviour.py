@@ -1,15 +1,18 @@
-"""How replies behave: how they end and read, whether they follow, how their weights move."""
+"""How replies behave and how their weights move, with small statistics on paired figures."""
 
 from __future__ import annotations
 
 import math
+import random
+import statistics
 from collections.abc import Sequence
 from statistics import fmean
 
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.held_out.significance import correlation
 from mpd_core.training import measures
 from mpd_core.training.rollouts import Rollout
+
+FLIPS = 10_000
 
 
 def reply_stats(replies: Sequence[Rollout]) -> Figures:
@@ -50,3 +53,26 @@ def _entropy(weights: Sequence[float]) -> float:
     """Over that of uniform weights: 1 is uniform, 0 a single expert."""
     said = -sum(weight * math.log(weight) for weight in weights if weight > 0)
     return said / math.log(len(weights)) if len(weights) > 1 else 1.0
+
+
+def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
+    """Two-sided paired permutation test: how often random signs give a mean as far from zero."""
+    draw = random.Random(seed)
+    observed = abs(sum(differences))
+    hits = sum(
+        abs(sum(d if draw.getrandbits(1) else -d for d in differences)) >= observed - 1e-12
+        for _ in range(FLIPS)
+    )
+    return (hits + 1) / (FLIPS + 1)
+
+
+def wins(first: Sequence[float], second: Sequence[float]) -> float:
+    """Share of pairs in which the first is larger; ties count for half."""
+    pairs = list(zip(first, second, strict=True))
+    return fmean(0.5 if a == b else float(a > b) for a, b in pairs)
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Pearson's; 0 where one of the two does not vary."""
+    varies = len(set(xs)) > 1 and len(set(ys)) > 1
+    return statistics.correlation(xs, ys) if varies else 0.0

@@ -11,58 +11,13 @@ from mpd_core.packs import Pack
 from mpd_core.training import recipe
 
 FILE = "README.md"
-MEGABYTE = 1e6
-TEMPLATE = """# {title}
-
-{description}
-
-- Base: {base} ({licence}), frozen, not in this folder.
-- Experts: {experts} LoRA adapters ({poles}).
-- Anchor of the space `strength`: {anchor}.
-- Reward models: {rewards}, for training and evaluation; serving does not load them.
-- Preference Control Model: {pcm}.
-- All adapters together: {megabytes:.1f} MB of safetensors, fp16. `pack.toml` names their SHA-256.
-
-## Data
-
-{data}: written for this project, Apache-2.0. Splits are by prompt; nothing of the test
-split was used for training or for choosing settings. Data of third parties is never trained on.
-
-## Settings
-
-`{recipe}` beside this file, in full. To repeat everything:
-
-    make train ARGS='all --pack {name} --resume'
-    make train ARGS='install --pack {name}'
-    make train ARGS='report --pack {name} --recompute'
-
-## Figures
-
-On prompts of the test split, greedy decoding under the pack's own settings. Rewards are those of
-the reward models above{learned}: a gain says that training worked, not that people would
-agree. Readability, length and sentiment are computed without any of these models.
-
-```
-{measured}
-```
-
-## Limits
-
-- The base has few parameters: replies are fluent, and often wrong in fact, more so in the
-  knowledgeable style, whose vocabulary it imitates.
-- English only; one turn at a time was trained.
-- The unfriendly style is rude on purpose, and made for showing how preferences are merged.
-
-## Licence
-
-Apache-2.0, like the code, the data and the base.
-"""
+TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
     """Write the card beside the pack; figures that are not known are not in it."""
     spec = pack.spec
-    card = TEMPLATE.format(
+    card = TEMPLATE.read_text(encoding="utf-8").format(
         title=spec.title,
         description=spec.description,
         name=spec.name,
@@ -74,7 +29,7 @@ def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
         rewards="one adapter with a score a pole" if spec.rewards else "none",
         pcm=_pcm(pack),
         learned=", which the PCM was trained on" if pack.trained else "",
-        megabytes=_bytes(pack) / MEGABYTE,
+        megabytes=_bytes(pack) / 1e6,
         data=_data(recipe.load_recipe(pack).data),
         recipe=recipe.FILE,
         measured=text(figures) if figures else "Nothing has been measured yet.",

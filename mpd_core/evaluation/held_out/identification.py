@@ -55,18 +55,13 @@ def by_rewards(space: PreferenceSpace, models: RewardScorer, rows: Sequence[Row]
 def likelihood(setup: TrainingContext, replies: Replies) -> dict[str, float]:
     """Mean ln p a token that the bare base gives the replies: how much sense they make to it."""
     length = setup.recipe.data.max_tokens
-    reader = TeacherForcing(setup, (), texts=TEXTS, length=length)
+    base = TeacherForcing(setup, (), texts=TEXTS, length=length)
     found: dict[str, float] = {}
     for method, some in replies.items():
-        asked = [setup.ids(setup.prompt(reply.prompt)) for reply in some]
-        texts = [[*a, *r.tokens][:length] for a, r in zip(asked, some, strict=True)]
-        total, tokens = 0.0, 0
-        for batch in reader.batches(texts):
-            states = reader.states([texts[k] for k in batch], [(BASE,)] * len(batch))
-            for k, (row,) in zip(batch, states, strict=True):
-                own = torch.tensor(texts[k][len(asked[k]) :])
-                said = reader.log_probs(row[len(asked[k]) - 1 : -1], BASE).cpu()
-                total += float(said.gather(1, own[:, None]).sum())
-                tokens += len(own)
-        found[method] = total / max(1, tokens)
+        prompts = [setup.ids(setup.prompt(reply.prompt)) for reply in some]
+        texts = [r.tokens[: length - len(p)] for r, p in zip(some, prompts, strict=True)]
+        total = 0.0
+        for k, (read,) in base.read(prompts, texts, [(BASE,)] * len(texts), title="likelihood"):
+            total += float(read.gather(1, torch.tensor(texts[k])[:, None]).sum())
+        found[method] = total / max(1, sum(map(len, texts)))
     return found

@@ -1,38 +1,41 @@
-"""All judges of pairs, behind one interface (``judging.PairJudge``)."""
+"""All judges of pairs, behind one interface (``judging.Judge``)."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, TypeVar, get_args
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation import JudgeName, judging, singles
+from mpd_core.evaluation import JudgeName
 from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import (
     READERS,
-    Named,
-    PairJudge,
-    Question,
-    drawn,
+    SINGLES,
+    Judge,
     judge_pairs,
+    judge_singles,
     pairs_of,
+    singles_of,
+    unasked,
+    unasked_pairs,
 )
-from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.measures import FITTED, TextJudge
 from mpd_core.evaluation.record import among, load_run, replies_of
-from mpd_core.evaluation.singles import Single, SingleJudge, judge_singles, singles_of
 from mpd_core.packs import Pack
 from mpd_core.training.data import Styled
 
 if TYPE_CHECKING:
     from mpd_core.evaluation.judges.server import ServerOptions
 
+Drawn = TypeVar("Drawn")
+SEED = 0
 CARD_PAIRS = 60
 """Known pairs for the card of a judge that costs money, where nothing else is said."""
 MEASURES, REWARDS, SERVER = "measures", "rewards", "server"
 JUDGES = get_args(JudgeName)
-FITTED = "Fitted on the written answers' surface measures, not a neural model."
 LEARNED = "Not independent: the reward models that this pack's PCM learns from."
 READS = "A language model that reads both replies and says what it thinks before its verdict."
 
@@ -42,7 +45,7 @@ def judge_named(
     pack: Pack,
     server: ServerOptions | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> PairJudge:
+) -> Judge:
     """A judge by its name.
 
     Args:
@@ -74,7 +77,7 @@ def judge_named(
 
 def judge_run(
     pack: Pack,
-    judge: PairJudge,
+    judge: Judge,
     folder: Path,
     answers: Sequence[Styled],
     *,
@@ -107,23 +110,22 @@ def judge_run(
     met_pairs, all_known = pairs_of(pack.space, replies, met), known_pairs(pack.space, answers)
     chosen = [*drawn(list(met_pairs), pairs), *drawn(all_known, known)]
     alone = singles_of(pack.space, replies) if single else []
-    if isinstance(judge, Announcing):
-        new = judging.unasked(judge, chosen, folder), singles.unasked(judge, alone, folder)
+    if judge.costs:
+        new = unasked_pairs(judge, chosen, folder), unasked(judge, alone, folder, SINGLES)
         judge.announce(*new)
     judge_pairs(judge, chosen, folder)
-    if isinstance(judge, SingleJudge):
+    if judge.reads_singles:
         judge_singles(judge, alone, folder)
 
 
-@runtime_checkable
-class Announcing(Protocol):
-    """A judge that costs money."""
+def drawn(pairs: Sequence[Drawn], count: int | None) -> list[Drawn]:
+    """A sample of the pairs without replacement, by a fixed seed; None: all pairs."""
+    if count is None or count >= len(pairs):
+        return list(pairs)
+    return random.Random(SEED).sample(list(pairs), count)
 
-    def announce(self, questions: Sequence[Question], singles: Sequence[Single]) -> None:
-        """Say what all of this will cost, before any of it is asked."""
 
-
-def kind_of(judge: Named) -> str:
+def kind_of(judge: Judge) -> str:
     """A sentence on a judge, for every table that uses it."""
     known = {MEASURES: FITTED, REWARDS: LEARNED}
     return known.get(judge.name, f"{READS} Its model: {judge.version.partition(' ')[0]}.")

@@ -12,8 +12,7 @@ from mpd_core.evaluation.judges.criteria import (
     SINGLE_RULES,
     Example,
 )
-from mpd_core.evaluation.judging import Question
-from mpd_core.evaluation.singles import Single
+from mpd_core.evaluation.judging import Question, Single
 
 Messages = list[dict[str, str]]
 

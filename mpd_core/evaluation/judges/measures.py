@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
-from mpd_core.evaluation.judging import Answer, Question
+from mpd_core.evaluation.judging import Answer, Judge, Question
 from mpd_core.evaluation.measures import TextJudge, unanswered
 from mpd_core.evaluation.topic import Topic
 from mpd_core.training.measures import loops
@@ -19,14 +19,12 @@ OFF_TOPIC = 0.0
 answer of a hundred, and of answers to another instruction four of ten."""
 
 
-class MeasuresJudge:
+class MeasuresJudge(Judge):
     """Pairs by the text measures: a reply that names its pole beats one that shows neither.
 
     A reply that does not answer, speaks of something else, or goes round in a loop, shows nothing,
     whatever it measures.
     """
-
-    name = "measures"
 
     def __init__(self, judge: TextJudge, topic: Topic | None = None) -> None:
         """
@@ -37,7 +35,7 @@ class MeasuresJudge:
         self._judge = judge
         self._similarity = lru_cache(4096)(topic.similarity) if topic else None
         self._known = {dimension.name for dimension in judge.dimensions}
-        self.version = f"{judge.version} {RULES}{TOPIC if topic else ''}"
+        super().__init__("measures", f"{judge.version} {RULES}{TOPIC if topic else ''}")
 
     @classmethod
     def of(cls, judge: TextJudge) -> MeasuresJudge:
@@ -51,9 +49,11 @@ class MeasuresJudge:
         return self.version, plain + TOPIC, plain
 
     def knows(self, dimension: str) -> bool:
+        """Whether all of its poles have a scale."""
         return dimension in self._known
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        """In the order asked."""
         return ((question, self.ask(question)) for question in questions)
 
     def ask(self, question: Question) -> Answer:

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mpd_core.errors import PackError
-from mpd_core.evaluation.judging import Answer, Question
-from mpd_core.evaluation.singles import Single
+from mpd_core.evaluation.judging import Answer, Judge, Question, Single
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
@@ -16,15 +15,14 @@ from mpd_core.training.scoring.reward_models import RewardModels, Scorer
 
 Text = tuple[str, str]
 """A prompt and a reply."""
-NAME = "rewards"
 TIE = 0.2
 """Scores that differ by less are a tie: odds of 11 to 9 at most."""
 
 
-class RewardsJudge:
+class RewardsJudge(Judge):
     """The reply that its pole's reward model scores higher wins."""
 
-    name = NAME
+    reads_singles = True
 
     def __init__(self, models: Scorer, version: str, poles: Sequence[str]) -> None:
         """
@@ -33,7 +31,7 @@ class RewardsJudge:
             version: of their weights.
             poles: all of the pack's.
         """
-        self.version = version
+        super().__init__("rewards", version)
         self._models, self._poles = models, tuple(poles)
         self._known: dict[Text, Mapping[str, float]] = {}
 
@@ -48,29 +46,15 @@ class RewardsJudge:
         folder = reward_folder(setup)
         if not (folder / HEAD).is_file():
             raise PackError(f"The pack '{pack.spec.name}' has no reward models: run train rewards.")
-        return cls(
-            RewardModels(setup, folder),
-            version_of(folder),
-            [pole.name for pole in pack.space.poles],
-        )
-
-    def knows(self, dimension: str) -> bool:
-        """Always true: every pole of the pack has a score."""
-        del dimension
-        return True
+        poles = [pole.name for pole in pack.space.poles]
+        return cls(RewardModels(setup, folder), version_of(folder), poles)
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """In the order asked; a reply that stands in several pairs is read once."""
-        scores = self._scores(
-            (question.prompt, reply)
-            for question in questions
-            for reply in (question.first, question.second)
-        )
+        scores = self._scores((q.prompt, text) for q in questions for text in (q.first, q.second))
         for question in questions:
-            first, second = (
-                scores[question.prompt, reply][question.pole]
-                for reply in (question.first, question.second)
-            )
+            first = scores[question.prompt, question.first][question.pole]
+            second = scores[question.prompt, question.second][question.pole]
             gap = first - second
             verdict = 0 if abs(gap) < TIE else 1 if gap > 0 else -1
             yield question, Answer(verdict, f"{first:.3f} : {second:.3f}")

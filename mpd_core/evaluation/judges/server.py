@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any, TypeVar
+from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.judges.asking import (
@@ -21,11 +21,9 @@ from mpd_core.evaluation.judges.client import ServerOptions as ServerOptions
 from mpd_core.evaluation.judges.client import client, failed, text, usage
 from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGLE_RULES
 from mpd_core.evaluation.judges.spending import Spending, estimate, tokens_of
-from mpd_core.evaluation.judging import Answer, Question
-from mpd_core.evaluation.singles import Single
+from mpd_core.evaluation.judging import Answer, Asked, Judge, Question, Single
 from mpd_core.evaluation.store import content_hash
 
-Asked = TypeVar("Asked")
 Read = Callable[[str], int | None]
 """Parses an answer's text into a verdict."""
 
@@ -35,8 +33,10 @@ READINGS = 3
 SEEDS = 1000
 
 
-class ServerJudge:
+class ServerJudge(Judge):
     """Asks for a thought and a verdict, one dimension and one order at a time."""
+
+    costs = reads_singles = True
 
     def __init__(
         self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
@@ -48,22 +48,12 @@ class ServerJudge:
         """
         client(options).close()
         self._options, self._tell, self._announced = options, tell, False
-        self.name = PREFIX + re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
-        asked = [
-            options.model,
-            options.max_tokens,
-            RULES,
-            SINGLE_RULES,
-            dict(CRITERIA),
-            repr(dict(EXAMPLES)),
-        ]
-        self.version = f"{options.model[:80]} {content_hash(asked, sort_keys=False)[:12]}"
+        asked = [options.model, options.max_tokens, RULES, SINGLE_RULES]
+        asked += [dict(CRITERIA), repr(dict(EXAMPLES))]
+        version = f"{options.model[:80]} {content_hash(asked, sort_keys=False)[:12]}"
+        name = re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
+        super().__init__(f"{PREFIX}{name}", version)
         self.spending = Spending(options.limits)
-
-    def knows(self, dimension: str) -> bool:
-        """Always true: it can be asked about any dimension."""
-        del dimension
-        return True
 
     def announce(self, questions: Sequence[Question], singles: Sequence[Single]) -> None:
         """Tell what all of this will cost, before any of it is asked.
