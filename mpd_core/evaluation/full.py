@@ -31,20 +31,16 @@ PREFIX = "evaluation-"
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a full evaluation."""
+    """Settings of a full evaluation: the options of the command."""
 
     prompts: tuple[str, ...] = ("test",)
     methods: str | None = None
     """None: all but DARE, which is near TIES."""
     limit: int = 50
-    """Most prompts of each set."""
     minutes: float = 25.0
-    """All sets together; prompts that would take longer are left out, and that is said."""
     judges: tuple[str, ...] = ("measures", "rewards")
     server: ServerOptions | None = None
-    """What the judge ``server`` needs."""
     pairs: int | None = None
-    """Most pairs of a set for each judge, drawn by a seed."""
     known: int = 400
     """Pairs of written answers for each judge's card, but for a server's."""
     sampling: Sampling = field(default_factory=Sampling)

@@ -108,11 +108,7 @@ def joined_pack(pack: Pack, folders: Mapping[Joined, Path]) -> Pack:
     """A pack whose experts are joined adapters: one pole each, with all of its instructions.
 
     Nothing else of it is in the engine: no PCM, no anchor; it is asked in the space of
-    probabilities, where one expert alone says what it says.
-
-    Args:
-        pack: whose experts were joined.
-        folders: with the adapters, as PEFT writes them.
+    probabilities, where one expert alone says what it says. ``folders`` are as PEFT writes them.
     """
     poles = [
         # Unchecked, for its sentences together may be longer than one of them may be.

@@ -61,9 +61,7 @@ def whole(space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, 
 def means(table: Mapping[str, Any], every: Mapping[str, Any]) -> Figures:
     """{method: {scorer: {"mean", "worst": [code, dimension, share], "whole"}}} over all cells.
 
-    Args:
-        table: what ``identify`` gives.
-        every: what ``whole`` gives.
+    ``table`` is what ``identify`` gives, ``every`` what ``whole`` does.
     """
     found: Figures = {}
     for method, rows in table.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -86,19 +87,15 @@ def jobs_of(
         RequestError: a preference or a method that the pack does not have.
     """
     wanted = [(method, code) for method in methods for code in _codes(pack, method, codes)]
-    content = {method: content_of(pack, quantize, _split(pack, method)[0]) for method in methods}
+    named = {method: _split(pack, method) for method in methods}
+    content = {method: content_of(pack, quantize, name) for method, (name, _) in named.items()}
     jobs = []
-    for prompt in prompts:
-        for method, code in wanted:
-            name, space = _split(pack, method)
-            request = GenerationRequest(
-                (Message("user", prompt.text),),
-                code,
-                name,
-                sampling=sampling,
-                **pack.merging(pack.space.parse(code), space),
-            )
-            jobs.append(Job(key_of(content[method], request), prompt.id, code, method, request))
+    for prompt, (method, code) in itertools.product(prompts, wanted):
+        name, space = named[method]
+        merging = pack.merging(pack.space.parse(code), space)
+        message = Message("user", prompt.text)
+        request = GenerationRequest((message,), code, name, sampling=sampling, **merging)
+        jobs.append(Job(key_of(content[method], request), prompt.id, code, method, request))
     return jobs
 
 
@@ -107,26 +104,20 @@ def define(
 ) -> RunRecord:
     """A run from its jobs; ``prompts`` is where its prompts came from."""
     return RunRecord(
-        pack.spec.name,
-        pack.hashes,
-        prompts,
-        len({job.id for job in jobs}),
-        tuple(dict.fromkeys(job.method for job in jobs)),
-        tuple(codes),
-        asdict(jobs[0].request.sampling),
-        tuple(job.key for job in jobs),
-        content_of(pack, quantize),
+        *(pack.spec.name, pack.hashes, prompts, len({job.id for job in jobs})),
+        methods=tuple(dict.fromkeys(job.method for job in jobs)),
+        codes=tuple(codes),
+        sampling=asdict(jobs[0].request.sampling),
+        keys=tuple(job.key for job in jobs),
+        content=content_of(pack, quantize),
     )
 
 
 def content_of(pack: Pack, quantize: Quantize | None = None, method: str | None = None) -> str:
     """SHA-256 of all that a pack's replies depend on: titles and reward models are none of it.
 
-    Args:
-        pack: with the hashes of its weights.
-        quantize: see ``jobs_of``.
-        method: whose replies alone are meant. Only those that a PCM weighs depend on it, and only
-            ``static`` on the pack's constant weights: other methods' outlive a new PCM.
+    Of one method's replies alone, only those that a PCM weighs depend on it, and only ``static`` on
+    the pack's constant weights: other methods' outlive a new PCM.
     """
     left_out = {"title", "description", "examples", "rewards", "name"}
     if method and method not in WEIGHED:
@@ -188,8 +179,7 @@ def _codes(pack: Pack, method: str, codes: Sequence[str]) -> list[str]:
     try:
         plan_request(pack, pack.space.parse(nothing), name)
     except RequestError:
-        preferences = [pack.space.parse(code) for code in codes]
-        for preference in preferences:
-            plan_request(pack, preference, name)  # refused now, and not after an hour
-        return [preference.code for preference in preferences]
+        for code in codes:
+            plan_request(pack, pack.space.parse(code), name)  # refused now, not after an hour
+        return [pack.space.parse(code).code for code in codes]
     return [nothing]

@@ -18,13 +18,11 @@ ORDER = (*BASELINES, "uniform", MAIN)
 
 def rate(meetings: Sequence[Mapping[str, Any]], first: str, second: str) -> float | None:
     """The win rate of one method over another by the paper's rule, whichever was asked first."""
-    for row in meetings:
-        if (row["first"], row["second"]) == (first, second):
-            found: float | None = row["paper_rate"]
-            return found
-        if (row["first"], row["second"]) == (second, first) and row["paper_rate"] is not None:
-            return 1 - float(row["paper_rate"])
-    return None
+    rates = {(row["first"], row["second"]): row["paper_rate"] for row in meetings}
+    if (own := rates.get((first, second))) is not None:
+        return float(own)
+    turned = rates.get((second, first))
+    return None if turned is None else 1 - float(turned)
 
 
 def table_2(judge: Mapping[str, Any], methods: Sequence[str]) -> Figures:
@@ -71,11 +69,8 @@ def table_4(
 ) -> list[Figures]:
     """Average win rates over the baselines by merging space and training, as the paper's Table 4.
 
-    Args:
-        judge: its figures.
-        methods: of the run.
-        own_space: the pack's, in which methods without a space in their name were merged.
-        training: of the pack's PCM: ``method`` and ``reward``; empty where it is untrained.
+    ``own_space`` is of methods without one in their name; ``training``, of the pack's PCM, has
+    ``method`` and ``reward``, or nothing.
     """
     rows = []
     for method in methods:
@@ -84,16 +79,10 @@ def table_4(
             continue
         rates = [rate(judge["meetings"], method, other) for other in BASELINES]
         known = [found for found in rates if found is not None]
-        trained = bool(training) and name in ("top-1", MAIN)
-        rows.append(
-            {
-                "method": method,
-                "space": space or own_space,
-                "training": training.get("method", "–") if trained else "–",
-                "reward": training.get("reward", "–") if trained else "–",
-                "average": fmean(known) if known else None,
-            }
-        )
+        trained = training and name in ("top-1", MAIN)
+        how = training if trained else {"method": "–", "reward": "–"}
+        row = {"method": method, "space": space or own_space, "training": how["method"]}
+        rows.append({**row, "reward": how["reward"], "average": fmean(known) if known else None})
     return sorted(rows, key=lambda row: -1.0 if row["average"] is None else row["average"])
 
 

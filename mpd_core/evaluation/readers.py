@@ -9,20 +9,8 @@ from statistics import fmean
 from typing import Any
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation import Figures, sheets
-from mpd_core.evaluation.judging import (
-    READERS,
-    SINGLES,
-    VERDICTS,
-    WHOLE,
-    Answer,
-    Judge,
-    Pair,
-    pair_row,
-    pairs_of,
-    single_row,
-    singles_of_reply,
-)
+from mpd_core.evaluation import Figures, judging, sheets
+from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge, Pair
 from mpd_core.evaluation.readings import Reading, readings, wrong
 from mpd_core.evaluation.record import main_of
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
@@ -44,13 +32,7 @@ class Readers:
         methods: Sequence[str],
         answers: Sequence[Styled],
     ) -> None:
-        """
-        Args:
-            space: of preferences.
-            replies: of the run.
-            methods: of the run, the main one first or named ``mpd``.
-            answers: written ones that may have been mixed in.
-        """
+        """Of a run, its main method first or named ``mpd``; ``answers`` may have been mixed in."""
         self._space, self._main = space, main_of(methods)
         self._letters = [
             {sheets.NEITHER: 0, **{d.letter(pole): k for k, pole in enumerate(d.poles, 1)}}
@@ -61,7 +43,7 @@ class Readers:
             at = self._said.setdefault((row["method"], row["code"]), [])
             at.append((row["prompt"], row["text"]))
         self._pairs: dict[tuple[str, str], list[Pair]] = {}
-        for pair in pairs_of(space, replies, methods):
+        for pair in judging.pairs_of(space, replies, methods):
             if pair.first == self._main:
                 self._pairs.setdefault((pair.second, pair.code), []).append(pair)
 
@@ -83,9 +65,9 @@ class Readers:
         else:
             raise wrong(reading, f"the run has no such reply by '{method}' to {code}")
         facts = {"method": method, "code": code, "quality": quality, "reader": reading.reader}
-        asked = singles_of_reply(self._space, *said)
+        asked = judging.singles_of_reply(self._space, *said)
         for single, label, letters in zip(asked, labels, self._letters, strict=True):
-            row = single_row(JUDGE, single, _answer(reading, label, letters, facts))
+            row = judging.single_row(JUDGE, single, _answer(reading, label, letters, facts))
             yield _apart(row, reading, row["key"])
 
     def pairs(self, reading: Reading) -> Iterator[Row]:
@@ -109,7 +91,7 @@ class Readers:
         facts = {"reader": reading.reader}
         for question, label in zip(asked, [*numbers, sheets.WHOLE], strict=True):
             values = {"1": 1, sheets.TIE: 0, "2": -1}
-            row = pair_row(JUDGE, pair, question, _answer(reading, label, values, facts))
+            row = judging.pair_row(JUDGE, pair, question, _answer(reading, label, values, facts))
             yield _apart(row, reading, by_hand(row["key"], pair))
 
     def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
@@ -189,9 +171,8 @@ def said(found: Figures) -> str:
 def figures(space: PreferenceSpace, folder: Path) -> Figures:
     """What readers said beside poles and pairs, from stored verdicts; {} where nobody has read.
 
-    Returns:
-        ``readers``, ``replies`` and ``pairs`` read, ``quality`` by method (mean of 5, and replies),
-        and ``written``: by dimension the share of written answers whose pole they name.
+    ``quality`` is by method (mean of 5, and replies read), ``written`` by dimension the share of
+    written answers whose pole they name.
     """
     singles = list(read_rows(folder / SINGLES.format(judge=READERS)))
     pairs = list(read_rows(folder / VERDICTS.format(judge=READERS)))
@@ -210,7 +191,7 @@ def figures(space: PreferenceSpace, folder: Path) -> Figures:
     return {
         "readers": len({row["reader"] for row in (*singles, *pairs)}),
         "replies": len(once),
-        "pairs": sum(row["dimension"] == WHOLE for row in pairs),
+        "pairs": sum(row["dimension"] == judging.WHOLE for row in pairs),
         "quality": {m: {"mean": fmean(q), "replies": len(q)} for m, q in marks.items()},
         "written": {n: {"named": fmean(r), "replies": len(r)} for n, r in known.items()},
     }

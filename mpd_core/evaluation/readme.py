@@ -24,8 +24,7 @@ BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results --
 STORED = "evaluation"
 """Folder beside ``pack.toml`` with one report a set of prompts."""
 RESULTS = "RESULTS.md"
-"""Every table of these reports, beside ``pack.toml``: each pack has its own, a wheel holds it once
-with the pack, and it is void with the weights that it lies next to."""
+"""Every table of these reports, beside ``pack.toml``: it is void with the weights next to it."""
 
 
 def runs_of(root: Path) -> list[Path]:
@@ -84,13 +83,7 @@ def stored(pack: Pack) -> dict[str, Any]:
 def rewrite(
     readme: Path, pack: Pack, reports: Mapping[str, Any], measured: Mapping[str, Any] | None = None
 ) -> Path:
-    """Replace what lies between README's two marks by one table, and write all tables to a file.
-
-    Args:
-        readme: the file.
-        pack: whose reports these are; all tables go beside it.
-        reports: by set of prompts.
-        measured: figures of efficiency, where the bench has been run.
+    """Replace what lies between README's two marks by one table; write all tables beside the pack.
 
     Returns:
         The file with all tables.

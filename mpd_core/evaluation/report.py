@@ -12,6 +12,7 @@ from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
 from mpd_core.evaluation import identified, paper, readers
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
+from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import MEASURES, kind_of
 from mpd_core.evaluation.judges.measures import MeasuresJudge
@@ -40,11 +41,11 @@ JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
 def report(
     pack: Pack, folder: Path, answers: Sequence[Styled], votes: Sequence[Vote] = ()
 ) -> dict[str, Any]:
-    """Compute and write the report of a folder's run.
+    """Compute the report of a folder's run, and write it there.
 
     Args:
         pack: whose preferences the run is about.
-        folder: with the run; the report is written beside it.
+        folder: with the run.
         answers: written ones, held out, that tell how well the measures read.
         votes: of people; those on these replies count.
 
@@ -56,9 +57,8 @@ def report(
     measures = TextJudge.of(pack)
     scorers: dict[str, Scorer] = {MEASURE: measures, FORCED: measures.forced}
     for judge in signatures(folder):
-        if judge.name == MEASURES:
-            continue  # which need no store
-        scorers[judge.name] = scorer_of(judge, pack.space, folder)
+        if judge.name != MEASURES:  # which need no store
+            scorers[judge.name] = scorer_of(judge, pack.space, folder)
     shown = identified.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
     checked["said"] = f"{FITTED} {agreement(checked)}".strip()
@@ -152,10 +152,9 @@ def agreement(validation: Mapping[str, Any]) -> str:
         return ""
     count = sum(row["pairs"] for row in pairs)
     right = sum(row["pairs"] * row["accuracy"] for row in pairs) / count
-    names = dict.fromkeys(name for row in validation["shares"].values() for name in row)
+    rows = validation["shares"].values()
     each = ", ".join(
-        f"{name} {fmean(row[name] for row in validation['shares'].values() if name in row):.2f}"
-        for name in names
+        f"{name} {fmean(row[name] for row in rows if name in row):.2f}" for name in union(rows)
     )
     return (
         f"On held-out written answers it names the pole right in {fmean(shares):.2f} ({each}; "

@@ -26,13 +26,7 @@ Found = Mapping[str, Any]
 
 
 def results(reports: Mapping[str, Found], measured: Found | None, title: str) -> Iterator[str]:
-    """All tables of all stored reports as lines of Markdown, one prompt set after the other.
-
-    Args:
-        reports: by set of prompts.
-        measured: figures of efficiency, where the bench has been run.
-        title: of the pack.
-    """
+    """All tables of reports, by set of prompts, and of the efficiency, as lines of Markdown."""
     yield from blocks(
         f"# Results of {line(title)}",
         "Written by `make report` from the stored reports in `evaluation/`; do not edit.",
@@ -69,11 +63,8 @@ def short(
 ) -> Iterator[str]:
     """README's table: MPD and the baselines on every prompt set, by every judge.
 
-    Args:
-        reports: by set of prompts.
-        measured: figures of efficiency, where the bench has been run.
-        versions: of the text measures and reward models as they are now; a report by others says
-            so.
+    ``versions`` are those of the text measures and reward models as they are now: a report by
+    others says so.
     """
     judges = union(found["judges"] for found in reports.values())
     head = [f"{judge}: poles shown, worst cell" for judge in judges]

@@ -7,19 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpd_core.evaluation.judging import (
-    NEITHER,
-    READERS,
-    SINGLES,
-    UNREAD,
-    VERDICTS,
-    WHOLE,
-    WINS,
-    Judge,
-    Pair,
-    key_of,
-    singles_of_reply,
-)
+from mpd_core.evaluation import judging
+from mpd_core.evaluation.judging import Judge, Pair
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.statistics import both_orders, overall
 from mpd_core.evaluation.store import read_rows
@@ -40,27 +29,29 @@ class Judged:
 
 def judged(judge: Judge, pairs: Iterable[Pair], folder: Path) -> list[Judged]:
     """All pairs whose verdicts are stored and readable: in both orders, but for readers."""
-    values = {name: value for value, name in WINS.items()}
+    values = {name: value for value, name in judging.WINS.items()}
     stored: dict[str, list[int]] = {}
-    for row in read_rows(folder / VERDICTS.format(judge=judge.name)):
+    for row in read_rows(folder / judging.VERDICTS.format(judge=judge.name)):
         if (value := values.get(row["verdict"])) is not None:
             stored.setdefault(row.get("asked") or row["key"], []).append(value)
     found = []
     for pair in pairs:
         merged = {}
         for question in (*pair.questions.values(), pair.whole):
-            keys = [key_of(judge, q) for q in (question, question.swapped)]
-            if judge.name == READERS:
+            keys = [judging.key_of(judge, q) for q in (question, question.swapped)]
+            if judge.name == judging.READERS:
                 keys = [by_hand(key, pair) for key in keys]
             one, other = (stored.get(key, []) for key in keys)
-            if judge.name == READERS and (one or other):
+            if judge.name == judging.READERS and (one or other):
                 merged[question.dimension] = overall([*one, *(-value for value in other)]), False
             elif one and other:
                 merged[question.dimension] = both_orders(one[0], other[0])
-        whole, _ = merged.pop(WHOLE, (None, False))
+        whole, _ = merged.pop(judging.WHOLE, (None, False))
         if merged:
             verdicts = {name: verdict for name, (verdict, _) in merged.items()}
-            flips = {name: flip for name, (_, flip) in merged.items() if judge.name != READERS}
+            flips = {
+                name: flip for name, (_, flip) in merged.items() if judge.name != judging.READERS
+            }
             found.append(Judged(pair, verdicts, flips, whole))
     return found
 
@@ -79,17 +70,17 @@ def scorer_of(judge: Judge, space: PreferenceSpace, folder: Path) -> Scorer:
     Of a text that several readers have read, what most of them say; neither where no pole has most.
     """
     stored: dict[str, Counter[str]] = {}
-    for row in read_rows(folder / SINGLES.format(judge=judge.name)):
-        if row["verdict"] != UNREAD:
+    for row in read_rows(folder / judging.SINGLES.format(judge=judge.name)):
+        if row["verdict"] != judging.UNREAD:
             stored.setdefault(row.get("asked") or row["key"], Counter())[row["verdict"]] += 1
 
     def verdicts(prompt: str, text: str) -> dict[str, str | None]:
         found: dict[str, str | None] = {}
-        for single in singles_of_reply(space, prompt, text):
-            if said := stored.get(key_of(judge, single)):
+        for single in judging.singles_of_reply(space, prompt, text):
+            if said := stored.get(judging.key_of(judge, single)):
                 (most, count), *rest = said.most_common()
                 alone = not rest or rest[0][1] < count
-                found[single.dimension] = most if alone and most != NEITHER else None
+                found[single.dimension] = most if alone and most != judging.NEITHER else None
         return found
 
     return verdicts
@@ -98,7 +89,7 @@ def scorer_of(judge: Judge, space: PreferenceSpace, folder: Path) -> Scorer:
 def signatures(folder: Path) -> list[Judge]:
     """The judges with stored verdicts on a run, each with its latest version."""
     found = {}
-    for pattern in (SINGLES, VERDICTS):
+    for pattern in (judging.SINGLES, judging.VERDICTS):
         for file in folder.glob(pattern.format(judge="*")):
             for row in read_rows(file):
                 found[row["judge"]] = row["version"]
@@ -107,5 +98,5 @@ def signatures(folder: Path) -> list[Judge]:
 
 def unread(judge: Judge, folder: Path) -> int:
     """Number of a judge's stored answers that could not be parsed."""
-    rows = read_rows(folder / VERDICTS.format(judge=judge.name))
-    return sum(row["verdict"] == UNREAD and row["version"] == judge.version for row in rows)
+    rows = read_rows(folder / judging.VERDICTS.format(judge=judge.name))
+    return sum(row["verdict"] == judging.UNREAD and row["version"] == judge.version for row in rows)

@@ -8,20 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, get_args
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation import JudgeName
+from mpd_core.evaluation import JudgeName, judging
 from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import (
-    READERS,
-    SINGLES,
-    Judge,
-    judge_pairs,
-    judge_singles,
-    pairs_of,
-    singles_of,
-    unasked,
-    unasked_pairs,
-)
+from mpd_core.evaluation.judging import READERS, Judge
 from mpd_core.evaluation.measures import FITTED, TextJudge
 from mpd_core.evaluation.record import among, load_run, replies_of
 from mpd_core.packs import Pack
@@ -46,13 +36,7 @@ def judge_named(
     server: ServerOptions | None = None,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Judge:
-    """A judge by its name.
-
-    Args:
-        name: one of ``JUDGES``.
-        pack: whose preferences it judges.
-        server: what ``server`` needs.
-        tell: is told in sentences what judging will cost.
+    """A judge of a pack's preferences, one of ``JUDGES``; ``tell`` hears what judging will cost.
 
     Raises:
         RequestError: there is none of that name, or something that it needs is not given.
@@ -91,9 +75,9 @@ def judge_run(
     A server says first what both will cost together: half of it is no estimate.
 
     Args:
-        pack: whose preferences the run is about.
+        pack: whose preferences the run in ``folder`` is about.
         judge: that is asked.
-        folder: with the run, and with what this judge has said of it.
+        folder: where verdicts are stored as well.
         answers: written ones, for the judge's card.
         methods: that are compared; none: all of the run.
         pairs: so many at most, drawn by a seed; None: all.
@@ -107,15 +91,15 @@ def judge_run(
     run = load_run(folder)
     met = among(run.methods, methods)
     replies = [row for row in replies_of(folder, run) if row["method"] in met]
-    met_pairs, all_known = pairs_of(pack.space, replies, met), known_pairs(pack.space, answers)
-    chosen = [*drawn(list(met_pairs), pairs), *drawn(all_known, known)]
-    alone = singles_of(pack.space, replies) if single else []
+    met_pairs = list(judging.pairs_of(pack.space, replies, met))
+    chosen = [*drawn(met_pairs, pairs), *drawn(known_pairs(pack.space, answers), known)]
+    alone = judging.singles_of(pack.space, replies) if single else []
     if judge.costs:
-        new = unasked_pairs(judge, chosen, folder), unasked(judge, alone, folder, SINGLES)
-        judge.announce(*new)
-    judge_pairs(judge, chosen, folder)
+        singles = judging.unasked(judge, alone, folder, judging.SINGLES)
+        judge.announce(judging.unasked_pairs(judge, chosen, folder), singles)
+    judging.judge_pairs(judge, chosen, folder)
     if judge.reads_singles:
-        judge_singles(judge, alone, folder)
+        judging.judge_singles(judge, alone, folder)
 
 
 def drawn(pairs: Sequence[Drawn], count: int | None) -> list[Drawn]:

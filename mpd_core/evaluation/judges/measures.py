@@ -27,11 +27,7 @@ class MeasuresJudge(Judge):
     """
 
     def __init__(self, judge: TextJudge, topic: Topic | None = None) -> None:
-        """
-        Args:
-            judge: what single texts show.
-            topic: what they speak of; None: nobody looks, which is another judge by its version.
-        """
+        """Without a ``topic`` nobody looks at it, which is another judge by its version."""
         self._judge = judge
         self._similarity = lru_cache(4096)(topic.similarity) if topic else None
         self._known = {dimension.name for dimension in judge.dimensions}

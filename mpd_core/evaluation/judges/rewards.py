@@ -25,12 +25,7 @@ class RewardsJudge(Judge):
     reads_singles = True
 
     def __init__(self, models: Scorer, version: str, poles: Sequence[str]) -> None:
-        """
-        Args:
-            models: that score.
-            version: of their weights.
-            poles: all of the pack's.
-        """
+        """With models that score, the version of their weights, and all poles of the pack."""
         super().__init__("rewards", version)
         self._models, self._poles = models, tuple(poles)
         self._known: dict[Text, Mapping[str, float]] = {}
