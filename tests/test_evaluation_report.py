@@ -28,7 +28,7 @@ from mpd_core.evaluation.report import report
 from mpd_core.evaluation.results import short
 from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.store import read_rows
-from mpd_core.evaluation.tables import heat, order_said
+from mpd_core.evaluation.tables import heat
 from mpd_core.packs import Pack, load_pack
 from mpd_core.request import Sampling
 from tests.judge_server import JudgeServer
@@ -108,9 +108,9 @@ def test_tables_3_and_4_take_what_there_is() -> None:
 def test_the_order_is_stated_as_found() -> None:
     found = paper.order(judge())
     assert found == ["vanilla", "prompting", "uniform", "soup", "mpd"]
-    said = order_said(found, judge()["meetings"])
+    said = paper.order_said(found, judge()["meetings"])
     assert "uniform < soup < mpd (in the paper vanilla < prompting < soup < uniform < mpd)" in said
-    assert "as in the paper" in order_said(["vanilla", "soup", "mpd"], [])
+    assert "as in the paper" in paper.order_said(["vanilla", "soup", "mpd"], [])
 
 
 def test_neighbours_that_chance_may_have_ordered_are_named() -> None:
@@ -120,11 +120,11 @@ def test_neighbours_that_chance_may_have_ordered_are_named() -> None:
         {**meeting("vanilla", "soup", 0.1), "p_holm": 0.06},
         {**meeting("vanilla", "mpd", 0.1), "p_holm": 0.001},
     ]
-    assert "Chance alone may order vanilla and soup (" in order_said(
+    assert "Chance alone may order vanilla and soup (" in paper.order_said(
         ["vanilla", "soup", "mpd"], met
     )
-    assert "mpd and top-1 (" in order_said(["soup", "mpd", "top-1"], met)
-    assert "Chance" not in order_said(["soup", "mpd"], met)
+    assert "mpd and top-1 (" in paper.order_said(["soup", "mpd", "top-1"], met)
+    assert "Chance" not in paper.order_said(["soup", "mpd"], met)
 
 
 def test_strengths_are_the_likeliest_of_davidsons_model() -> None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from mpd_core.engine import distribution
+from mpd_core.engine import distribution, loading
 from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
 from mpd_core.engine.memory import release
-from mpd_core.engine.plan import ANCHOR, BASE, PCM, TRUNK
+from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
-from mpd_core.errors import PackError
 from mpd_core.models import kernels, step_loops
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
 from mpd_core.models.base import (
-    LOCAL,
     LoadedModel,
     WeightFormat,
     in_blocks,
@@ -30,16 +25,13 @@ from mpd_core.models.base import (
     weight_format,
 )
 from mpd_core.models.graphs import MOST_GRAPHS
-from mpd_core.models.light import read_tokenizer
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.probe import cached_bytes
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
-from mpd_core.models.vocabulary import check_same_vocabulary
-from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
-from mpd_core.prompts import PromptRenderer
-from mpd_core.remote.expert import RemoteExpert, RemoteSpec
+from mpd_core.packs import Pack, Precision, Quantize
+from mpd_core.remote.expert import RemoteExpert
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -113,7 +105,7 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     spec = pack.spec.base
     precision = options.get("precision") or spec.precision
     format_ = weight_format(device, quantize or spec.quantize, precision)
-    _remotes(pack, 0, keep=False)  # what can be refused now should not wait for gigabytes
+    loading.remotes(pack, 0, keep=False)  # what can be refused now should not wait for gigabytes
     folder = obtain(pack, spec.source, progress=progress)
     format_ = in_blocks(format_, precision, folder)
     if format_.device == "cpu":
@@ -122,7 +114,7 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
             loops.prepare()
         if not kernels.HAS_OPENMP:
             progress("OpenMP's library is missing (Debian: libgomp1): loops run on one core.")
-    _check_prompts(pack, folder)
+    loading.check_prompts(pack, folder)
     progress(f"Loading {spec.name} on {format_.device}, {format_}.")
     base = load_model(folder, format_)
     lanes = _lanes(pack, base, precision, progress)
@@ -131,20 +123,11 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     file = pack.path(head.file) if head else None
     weight_head = load_head(width, len(pack.space.poles), file)
     runner = Runner(lanes, weight_head, kept_rows=kept_rows)
-    remotes = _remotes(pack, lanes["base"].vocab_size)
+    remotes = loading.remotes(pack, lanes["base"].vocab_size)
     threads, crowd = torch.get_num_threads(), promise(lanes)
     release()
     info = EngineInfo(format_.device, str(base.format), threads, crowd, _notes(base.format))
     return Parts(runner, remotes, base.tokenizer, info)
-
-
-def _check_prompts(pack: Pack, folder: Path) -> None:
-    """Render a prompt before gigabytes are read: a template that fails should not wait for them."""
-    try:
-        tokenizer = read_tokenizer(folder, **LOCAL)
-    except Exception:  # of any kind: ``load_model`` says what is wrong with it
-        return
-    PromptRenderer(tokenizer, pack.spec.template)
 
 
 def _lanes(
@@ -152,7 +135,7 @@ def _lanes(
 ) -> dict[str, RowModel]:
     experts, pcm = pack.spec.experts, pack.spec.pcm
     others = {
-        name: _other(pack, name, s, base, precision, progress)
+        name: loading.other_expert(pack, name, s, base, precision, progress)
         for name, s in experts.checkpoints.items()
     }
     adapters = [load_adapter(n, pack.path(s.folder)) for n, s in experts.adapters.items()]
@@ -166,7 +149,7 @@ def _lanes(
         made |= _base_lanes(base, [*adapters, *own], experts_at_once + 1)
     else:
         made |= _base_lanes(base, adapters, experts_at_once)
-        made["pcm"] = _Lane(_backbone(pack, pcm.backbone, base, progress), own, rows=1)
+        made["pcm"] = _Lane(loading.backbone(pack, pcm.backbone, base, progress), own, rows=1)
     lanes = _row_models(pack, made)
     for name, lane in lanes.items():
         if name != "pcm" or pcm.backbone == "base":
@@ -191,75 +174,10 @@ def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], rows: int) -> di
     }
 
 
-def _other(
-    pack: Pack,
-    name: str,
-    source: Source,
-    base: LoadedModel,
-    precision: Precision,
-    progress: Callable[[str], None],
-) -> LoadedModel:
-    progress(f"Loading the expert '{name}'.")
-    folder = obtain(pack, source, progress=progress)
-    with _told_of(_key(pack, name)):
-        other = load_model(folder, in_blocks(base.format, precision, folder))
-    check_same_vocabulary(base.tokenizer, other.tokenizer, name)
-    return other
-
-
-def _backbone(
-    pack: Pack, source: Source, base: LoadedModel, progress: Callable[[str], None]
-) -> LoadedModel:
-    progress("Loading the Preference Control Model's backbone.")
-    folder = obtain(pack, source, progress=progress)
-    with _told_of(_key(pack, PCM)):
-        format_ = in_blocks(weight_format(base.format.device), "auto", folder)
-        backbone = load_model(folder, format_)
-    missing = len(base.tokenizer) - backbone.config.vocab_size
-    if missing > len(base.tokenizer.added_tokens_decoder):
-        raise PackError(
-            f"pcm.backbone: its vocabulary lacks {missing} tokens of the base's tokenizer; "
-            "use a backbone with the same tokenizer."
-        )
-    return backbone
-
-
-def _remotes(pack: Pack, vocab_size: int, *, keep: bool = True) -> dict[str, RemoteExpert]:
-    """Clients of the remote experts; ``keep=False`` only finds out whether they can be made."""
-
-    def spec(name: str, table: RemoteTable) -> RemoteSpec:
-        values = table.model_dump()
-        values["ca_file"] = str(pack.path(table.ca_file)) if table.ca_file else None
-        return RemoteSpec(name=name, **values)
-
-    made = {}
-    for name, table in pack.spec.experts.remotes.items():
-        made[name] = RemoteExpert(spec(name, table), vocab_size)
-        if not keep:
-            made[name].close()
-    return made
-
-
-def _key(pack: Pack, lane: str) -> str:
-    """Where a pack names the model of a lane."""
-    if lane in pack.spec.experts.checkpoints:
-        return f"experts.checkpoints.{lane}"
-    return "pcm.backbone" if lane == PCM else "base"
-
-
-@contextmanager
-def _told_of(key: str) -> Iterator[None]:
-    """Errors under the key of the model at hand; who loads and checks one calls it the base."""
-    try:
-        yield
-    except PackError as error:
-        raise PackError(re.sub("^base: ", f"{key}: ", str(error))) from error
-
-
 def _row_models(pack: Pack, made: Mapping[str, _Lane]) -> dict[str, RowModel]:
     context, needs = pack.spec.decode.context, {}
     for name, lane in made.items():
-        with _told_of(_key(pack, name)):
+        with loading.told_of(loading.key(pack, name)):
             needs[name] = _need(lane, context)
     device = next(iter(made.values())).loaded.model.device
     if device.type == "cuda":
@@ -268,7 +186,7 @@ def _row_models(pack: Pack, made: Mapping[str, _Lane]) -> dict[str, RowModel]:
         shares = share_cpu(needs)
     models = {}
     for name, lane in made.items():
-        with _told_of(_key(pack, name)):
+        with loading.told_of(loading.key(pack, name)):
             models[name] = _row_model(lane, context, shares[name])
     return models
 

@@ -14,6 +14,7 @@ from mpd_core.charts import document
 from mpd_core.evaluation import tables
 from mpd_core.evaluation.cells import Table, union
 from mpd_core.evaluation.identified import judges_of, shares_of
+from mpd_core.evaluation.paper import order_said
 from mpd_core.evaluation.plots import STYLE, bars, forest
 
 Found = Mapping[str, Any]
@@ -57,7 +58,7 @@ def _judge(found: Found, name: str) -> Iterator[str]:
     yield _heat(
         columns, {n: {**row["rates"], "average": row["average"]} for n, row in rows.items()}
     )
-    yield f"<p>{escape(tables.order_said(drawn['order'], judge['meetings']))}</p>"
+    yield f"<p>{escape(order_said(drawn['order'], judge['meetings']))}</p>"
     yield "<h3>Every meeting</h3><p>Win rate of the first, with a 95% interval over prompts.</p>"
     yield forest([row for row in judge["meetings"] if row["paper_rate"] is not None])
     for said, part in (

@@ -8,6 +8,7 @@ from typing import Any
 from mpd_core.evaluation import tables
 from mpd_core.evaluation.cells import Table, blocks, line, number
 from mpd_core.evaluation.identified import judges_of
+from mpd_core.evaluation.paper import order_said
 
 Found = Mapping[str, Any]
 
@@ -52,7 +53,7 @@ def paper_tables(found: Found) -> Iterator[str]:
             f"Win rate of row over column in percent. {judge['kind']} Average: of baselines and "
             "MPD over all other columns, of others over the three baselines.",
             tables.table_2(drawn["table_2"]),
-            tables.order_said(drawn["order"], judge["meetings"]),
+            order_said(drawn["order"], judge["meetings"]),
             f"### Table 4, by the judge '{name}'",
             f"{tables.TABLE_4} {judge['kind']}",
             tables.table_4(drawn["table_4"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -14,6 +15,8 @@ from mpd_core.evaluation.record import MAIN
 BASELINES = ("vanilla", "prompting", "soup")
 ORDER = (*BASELINES, "uniform", MAIN)
 """From worst to best as the paper found them."""
+SURE = 0.05
+"""Holm's p up to which neighbours are told apart."""
 
 
 def rate(meetings: Sequence[Mapping[str, Any]], first: str, second: str) -> float | None:
@@ -90,3 +93,16 @@ def order(judge: Mapping[str, Any]) -> list[str]:
     """The paper's five methods from worst to best by Bradley-Terry strength, as found here."""
     met = [name for name in ORDER if name in judge["strengths"]]
     return sorted(met, key=lambda name: float(judge["strengths"][name]))
+
+
+def order_said(found: Sequence[str], meetings: Sequence[Mapping[str, Any]]) -> str:
+    """The order as found, beside the paper's; and which neighbours chance may have put so."""
+    known = [name for name in ORDER if name in found]
+    same = "as in the paper" if list(found) == known else f"in the paper {' < '.join(known)}"
+    told = {frozenset((m["first"], m["second"])) for m in meetings if m["p_holm"] <= SURE}
+    chance = [f"{one} and {other}" for one, other in pairwise(found) if {one, other} not in told]
+    said = f"From worst to best by Bradley-Terry: {' < '.join(found)} ({same})."
+    if not chance:
+        return said
+    doubt = f"Chance alone may order {', '.join(chance)} (Holm's p of their meeting over {SURE:g})."
+    return f"{said} {doubt}"

@@ -11,7 +11,7 @@ from typing import Any
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import Figures, judging, sheets
 from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge, Pair
-from mpd_core.evaluation.readings import Reading, readings, wrong
+from mpd_core.evaluation.readings import Reading, readings
 from mpd_core.evaluation.record import main_of
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
 from mpd_core.evaluation.validation import WRITTEN, written
@@ -57,13 +57,13 @@ class Readers:
         _check_fields(reading, {*labels, sheets.QUALITY})
         quality = reading.said[sheets.QUALITY]
         if type(quality) is not int or not 1 <= quality <= sheets.BEST:
-            raise wrong(reading, f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
+            raise reading.wrong(f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
         method, code = self._source(reading, 2)
         for said in self._said.get((method, code), ()):
             if sheets.single_text(*said).rstrip() == reading.shown:
                 break
         else:
-            raise wrong(reading, f"the run has no such reply by '{method}' to {code}")
+            raise reading.wrong(f"the run has no such reply by '{method}' to {code}")
         facts = {"method": method, "code": code, "quality": quality, "reader": reading.reader}
         asked = judging.singles_of_reply(self._space, *said)
         for single, label, letters in zip(asked, labels, self._letters, strict=True):
@@ -74,7 +74,7 @@ class Readers:
         """Rows of a reading of two replies, one a dimension and one of the whole; errors alike."""
         other, code, flipped = self._source(reading, 3)
         if flipped not in ("0", "1"):
-            raise wrong(reading, f"{sheets.KEY} must say 0 or 1")
+            raise reading.wrong(f"{sheets.KEY} must say 0 or 1")
         numbers = [str(n) for n in range(1, len(self._space.parse(code).poles) + 1)]
         _check_fields(reading, {*numbers, sheets.WHOLE})
         for pair in self._pairs.get((other, code), ()):
@@ -85,9 +85,8 @@ class Readers:
             if reading.shown.startswith(start) and reading.shown.endswith(end.rstrip()):
                 break
         else:
-            raise wrong(
-                reading, f"the run has no such replies by '{self._main}' and '{other}' to {code}"
-            )
+            said = f"the run has no such replies by '{self._main}' and '{other}' to {code}"
+            raise reading.wrong(said)
         facts = {"reader": reading.reader}
         for question, label in zip(asked, [*numbers, sheets.WHOLE], strict=True):
             values = {"1": 1, sheets.TIE: 0, "2": -1}
@@ -97,7 +96,7 @@ class Readers:
     def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
         source = reading.source
         if len(source) != parts:
-            raise wrong(reading, f"{sheets.KEY} must say {parts} things of it")
+            raise reading.wrong(f"{sheets.KEY} must say {parts} things of it")
         self._space.parse(source[1])
         return source
 
@@ -111,32 +110,30 @@ def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, in
     Raises:
         RequestError: names the file and line of what cannot be taken; nothing has been stored.
     """
-    kinds = {
-        SINGLES: [r for f in folders for r in readings(f, "singles")],
-        VERDICTS: [r for f in folders for r in readings(f, "pairs")],
-    }
-    if not any(kinds.values()):
+    singles = [reading for folder in folders for reading in readings(folder, "singles")]
+    pairs = [reading for folder in folders for reading in readings(folder, "pairs")]
+    if not singles and not pairs:
         raise RequestError("--verdicts: no line in out_singles_*.jsonl or out_pairs_*.jsonl.")
     rows = {
-        SINGLES: [(r, row) for r in kinds[SINGLES] for row in readers.singles(r)],
-        VERDICTS: [(r, row) for r in kinds[VERDICTS] for row in readers.pairs(r)],
+        SINGLES.format(judge=READERS): [(r, row) for r in singles for row in readers.singles(r)],
+        VERDICTS.format(judge=READERS): [(r, row) for r in pairs for row in readers.pairs(r)],
     }
     for name, some in rows.items():
-        stored = {row["key"]: row for row in read_rows(run / name.format(judge=READERS))}
+        stored = {row["key"]: row for row in read_rows(run / name)}
         for reading, row in some:
             if stored.setdefault(row["key"], row) != row:
-                raise wrong(reading, f"another verdict on it is in {name.format(judge=READERS)}")
+                raise reading.wrong(f"another verdict on it is in {name}")
     for name, some in rows.items():
         if some:
-            with Lines(run / name.format(judge=READERS)).writing() as lines:
+            with Lines(run / name).writing() as lines:
                 for _, row in some:
                     lines.add(row)
-    return len(kinds[SINGLES]), len(kinds[VERDICTS])
+    return len(singles), len(pairs)
 
 
 def _check_fields(reading: Reading, wanted: set[str]) -> None:
     if reading.said.keys() != {"id", *wanted}:
-        raise wrong(reading, f"give id, {', '.join(sorted(wanted))} and nothing else")
+        raise reading.wrong(f"give id, {', '.join(sorted(wanted))} and nothing else")
 
 
 def _answer(
@@ -144,7 +141,7 @@ def _answer(
 ) -> Answer:
     said = reading.said[label]
     if not isinstance(said, str) or said not in values:
-        raise wrong(reading, f"'{label}' must be {', '.join(sorted(values))}")
+        raise reading.wrong(f"'{label}' must be {', '.join(sorted(values))}")
     return Answer(values[said], json.dumps(reading.said), facts)
 
 

@@ -29,6 +29,10 @@ class Reading:
     shown: str
     """Text of the item in its sheet."""
 
+    def wrong(self, what: str) -> RequestError:
+        """What cannot be taken of it, with its place."""
+        return RequestError(f"{self.place}: {self.id}: {what}.")
+
 
 def readings(folder: Path, kind: str) -> Iterator[Reading]:
     """All verdicts of a kind in a folder.
@@ -55,26 +59,35 @@ def readings(folder: Path, kind: str) -> Iterator[Reading]:
 
 
 def _said(place: str, line: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line, object_pairs_hook=_once)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or "id" not in found:
+    found = _object(line)
+    if "id" not in found:
         raise RequestError(f'{place}: not a verdict: write {{"id": ...}}, each name once.')
     return found
 
 
 def _key(folder: Path) -> dict[str, str]:
     file = folder / sheets.KEY
-    try:
-        key = json.loads(_text(file))
-    except (ValueError, RecursionError):
-        key = None
-    if not isinstance(key, dict) or not all(isinstance(source, str) for source in key.values()):
+    key = _object(_text(file))
+    if not key or not all(isinstance(source, str) for source in key.values()):
         raise RequestError(
             f"{file}: not a key of sheets: give the folder that sheets were written to."
         )
     return key
+
+
+def _object(text: str) -> dict[str, Any]:
+    """An object of JSON; {} where it is none, or a name stands twice: one would be lost."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a name stands twice")
+        return found
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _shown(folder: Path) -> dict[str, str]:
@@ -94,15 +107,3 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise RequestError(f"{file}: cannot be read ({type(error).__name__}).") from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError where a name stands twice in it, of which one would be lost."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice")
-    return found
-
-
-def wrong(reading: Reading, what: str) -> RequestError:
-    return RequestError(f"{reading.place}: {reading.id}: {what}.")

@@ -11,16 +11,9 @@ from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.jobs import AT
 from mpd_core.evaluation.judges import MEASURES, REWARDS
 from mpd_core.evaluation.markdown import heats, paper_tables, readers
+from mpd_core.evaluation.paper import order_said
 from mpd_core.evaluation.record import MAIN
-from mpd_core.evaluation.tables import (
-    FORCED,
-    IDENTIFIED,
-    MEASURE,
-    fewer,
-    heat,
-    identified,
-    order_said,
-)
+from mpd_core.evaluation.tables import FORCED, IDENTIFIED, MEASURE, fewer, heat, identified
 
 Found = Mapping[str, Any]
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from mpd_core.evaluation.cells import NOTHING, Table, line, number, percent, union
 from mpd_core.evaluation.identified import shares_of
-from mpd_core.evaluation.paper import ORDER
 
 Found = Mapping[str, Any]
 """Figures of a report, or a part of them."""
 Column = str | Callable[[Found], str]
 """A name in the figures of a row, or what makes the cell of them."""
 
-SURE = 0.05
-"""Holm's p up to which neighbours are told apart."""
 MEASURE, FORCED = "measure", "measure_forced"
 """The text measures as judge of single replies, free to say "neither" or not."""
 NAMES = {MEASURE: "measures", FORCED: "measures, forced to name one"}
@@ -152,19 +148,6 @@ def table_4(rows: Iterable[Found]) -> Table:
     names = {"method": "method", "merging space": "space", "training": "training"}
     average = {"average win rate": lambda row: percent(row["average"])}
     return listed(rows, {**names, "reward": "reward", **average})
-
-
-def order_said(found: Sequence[str], meetings: Iterable[Found]) -> str:
-    """The order as found, beside the paper's; and which neighbours chance may have put so."""
-    known = [name for name in ORDER if name in found]
-    same = "as in the paper" if list(found) == known else f"in the paper {' < '.join(known)}"
-    told = {frozenset((m["first"], m["second"])) for m in meetings if m["p_holm"] <= SURE}
-    chance = [f"{one} and {other}" for one, other in pairwise(found) if {one, other} not in told]
-    said = f"From worst to best by Bradley-Terry: {' < '.join(found)} ({same})."
-    if not chance:
-        return said
-    doubt = f"Chance alone may order {', '.join(chance)} (Holm's p of their meeting over {SURE:g})."
-    return f"{said} {doubt}"
 
 
 def fewer(found: Found) -> str:

@@ -75,27 +75,16 @@ def climb(
     gates: Array,
     kind: Factor,
 ) -> None:
-    """Some whole layers, and keys and values of the next, if there is one.
+    """``whole`` layers, and keys and values of the next, if there is one.
 
-    Args:
-        layers: [layers, COLUMNS].
-        whole: how many.
-        eps: of the norms.
-        x: states, [rows x T, D]; of the layer above at the end, if all are whole.
-        update: what they lack, likewise.
-        cos: as ``attend`` takes it.
-        sin: likewise.
-        cache: shape of a layer's keys, and of its values.
-        places: as ``attend`` takes it.
-        positions: likewise.
-        gates: each row's weight of each adapter, [rows, adapters].
-        kind: an array of the type of the adapters' factors.
+    x, [rows x T, D], are states, of the layer above at the end if there is no next; update is what
+    they lack. cos, sin, places and positions: see ``attend``. cache: shape of a layer's keys, and
+    of its values. gates: weights of adapters, [rows, adapters]. kind: an array of their type.
     """
-    rows, width = x.shape
-    first, (every, tokens, d) = layers[0], cos.shape
+    (rows, width), (every, tokens, d) = x.shape, cos.shape
     kv_heads, cached = cache[1], cache[0] * cache[1] * cache[2] * cache[3]
-    heads = first[QKV + PANELS] * PANEL // d - 2 * kv_heads
-    inner = first[DOWN + BLOCKS] * BLOCK
+    heads = layers[0, QKV + PANELS] * PANEL // d - 2 * kv_heads
+    inner = layers[0, DOWN + BLOCKS] * BLOCK
     most = max(inner, width, heads * d)
     levels = np.empty(rows * most * DIGITS, np.int8)
     sizes = np.empty(rows * most // BLOCK * 2, np.float32)

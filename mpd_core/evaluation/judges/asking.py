@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-from mpd_core.evaluation.judges.criteria import (
-    CRITERIA,
-    EXAMPLES,
-    FORM,
-    RULES,
-    SINGLE_RULES,
-    Example,
-)
+from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, FORM, RULES, SINGLE_RULES
 from mpd_core.evaluation.judging import Question, Single
 
 Messages = list[dict[str, str]]
@@ -52,23 +46,23 @@ def messages(question: Question) -> Messages:
     respect = CRITERIA.get(question.pole)
     told = question.instruction if respect is None else f"{question.instruction} {respect}"
     turns = [{"role": "system", "content": f"{RULES}\n\nThe respect: {told}"}]
-    for example in EXAMPLES.get(question.pole, FORM):
-        turns += _shown(example)
-    return [*turns, _user(question.prompt, question.first, question.second)]
+    for one in EXAMPLES.get(question.pole, FORM):
+        said = f"Thought: {one.thought}\nVerdict: {one.verdict}"
+        turns.append(_pair(one.instruction, one.first, one.second))
+        turns.append({"role": "assistant", "content": said})
+    return [*turns, _pair(question.prompt, question.first, question.second)]
 
 
 def single_messages(single: Single) -> Messages:
     """Chat messages for a single reply: rules, the poles' descriptions, and the reply."""
+    poles = zip(single.poles, single.instructions, strict=True)
     told = [
         f"{number}: {instruction} {CRITERIA.get(pole, '')}".strip()
-        for number, (pole, instruction) in enumerate(
-            zip(single.poles, single.instructions, strict=True), 1
-        )
+        for number, (pole, instruction) in enumerate(poles, 1)
     ]
     rules = f"{SINGLE_RULES}\n\n" + "\n".join(told)
-    parts = [("Instruction", single.prompt), ("Reply", single.text)]
-    text = "\n\n".join(f"{name}:\n{quoted(content)}" for name, content in parts)
-    return [{"role": "system", "content": rules}, {"role": "user", "content": text}]
+    asked = _user({"Instruction": single.prompt, "Reply": single.text})
+    return [{"role": "system", "content": rules}, asked]
 
 
 def choice(answer: str | None, count: int) -> int | None:
@@ -83,15 +77,12 @@ def choice(answer: str | None, count: int) -> int | None:
     return number if number <= count else None
 
 
-def _shown(example: Example) -> Messages:
-    said = f"Thought: {example.thought}\nVerdict: {example.verdict}"
-    asked = _user(example.instruction, example.first, example.second)
-    return [asked, {"role": "assistant", "content": said}]
+def _pair(instruction: str, first: str, second: str) -> dict[str, str]:
+    return _user({"Instruction": instruction, "Reply 1": first, "Reply 2": second})
 
 
-def _user(instruction: str, first: str, second: str) -> dict[str, str]:
-    parts = [("Instruction", instruction), ("Reply 1", first), ("Reply 2", second)]
-    text = "\n\n".join(f"{name}:\n{quoted(content)}" for name, content in parts)
+def _user(parts: Mapping[str, str]) -> dict[str, str]:
+    text = "\n\n".join(f"{name}:\n{quoted(content)}" for name, content in parts.items())
     return {"role": "user", "content": text}
 
 

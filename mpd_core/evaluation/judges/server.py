@@ -5,18 +5,13 @@ from __future__ import annotations
 import queue
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from functools import partial
 from typing import Any
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.judges.asking import (
-    Messages,
-    choice,
-    messages,
-    single_messages,
-    verdict,
-)
+from mpd_core.evaluation.judges.asking import Messages, choice, messages, single_messages, verdict
 from mpd_core.evaluation.judges.client import ServerOptions as ServerOptions
 from mpd_core.evaluation.judges.client import client, failed, text, usage
 from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGLE_RULES
@@ -61,12 +56,14 @@ class ServerJudge(Judge):
         Raises:
             RequestError: more than is allowed.
         """
-        turns = [*map(messages, questions), *map(single_messages, singles)]
-        self._tell(estimate(self._each(turns), self._options.limits))
+        self._estimate([*map(messages, questions), *map(single_messages, singles)])
         self._announced = True
 
-    def _each(self, turns: Sequence[Messages]) -> list[tuple[int, int]]:
-        return [(_tokens(one), self._options.max_tokens) for one in turns]
+    def _estimate(self, turns: Iterable[Messages]) -> None:
+        each = [(_tokens(one), self._options.max_tokens) for one in turns]
+        said = estimate(each, self._options.limits)
+        if not self._announced:
+            self._tell(said)
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Verdicts as they arrive, several questions in parallel.
@@ -80,20 +77,14 @@ class ServerJudge(Judge):
 
     def singles(self, asked: Sequence[Single]) -> Iterator[tuple[Single, Answer]]:
         """The same about single replies; errors as ``answers``."""
-
-        def reading(single: Single) -> Read:
-            return lambda said: choice(said, len(single.poles))
-
-        return self._all([(single, single_messages(single), reading(single)) for single in asked])
+        return self._all(
+            [(s, single_messages(s), partial(choice, count=len(s.poles))) for s in asked]
+        )
 
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
-        said = estimate(self._each([turns for _, turns, _ in asked]), self._options.limits)
-        if not self._announced:
-            self._tell(said)
-        with (
-            client(self._options) as self._client,
-            ThreadPoolExecutor(self._options.parallel) as pool,
-        ):
+        self._estimate(turns for _, turns, _ in asked)
+        pooled = ThreadPoolExecutor(self._options.parallel)
+        with client(self._options) as self._client, pooled as pool:
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
             try:
                 yield from _done(waiting)
@@ -103,13 +94,14 @@ class ServerJudge(Judge):
 
     def _ask(self, turns: Messages, read: Read) -> Answer:
         """Ask until the answer can be parsed, at most ``READINGS`` times."""
-        said, used = "", (0, 0)
+        said, found, used = "", None, (0, 0)
         for attempt in range(READINGS):
             said, more = self._say(turns, attempt)
             used = (used[0] + more[0], used[1] + more[1])
             if (found := read(said)) is not None:
-                return Answer(found, said, _facts(turns, used))
-        return Answer(None, said, _facts(turns, used))
+                break
+        facts = {"prompt_sha256": content_hash(turns, sort_keys=False)}
+        return Answer(found, said, {**facts, "tokens_in": used[0], "tokens_out": used[1]})
 
     def _say(self, turns: Messages, attempt: int) -> tuple[str, tuple[int, int]]:
         most = (_tokens(turns), self._options.max_tokens)
@@ -179,11 +171,3 @@ def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]
 
 def _tokens(turns: Messages) -> int:
     return tokens_of(turn["content"] for turn in turns)
-
-
-def _facts(turns: Messages, used: tuple[int, int]) -> dict[str, Any]:
-    return {
-        "prompt_sha256": content_hash(turns, sort_keys=False),
-        "tokens_in": used[0],
-        "tokens_out": used[1],
-    }

@@ -1,0 +1,94 @@
+"""Models that a pack names beside its base: other checkpoints, a backbone, experts elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mpd_core.engine.plan import PCM
+from mpd_core.errors import PackError
+from mpd_core.models.base import LOCAL, LoadedModel, in_blocks, load_model, weight_format
+from mpd_core.models.light import read_tokenizer
+from mpd_core.models.sources import obtain
+from mpd_core.models.vocabulary import check_same_vocabulary
+from mpd_core.packs import Pack, Precision, RemoteTable, Source
+from mpd_core.prompts import PromptRenderer
+from mpd_core.remote.expert import RemoteExpert, RemoteSpec
+
+
+def check_prompts(pack: Pack, folder: Path) -> None:
+    """Render a prompt before gigabytes are read: a template that fails should not wait for them."""
+    try:
+        tokenizer = read_tokenizer(folder, **LOCAL)
+    except Exception:  # of any kind: ``load_model`` says what is wrong with it
+        return
+    PromptRenderer(tokenizer, pack.spec.template)
+
+
+def remotes(pack: Pack, vocab_size: int, *, keep: bool = True) -> dict[str, RemoteExpert]:
+    """Clients of the remote experts; ``keep=False`` only finds out whether they can be made."""
+
+    def spec(name: str, table: RemoteTable) -> RemoteSpec:
+        values = table.model_dump()
+        values["ca_file"] = str(pack.path(table.ca_file)) if table.ca_file else None
+        return RemoteSpec(name=name, **values)
+
+    made = {}
+    for name, table in pack.spec.experts.remotes.items():
+        made[name] = RemoteExpert(spec(name, table), vocab_size)
+        if not keep:
+            made[name].close()
+    return made
+
+
+def other_expert(
+    pack: Pack,
+    name: str,
+    source: Source,
+    base: LoadedModel,
+    precision: Precision,
+    progress: Callable[[str], None],
+) -> LoadedModel:
+    """A checkpoint of the base's vocabulary; errors as ``build``."""
+    progress(f"Loading the expert '{name}'.")
+    folder = obtain(pack, source, progress=progress)
+    with told_of(key(pack, name)):
+        other = load_model(folder, in_blocks(base.format, precision, folder))
+    check_same_vocabulary(base.tokenizer, other.tokenizer, name)
+    return other
+
+
+def backbone(
+    pack: Pack, source: Source, base: LoadedModel, progress: Callable[[str], None]
+) -> LoadedModel:
+    """The PCM's own backbone; errors as ``build``."""
+    progress("Loading the Preference Control Model's backbone.")
+    folder = obtain(pack, source, progress=progress)
+    with told_of(key(pack, PCM)):
+        format_ = in_blocks(weight_format(base.format.device), "auto", folder)
+        backbone = load_model(folder, format_)
+    missing = len(base.tokenizer) - backbone.config.vocab_size
+    if missing > len(base.tokenizer.added_tokens_decoder):
+        raise PackError(
+            f"pcm.backbone: its vocabulary lacks {missing} tokens of the base's tokenizer; "
+            "use a backbone with the same tokenizer."
+        )
+    return backbone
+
+
+def key(pack: Pack, lane: str) -> str:
+    """Where a pack names the model of a lane."""
+    if lane in pack.spec.experts.checkpoints:
+        return f"experts.checkpoints.{lane}"
+    return "pcm.backbone" if lane == PCM else "base"
+
+
+@contextmanager
+def told_of(key: str) -> Iterator[None]:
+    """Errors under the key of the model at hand; who loads and checks one calls it the base."""
+    try:
+        yield
+    except PackError as error:
+        raise PackError(re.sub("^base: ", f"{key}: ", str(error))) from error
