@@ -39,10 +39,10 @@ def run(
 ) -> None:
     """Generate replies by every method, preference and prompt; stored ones are reused."""
     loaded = parts.opened(pack)
-    from mpd_core.evaluation.jobs import define, jobs_of, methods_of
+    from mpd_core.evaluation.jobs import define, jobs_of, methods_of, missing
     from mpd_core.evaluation.prompts import prompts_of
     from mpd_core.evaluation.record import REPLIES
-    from mpd_core.evaluation.store import Lines, missing
+    from mpd_core.evaluation.store import Lines
 
     sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     found = prompts_of(loaded, prompts, limit)
@@ -57,7 +57,7 @@ def run(
     jobs = jobs_of(loaded, found, methods_of(loaded, methods), codes, sampling, quantize)
     folder = parts.folder_of(loaded, out)
     define(loaded, prompts, codes, jobs, quantize).save(folder)
-    waiting = missing(Lines(folder / REPLIES), jobs)
+    waiting = missing(Lines(folder / REPLIES).rows, jobs)
     tell(f"{len(jobs)} replies, {len(waiting)} to be generated, in {folder}")
     # Here and not above: a refusal should not wait for torch.
     from mpd_core.evaluation.generators import Generators

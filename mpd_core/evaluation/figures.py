@@ -47,12 +47,9 @@ def quality(replies: Sequence[Row], topic: Topic | None) -> Figures:
 
 
 def matrix(found: Sequence[Judged], methods: Sequence[str], not_controlled: str | None) -> Figures:
-    """The matrix of win rates: every pair of methods, with Holm-adjusted p-values.
+    """The matrix of win rates by one judge: every pair of methods, with Holm-adjusted p-values.
 
-    Args:
-        found: verdicts of one judge.
-        methods: in the order of rows.
-        not_controlled: the dimension that length itself shows.
+    ``methods`` are in the order of rows; ``not_controlled`` is the dimension that length shows.
     """
     found = complete(found)
     meets = [
@@ -66,7 +63,7 @@ def matrix(found: Sequence[Judged], methods: Sequence[str], not_controlled: str 
         "flip_rate": flip_rate(found),
         "meetings": rows,
         "average": {method: _average(rows, method) for method in methods},
-        "strengths": strengths(found, methods),
+        "strengths": strengths(rows, methods),
     }
 
 
@@ -105,8 +102,8 @@ def _meeting(
         "first": first,
         "second": second,
         **counts(tally),
-        "paper_interval": _listed(over_prompts(prompts, verdicts)),
-        "half_interval": _listed(over_prompts(prompts, verdicts, half_part)),
+        "paper_interval": over_prompts(prompts, verdicts),
+        "half_interval": over_prompts(prompts, verdicts, half_part),
         "whole": counts(Tally.of(by_hand)) if by_hand else None,
         "detectable": detectable(tally.decided),
         "length_controlled": length_controlled(others, [j.pair.longer_by for j in found]),
@@ -149,10 +146,6 @@ def counts(tally: Tally) -> Figures:
     }
 
 
-def _listed(reach: tuple[float, float] | None) -> list[float] | None:
-    return list(reach) if reach else None  # as JSON has it
-
-
 def _average(rows: Sequence[Figures], method: str) -> float | None:
     """The mean of a method's win rates by the paper's rule: the last column of its Table 2."""
     decided = [row for row in rows if row["paper_rate"] is not None]
@@ -161,16 +154,12 @@ def _average(rows: Sequence[Figures], method: str) -> float | None:
     return fmean(rates) if rates else None
 
 
-def strengths(found: Sequence[Judged], methods: Sequence[str]) -> Figures:
+def strengths(rows: Sequence[Figures], methods: Sequence[str]) -> Figures:
     """Bradley-Terry points over all meetings; equal weights are 1000 where they took part."""
-    by_pair: dict[tuple[str, str], list[int]] = {}
-    for judged in found:
-        by_pair.setdefault((judged.pair.first, judged.pair.second), []).append(
-            overall(judged.verdicts.values())
-        )
-    if not by_pair:
+    met = {(r["first"], r["second"]): Tally(r["wins"], r["ties"], r["losses"]) for r in rows}
+    if not met:
         return {}
-    met = {name for pair in by_pair for name in pair}
-    anchor = "uniform" if "uniform" in met else next(name for name in methods if name in met)
-    points = bradley_terry({pair: Tally.of(v) for pair, v in by_pair.items()}, anchor)
+    names = set(union(met))
+    anchor = "uniform" if "uniform" in names else next(name for name in methods if name in names)
+    points = bradley_terry(met, anchor)
     return dict(sorted(points.items(), key=lambda item: -item[1]))

@@ -12,10 +12,10 @@ from typing import Any
 from mpd_core.engine import Engine
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job
+from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job, missing
 from mpd_core.evaluation.record import REPLIES
 from mpd_core.evaluation.runs import Outcomes, by_engine, store
-from mpd_core.evaluation.store import Lines, missing
+from mpd_core.evaluation.store import Lines
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.models.adapters import WEIGHTS_FILE
@@ -47,7 +47,7 @@ class Generators:
 
     def run(self, jobs: Sequence[Job], folder: Path) -> None:
         """Generate and store what is missing; errors as ``runs.store``."""
-        waiting = missing(Lines(folder / REPLIES), jobs)
+        waiting = missing(Lines(folder / REPLIES).rows, jobs)
         ways: tuple[tuple[Callable[[str], bool], Callable[[Sequence[Job]], Outcomes]], ...] = (
             (lambda method: method not in WEIGHT_SPACE, self._by_engine),
             (JOINED.__contains__, self._by_joined),

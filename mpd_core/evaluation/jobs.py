@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast, get_args
 
@@ -111,6 +111,15 @@ def define(
         keys=tuple(job.key for job in jobs),
         content=content_of(pack, quantize),
     )
+
+
+def missing(rows: Container[str], jobs: Iterable[Job]) -> list[Job]:
+    """Jobs without a row, each key once."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        if job.key not in rows:
+            first.setdefault(job.key, job)
+    return list(first.values())
 
 
 def content_of(pack: Pack, quantize: Quantize | None = None, method: str | None = None) -> str:

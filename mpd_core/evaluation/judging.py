@@ -80,11 +80,7 @@ class Judge:
     reads_singles = False
 
     def __init__(self, name: str, version: str) -> None:
-        """
-        Args:
-            name: for people and files.
-            version: changes with anything that could change an answer: answers are cached by it.
-        """
+        """``version`` changes with all that could change an answer: answers are cached by it."""
         self.name, self.version = name, version
 
     def knows(self, dimension: str) -> bool:

@@ -43,18 +43,11 @@ def _meeting(votes: Sequence[Vote], dimension: str, verdicts: Sequence[int]) -> 
 
 def agreement(votes: Sequence[Vote]) -> dict[str, float | None]:
     """Krippendorff's alpha by dimension, and of the paper's verdict over all of them."""
-    found = {ALL: alpha(_units((v.pair, overall(v.verdicts.values())) for v in votes))}
-    for name in dict.fromkeys(name for vote in votes for name in vote.verdicts):
-        asked = [vote for vote in votes if name in vote.verdicts]
-        found[name] = alpha(_units((vote.pair, vote.verdicts[name]) for vote in asked))
-    return found
-
-
-def _units(rated: Iterable[tuple[str, int]]) -> list[list[int]]:
-    units: dict[str, list[int]] = {}
-    for pair, verdict in rated:
-        units.setdefault(pair, []).append(verdict)
-    return list(units.values())
+    units: dict[str, dict[str, list[int]]] = {ALL: {}}
+    for vote in votes:
+        for name, verdict in {ALL: overall(vote.verdicts.values()), **vote.verdicts}.items():
+            units.setdefault(name, {}).setdefault(vote.pair, []).append(verdict)
+    return {name: alpha(rated.values()) for name, rated in units.items()}
 
 
 def alpha(units: Iterable[Sequence[float]]) -> float | None:

@@ -47,7 +47,10 @@ def readings(folder: Path, kind: str) -> Iterator[Reading]:
         for number, line in enumerate(_text(file).split("\n"), 1):
             if line.strip():
                 place = f"{file}:{number}"
-                said = _said(place, line)
+                if "id" not in (said := _object(line)):
+                    raise RequestError(
+                        f'{place}: not a verdict: write {{"id": ...}}, each name once.'
+                    )
                 name = str(said["id"])
                 if not (name.startswith(kind[0]) and name in shown and name in key):
                     raise RequestError(f"{place}: '{name[:40]}' is no item of {kind}_*.txt.")
@@ -56,13 +59,6 @@ def readings(folder: Path, kind: str) -> Iterator[Reading]:
                 seen.add(name)
                 source = tuple(key[name].split("|"))
                 yield Reading(place, reader, name, said, source, shown[name])
-
-
-def _said(place: str, line: str) -> dict[str, Any]:
-    found = _object(line)
-    if "id" not in found:
-        raise RequestError(f'{place}: not a verdict: write {{"id": ...}}, each name once.')
-    return found
 
 
 def _key(folder: Path) -> dict[str, str]:

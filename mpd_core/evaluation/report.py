@@ -10,7 +10,7 @@ from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import identified, paper, readers
+from mpd_core.evaluation import identified, paper, people, readers
 from mpd_core.evaluation.card import RIGHT, card, known_pairs
 from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.html import html
@@ -19,8 +19,6 @@ from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import READERS, VERDICTS, Judge, pairs_of
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge
-from mpd_core.evaluation.people import ALL, meetings_of
-from mpd_core.evaluation.people import agreement as agreement_of
 from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, RunRecord, load_run, replies_of
 from mpd_core.evaluation.store import Row, read_rows
@@ -100,9 +98,9 @@ def _facts(run: RunRecord, folder: Path, replies: Sequence[Row]) -> dict[str, An
 
 
 def _paper(
-    pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], people: Mapping[str, Any]
+    pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], voted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    whole = [row for row in people["meetings"] if row["dimension"] == ALL]
+    whole = [row for row in voted["meetings"] if row["dimension"] == people.ALL]
     own, trained = pack.spec.decode.space, _training(pack)
     return {
         "judges": {
@@ -128,16 +126,13 @@ def _training(pack: Pack) -> dict[str, str]:
 def _people(votes: Sequence[Vote]) -> dict[str, Any]:
     rows = [
         {
-            "first": meeting.first,
-            "second": meeting.second,
-            "dimension": meeting.dimension,
-            **compute.counts(meeting.tally),
-            "paper_interval": list(meeting.interval) if meeting.interval else None,
+            **{"first": met.first, "second": met.second, "dimension": met.dimension},
+            **{**compute.counts(met.tally), "paper_interval": met.interval},
         }
-        for meeting in meetings_of(votes)
+        for met in people.meetings_of(votes)
     ]
     raters = len({vote.rater for vote in votes})
-    agreed = agreement_of(votes) if votes else {}
+    agreed = people.agreement(votes) if votes else {}
     return {"votes": len(votes), "raters": raters, "agreement": agreed, "meetings": rows}
 
 
@@ -180,16 +175,14 @@ def _judges(
     for stored in signatures(folder):
         judge = _measured(folder, measures) if stored.name == MEASURES else stored
         found = judged(judge, [*pairs, *known], folder)
-        met = [row for row in found if row.pair.first != RIGHT]
-        if not met:
-            continue
-        table[judge.name] = {
-            "version": judge.version,
-            "kind": kinds.get(judge.name) or kind_of(judge),
-            "unread": unread(judge, folder),
-            **compute.matrix(met, methods, length),
-            "card": card([row for row in found if row.pair.first == RIGHT], length),
-        }
+        if met := [row for row in found if row.pair.first != RIGHT]:
+            table[judge.name] = {
+                "version": judge.version,
+                "kind": kinds.get(judge.name) or kind_of(judge),
+                "unread": unread(judge, folder),
+                **compute.matrix(met, methods, length),
+                "card": card([row for row in found if row.pair.first == RIGHT], length),
+            }
     return table
 
 

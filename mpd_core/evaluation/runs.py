@@ -11,9 +11,9 @@ from tqdm import tqdm
 from mpd_core.engine import Engine
 from mpd_core.engine.flight import outcomes
 from mpd_core.errors import EngineError, MPDError
-from mpd_core.evaluation.jobs import Job
+from mpd_core.evaluation.jobs import Job, missing
 from mpd_core.evaluation.record import REPLIES
-from mpd_core.evaluation.store import Lines, Row, missing
+from mpd_core.evaluation.store import Lines, Row
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import Trace
 
@@ -33,7 +33,7 @@ def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outc
     """
     failures: list[str] = []
     with Lines(folder / REPLIES).writing() as lines:
-        waiting = missing(lines, jobs)
+        waiting = missing(lines.rows, jobs)
         with tqdm(total=len(waiting), desc="replies", leave=False) as bar:
             for job, outcome in run(waiting):
                 if isinstance(outcome, MPDError):

@@ -5,26 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from mpd_core.errors import MPDError
 
 Row = dict[str, Any]
-
-
-class HasKey(Protocol):
-    """Anything with a row key."""
-
-    @property
-    def key(self) -> str: ...
-
-
-Keyed = TypeVar("Keyed", bound=HasKey)
 
 
 class Lines:
@@ -96,15 +86,6 @@ def _drop_half_a_line(file: Path) -> None:
         lines.truncate(content.rfind(b"\n") + 1)
         lines.flush()
         os.fsync(lines.fileno())
-
-
-def missing(lines: Lines, jobs: Iterable[Keyed]) -> list[Keyed]:
-    """Items without a row, each key once."""
-    first: dict[str, Keyed] = {}
-    for job in jobs:
-        if job.key not in lines.rows:
-            first.setdefault(job.key, job)
-    return list(first.values())
 
 
 def content_hash(value: object, *, sort_keys: bool = True) -> str:

@@ -9,7 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -85,23 +85,20 @@ class Votes:
         """
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         row = {**asdict(vote), "at": now, "verdicts": json.dumps(dict(vote.verdicts))}
-        names = ", ".join(row)
-        places = ", ".join(f":{name}" for name in row)
+        names, places = ", ".join(row), ", ".join(f":{name}" for name in row)
         with self._open() as votes:
             done = votes.execute(f"INSERT OR IGNORE INTO votes ({names}) VALUES ({places})", row)
             return done.rowcount == 1
 
     def all(self) -> list[Vote]:
         """Every vote, the oldest first."""
-        names = [field.name for field in fields(Vote)]
+        names = ", ".join(field.name for field in fields(Vote))
         with self._open() as votes:
-            rows = votes.execute(f"SELECT {', '.join(names)} FROM votes ORDER BY rowid").fetchall()
-        found = [dict(zip(names, row, strict=True)) for row in rows]
+            rows = votes.execute(f"SELECT {names} FROM votes ORDER BY rowid").fetchall()
+        found = [Vote(*row) for row in rows]
         return [
-            Vote(
-                **{**row, "swapped": bool(row["swapped"]), "verdicts": json.loads(row["verdicts"])}
-            )
-            for row in found
+            replace(vote, swapped=bool(vote.swapped), verdicts=json.loads(str(vote.verdicts)))
+            for vote in found
         ]
 
     def counts(self) -> dict[str, int]:
@@ -124,8 +121,7 @@ class Votes:
         writer = csv.writer(lines)
         writer.writerow([*plain, *map(_cell, dimensions)])
         for vote in votes:
-            values = dict(zip((f.name for f in fields(Vote)), astuple(vote), strict=True))
-            cells = [_cell(values[name]) for name in plain]
+            cells = [_cell(getattr(vote, name)) for name in plain]
             writer.writerow([*cells, *(vote.verdicts.get(name, "") for name in dimensions)])
         return lines.getvalue()
 

@@ -24,6 +24,7 @@ from mpd_core.training.scoring.reward_function import ScoredReply, references_of
 from mpd_core.training.scoring.reward_models import Rewards
 
 EXPERT_TOKENS = 256
+Pairs = Sequence[tuple[Styled, Comparison]]
 
 
 def rewards(setup: TrainingContext, models: Rewards) -> Figures:
@@ -50,9 +51,6 @@ def rewards(setup: TrainingContext, models: Rewards) -> Figures:
     return figures
 
 
-Pairs = Sequence[tuple[Styled, Comparison]]
-
-
 def _pairs(setup: TrainingContext, rows: Sequence[Styled], pole: Pole) -> Pairs:
     space = setup.pack.space
     return [(r, p) for r in rows for p in comparisons(space, r.answers) if p.pole == pole]
@@ -63,12 +61,9 @@ def _scores_of(
 ) -> dict[tuple[str, str], dict[str, float]]:
     """Every pole's score of every answer, by the row's id and the answer's name."""
     named = [(row, name) for row in rows for name in row.answers]
+    prompts, texts = [r.prompt for r, _ in named], [r.answers[name] for r, name in named]
     poles = [pole.name for pole in setup.pack.space.poles]
-    found = models.score(
-        [row.prompt for row, _ in named],
-        [row.answers[name] for row, name in named],
-        [poles] * len(named),
-    )
+    found = models.score(prompts, texts, [poles] * len(named))
     return {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
 
 
@@ -107,9 +102,8 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
 
 
 def _scored(score: Any, replies: Sequence[Rollout]) -> list[float]:
-    found: list[float] = run_in_fresh_thread(
-        score, [r.prompt for r in replies], [r.text for r in replies]
-    )
+    texts = [r.prompt for r in replies], [r.text for r in replies]
+    found: list[float] = run_in_fresh_thread(score, *texts)
     return found
 
 
@@ -186,16 +180,13 @@ def _single_experts(setup: TrainingContext, prompts: Sequence[str]) -> list[Roll
 
 def _by_preference(setup: TrainingContext, replies: Sequence[Rollout]) -> dict[str, list[Rollout]]:
     """Replies of single experts, once for every preference that has their pole."""
-    return {
-        method: [
-            replace(reply, preference=preference.code)
-            for preference in setup.pack.space
-            if method.removeprefix("expert:") in {pole.name for pole in preference.poles}
-            for reply in replies
-            if reply.method == method
-        ]
-        for method in dict.fromkeys(reply.method for reply in replies)
-    }
+    found: dict[str, list[Rollout]] = {reply.method: [] for reply in replies}
+    for method, own in found.items():
+        for preference in setup.pack.space:
+            if method.removeprefix("expert:") in {pole.name for pole in preference.poles}:
+                some = (reply for reply in replies if reply.method == method)
+                own += [replace(reply, preference=preference.code) for reply in some]
+    return found
 
 
 def _reward_figures(codes: Sequence[str], rows: Sequence[ScoredReply]) -> Figures:
@@ -208,23 +199,19 @@ def _paired(
     codes: Sequence[str], first: Sequence[ScoredReply], second: Sequence[ScoredReply]
 ) -> Figures:
     """Differences of rewards, paired by prompt and preference; p over prompts."""
-    gaps = [
-        (a.reply.prompt, a.reply.preference, a.reward - b.reward)
-        for a, b in zip(first, second, strict=True)
-    ]
-    prompts = dict.fromkeys(prompt for prompt, _, _ in gaps)
-    by_prompt = [fmean(gap for p, _, gap in gaps if p == prompt) for prompt in prompts]
-    decided = [gap > 0 for _, _, gap in gaps if gap != 0]
+    by_prompt: dict[str, list[float]] = {}
+    by_code: dict[str, list[float]] = {code: [] for code in codes}
+    for a, b in zip(first, second, strict=True):
+        gap = a.reward - b.reward
+        by_prompt.setdefault(a.reply.prompt, []).append(gap)
+        by_code[a.reply.preference].append(gap)
+    decided = [gap > 0 for gaps in by_prompt.values() for gap in gaps if gap != 0]
     return {
-        "gain": fmean(gap for _, _, gap in gaps),
-        "p": sign_flip(by_prompt),
+        "gain": fmean(gap for gaps in by_prompt.values() for gap in gaps),
+        "p": sign_flip([fmean(gaps) for gaps in by_prompt.values()]),
         "wins": fmean(decided) if decided else 0.5,
         "decided": len(decided),
         "by_preference": {
-            code: {
-                "gain": fmean(gap for _, c, gap in gaps if c == code),
-                "p": sign_flip([gap for _, c, gap in gaps if c == code]),
-            }
-            for code in codes
+            code: {"gain": fmean(gaps), "p": sign_flip(gaps)} for code, gaps in by_code.items()
         },
     }

@@ -16,7 +16,8 @@ TEMPLATE = Path(__file__).with_name("card.md")
 
 def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
     """Write the card beside the pack; figures that are not known are not in it."""
-    spec = pack.spec
+    spec, data = pack.spec, recipe.load_recipe(pack).data
+    taught = f", and `{data.experts.name}`, which experts learn from" if data.experts else ""
     card = TEMPLATE.read_text(encoding="utf-8").format(
         title=spec.title,
         description=spec.description,
@@ -30,7 +31,7 @@ def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
         pcm=_pcm(pack),
         learned=", which the PCM was trained on" if pack.trained else "",
         megabytes=_bytes(pack) / 1e6,
-        data=_data(recipe.load_recipe(pack).data),
+        data=f"`{data.file.name}`{taught}",
         recipe=recipe.FILE,
         measured=text(figures) if figures else "Nothing has been measured yet.",
     )
@@ -44,11 +45,6 @@ def _pcm(pack: Pack) -> str:
         return "untrained: it weighs uniformly"
     where = "on the base" if pack.spec.pcm.backbone == "base" else "on a backbone of its own"
     return f"LoRA and a weight head {where}, trained by this project"
-
-
-def _data(data: recipe.DataSpec) -> str:
-    taught = f", and `{data.experts.name}`, which experts learn from" if data.experts else ""
-    return f"`{data.file.name}`{taught}"
 
 
 def _bytes(pack: Pack) -> int:

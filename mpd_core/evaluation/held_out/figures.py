@@ -29,9 +29,9 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
         PackError: there are none.
     """
     file = pack.folder / FILE
+    if missing_ok and not file.is_file():
+        return {}
     if not file.is_file():
-        if missing_ok:
-            return {}
         raise PackError(f"{file} is missing: run train report --recompute.")
     figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     made_of = figures.get("weights", {})
@@ -48,9 +48,8 @@ def weights(pack: Pack, part: str) -> dict[str, str]:
 def text(figures: Figures) -> str:
     """Tables of everything that is known."""
     makers = {"rewards": _rewards, "experts": _experts, "mixtures": _mixtures}
-    parts = [
-        part for name, make in makers.items() if name in figures for part in make(figures[name])
-    ]
+    named = [(make, figures[name]) for name, make in makers.items() if name in figures]
+    parts = [part for make, found in named for part in make(found)]
     if stale := figures.get("stale"):
         names = ", ".join(stale)
         parts.append(f"The pack has changed since: compute anew (--recompute --only {names}).")
@@ -119,7 +118,7 @@ def _identification(table: Figures) -> Iterator[str]:
     kinds = ("reward", "measure")
     rows = [("shows its pole", "dimension", "mean", "worst", *codes)]
     for method, by_code in table.items():
-        least = {kind: _least(by_code, kind) for kind in kinds}
+        least = {kind: min(_shares(by_code, kind), default=1.0) for kind in kinds}
         for name in dimensions:
             cells = [_cell(by_code[c][name], least) if c in by_code else "" for c in codes]
             summary = (_both(by_code, kinds, fmean), _both(by_code, kinds, min))
@@ -131,18 +130,12 @@ def _identification(table: Figures) -> Iterator[str]:
     )
 
 
-def _least(by_code: Figures, kind: str) -> float:
-    return min(
-        (cell[kind] for row in by_code.values() for cell in row.values() if kind in cell),
-        default=1.0,
-    )
+def _shares(by_code: Figures, kind: str) -> list[float]:
+    return [cell[kind] for row in by_code.values() for cell in row.values() if kind in cell]
 
 
 def _both(by_code: Figures, kinds: Sequence[str], of: Callable[[list[float]], float]) -> str:
-    found = (
-        [cell[kind] for row in by_code.values() for cell in row.values() if kind in cell]
-        for kind in kinds
-    )
+    found = (_shares(by_code, kind) for kind in kinds)
     return " / ".join(f"{100 * of(values):.0f}" if values else "-" for values in found)
 
 

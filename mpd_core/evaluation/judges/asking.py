@@ -107,10 +107,6 @@ def verdict(answer: str | None) -> int | None:
 
 
 def _said_aloud(answer: str | None) -> str:
-    end = _BLANKS.sub(_blank, answer or "")[-MOST_READ:]
-    return _UNENDED.sub("", _THINKING.sub("", end)).strip()
-
-
-def _blank(found: re.Match[str]) -> str:
-    """One for a run of them: models fall into repeating spaces, whose every split is tried."""
-    return "\n" if "\n" in found.group() else " "
+    # One blank for a run of them: models fall into repeating spaces, whose every split is tried.
+    blanks = _BLANKS.sub(lambda run: "\n" if "\n" in run.group() else " ", answer or "")
+    return _UNENDED.sub("", _THINKING.sub("", blanks[-MOST_READ:])).strip()

@@ -36,12 +36,10 @@ class ServerOptions:
             raise RequestError(f"--url {self.url[:200]}: give an address such as http://host/v1.")
         if not self.model.strip():
             raise RequestError("--model: name the model that the server is to judge with.")
-        for name, value, low, high in (
-            ("parallel", self.parallel, 1, 256),
-            ("max_tokens", self.max_tokens, 8, 32_768),
-        ):
-            if not low <= value <= high:
-                raise RequestError(f"--{name.replace('_', '-')}: from {low} to {high}.")
+        if not 1 <= self.parallel <= 256:
+            raise RequestError("--parallel: from 1 to 256.")
+        if not 8 <= self.max_tokens <= 32_768:
+            raise RequestError("--max-tokens: from 8 to 32768.")
 
 
 def client(options: ServerOptions) -> Any:
@@ -72,10 +70,8 @@ def text(answer: Any) -> str:
 def usage(answer: Any) -> tuple[int, int] | None:
     """Token usage reported by the server; None if missing or implausible."""
     usage = getattr(answer, "usage", None)
-    found = (getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None))
-    if all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in found):
-        return (int(found[0] or 0), int(found[1] or 0))
-    return None
+    found: list[Any] = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion")]
+    return (found[0], found[1]) if all(type(n) is int and n >= 0 for n in found) else None
 
 
 def failed(options: ServerOptions, error: Exception) -> EngineError:

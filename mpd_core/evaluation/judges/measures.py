@@ -59,10 +59,8 @@ class MeasuresJudge(Judge):
         return Answer((first > second) - (first < second), f"{first:g} : {second:g}")
 
     def _credit(self, question: Question, text: str) -> float:
-        if unanswered(question.prompt, text) or loops(text) or self._strays(question.prompt, text):
+        strays = self._similarity and self._similarity(question.prompt, text) < OFF_TOPIC
+        if unanswered(question.prompt, text) or loops(text) or strays:
             return 0.0
         shown = self._judge(question.prompt, text)[question.dimension]
         return 0.5 if shown is None else float(shown == question.pole)
-
-    def _strays(self, prompt: str, text: str) -> bool:
-        return self._similarity is not None and self._similarity(prompt, text) < OFF_TOPIC
