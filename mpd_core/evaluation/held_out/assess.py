@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from mpd_core.engine import Engine
 from mpd_core.evaluation import Figures
@@ -92,19 +91,18 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
     figures: Figures = {"vanilla": reply_stats(said["vanilla"])}
     for pole in poles:
         own, base = said[f"expert:{pole.name}"], said["vanilla"]
-        score = run_in_fresh_thread(models.reward, pole.name)
         figures[pole.name] = {
             **reply_stats(own),
-            "reward_wins": wins(_scored(score, own), _scored(score, base)),
+            "reward_wins": wins(*(_scored(models, pole.name, some) for some in (own, base))),
             **_measured(setup, pole, own, base),
         }
     return figures
 
 
-def _scored(score: Any, replies: Sequence[Rollout]) -> list[float]:
+def _scored(models: Rewards, pole: str, replies: Sequence[Rollout]) -> list[float]:
     texts = [r.prompt for r in replies], [r.text for r in replies]
-    found: list[float] = run_in_fresh_thread(score, *texts)
-    return found
+    found = run_in_fresh_thread(models.score, *texts, [(pole,)] * len(replies))
+    return [scores[pole] for scores in found]
 
 
 def _measured(
