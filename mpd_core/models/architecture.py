@@ -102,3 +102,8 @@ def cache_arguments(model: Any, cache: Any | None) -> dict[str, Any]:
     """The arguments that make a model of transformers use a cache; their name has changed."""
     named = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     return {"use_cache": False} if cache is None else {"use_cache": True, named: cache}
+
+
+def window_of(positions: Tensor) -> int:
+    """Positions that attention looks at, in whole steps."""
+    return (int(positions.max()) // WINDOW_STEP + 1) * WINDOW_STEP

@@ -7,13 +7,13 @@ text that would be another one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
@@ -27,6 +27,8 @@ SMALL = 300_000_000
 FEW, LONG, LONGEST = 12, 72, 1024
 STEPS = 2
 """Tokens at the end that are read one by one."""
+EXACT, ROUNDED = 1e-3, 0.1
+"""Largest differences of states, relative: in fp32, and where products round what they get."""
 
 Read = Callable[[Tensor, Tensor], Tensor]
 """Tokens and positions [rows, T] to last hidden states [rows, T, D], with what was read before."""
@@ -219,3 +221,22 @@ def _as_pack_errors(model: Any) -> Iterator[None]:
         raise PackError(
             f"base: {type(model).__name__} cannot be run here ({one_line(error)}); {remedy}."
         ) from error
+
+
+def tolerance_of(products: Iterable[nn.Module], packed: torch.dtype | None, like: Tensor) -> float:
+    """``EXACT`` or ``ROUNDED``, by the products of a model whose states are ``like`` this."""
+    # Of 4-bit kernels some multiply in bf16, and which one runs depends on the number of rows.
+    bases = (getattr(product, "base", product) for product in products)
+    weights = (getattr(base, "weight", like) for base in bases)
+    dense = all(weight.is_floating_point() for weight in weights)
+    exact = dense and like.dtype is torch.float32 and packed is not torch.bfloat16
+    return EXACT if exact else ROUNDED
+
+
+def like_states(model: Any) -> Tensor:
+    """A tensor of the type and on the device of a model's states: where there is one, its
+    embeddings, which blocks are not."""
+    embeddings = model.get_input_embeddings()
+    found: Tensor | None = getattr(embeddings, "weight", None)
+    parameters: Iterator[Tensor] = model.parameters()
+    return next(parameters) if found is None else found

@@ -8,20 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mpd_core.models import probe
 from mpd_core.models.adapters import LoraAdapter
-from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_config
+from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_config, window_of
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.graphs import StepGraphs
 from mpd_core.models.linear import round_to, type_of_adapters
 from mpd_core.models.llama import LlamaBody, is_llama
 from mpd_core.models.lora import LoraStack, Mix, StackedLora
-from mpd_core.models.probe import check_adapters, check_output_layer, check_rows, take_sample
 
 if TYPE_CHECKING:
     from mpd_core.models.general import GeneralBody
-
-EXACT, ROUNDED = 1e-3, 0.1
-"""Largest differences of states, relative: in fp32, and where products round what they get."""
 
 
 class RowModel:
@@ -67,18 +64,16 @@ class RowModel:
                 where there is CUDA; default: on a GPU, with the written-out decoder.
 
         Raises:
-            PackError: an adapter that does not fit, or a model that cannot be computed in rows as
-                transformers computes it.
+            PackError: an adapter that does not fit, or a model whose rows come out otherwise.
         """
-        check_output_layer(model)
+        probe.check_output_layer(model)
         config, lean = text_config(model), lean and is_llama(model)
-        self.device: torch.device = _like(model).device
+        self.device: torch.device = probe.like_states(model).device
         self.vocab_size = config.vocab_size
         self.hidden_size = model.get_output_embeddings().in_features
         self._finish = finish(config)
         self._lean, length = lean, row_length(config, length)
-        if graphs is None:
-            graphs = self.device.type == "cuda" and lean
+        graphs = self.device.type == "cuda" and lean if graphs is None else graphs
         loops = self.device.type == "cpu" and not graphs
         self.ragged = loops and lean  # loops end where a row does
         self.exact = self.ragged and packed is not None
@@ -103,25 +98,19 @@ class RowModel:
         """Make the body and its adapters; what is not written out is held against the model."""
         if packed and not self._lean:
             round_to(model, packed)  # embeddings too: the same weights whatever the body
-        like = _like(model)
-        sample = None if self._lean else take_sample(model, length)
+        like = probe.like_states(model)
+        sample = None if self._lean else probe.take_sample(model, length)
         held = type_of_adapters(packed)
         self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)
         body = LlamaBody if self._lean else _general_body()
         self._body = body(model, self._stack, packed=packed, layers=layers)
         self._stack.check_wrapped()
         if sample:
+            tolerance = probe.tolerance_of(self.products(), packed, like)
             self.cache = RowCache(count, 2, sample.length, 1, spare=WINDOW_STEP)
-            check_rows(self._read, sample, model, tolerance=self._tolerance(packed, like))
-            check_adapters(self.forward, sample, model, [adapter.name for adapter in adapters])
-
-    def _tolerance(self, packed: torch.dtype | None, like: Tensor) -> float:
-        # Of 4-bit kernels some multiply in bf16, and which one runs depends on the number of rows.
-        bases = (getattr(product, "base", product) for product in self.products())
-        weights = (getattr(base, "weight", like) for base in bases)
-        dense = all(weight.is_floating_point() for weight in weights)
-        exact = dense and like.dtype is torch.float32 and packed is not torch.bfloat16
-        return EXACT if exact else ROUNDED
+            probe.check_rows(self._read, sample, model, tolerance=tolerance)
+            names = [adapter.name for adapter in adapters]
+            probe.check_adapters(self.forward, sample, model, names)
 
     def _read(self, inputs: Tensor, positions: Tensor) -> Tensor:
         return self.forward(inputs, positions, 0, [()] * len(inputs))
@@ -159,7 +148,7 @@ class RowModel:
         if not self.ragged:
             self.cache.note(first, len(positions), int(positions.max()) + 1)
         if self._graphs is None or first or positions.shape[1] > 1:
-            window = _window(positions)  # before they are on the device: a wait less there
+            window = window_of(positions)  # before they are on the device: a wait less there
             inputs, positions = inputs.to(self.device), positions.to(self.device)
             rows = slice(first, first + len(inputs))
             return self._body(*self._begin(inputs, positions, gates, window, rows))
@@ -170,7 +159,7 @@ class RowModel:
     ) -> Tensor:
         """A pass over tokens that each have a row of their own, [1, N]: in loops all rows are."""
         tokens, each = inputs.transpose(0, 1), positions.view(-1, 1)
-        begun = self._begin(tokens, each, gates, _window(positions), places)
+        begun = self._begin(tokens, each, gates, window_of(positions), places)
         assert isinstance(self._body, LlamaBody)
         if states:
             return self._body(*begun).transpose(0, 1)
@@ -250,14 +239,8 @@ class RowModel:
         states = hidden.reshape(len(adapters), -1, hidden.shape[-1])
         if isinstance(lm_head, StackedLora):
             self._stack.routing.begin(self._stack.adapter_weights(adapters), states.shape[1])
-        logits = lm_head(states)
-        logits = logits.view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
+        logits = lm_head(states).view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
         return self._finish(logits).float()
-
-
-def _window(positions: Tensor) -> int:
-    """Positions that attention looks at, in whole steps."""
-    return (int(positions.max()) // WINDOW_STEP + 1) * WINDOW_STEP
 
 
 def _general_body() -> type[GeneralBody]:
@@ -265,12 +248,3 @@ def _general_body() -> type[GeneralBody]:
     from mpd_core.models.general import GeneralBody
 
     return GeneralBody
-
-
-def _like(model: Any) -> Tensor:
-    """A tensor of the type and on the device of a model's states: where there is one, its
-    embeddings, which blocks are not."""
-    embeddings = model.get_input_embeddings()
-    found: Tensor | None = getattr(embeddings, "weight", None)
-    parameters: Iterator[Tensor] = model.parameters()
-    return next(parameters) if found is None else found
