@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -28,6 +28,17 @@ LOG = "log"
 """Metadata key of a state file: log of the earlier iterations, as JSON."""
 EXPERTS = "experts"
 """Metadata key of a state file: ``experts_key`` of the experts that the policy weighs."""
+
+
+class PolicyOutput(NamedTuple):
+    """What a policy says of N replies of at most T tokens; of one reply without the first axis."""
+
+    log_probs: Tensor
+    """ln pi of each token, 0 outside the mask, [N, T]."""
+    weights: Tensor
+    """alpha, [N, T, E]."""
+    values: Tensor
+    """The critic's, [N, T]."""
 
 
 class Policy(nn.Module):
@@ -72,10 +83,10 @@ class Policy(nn.Module):
         found = states(self.body, batch.ids, batch.layout, mixed=self.mixed_precision)
         return found.float()[batch.at]
 
-    def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
+    def log_probs(self, batch: Batch) -> PolicyOutput:
+        """ln pi of each token, and the weights and values behind it."""
         weights, values = self(batch)
-        return reply_log_probs(batch, weights, self._temperature), weights, values
+        return PolicyOutput(reply_log_probs(batch, weights, self._temperature), weights, values)
 
     def parameter_groups(self, spec: PCMTrainSpec) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: adapter, head weights, and biases.
