@@ -37,9 +37,9 @@ from mpd_core.models.probe import cached_bytes
 from mpd_core.models.rows import RowModel
 from mpd_core.models.sources import obtain
 from mpd_core.models.vocabulary import check_same_vocabulary
-from mpd_core.packs import Pack, Precision, Quantize, RemoteTable, Source
+from mpd_core.packs import Pack, Precision, Quantize, Source
 from mpd_core.prompts import PromptRenderer
-from mpd_core.remote.expert import RemoteExpert, RemoteSpec
+from mpd_core.remote.expert import RemoteExpert
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -226,15 +226,11 @@ def _backbone(
 
 def _remotes(pack: Pack, vocab_size: int, *, keep: bool = True) -> dict[str, RemoteExpert]:
     """Clients of the remote experts; ``keep=False`` only finds out whether they can be made."""
-
-    def spec(name: str, table: RemoteTable) -> RemoteSpec:
-        values = table.model_dump()
-        values["ca_file"] = str(pack.path(table.ca_file)) if table.ca_file else None
-        return RemoteSpec(name=name, **values)
-
     made = {}
     for name, table in pack.spec.experts.remotes.items():
-        made[name] = RemoteExpert(spec(name, table), vocab_size)
+        if table.ca_file:
+            table = table.model_copy(update={"ca_file": pack.path(table.ca_file)})
+        made[name] = RemoteExpert(name, table, vocab_size)
         if not keep:
             made[name].close()
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_probs
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
-from mpd_core.training import checkpoint
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.packed import states
 from mpd_core.training.pcm.batches import UNLIKELY, Batch
@@ -24,10 +22,6 @@ from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 POLES = "poles"
 """Metadata key of a head file: names of the poles of its rows."""
-LOG = "log"
-"""Metadata key of a state file: log of the earlier iterations, as JSON."""
-EXPERTS = "experts"
-"""Metadata key of a state file: ``experts_key`` of the experts that the policy weighs."""
 
 
 class PolicyOutput(NamedTuple):
@@ -163,34 +157,3 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
                     head.pair_bias[poles.index(name), poles.index(other)] = bias_of_pairs[
                         row, column
                     ]
-
-
-def save_state(
-    file: Path,
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    log: Sequence[dict[str, float]],
-    experts: str,
-) -> None:
-    """Policy, AdamW's moments, the log so far and whose weights it learns, all or nothing."""
-    checkpoint.save(file, policy, optimiser, {LOG: json.dumps(list(log)), EXPERTS: experts})
-
-
-def load_state(
-    file: Path, policy: Policy, optimiser: torch.optim.Optimizer, experts: str
-) -> list[dict[str, float]]:
-    """Load what ``save_state`` wrote; learning rates and groups remain the optimiser's own.
-
-    Returns:
-        The log.
-
-    Raises:
-        PackError: the experts have changed since: their rewards and this log would not go together.
-    """
-    facts = checkpoint.facts_of(file)
-    if facts.get(EXPERTS) != experts:
-        raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
-    former = {f"head.{FORMERLY}": f"head.{PAIR_BIAS}"}
-    checkpoint.load(file, policy, optimiser, former)
-    log: list[dict[str, float]] = json.loads(facts[LOG])
-    return log
