@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mpd_core.training import checkpoint
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.recipe_parts import StageSpec
-from mpd_core.training.results import CHECKPOINTS, write_metrics
+from mpd_core.training.results import ADAPTER, CHECKPOINTS, write_metrics
 
 LOGGED = 10
 STATE = "state.safetensors"
@@ -24,6 +26,20 @@ _Row = TypeVar("_Row")
 
 Loss = Callable[[nn.Module, Sequence[_Row]], tuple[Tensor, int]]
 """Maps a model and a batch of rows to the sum of the losses and the number of terms in it."""
+
+
+def begins(setup: TrainingContext, folder: Path, *, resume: bool) -> bool:
+    """Whether an adapter is yet to be trained: not where a resumed training has finished it.
+
+    Then the former one is taken away, so that a training that is cut off leaves none, and the seed
+    is set, for the first values of the new one.
+    """
+    if resume and (folder / RECORD).is_file():
+        return False
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    set_seed(setup.recipe.seed)
+    return True
 
 
 def in_order(rows: Sequence[_Row], stage: StageSpec, seed: int) -> list[Sequence[_Row]]:

@@ -18,7 +18,6 @@ from mpd_core.engine import Engine
 from mpd_core.errors import PackError
 from mpd_core.method.static import uniform
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS
-from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack, file_sha256
@@ -32,7 +31,7 @@ from mpd_core.training.pcm.mean_weights import fit_mean_weights
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.pcm.token_scores import Credit, token_credit
-from mpd_core.training.results import ADAPTER, HEAD, write_metrics
+from mpd_core.training.results import HEAD, write_metrics
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import (
     RewardFunction,
@@ -87,9 +86,7 @@ def train_pcm(
     set_seed(setup.recipe.seed)
     trainer = run_in_fresh_thread(Trainer, setup, folder)
     trainer.run(reward or run_in_fresh_thread(reward_function, setup), tell)
-    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    head = file_sha256(folder / HEAD)
-    setup.record(folder, "pcm", weights_sha256=weights, head_sha256=head)
+    setup.record(folder, "pcm", head_sha256=file_sha256(folder / HEAD))
 
 
 class Trainer:

@@ -148,12 +148,8 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
             bias_of_pairs = saved.get_tensor(name)
     if len(known) != len(weight):
         raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
-    for row, name in enumerate(known):
-        if name in poles:
-            head.linear.weight[poles.index(name)] = weight[row]
-            head.linear.bias[poles.index(name)] = bias[row]
-            for column, other in enumerate(known):
-                if other in poles:
-                    head.pair_bias[poles.index(name), poles.index(other)] = bias_of_pairs[
-                        row, column
-                    ]
+    theirs = [row for row, name in enumerate(known) if name in poles]
+    own = torch.tensor([poles.index(known[row]) for row in theirs], dtype=torch.long)
+    head.linear.weight[own] = weight[theirs]
+    head.linear.bias[own] = bias[theirs]
+    head.pair_bias[own[:, None], own] = bias_of_pairs[theirs][:, theirs]
