@@ -95,7 +95,7 @@ def fit(
         if (step + 1) % stage.save_steps == 0:
             checkpoint.save(state, model, optimiser, {"log": json.dumps(log)})
     entries = [
-        *_averaged(log),
+        *averaged(log),
         {"step": float(len(batches)), "held_loss": measure(model, held, loss, stage.batch)},
     ]
     write_metrics(folder, title, entries)
@@ -125,7 +125,8 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _averaged(log: Sequence[dict[str, float]]) -> Iterator[dict[str, float]]:
+def averaged(log: Sequence[dict[str, float]]) -> Iterator[dict[str, float]]:
+    """A loss a step as one for every ``LOGGED`` steps."""
     for start in range(0, len(log), LOGGED):
         some = log[start : start + LOGGED]
         yield {"step": some[-1]["step"], "loss": sum(entry["loss"] for entry in some) / len(some)}
