@@ -299,7 +299,7 @@ def test_a_resumed_training_is_the_unbroken_one(
     tiny_base: Path, tmp_path: Path, algorithm: str, answers: bool, done: int, space: str
 ) -> None:
     """Cut off after some iterations, when the next one's replies were sampled."""
-    settings = {"algorithm": algorithm, "iterations": 3}
+    settings = {"algorithm": algorithm, "iterations": 2}
     settings |= {"answers": answers, "decode": f'space = "{space}"'}
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)  # type: ignore[arg-type]
     whole, cut = (TrainingContext.open(pack, tmp_path / name) for name in ("whole", "cut"))

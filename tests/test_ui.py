@@ -136,7 +136,7 @@ def test_rows_of_the_space_strength_follow_the_experts(anchors: tuple[str, ...])
     ("prior", "words"), [(0.0, "the bare base"), (0.5, "a part"), (1.0, "the anchor of all")]
 )
 def test_settings_say_what_strength_moves(prior: float, words: str) -> None:
-    experts = load_pack("smollm2-135m").spec.experts
+    experts = PACK.spec.experts
     assert words in settings.moved(experts.model_copy(update={"prior": prior}))
 
 
