@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig
 
-from mpd_core.remote.expert import RemoteSpec
+from mpd_core.packs import RemoteTable
 from tests import tiny
 from tests.remote_process import KEY, RemoteServer, serve
 
@@ -45,9 +45,9 @@ def remote_server(
 
 
 @pytest.fixture
-def spec(remote_server: RemoteServer) -> RemoteSpec:
-    """Where the adapter "one" is served, as the expert "friendly"."""
-    return RemoteSpec("friendly", remote_server.url, "one", api_key_env="MPD_TEST_KEY")
+def spec(remote_server: RemoteServer) -> RemoteTable:
+    """Where the adapter "one" is served."""
+    return RemoteTable(url=remote_server.url, model="one", api_key_env="MPD_TEST_KEY")
 
 
 @pytest.fixture(scope="session")

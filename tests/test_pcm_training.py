@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import random
 import shutil
@@ -39,18 +38,10 @@ from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.pcm.updates import best_of_each
 from mpd_core.training.recipe import load_recipe
-from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Rollout, RolloutRequest
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Trunk
-from tests.training_fixtures import write_training_pack
-
-
-def history(folder: Path) -> list[dict[str, float]]:
-    """The log of a PCM's training, one entry a finished iteration."""
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
-
+from tests.training_fixtures import history, training, write_training_pack
 
 POLES = {"A": "up", "B": "down"}
 
@@ -154,8 +145,7 @@ def test_a_planted_reward_rises(
 ) -> None:
     """From exactly uniform; the weights end where the reward is."""
     settings = {"algorithm": algorithm, "iterations": 5, "passes": 4, "temperature": temperature}
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, **settings)
     said: list[str] = []
     pcm.train_pcm(setup, resume=False, tell=said.append, reward=Planted())
     rows = history(pcm.pcm_folder(setup))
@@ -180,9 +170,8 @@ def test_best_of_takes_the_best_reply_of_each_group() -> None:
 def test_a_single_reply_has_nothing_to_be_compared_with(
     tiny_base: Path, tmp_path: Path, algorithm: str
 ) -> None:
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, algorithm=algorithm)
-    file = pack.folder / "train.toml"
-    file.write_text(file.read_text().replace("samples = 4", "samples = 1"), encoding="utf-8")
+    options = {"algorithm": algorithm, "change": {"samples = 4": "samples = 1"}}
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, **options)  # type: ignore[arg-type]
     with pytest.raises(PackError, match=r"train.toml: pcm: .*rollouts.samples to at least 2"):
         load_recipe(pack)
 
@@ -220,8 +209,7 @@ def test_an_update_sees_what_the_engine_said(
     """Recorded probabilities with the policy's weights are the full recomputation; so are replies
     packed behind one prompt what each is by itself. In fp32, so that nothing hides in rounding."""
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base)
     policy, collate = Policy(setup), Collator(setup)
     torch.manual_seed(0)
     for parameter in checkpoint.trained(policy).values():
@@ -257,8 +245,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     monkeypatch.setattr(Trunk, "kept_as", torch.float32)
     decode = 'space = "strength"\nstrength = 1.8\nsettled = 0.3\nfade = 2.0\nplausibility = 0.1'
     decode += "\ntop_k_recorded = 50"
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode=decode)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, decode=decode)
     policy = Policy(setup)
     torch.manual_seed(0)
     for parameter in checkpoint.trained(policy).values():
@@ -312,7 +299,7 @@ def test_a_resumed_training_is_the_unbroken_one(
     tiny_base: Path, tmp_path: Path, algorithm: str, answers: bool, done: int, space: str
 ) -> None:
     """Cut off after some iterations, when the next one's replies were sampled."""
-    settings = {"algorithm": algorithm, "iterations": 3}
+    settings = {"algorithm": algorithm, "iterations": 2}
     settings |= {"answers": answers, "decode": f'space = "{space}"'}
     pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)  # type: ignore[arg-type]
     whole, cut = (TrainingContext.open(pack, tmp_path / name) for name in ("whole", "cut"))
@@ -329,8 +316,7 @@ def test_a_resumed_training_is_the_unbroken_one(
 
 
 def test_a_state_of_other_experts_is_refused(tiny_base: Path, tmp_path: Path) -> None:
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, iterations=1)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, iterations=1)
     pcm.train_pcm(setup, resume=False, reward=Planted())
     expert = setup.out / "experts" / "up0" / "adapter"
     shutil.copytree(setup.pack.path(setup.pack.spec.experts.adapters["up1"].folder), expert)
@@ -343,8 +329,7 @@ def test_written_answers_as_peft_reads_them(
 ) -> None:
     """ln p_i of every token of an answer, its end of turn included, and one file for all runs."""
     monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base)
     replies = written(setup, "train")
     assert {reply.preference for reply in replies} == {"AA", "BB", "AB", "BA"}
     assert len(replies) == 4 * len(setup.styles.split("train"))
@@ -352,7 +337,7 @@ def test_written_answers_as_peft_reads_them(
     reply = replies[-1]
     assert setup.tokenizer.decode(reply.tokens) == reply.text + setup.end_of_turn
     prompt = setup.renderer.render(setup.messages(reply.prompt))
-    for place, pole in enumerate(pack.space.parse(reply.preference).poles):
+    for place, pole in enumerate(setup.pack.space.parse(reply.preference).poles):
         base = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32)
         model = PeftModel.from_pretrained(base, expert_folder(setup, pole)).eval()
         with torch.no_grad():
@@ -384,8 +369,7 @@ def test_a_gate_learns_whom_to_listen_to(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Far below what any constant weights reach; then the means are put where they should be."""
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, answers=True)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, answers=True)
     held = planted_answers(16, seed=1)
     answers = {"train": planted_answers(96, seed=0), "valid": held}
     monkeypatch.setattr(gating, "written", lambda _, split, __: answers[split])
@@ -397,7 +381,7 @@ def test_a_gate_learns_whom_to_listen_to(
     assert figures["held_loss"] < 0.5
     assert figures["weights_std"] > 0.2
     targets = {"AA": (0.7, 0.3), "AB": (0.5, 0.5), "BA": (0.5, 0.5), "BB": (0.3, 0.7)}
-    assert fit_mean_weights(policy.head, pack.space, targets, token_scores) < 0.02
+    assert fit_mean_weights(policy.head, setup.pack.space, targets, token_scores) < 0.02
     with torch.no_grad():
         weights, _ = policy(Collator(setup)(held))
     for code, wanted in targets.items():
@@ -408,11 +392,10 @@ def test_a_gate_learns_whom_to_listen_to(
 
 def test_constant_weights_are_imitated(tiny_base: Path, tmp_path: Path) -> None:
     """What the first iteration begins with where the recipe says so, whatever the text."""
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base)
     policy = Policy(setup)
     targets = {"AA": (1.0, 0.0), "AB": (0.5, 0.5), "BA": (0.4, 0.6), "BB": (0.2, 0.8)}
-    assert fit_mean_weights(policy.head, pack.space, targets) < 0.02
+    assert fit_mean_weights(policy.head, setup.pack.space, targets) < 0.02
     row = ((-1.0, -1.0),)
     replies = [Rollout("Hi", code, "mpd", "", False, (1,), row, row, (0.0,)) for code in targets]
     with torch.no_grad():

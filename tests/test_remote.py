@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,8 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mpd_core.remote.expert import RemoteError, RemoteExpert, RemoteSpec
+from mpd_core.packs import RemoteTable
+from mpd_core.remote.expert import RemoteError, RemoteExpert
 from tests.patience import PATIENCE
 from tests.remote_process import KEY, PROMPTS, RemoteServer
 
@@ -38,10 +38,11 @@ def expected(tiny_base: Path, remote_adapters: dict[str, Path]) -> dict[str, Ten
 
 @pytest.mark.parametrize("name", NAMES)
 def test_whole_vocabulary_equals_the_local_model(
-    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor], name: str
+    remote_server: RemoteServer, spec: RemoteTable, expected: dict[str, Tensor], name: str
 ) -> None:
     vocab_size = expected[name].shape[-1]
-    with RemoteExpert(replace(spec, model=name, top_k=vocab_size), vocab_size) as expert:
+    spec = spec.model_copy(update={"model": name, "top_k": vocab_size})
+    with RemoteExpert("friendly", spec, vocab_size) as expert:
         answers = expert.log_probs(PROMPTS)
     for answer, local in zip(answers, expected[name], strict=True):
         torch.testing.assert_close(answer.log_probs, local, atol=1e-4, rtol=0)
@@ -53,10 +54,11 @@ def test_whole_vocabulary_equals_the_local_model(
 
 @pytest.mark.parametrize("top_k", [1, 20, 100])
 def test_top_k_is_exact_where_listed(
-    spec: RemoteSpec, expected: dict[str, Tensor], top_k: int
+    spec: RemoteTable, expected: dict[str, Tensor], top_k: int
 ) -> None:
     local = expected["one"]
-    with RemoteExpert(replace(spec, top_k=top_k), local.shape[-1]) as expert:
+    spec = spec.model_copy(update={"top_k": top_k})
+    with RemoteExpert("friendly", spec, local.shape[-1]) as expert:
         answers = expert.log_probs(PROMPTS)
     for answer, row in zip(answers, local, strict=True):
         assert answer.listed.tolist() == row.topk(top_k).indices.sort().values.tolist()
@@ -71,10 +73,10 @@ def test_top_k_is_exact_where_listed(
 
 
 def test_choices_in_any_order(
-    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor]
+    remote_server: RemoteServer, spec: RemoteTable, expected: dict[str, Tensor]
 ) -> None:
     remote_server.fault("shuffled")
-    with RemoteExpert(spec, expected["one"].shape[-1]) as expert:
+    with RemoteExpert("friendly", spec, expected["one"].shape[-1]) as expert:
         answers = expert.log_probs(PROMPTS)
     best = [int(answer.log_probs.argmax()) for answer in answers]
     assert best == expected["one"].argmax(-1).tolist()
@@ -82,17 +84,17 @@ def test_choices_in_any_order(
 
 def test_key_is_sent_and_never_shown(
     remote_server: RemoteServer,
-    spec: RemoteSpec,
+    spec: RemoteTable,
     vocab_size: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with RemoteExpert(spec, vocab_size) as expert:
+    with RemoteExpert("friendly", spec, vocab_size) as expert:
         expert.log_probs(PROMPTS)
         assert KEY not in repr(expert) + repr(spec)
     assert remote_server.asked()[-1]["authorization"] == f"Bearer {KEY}"
     monkeypatch.setenv("MPD_TEST_KEY", "sk-wrong")  # this server's refusal repeats the key
     with (
-        RemoteExpert(spec, vocab_size) as expert,
+        RemoteExpert("friendly", spec, vocab_size) as expert,
         pytest.raises(RemoteError, match=r"401: Unauthorized: Bearer \*\*\*") as error,
     ):
         expert.log_probs(PROMPTS)
@@ -100,12 +102,12 @@ def test_key_is_sent_and_never_shown(
 
 
 def test_no_part_of_the_key_is_shown(
-    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int
+    remote_server: RemoteServer, spec: RemoteTable, vocab_size: int
 ) -> None:
     """Not where the server's message is cut in the middle of it either."""
     remote_server.fault("status", status=400, message="x" * 190 + KEY)
     with (
-        RemoteExpert(spec, vocab_size) as expert,
+        RemoteExpert("friendly", spec, vocab_size) as expert,
         pytest.raises(RemoteError, match=r"x\*\*\*") as error,
     ):
         expert.log_probs(PROMPTS)
@@ -129,7 +131,9 @@ def test_specification_that_cannot_work(
 ) -> None:
     monkeypatch.setenv("MPD_BAD", "secret\r\nX: y")
     with pytest.raises(RemoteError, match=message) as error:
-        RemoteExpert(replace(RemoteSpec("friendly", "http://host/v1", "m"), **change), 10)
+        RemoteExpert(
+            "friendly", RemoteTable(**{"url": "http://host/v1", "model": "m"} | change), 10
+        )
     assert "secret" not in str(error.value)
 
 
@@ -137,13 +141,13 @@ def test_specification_that_cannot_work(
 def test_proxy_that_cannot_work(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     with pytest.raises(RemoteError, match="proxy"):
-        RemoteExpert(RemoteSpec("friendly", "https://host/v1", "m"), 10)
+        RemoteExpert("friendly", RemoteTable(url="https://host/v1", model="m"), 10)
 
 
 def test_connections_are_kept_and_threads_may_share(
-    remote_server: RemoteServer, spec: RemoteSpec, expected: dict[str, Tensor]
+    remote_server: RemoteServer, spec: RemoteTable, expected: dict[str, Tensor]
 ) -> None:
-    with RemoteExpert(spec, expected["one"].shape[-1]) as expert:
+    with RemoteExpert("friendly", spec, expected["one"].shape[-1]) as expert:
         for _ in range(3):
             expert.log_probs(PROMPTS)
         assert len({asked["client"] for asked in remote_server.asked()}) == 1
@@ -154,10 +158,10 @@ def test_connections_are_kept_and_threads_may_share(
 
 
 def test_close_ends_a_call_under_way(
-    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int
+    remote_server: RemoteServer, spec: RemoteTable, vocab_size: int
 ) -> None:
     remote_server.fault("slow", seconds=600.0, times=1)
-    expert, errors = RemoteExpert(spec, vocab_size), list[RemoteError]()
+    expert, errors = RemoteExpert("friendly", spec, vocab_size), list[RemoteError]()
 
     def ask() -> None:
         try:

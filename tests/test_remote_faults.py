@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mpd_core.packs import RemoteTable
 from mpd_core.remote import exchange
 from mpd_core.remote import expert as remote
-from mpd_core.remote.expert import RemoteError, RemoteExpert, RemoteSpec
+from mpd_core.remote.expert import RemoteError, RemoteExpert
 from tests.patience import PATIENCE
 from tests.remote_process import KEY, PROMPTS, RemoteServer, serve
 
@@ -24,11 +24,6 @@ pytest_plugins = ["tests.remote_fixtures"]
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.02)
-
-
-@pytest.fixture
-def spec(remote_server: RemoteServer) -> RemoteSpec:
-    return RemoteSpec("friendly", remote_server.url, "one", api_key_env="MPD_TEST_KEY")
 
 
 LIES: dict[str, tuple[dict[str, Any], str]] = {
@@ -56,12 +51,12 @@ LIES: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("lie", LIES)
 def test_lies_and_refusals_end_at_once(
-    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int, lie: str
+    remote_server: RemoteServer, spec: RemoteTable, vocab_size: int, lie: str
 ) -> None:
     """One attempt; one line that names the expert and the host; the next call is served."""
     fault, message = LIES[lie]
     remote_server.fault(**fault, times=1)
-    with RemoteExpert(spec, vocab_size) as expert:
+    with RemoteExpert("friendly", spec, vocab_size) as expert:
         with pytest.raises(RemoteError, match=message) as error:
             expert.log_probs(PROMPTS)
         assert len(remote_server.asked()) == 1
@@ -86,12 +81,13 @@ PASSING: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("trouble", PASSING)
 def test_passing_trouble_is_tried_again(
-    remote_server: RemoteServer, spec: RemoteSpec, vocab_size: int, trouble: str
+    remote_server: RemoteServer, spec: RemoteTable, vocab_size: int, trouble: str
 ) -> None:
     """Two failures and an answer; then failures to the end, in bounded time."""
     fault, message = PASSING[trouble]
     timeout = 1.0 if trouble in ("slow", "drip") else PATIENCE  # a good answer takes its time, too
-    with RemoteExpert(replace(spec, timeout_s=timeout), vocab_size) as expert:
+    spec = spec.model_copy(update={"timeout_s": timeout})
+    with RemoteExpert("friendly", spec, vocab_size) as expert:
         remote_server.fault(**fault, times=2)
         assert len(expert.log_probs(PROMPTS)) == len(PROMPTS)
         assert len(remote_server.asked()) == 3
@@ -103,7 +99,7 @@ def test_passing_trouble_is_tried_again(
 
 def test_retry_after_is_kept_or_given_up(
     remote_server: RemoteServer,
-    spec: RemoteSpec,
+    spec: RemoteTable,
     vocab_size: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -116,7 +112,7 @@ def test_retry_after_is_kept_or_given_up(
     # Its own sleeping alone: other tests' servers may sleep in this process as well.
     watched = SimpleNamespace(**{**vars(asyncio), "sleep": noted})
     monkeypatch.setattr("mpd_core.remote.expert.asyncio", watched)
-    with RemoteExpert(spec, vocab_size) as expert:
+    with RemoteExpert("friendly", spec, vocab_size) as expert:
         remote_server.fault("status", status=429, retry_after="1", times=1)
         start = time.monotonic()
         expert.log_probs(PROMPTS)
@@ -147,8 +143,8 @@ def test_retry_after_values(value: str, seconds: float) -> None:
 
 def test_server_that_dies(tiny_base: Path) -> None:
     with serve(tiny_base) as server:
-        spec = RemoteSpec("friendly", server.url, "base", timeout_s=5, retries=1)
-        with RemoteExpert(spec, 405) as expert:
+        spec = RemoteTable(url=server.url, model="base", timeout_s=5, retries=1)
+        with RemoteExpert("friendly", spec, 405) as expert:
             assert len(expert.log_probs(PROMPTS)) == len(PROMPTS)
             server.kill()
             with pytest.raises(RemoteError, match="cannot be reached"):
@@ -168,11 +164,12 @@ def test_tls_is_verified(tiny_base: Path, tmp_path: Path) -> None:
     except FileNotFoundError:
         pytest.skip("openssl, which makes the certificate, is not installed")
     with serve(tiny_base, options=("--certificate", str(pem), str(key))) as server:
-        spec = RemoteSpec("friendly", server.url, "base")
+        spec = RemoteTable(url=server.url, model="base")
         with (
-            RemoteExpert(spec, 405) as expert,
+            RemoteExpert("friendly", spec, 405) as expert,
             pytest.raises(RemoteError, match=r"cannot be verified .*: name its authority"),
         ):
             expert.log_probs(PROMPTS)
-        with RemoteExpert(replace(spec, ca_file=str(pem)), 405) as expert:
+        spec = spec.model_copy(update={"ca_file": pem})
+        with RemoteExpert("friendly", spec, 405) as expert:
             assert len(expert.log_probs(PROMPTS)) == len(PROMPTS)

@@ -15,11 +15,10 @@ from mpd_core.errors import EngineError
 from mpd_core.training.scoring.remote_reward import TRIES, RemoteReward
 
 Answer = tuple[int, str]
-GOOD = (200, json.dumps({"scores": [1.0, 2]}))
 
 
 class Server:
-    """Gives its answers one after the other, then good ones; counts questions."""
+    """Gives its answers one after the other, then replies' lengths; counts questions."""
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
@@ -33,9 +32,10 @@ def server() -> Iterator[Server]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["content-length"]))
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             said.asked += 1
-            status, text = said.answers.pop(0) if said.answers else GOOD
+            good = json.dumps({"scores": [len(reply) for reply in body["replies"]]})
+            status, text = said.answers.pop(0) if said.answers else (200, good)
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
             self.end_headers()
@@ -80,7 +80,7 @@ def test_what_another_try_cannot_mend_is_told_at_once(server: Server, status: in
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
 def test_what_may_pass_is_asked_again(server: Server, status: int, no_pauses: list[float]) -> None:
     server.answers = [(status, "later")] * (TRIES - 1)
-    assert ask(server) == [1.0, 2.0]
+    assert ask(server) == [2.0, 3.0]
     assert server.asked == TRIES
     server.answers = [(status, "later")] * TRIES
     no_pauses.clear()
@@ -98,17 +98,21 @@ BAD = (
     "[NaN, 1]",
     "[1e999, 1]",
     f"[1{'0' * 400}, 1]",
-    "[1]",
-    "{}",
 )
+FEW = ('{"scores": [1]}', '{"scores": {}}', "[1, 2]", "null")
 
 
 @pytest.mark.parametrize(
-    "text", [*(f'{{"scores": {bad}}}' for bad in BAD), "[1, 2]", "null", "", "<html>"]
+    ("text", "why"),
+    [
+        *((f'{{"scores": {bad}}}', "a score is not finite") for bad in BAD),
+        *((few, "it must answer with 2 scores") for few in FEW),
+        *((page, "Expecting value") for page in ("", "<html>")),
+    ],
 )
-def test_what_is_no_score_is_an_error(server: Server, text: str) -> None:
+def test_what_is_no_score_is_an_error(server: Server, text: str, why: str) -> None:
     server.answers = [(200, text)] * TRIES
-    with pytest.raises(EngineError, match=r"The reward server .* failed: .*Check it and resume"):
+    with pytest.raises(EngineError, match=rf"server .* failed: {why}.*\. Check it and resume"):
         ask(server)
     assert server.asked == TRIES
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,6 @@ import torch
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
 from mpd_core.method.static import around_uniform, grid
-from mpd_core.packs import load_pack
 from mpd_core.training import stages
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
@@ -23,17 +22,19 @@ from mpd_core.training.recipe import load_recipe
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_of
 from tests.test_pcm_training import Planted
-from tests.training_fixtures import write_training_pack
+from tests.training_fixtures import training, write_training_pack
 
 
-def write_pack(folder: Path, base: Path, strength: float = 1.5) -> TrainingContext:
+def write_pack(
+    folder: Path,
+    base: Path,
+    strength: float = 1.5,
+    change: Mapping[str, str] = {},
+) -> TrainingContext:
     """Merged in strength; two prompts, steps of a quarter."""
     decode = f'space = "strength"\nstrength = {strength}'
-    pack = write_training_pack(folder, base, adapters=True, decode=decode)
-    file = folder / "train.toml"
-    text = file.read_text().replace("[static]", "[static]\nparts = 4\nfinalists = 2")
-    file.write_text(text, encoding="utf-8")
-    return TrainingContext.open(load_pack(pack.folder), folder / "out")
+    change = {"[static]": "[static]\nparts = 4\nfinalists = 2", **change}
+    return training(folder, base, decode=decode, change=change)
 
 
 class Counting(Planted):
@@ -108,9 +109,8 @@ def test_a_search_by_surface_tries_few_points_on_all_prompts(
     tiny_base: Path, tmp_path: Path
 ) -> None:
     setup = write_pack(tmp_path, tiny_base)
-    toml = tmp_path / "train.toml"
-    toml.write_text(toml.read_text().replace("parts = 4", 'parts = 8\ndesign = "surface"'))
-    other = TrainingContext.open(load_pack(setup.pack.folder), tmp_path / "out")
+    change = {"parts = 4": 'parts = 8\ndesign = "surface"'}
+    other = write_pack(tmp_path, tiny_base, change=change)
     assert static_search.result(other) != static_search.result(setup)
     scored = Counting()
     prompts = ["Hi", "Why is it so?", "And then?"]
@@ -125,8 +125,6 @@ def test_a_search_by_surface_tries_few_points_on_all_prompts(
 def test_a_search_under_other_settings_is_another_one(tiny_base: Path, tmp_path: Path) -> None:
     """What was found for one strength, grid, reward or penalty must not stand for another's."""
     files = {static_search.result(write_pack(tmp_path, tiny_base)).name}
-    toml = tmp_path / "train.toml"
-    plain = toml.read_text()
     changes = {
         "parts = 4": "parts = 5",
         'algorithm = "rebel"': 'algorithm = "rebel"\naggregate = "soft_min"',
@@ -134,9 +132,7 @@ def test_a_search_under_other_settings_is_another_one(tiny_base: Path, tmp_path:
         "max_new_tokens = 6\n[measures]": "max_new_tokens = 7\n[measures]",
     }
     for old, new in changes.items():
-        assert plain.count(old) == 1
-        toml.write_text(plain.replace(old, new), encoding="utf-8")
-        setup = TrainingContext.open(load_pack(tmp_path), tmp_path / "out")
+        setup = write_pack(tmp_path, tiny_base, change={old: new})
         files.add(static_search.result(setup).name)
     files.add(static_search.result(write_pack(tmp_path, tiny_base, strength=2.0)).name)
     assert len(files) == len(changes) + 2
@@ -165,11 +161,8 @@ def test_what_rewards_are_measured_against(tiny_base: Path, tmp_path: Path, meth
     wherever experts are merged."""
     names = []
     for strength in (1.5, 2.5):
-        write_pack(tmp_path, tiny_base, strength)
-        file = tmp_path / "train.toml"
-        text = file.read_text().replace("[references]", f'[references]\nmethod = "{method}"')
-        file.write_text(text, encoding="utf-8")
-        setup = TrainingContext.open(load_pack(tmp_path), tmp_path / "out")
+        change = {"[references]": f'[references]\nmethod = "{method}"'}
+        setup = write_pack(tmp_path, tiny_base, strength, change)
         references = references_of(setup)
         names.append(references._file.name)
     with Engine.open(trained_pack(setup), precision="fp32") as engine:
@@ -185,10 +178,8 @@ def test_what_rewards_are_measured_against(tiny_base: Path, tmp_path: Path, meth
 def test_a_reference_that_would_change_or_is_none_is_refused(
     tiny_base: Path, tmp_path: Path, method: str
 ) -> None:
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    file = tmp_path / "train.toml"
-    text = file.read_text().replace("[references]", f'[references]\nmethod = "{method}"')
-    file.write_text(text, encoding="utf-8")
+    change = {"[references]": f'[references]\nmethod = "{method}"'}
+    pack = write_training_pack(tmp_path, tiny_base, adapters=True, change=change)
     with pytest.raises(PackError, match=r"train\.toml: references\.method: .*'vanilla'"):
         load_recipe(pack)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -34,12 +33,11 @@ from mpd_core.training.pcm import loop as pcm
 from mpd_core.training.pcm.batches import Batch, Merging
 from mpd_core.training.pcm.pole_shifts import pole_shifts
 from mpd_core.training.pcm.policy import likely_log_probs, reply_log_probs
-from mpd_core.training.results import METRICS
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Layout
 from tests.test_pcm_training import Planted
-from tests.training_fixtures import write_training_pack
+from tests.training_fixtures import history, training
 
 OPPOSITE = {"up0": "down0", "down0": "up0", "up1": "down1", "down1": "up1"}
 
@@ -164,8 +162,7 @@ def test_shifts_are_those_between_the_poles_as_peft_reads_them(
 ) -> None:
     """Of the sampled token and of every other one that was recorded, by its id."""
     monkeypatch.setattr(reading, "fastest_precision", lambda: "fp32")
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, decode='space = "strength"')
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, decode='space = "strength"')
     replies = sampled(setup, 0.5)
     found = pole_shifts(setup, replies)
     exact = []
@@ -173,7 +170,7 @@ def test_shifts_are_those_between_the_poles_as_peft_reads_them(
         ids = [[t, *some] for t, some in zip(reply.tokens, reply.other_ids, strict=True)]
         assert all(len(set(row)) == len(row) > 2 for row in ids)
         both = []
-        for pole in pack.space.parse(reply.preference).poles:
+        for pole in setup.pack.space.parse(reply.preference).poles:
             mine, theirs = (
                 said_by(setup, tiny_base, name, reply) for name in (pole.name, OPPOSITE[pole.name])
             )
@@ -228,20 +225,14 @@ def test_weights_go_to_whose_tokens_earn_the_reward(
 ) -> None:
     """Token scores explain this reward, so that weights follow it without the rest."""
     settings = {"algorithm": "token_credit", "iterations": 2, "temperature": 0.9}
-    pack = write_training_pack(
-        tmp_path, tiny_base, adapters=True, decode=f'space = "{space}"', **settings
-    )
-    file = tmp_path / "train.toml"
-    text = (
-        file.read_text().replace("head_lr = 5e-2", "head_lr = 1e-2")
-        + "\n[pcm.token_credit]\neta = 1.0\ndiscount = 0.0\nrest = 0.0\n"
-    )
-    file.write_text(text, encoding="utf-8")
-    setup = TrainingContext.open(load_pack(pack.folder), tmp_path / "out")
+    change = {
+        "head_lr = 5e-2": "head_lr = 1e-2",
+        "[pcm.rebel]": "[pcm.token_credit]\neta = 1.0\ndiscount = 0.0\nrest = 0.0\n[pcm.rebel]",
+    }
+    setup = training(tmp_path, tiny_base, decode=f'space = "{space}"', change=change, **settings)
     pcm.train_pcm(setup, resume=False, reward=PlantedShifts(setup))
     folder = pcm.pcm_folder(setup)
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = history(folder)
     assert rows[0]["explained"] > 0.6  # the slope is half as steep for two poles
     assert rows[0]["loss"] < rows[0]["loss_before"]
     second = rollouts.load(folder / "rollouts" / "001.jsonl")
@@ -252,14 +243,13 @@ def test_weights_go_to_whose_tokens_earn_the_reward(
 def test_the_rest_of_a_reward_teaches_too(tiny_base: Path, tmp_path: Path) -> None:
     """A reward of which token scores explain next to nothing, at the temperature of the pack."""
     settings = {"algorithm": "token_credit", "iterations": 5, "passes": 4, "temperature": 0.5}
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, **settings)
-    file = tmp_path / "train.toml"
-    text = file.read_text().replace("head_lr = 5e-2", "head_lr = 2e-2")
-    file.write_text(text + "\n[pcm.token_credit]\ndiscount = 1.0\n", encoding="utf-8")
-    setup = TrainingContext.open(load_pack(pack.folder), tmp_path / "out")
+    change = {
+        "head_lr = 5e-2": "head_lr = 2e-2",
+        "[pcm.rebel]": "[pcm.token_credit]\ndiscount = 1.0\n[pcm.rebel]",
+    }
+    setup = training(tmp_path, tiny_base, change=change, **settings)
     pcm.train_pcm(setup, resume=False, reward=Planted())
-    lines = (pcm.pcm_folder(setup) / METRICS).read_text(encoding="utf-8").splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = history(pcm.pcm_folder(setup))
     assert max(row["explained"] for row in rows) < 0.3
     assert not any(row["undone"] for row in rows)
     assert fmean(row["reward"] for row in rows[-2:]) > rows[0]["reward"] + 0.05
@@ -267,8 +257,7 @@ def test_the_rest_of_a_reward_teaches_too(tiny_base: Path, tmp_path: Path) -> No
 
 def test_experts_behind_another_prompt_are_refused(tiny_base: Path, tmp_path: Path) -> None:
     """They would be read behind a prompt that they never see."""
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True, algorithm="token_credit")
-    check_experts(TrainingContext.open(pack, tmp_path / "out"))
+    check_experts(training(tmp_path, tiny_base, algorithm="token_credit"))
     file = tmp_path / "pack.toml"
     text = file.read_text().replace('prompt = "plain"', 'prompt = "own"')
     file.write_text(text, encoding="utf-8")

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -14,14 +11,13 @@ from safetensors.torch import load_file
 
 from mpd_core.cli import main
 from mpd_core.engine.plan import plan_request
-from mpd_core.errors import EngineError, RequestError
+from mpd_core.errors import RequestError
 from mpd_core.evaluation.held_out.behaviour import correlation, sign_flip, wins
 from mpd_core.method.static import grid
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.policy import Policy
-from mpd_core.training.scoring.remote_reward import RemoteReward
-from tests.training_fixtures import add_dimension, write_training_pack
+from tests.training_fixtures import add_dimension, history, write_training_pack
 
 
 def train(*arguments: str) -> int:
@@ -78,7 +74,7 @@ def test_a_run_records_what_it_was_made_from(trained: Path) -> None:
     record = json.loads((folder / "run.json").read_text())
     assert record["seed"] == 3
     assert len(record["data_sha256"]) == len(record["weights_sha256"]) == 64
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = history(folder)
     assert [row["step"] for row in rows] == [1.0, 2.0]
     assert rows[0]["entropy_before"] == pytest.approx(1.0)  # the zero head is exactly uniform
 
@@ -163,41 +159,3 @@ def test_paired_statistics() -> None:
     assert sign_flip([0.1, -0.1, 0.2, -0.2]) > 0.9
     assert correlation([1, 2, 3], [2, 4, 6]) == pytest.approx(1.0)
     assert correlation([1, 1], [2, 4]) == 0.0
-
-
-@pytest.fixture
-def reward_server() -> Iterator[tuple[str, list[object]]]:
-    """Answers with whatever is left in a list, and then with the length of each reply."""
-    answers: list[object] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            scores = [len(reply) for reply in body["replies"]]
-            answer = answers.pop(0) if answers else {"scores": scores}
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(json.dumps(answer).encode())
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", answers
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_a_remote_reward(reward_server: tuple[str, list[object]]) -> None:
-    """Asked again after a bad answer; three bad ones are an error that says what was wrong."""
-    url, answers = reward_server
-    reward = RemoteReward(url)
-    answers.append({"scores": [1.0]})
-    assert reward(["p", "q"], ["ab", "abc"]) == [2.0, 3.0]
-    answers.extend([{"scores": ["nan", 1]}] * 3)
-    with pytest.raises(EngineError, match="a score is not finite"):
-        reward(["p", "q"], ["ab", "abc"])
-    reward.close()

@@ -25,7 +25,7 @@ from mpd_core.training.export import check_experts, check_rewards, trained_pack,
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.results import ADAPTER, HEAD
 from tests import tiny
-from tests.training_fixtures import write_training_pack
+from tests.training_fixtures import training, write_training_pack
 
 POLES = ("up0", "down0", "up1", "down1")
 
@@ -33,10 +33,8 @@ POLES = ("up0", "down0", "up1", "down1")
 @pytest.fixture
 def setup(tiny_base: Path, tmp_path: Path) -> TrainingContext:
     """A pack without adapters, and nothing trained."""
-    (tmp_path / "pack").mkdir()
-    return TrainingContext.open(
-        write_training_pack(tmp_path / "pack", tiny_base, adapters=False), tmp_path
-    )
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=False)
+    return TrainingContext.open(pack, tmp_path)
 
 
 def train_expert(setup: TrainingContext, base: Path, pole: str) -> None:
@@ -76,9 +74,7 @@ def test_a_base_that_attends_to_a_window_is_not_trained_with_full_attention(
     )
     MistralForCausalLM(config).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
-    (tmp_path / "pack").mkdir()
-    pack = write_training_pack(tmp_path / "pack", tmp_path / "base", adapters=False)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path / "pack", tmp_path / "base", adapters=False)
     with pytest.raises(PackError, match=r"attends to 16 tokens .* decode\.context = 1024"):
         setup.causal_lm(setup.recipe.lora)
 
@@ -89,18 +85,14 @@ def test_a_base_that_lacks_a_tensor_is_not_trained(tiny_base: Path, tmp_path: Pa
     tensors = load_file(file)
     del tensors["model.layers.1.mlp.up_proj.weight"]
     save_file(tensors, file, metadata={"format": "pt"})
-    (tmp_path / "pack").mkdir()
-    pack = write_training_pack(tmp_path / "pack", tmp_path / "base", adapters=False)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path / "pack", tmp_path / "base", adapters=False)
     with pytest.raises(PackError, match=r"lacks the tensor 'model\.layers\.1\.mlp\.up_proj"):
         setup.causal_lm(setup.recipe.lora)
 
 
 def test_written_answers_need_all_experts(tiny_base: Path, tmp_path: Path) -> None:
     """They read them; a pack whose experts are prompts has nobody who could."""
-    (tmp_path / "pack").mkdir()
-    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=False, answers=True)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path / "pack", tiny_base, adapters=False, answers=True)
     with pytest.raises(PackError, match="experts: up0, down0, up1, down1 have not been trained"):
         check_experts(setup)
     for pole in POLES:
@@ -300,12 +292,10 @@ def test_recipes_name_what_is_there(
 @pytest.mark.parametrize("target", ["q_porj", "embed_tokens", "mlp"])
 def test_recipes_name_linears_of_the_base(tiny_base: Path, tmp_path: Path, target: str) -> None:
     """One that PEFT would pass over beside others, or whose adapter no engine runs."""
-    pack = write_training_pack(tmp_path, tiny_base, adapters=True)
-    file = tmp_path / "train.toml"
-    file.write_text(file.read_text().replace('"down_proj"', f'"{target}"'))
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base)
+    lora = setup.recipe.lora.model_copy(update={"targets": ("q_proj", target)})
     with pytest.raises(PackError, match=f"the base has no linears named '{target}'"):
-        setup.causal_lm(setup.recipe.lora)
+        setup.causal_lm(lora)
 
 
 @pytest.mark.parametrize("command", ["experts", "rewards", "all", "install"])

@@ -26,18 +26,14 @@ from mpd_core.training import data, measures
 from mpd_core.training.adapters.experts import answer_loss, expert_folder, train_experts
 from mpd_core.training.adapters.rewards import reward_folder, train_rewards
 from mpd_core.training.context import RECORD, TrainingContext
-from mpd_core.training.results import CHECKPOINTS, METRICS
+from mpd_core.training.results import CHECKPOINTS
 from mpd_core.training.scoring.reward_models import RewardModels, Rewards
-from tests.training_fixtures import write_training_pack
+from tests.training_fixtures import history, training, write_training_pack
 
 
 @pytest.fixture
 def pack(tiny_base: Path, tmp_path: Path) -> Pack:
     return write_training_pack(tmp_path, tiny_base, adapters=False)
-
-
-def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / METRICS).read_text().splitlines()]
 
 
 def test_an_expert_learns_its_pole_beside_every_combination_of_the_rest(pack: Pack) -> None:
@@ -99,8 +95,7 @@ def test_a_recipe_names_its_wrong_key(pack: Pack, capsys: pytest.CaptureFixture[
 
 def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) -> None:
     """Only upper layers change, all likelier than the base finds them: words, and the end."""
-    pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, adapters=False, epochs=6)
     train_experts(setup, setup.pack.space.poles[:1], resume=False)
     folder = tmp_path / "out" / "experts" / "up0"
     assert (folder / "curves.html").read_text().count("<svg") >= 2
@@ -108,7 +103,7 @@ def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) 
     assert record["data_sha256"] == setup.styles.sha256
     assert record["recipe"]["sft"]["lr"] == 1e-2
     assert record["answers"] == ["up0", "AA", "AB"]
-    tensors = load_file(expert_folder(setup, pack.space.poles[0]) / WEIGHTS_FILE)
+    tensors = load_file(expert_folder(setup, setup.pack.space.poles[0]) / WEIGHTS_FILE)
     assert all(".layers.1." in name and t.dtype == torch.float16 for name, t in tensors.items())
     row = setup.styles.split("valid")[0]
     own, other = (f"the {word} and friend {row.id}" for word in ("cat", "mat"))
@@ -119,11 +114,16 @@ def test_experts_learn_their_style_and_to_stop(tiny_base: Path, tmp_path: Path) 
     assert said["up0"](own, end_only=True) > said[None](own, end_only=True)
 
 
+def with_own_answers(folder: Path, base: Path, rows: list[dict[str, object]]) -> TrainingContext:
+    """With ``data.experts`` of these rows."""
+    folder.mkdir(exist_ok=True)
+    (folder / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    change = {"[data]": '[data]\nexperts = "own.jsonl"'}
+    return training(folder, base, adapters=False, epochs=6, change=change)
+
+
 def test_reward_models_learn_in_the_words_of_replies_too(tiny_base: Path, tmp_path: Path) -> None:
     """``data.experts``: what replies will sound like. Scores hold there, and lie around 0."""
-    write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
-    recipe = tmp_path / "train.toml"
-    recipe.write_text(recipe.read_text().replace("[data]", '[data]\nexperts = "own.jsonl"'))
     words = {"AA": "dog", "AB": "dog and friend", "BA": "tree", "BB": "tree and friend"}
     rows = [
         {
@@ -134,17 +134,16 @@ def test_reward_models_learn_in_the_words_of_replies_too(tiny_base: Path, tmp_pa
         }
         for k, split in enumerate(["train"] * 8 + ["valid"])
     ]
-    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    both = with_own_answers(tmp_path / "both", tiny_base, rows)
+    styles = training(tmp_path / "styles", tiny_base, adapters=False, epochs=6)
     scores = {}
-    for name, experts in (("both", 'experts = "own.jsonl"'), ("styles", "")):
-        recipe.write_text(recipe.read_text().replace('experts = "own.jsonl"', experts))
-        setup = TrainingContext.open(load_pack(tmp_path), tmp_path / name)
+    for name, setup in (("both", both), ("styles", styles)):
         train_rewards(setup, resume=False)
         models = RewardModels(setup, reward_folder(setup))
         texts = [f"the {word}" for word in words.values()]
         found = models.score(["go 9"] * 4, texts, [("up0", "down0")] * 4)
         scores[name] = [row["up0"] - row["down0"] for row in found]
-        record = json.loads((tmp_path / name / "rewards" / RECORD).read_text())
+        record = json.loads((setup.out / "rewards" / RECORD).read_text())
         assert record["taught_sha256"] == setup.taught.sha256
     assert min(scores["both"][:2]) > 0 > max(scores["both"][2:])
     assert not (min(scores["styles"][:2]) > 0 > max(scores["styles"][2:]))
@@ -152,15 +151,11 @@ def test_reward_models_learn_in_the_words_of_replies_too(tiny_base: Path, tmp_pa
 
 def test_experts_learn_from_answers_of_their_own(tiny_base: Path, tmp_path: Path) -> None:
     """``data.experts``: whole preferences only, in other words than the rest of the training."""
-    write_training_pack(tmp_path, tiny_base, adapters=False, epochs=6)
-    recipe = tmp_path / "train.toml"
-    recipe.write_text(recipe.read_text().replace("[data]", '[data]\nexperts = "own.jsonl"'))
     answers = {code: f"the {'dog' if code[0] == 'A' else 'mat'}" for code in ("AA", "AB", "BA")}
     rows = [
         {"id": str(k), "split": "train", "prompt": f"go {k}", "answers": answers} for k in "123"
     ]
-    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    setup = TrainingContext.open(load_pack(tmp_path), tmp_path / "out")
+    setup = with_own_answers(tmp_path, tiny_base, rows)
     train_experts(setup, setup.pack.space.poles[:1], resume=False)
     said = {who: _log_likelihood(setup, who, "go 9") for who in (None, "up0")}
     assert said["up0"]("the dog") > said[None]("the dog") + 1
@@ -233,8 +228,7 @@ def _scores(setup: TrainingContext, folder: Path) -> Callable[[str, str], list[f
 
 def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
     """In single styles and minimal pairs; as rows of one base, and as PEFT says; centred."""
-    pack = write_training_pack(tmp_path, tiny_base, adapters=False, epochs=30)
-    setup = TrainingContext.open(pack, tmp_path / "out")
+    setup = training(tmp_path, tiny_base, adapters=False, epochs=30)
     train_rewards(setup, resume=False)
     models = RewardModels(setup, reward_folder(setup))
     rewards = Rewards(models, {"up1": measures.MeasureReward("-words")})
@@ -304,7 +298,7 @@ def test_a_killed_training_resumes_to_the_same_weights(tiny_base: Path, tmp_path
     one, other = (load_file(folder / "adapter" / WEIGHTS_FILE) for folder in folders)
     assert one.keys() == other.keys()
     assert all(torch.equal(one[key], other[key]) for key in one)
-    assert metrics(folders[0]) == metrics(folders[1])
+    assert history(folders[0]) == history(folders[1])
 
 
 def test_install_writes_a_pack_that_refuses_tampering(pack: Pack, tmp_path: Path) -> None:

@@ -26,12 +26,13 @@ from tests.vote_fixtures import killed, many, vote, write_run
 
 ANN, BOB = "a" * 32, "b" * 32
 NONE = float("nan")
+WHOLE = load_pack("smollm2-135m")
 
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Pack:
     """The default one's dimensions, without the replies that it brings along."""
-    return Pack(load_pack("smollm2-135m").spec, tmp_path / "pack")
+    return Pack(WHOLE.spec, tmp_path / "pack")
 
 
 @pytest.fixture
@@ -138,17 +139,16 @@ def test_the_default_pack_brings_replies_to_vote_on(
     """Of its own test prompts, whole, and only until the host has a run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPD_DATA", str(tmp_path / "data"))
-    whole = load_pack("smollm2-135m")
-    shown = Voting(Place(whole)).next(ANN)
+    shown = Voting(Place(WHOLE)).next(ANN)
     assert shown.note == ""
     assert all(shown.texts)
-    assert len(Place(whole).ballots()) > 150
-    (run,) = (whole.folder / "evaluation").glob("*/run.json")
-    test = {row.prompt for row in load_styles(whole.path("../../data/styles.jsonl")).split("test")}
+    assert len(Place(WHOLE).ballots()) > 150
+    (run,) = (WHOLE.folder / "evaluation").glob("*/run.json")
+    test = {row.prompt for row in load_styles(WHOLE.path("../../data/styles.jsonl")).split("test")}
     replies = [json.loads(line) for line in (run.parent / "replies.jsonl").read_text().splitlines()]
     assert {row["prompt"] for row in replies} < test
-    write_run(folder() / pack.spec.name / "evaluation", whole)
-    assert len(Place(whole).ballots()) == 8
+    write_run(folder() / pack.spec.name / "evaluation", WHOLE)
+    assert len(Place(WHOLE).ballots()) == 8
 
 
 def test_people_go_on_voting_while_a_newer_run_is_generated(place: Place, pack: Pack) -> None:

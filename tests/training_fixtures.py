@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mpd_core.packs import Pack, load_pack
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.results import METRICS
 from tests import tiny
 
 TARGETS = '["q_proj", "v_proj", "down_proj"]'
@@ -102,19 +106,35 @@ def write_training_pack(
     adapters: bool,
     answers: bool = False,
     decode: str = "",
+    change: Mapping[str, str] = {},
     **recipe: object,
 ) -> Pack:
     """A pack that can be trained; with ``adapters`` its experts are random LoRAs already, with
-    ``answers`` its PCM begins with what written answers teach."""
+    ``answers`` its PCM begins with what written answers teach; ``change`` edits its recipe."""
+    folder.mkdir(exist_ok=True)
     anchor = adapters and "strength" in decode
     options = {"adapters": adapters, "anchor": anchor, "first_layer": 1, "extra": decode}
     tiny.write_pack(folder, base, dimensions=2, prompt="plain", **options)  # type: ignore[arg-type]
     settings = {"algorithm": "rebel", "iterations": 2, "passes": 2, "epochs": 1, "temperature": 1.0}
     settings |= recipe
     text = RECIPE.format(targets=TARGETS, **settings) + ANSWERS * answers
+    for old, new in change.items():
+        assert text.count(old) == 1
+        text = text.replace(old, new)
     (folder / "train.toml").write_text(text, encoding="utf-8")
     write_styles(folder)
     return load_pack(folder)
+
+
+def training(folder: Path, base: Path, *, adapters: bool = True, **options: Any) -> TrainingContext:
+    """Such a pack, opened to be trained."""
+    pack = write_training_pack(folder, base, adapters=adapters, **options)
+    return TrainingContext.open(pack, folder / "out")
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    """The log of a training."""
+    return [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
 
 
 def add_dimension(source: Path, folder: Path) -> Path:

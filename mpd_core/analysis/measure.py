@@ -108,7 +108,8 @@ class Analysis:
         file = io.StringIO()
         out = csv.writer(file, lineterminator="\r\n")
         out.writerow(["group", "name_json", "quantity", "expert_json", "value", "tokens"])
-        for group, rows in self._groups().items():
+        groups = {"position": self.positions, "kind": self.kinds, "preference": self.preferences}
+        for group, rows in groups.items():
             for row in rows:
                 name = _quoted(row.name)
                 for quantity in ("entropy", "divergence"):
@@ -122,9 +123,6 @@ class Analysis:
                 ["preference", _quoted(row.name), "switches_per_100", "", value, row.tokens]
             )
         return file.getvalue()
-
-    def _groups(self) -> dict[str, tuple[StepGroup, ...]]:
-        return {"position": self.positions, "kind": self.kinds, "preference": self.preferences}
 
 
 def analyse(traces: Mapping[str, Trace]) -> Analysis:

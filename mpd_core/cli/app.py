@@ -21,7 +21,6 @@ from mpd_core.evaluation.command import evaluate
 from mpd_core.options import DeviceOption, PackOption, QuantizeOption, listed, with_numbers
 from mpd_core.packs import Pack, Precision, Quantize, load_pack
 from mpd_core.request import GenerationRequest, Sampling, Space
-from mpd_core.trace import Trace
 
 if TYPE_CHECKING:
     from mpd_core.engine import Engine
@@ -85,8 +84,11 @@ def generate(
     request = loaded.request(console.typed(prompt), chosen.code, method, space=space, **numbers)
     # What can be refused without a model should not wait for one to load.
     plan_request(loaded, chosen, method, request.space)
-    trace = _run(loaded, request, quantize, device, show=not json)
-    print(console.writable(trace) if json else "")
+    with _engine(loaded, quantize, device) as engine, engine.submit(request) as stream:
+        for step in stream:
+            if not json:
+                print(step.text, end="", flush=True)
+        print(console.writable(stream.trace()) if json else "")
 
 
 @app.command()
@@ -168,21 +170,6 @@ def soak(
     print(dumps(result.to_dict()))
     if result.failures:
         raise EngineError(f"{len(result.failures)} failures, first: {result.failures[0]}")
-
-
-def _run(
-    pack: Pack,
-    request: GenerationRequest,
-    quantize: Quantize | None,
-    device: str | None,
-    *,
-    show: bool,
-) -> Trace:
-    with _engine(pack, quantize, device) as engine, engine.submit(request) as stream:
-        for step in stream:
-            if show:
-                print(step.text, end="", flush=True)
-        return stream.trace()
 
 
 def _engine(

@@ -83,12 +83,15 @@ def _run(
     """Announce some stages and run them; None runs all of them."""
     setup = _open(pack, out)
     chosen = _poles(setup, poles)
-    from mpd_core.training.stages import STAGES, Options, announce
+    from mpd_core.training import estimate
+    from mpd_core.training.stages import STAGES, Options
 
-    tell(announce(setup, names or list(STAGES), measure=dry_run))
+    stages = [STAGES[name] for name in names or STAGES]
+    works = [work for stage in stages for work in stage.work(setup)]
+    tell(estimate.lines(setup, works, measure=dry_run))
     if not dry_run:
-        for name in names or STAGES:
-            STAGES[name].run(setup, Options(chosen, resume, tell))
+        for stage in stages:
+            stage.run(setup, Options(chosen, resume, tell))
 
 
 @train.command()

@@ -13,9 +13,9 @@ from mpd_core.models.base import LOCAL, LoadedModel, in_blocks, load_model, weig
 from mpd_core.models.light import read_tokenizer
 from mpd_core.models.sources import obtain
 from mpd_core.models.vocabulary import check_same_vocabulary
-from mpd_core.packs import Pack, Precision, RemoteTable, Source
+from mpd_core.packs import Pack, Precision, Source
 from mpd_core.prompts import PromptRenderer
-from mpd_core.remote.expert import RemoteExpert, RemoteSpec
+from mpd_core.remote.expert import RemoteExpert
 
 
 def check_prompts(pack: Pack, folder: Path) -> None:
@@ -29,15 +29,11 @@ def check_prompts(pack: Pack, folder: Path) -> None:
 
 def remotes(pack: Pack, vocab_size: int, *, keep: bool = True) -> dict[str, RemoteExpert]:
     """Clients of the remote experts; ``keep=False`` only finds out whether they can be made."""
-
-    def spec(name: str, table: RemoteTable) -> RemoteSpec:
-        values = table.model_dump()
-        values["ca_file"] = str(pack.path(table.ca_file)) if table.ca_file else None
-        return RemoteSpec(name=name, **values)
-
     made = {}
     for name, table in pack.spec.experts.remotes.items():
-        made[name] = RemoteExpert(spec(name, table), vocab_size)
+        if table.ca_file:
+            table = table.model_copy(update={"ca_file": pack.path(table.ca_file)})
+        made[name] = RemoteExpert(name, table, vocab_size)
         if not keep:
             made[name].close()
     return made

@@ -64,14 +64,19 @@ class RemoteTable(Table):
     """An expert on a server with an OpenAI-compatible ``/v1/completions``, as vLLM has."""
 
     url: str
-    """Base of the API, e.g. ``https://host:8000/v1``."""
+    """Base of the API, e.g. ``https://host:8000/v1``; over http a key travels in clear."""
     model: str
+    """As the server names it, e.g. the LoRA module."""
     top_k: int = Field(20, ge=1, le=1000)
+    """Log-probabilities to ask for; vLLM lists at most ``--max-logprobs``, by default 20."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
     timeout_s: float = Field(10.0, gt=0, le=600)
+    """Of one attempt, from connecting to the last byte."""
     retries: int = Field(2, ge=0, le=10)
+    """Attempts after the first, for time-outs, lost connections, status 429 and 5xx."""
     ca_file: Path | None = None
+    """More certificate authorities, PEM; https is always verified."""
 
 
 class ExpertsSpec(Table):

@@ -7,6 +7,7 @@ import json
 import ssl
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 import httpx
 
@@ -39,7 +40,7 @@ def parse_url(text: str) -> httpx.URL | None:
     return url if whole and not (url.userinfo or url.query or url.fragment) else None
 
 
-def make_client(url: httpx.URL, key: str, ca_file: str | None) -> httpx.AsyncClient:
+def make_client(url: httpx.URL, key: str, ca_file: Path | None) -> httpx.AsyncClient:
     """A client that verifies https, with more authorities if a PEM file is given.
 
     Raises:

@@ -13,12 +13,12 @@ import random
 import re
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 import httpx
 
 from mpd_core.errors import EngineError
+from mpd_core.packs import RemoteTable
 from mpd_core.remote.completions import (
     BadAnswerError,
     RemoteAnswer,
@@ -27,7 +27,7 @@ from mpd_core.remote.completions import (
 )
 from mpd_core.remote.exchange import FailureError, exchange, make_client, parse_url
 
-__all__ = ["RemoteAnswer", "RemoteError", "RemoteExpert", "RemoteSpec"]
+__all__ = ["RemoteAnswer", "RemoteError", "RemoteExpert"]
 
 FIRST_PAUSE_S = 0.25
 LONGEST_PAUSE_S = 10.0  # a server that asks for more (Retry-After) is given up
@@ -38,28 +38,6 @@ class RemoteError(EngineError):
     """A remote expert cannot be used; the text names it and its host, and says what to do."""
 
 
-@dataclass(frozen=True)
-class RemoteSpec:
-    """Where an expert is served and how long to wait for it."""
-
-    name: str
-    """Of the expert (its pole), for messages."""
-    url: str
-    """Base of the API, e.g. ``https://host:8000/v1``; over http a key travels in clear."""
-    model: str
-    """As the server names it, e.g. the LoRA module."""
-    top_k: int = 20
-    """Log-probabilities to ask for; vLLM lists at most ``--max-logprobs``, by default 20."""
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the key."""
-    timeout_s: float = 10.0
-    """Of one attempt, from connecting to the last byte."""
-    retries: int = 2
-    """Attempts after the first, for time-outs, lost connections, status 429 and 5xx."""
-    ca_file: str | None = None
-    """More certificate authorities, PEM; https is always verified."""
-
-
 class RemoteExpert:
     """A client of one served expert; any number of threads may ask it at the same time.
 
@@ -67,18 +45,19 @@ class RemoteExpert:
     one clock, however slowly a server drips, and lets ``close`` end calls that are under way.
     """
 
-    def __init__(self, spec: RemoteSpec, vocab_size: int) -> None:
+    def __init__(self, name: str, spec: RemoteTable, vocab_size: int) -> None:
         """Prepare a client; no connection is made yet.
 
         Args:
-            spec: whom to ask.
+            name: of the expert (its pole), for messages.
+            spec: where it is served; ``ca_file`` relative to the working directory.
             vocab_size: V, the width of the base's logits.
 
         Raises:
             RemoteError: the address is not http(s), the key is not in the environment, or the
                 certificates or the environment's proxy cannot be used.
         """
-        self.spec, self.vocab_size = spec, vocab_size
+        self.name, self.spec, self.vocab_size = name, spec, vocab_size
         self._key = ""
         url = parse_url(spec.url)
         self._host = url.netloc.decode("ascii") if url else "?"
@@ -98,7 +77,7 @@ class RemoteExpert:
         self._lock, self._closed = threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
-            target=self._loop.run_forever, name=f"remote-{spec.name}", daemon=True
+            target=self._loop.run_forever, name=f"remote-{name}", daemon=True
         )
         self._thread.start()
 
@@ -197,4 +176,4 @@ class RemoteExpert:
         """The error as one line, with the API key removed wherever the server echoed it."""
         if self._key:
             reason = reason.replace(self._key, "***")
-        return RemoteError(f"Expert '{self.spec.name}' at {self._host} {reason}.")
+        return RemoteError(f"Expert '{self.name}' at {self._host} {reason}.")

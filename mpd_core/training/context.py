@@ -15,18 +15,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
+from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.architecture import text_config
 from mpd_core.models.base import LOCAL, check_keys
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.sources import obtain
 from mpd_core.models.targets import linear_shape
-from mpd_core.packs import Pack
+from mpd_core.packs import Pack, file_sha256
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 from mpd_core.saving import write_json
 from mpd_core.training.data import Split, Styled, Styles, load_styles
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
 from mpd_core.training.recipe_parts import LoraSpec
+from mpd_core.training.results import ADAPTER
 from mpd_core.training.trunk import Trunk, share_trunk
 
 RUNS = Path("runs")
@@ -136,7 +138,13 @@ class TrainingContext:
 
     def bare(self, lora: LoraSpec) -> Any:
         """The frozen base whose layers below the adapter are the shared trunk."""
-        return self._with_trunk(self._load(self.base), lora)
+        model = self._load(self.base)
+        _check_lora(model, lora)
+        known = self._trunks.get(lora.first_layer)
+        trunk = share_trunk(model, lora.first_layer, self.tokenizer.pad_token_id, known)
+        if trunk is not None:
+            self._trunks[lora.first_layer] = trunk
+        return model
 
     def pcm_body(self, lora: LoraSpec, adapter: Path | None = None) -> Any:
         """The PCM's frozen backbone, the base or a model of its own, with an adapter to train."""
@@ -151,7 +159,7 @@ class TrainingContext:
         return _adapted(model, lora)
 
     def record(self, folder: Path, kind: str, **facts: Any) -> None:
-        """Write the provenance of a result: seed, recipe and hashes of data and pack."""
+        """Write the provenance of a result: seed, recipe, and hashes of data, pack and adapter."""
         content = {
             "kind": kind,
             "seed": self.recipe.seed,
@@ -159,6 +167,7 @@ class TrainingContext:
             "recipe_sha256": self.recipe.sha256,
             "data_sha256": self.styles.sha256,
             "pack_hashes": self.pack.hashes,
+            "weights_sha256": file_sha256(folder / ADAPTER / WEIGHTS_FILE),
             **facts,
         }
         write_json(folder / RECORD, content)
@@ -194,14 +203,6 @@ class TrainingContext:
                 f"training reads up to decode.context = {context} with full attention: lower it to "
                 f"{min(narrow)}, or train another base."
             )
-
-    def _with_trunk(self, model: Any, lora: LoraSpec) -> Any:
-        _check_lora(model, lora)
-        known = self._trunks.get(lora.first_layer)
-        trunk = share_trunk(model, lora.first_layer, self.tokenizer.pad_token_id, known)
-        if trunk is not None:
-            self._trunks[lora.first_layer] = trunk
-        return model
 
 
 def _adapted(model: Any, lora: LoraSpec) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,29 +52,32 @@ def experts(setup: TrainingContext) -> Iterator[Work]:
     """Work of training the anchor and one adapter per pole."""
     recipe, space, taught = setup.recipe, setup.pack.space, setup.taught.split("train")
     if recipe.anchor:
-        begin = "what experts begin with"
-        yield _packed(setup, taught, begin, recipe.anchor, common_answers(space))
+        rows = _packed(setup, taught, common_answers(space))
+        yield _learning(setup, "what experts begin with", recipe.anchor, rows)
     for pole in space.poles:
-        yield _packed(setup, taught, pole.name, recipe.sft, pole_answers(space, pole))
+        rows = _packed(setup, taught, pole_answers(space, pole))
+        yield _learning(setup, pole.name, recipe.sft, rows)
 
 
 def rewards(setup: TrainingContext) -> Iterator[Work]:
     """The reward models."""
     rows = setup.compared("train")
     every = {name for row in rows for name in row.answers}
-    yield _packed(setup, rows, "reward models", setup.recipe.reward, sorted(every))
+    yield _learning(setup, "reward models", setup.recipe.reward, _packed(setup, rows, every))
 
 
 def _packed(
-    setup: TrainingContext,
-    train: Sequence[Styled],
-    name: str,
-    stage: StageSpec,
-    answers: Sequence[str],
+    setup: TrainingContext, rows: Sequence[Styled], names: Collection[str]
+) -> list[list[str]]:
+    """Each prompt, read once, with all its answers of these names; those that have any."""
+    return [[setup.prompt(row.prompt), *row.texts(names)] for row in rows if row.texts(names)]
+
+
+def _learning(
+    setup: TrainingContext, name: str, stage: StageSpec, rows: Sequence[Sequence[str]]
 ) -> Work:
-    """Work on prompts that are each read once, packed with all their answers."""
-    rows = [row for row in train if row.texts(answers)]
-    texts = [t for r in rows for t in (setup.prompt(r.prompt), *r.texts(answers))]
+    """Work on rows of texts, which batches are counted in."""
+    texts = [text for row in rows for text in row]
     tokens = sum(len(ids) for ids in setup.tokenizer(texts)["input_ids"])
     return Work(name, len(in_order(rows, stage, 0)), int(tokens * stage.epochs))
 
@@ -112,19 +115,11 @@ def pcm(setup: TrainingContext) -> Iterator[Work]:
     generated = replies * spec.rollouts.max_new_tokens
     steps = spec.iterations * spec.passes * -(-groups // spec.batch)
     if spec.answers:
-        rows = setup.taught.split("train")
-        codes = {preference.code for preference in setup.pack.space}
-        texts = [
-            setup.prompt(r.prompt) + a for r in rows for n, a in r.answers.items() if n in codes
-        ]
-        yield _written(setup, spec.answers, texts)
+        rows = setup.taught.split("train")[: spec.answers.prompts]
+        codes = [preference.code for preference in setup.pack.space]
+        texts = [[setup.prompt(row.prompt) + text] for row in rows for text in row.texts(codes)]
+        yield _learning(setup, "PCM, written answers", spec.answers, texts)
     yield Work("PCM", steps, 2 * generated * spec.passes, generated)
-
-
-def _written(setup: TrainingContext, stage: StageSpec, texts: Sequence[str]) -> Work:
-    tokens = sum(len(ids) for ids in setup.tokenizer(list(texts))["input_ids"])
-    steps = len(in_order(texts, stage, 0))
-    return Work("PCM, written answers", steps, int(tokens * stage.epochs))
 
 
 def _rates(setup: TrainingContext, works: Sequence[Work]) -> dict[str, float]:

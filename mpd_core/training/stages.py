@@ -91,9 +91,3 @@ STAGES: Mapping[str, Stage] = {
     "pcm": Stage(pcm, estimate.pcm),
 }
 """By name, in the order in which one needs the other."""
-
-
-def announce(setup: TrainingContext, names: Sequence[str], *, measure: bool) -> str:
-    """One line per stage on its work; with ``measure`` also its estimated time here."""
-    works = [work for name in names for work in STAGES[name].work(setup)]
-    return estimate.lines(setup, works, measure=measure)

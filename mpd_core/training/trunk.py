@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 
 MEMORY_BYTES = 4 * 2**30
-
-
 PADDING = -1
 
 
@@ -124,14 +122,8 @@ class Trunk(nn.Module):
         return out.to(ids.device)
 
     def _rows(self, ids: Tensor, layout: Layout | None) -> list[_Row]:
-        if layout is None:
-            rows = [_stripped(row, self._pad) for row in ids]
-            plain = [torch.arange(len(row)) for row in rows]
-            return [
-                _Row(row, Layout(place, torch.zeros_like(place)))
-                for row, place in zip(rows, plain, strict=True)
-            ]
-        own = [layout.to(ids.device).row(k) for k in range(len(ids))]
+        layout = _plain(ids, self._pad) if layout is None else layout.to(ids.device)
+        own = [layout.row(k) for k in range(len(ids))]
         return [_Row(row[: len(o.segments)], o) for row, o in zip(ids, own, strict=True)]
 
     def _compute(self, texts: list[_Row], device: torch.device) -> list[Tensor]:
@@ -169,10 +161,11 @@ class Trunk(nn.Module):
             self._bytes -= state.nbytes
 
 
-def _stripped(row: Tensor, pad: int) -> Tensor:
-    """Strip padding but for one token, which may be the text's own end-of-turn token."""
-    real = (row != pad).nonzero()
-    return row[: int(real[-1]) + 2 if len(real) else 1]
+def _plain(ids: Tensor, pad: int) -> Layout:
+    """One text a row, without padding but for one token: it may be the text's own end of turn."""
+    places = torch.arange(ids.shape[1]).expand_as(ids)
+    lengths = ((places + 1) * (ids != pad)).amax(dim=1, keepdim=True) + 1
+    return Layout(places, torch.where(places < lengths, 0, PADDING))
 
 
 def share_trunk(model: Any, first: int, pad: int, trunk: Trunk | None = None) -> Trunk | None:

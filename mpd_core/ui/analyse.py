@@ -20,9 +20,9 @@ def build(space: PreferenceSpace) -> None:
     """The tab's contents, in the colours of a pack's experts."""
     gr.HTML(
         html_template=assets.text("analyse.html"),
-        js_on_load=assets.analysis_script() + assets.text("analyse-tab.js"),
+        js_on_load=assets.script(*assets.ANALYSIS, "analyse-tab.js"),
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
-        slots={pole.name: palette.look(space, pole.name).slot for pole in space.poles},
+        slots={name: look.slot for name, look in palette.looks(space).items()},
         dimensions=[
             [[palette.glyph(d, p), pole.name] for p, pole in enumerate(dimension.poles)]
             for d, dimension in enumerate(space.dimensions)

@@ -10,7 +10,8 @@ from mpd_core.resources import ASSETS
 
 FOLDER = ASSETS / "ui"
 PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-_SCRIPTS = (
+ANALYSIS = ("text.js", "plotly.js", "analyse.js")
+VIEW = (
     "text.js",
     "terms.js",
     "colouring.js",
@@ -44,16 +45,6 @@ def text(name: str) -> str:
     return (FOLDER / name).read_text(encoding="utf-8")
 
 
-def view_script() -> str:
-    """The picture's JavaScript: the files share one function scope, so nothing is global."""
-    return "\n".join(text(name) for name in _SCRIPTS)
-
-
-def results_script() -> str:
-    """The JavaScript that draws the table of votes."""
-    return "\n".join(text(name) for name in ("text.js", "analyse.js", "results.js"))
-
-
-def analysis_script() -> str:
-    """The JavaScript that draws an analysis of traces."""
-    return "\n".join(text(name) for name in ("text.js", "plotly.js", "analyse.js"))
+def script(*names: str) -> str:
+    """Some of its JavaScript; the files share one function scope, so nothing is global."""
+    return "\n".join(text(name) for name in names)

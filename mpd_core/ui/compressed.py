@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
@@ -16,8 +15,3 @@ class CompressedPages(GZipMiddleware):
             await super().__call__(scope, receive, send)
         else:
             await self.app(scope, receive, send)
-
-
-def middleware() -> list[Middleware]:
-    """For ``launch(app_kwargs=...)``."""
-    return [Middleware(CompressedPages, compresslevel=6)]

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import gradio as gr
 
 from mpd_core.analysis import read_trace
-from mpd_core.method.preferences import Dimension, PreferenceSpace
+from mpd_core.method.preferences import Dimension
 from mpd_core.trace import SCHEMA_VERSION
 from mpd_core.ui import analyse, assets, opening, palette, people, settings, wire, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
-from mpd_core.ui.header import header
+from mpd_core.ui.pages import PRIVATE, header
 from mpd_core.ui.standalone import MARK, viewer_page
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ CONCURRENT_RUNS = 64
 """As many as the engine lets wait: its own queue can say who is before whom."""
 EXAMPLE = "example.json"
 """In a pack's folder: a trace that a new visitor sees before anything has been asked."""
-_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # A page's own functions, which assets/ui/main.js defines; Gradio may call before it has loaded.
 _CALL = """async (...values) => {
   while (!window.mpdStudio) await new Promise(done => setTimeout(done, 20));
@@ -122,7 +122,7 @@ def _picture(engine: Host, controls: dict[str, Any]) -> gr.HTML:
     return gr.HTML(
         value={"runs": {}},
         html_template=assets.text("view.html"),
-        js_on_load=assets.view_script(),
+        js_on_load=assets.script(*assets.VIEW),
         plotly=f"gradio_api/file={quote(str(assets.PLOTLY))}",
         trained=engine.pack.trained,
         engine=opening.describe(engine),
@@ -152,6 +152,7 @@ def _stored_example(pack: Pack) -> str:
 def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:
     """What the page's JavaScript must know of the pack; no model or visitor wrote any of it."""
     space, spec = engine.pack.space, engine.pack.spec
+    looks = palette.looks(space)
     count = math.prod(len(dimension.poles) for dimension in space.dimensions)
     return {
         "name": spec.name,
@@ -159,7 +160,9 @@ def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:
         "dimensions": [
             {
                 "name": dimension.name.replace("_", " "),
-                "poles": [_look(space, pole.name) for pole in dimension.poles],
+                "poles": [
+                    {"name": pole.name, **asdict(looks[pole.name])} for pole in dimension.poles
+                ],
             }
             for dimension in space.dimensions
         ],
@@ -174,18 +177,13 @@ def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _look(space: PreferenceSpace, name: str) -> dict[str, Any]:
-    look = palette.look(space, name)
-    return {"name": name, "slot": look.slot, "glyph": look.glyph}
-
-
 def _wire(
     handlers: Handlers, page: Any, controls: list[Any], asked: Any, picture: Any, buttons: Any
 ) -> None:
     """Events. The page's JavaScript says what is asked: it has the conversation."""
     run, stop, new = buttons
     # "multiple": a stopped reply may still wait for the engine when the next one is asked for.
-    several: dict[str, Any] = {**_PRIVATE, "trigger_mode": "multiple"}
+    several: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
     client: dict[str, Any] = {**several, "queue": False}
     told = [*controls, asked]
     pressed = gr.on([run.click, controls[0].submit], None, told, asked, js=_CALL % "ask", **client)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpd_core.engine.plan import method_names
@@ -85,25 +85,17 @@ class Opening:
             self.engine.close()
 
 
-def arriving(host: Host) -> Iterator[None]:
-    """Wait until a host has its engine, in small steps, so that who waits can be called off.
-
-    Raises:
-        EngineError: it could not be opened.
-    """
-    while isinstance(host, Opening) and not host.done:
-        time.sleep(LOOK_SECONDS)
-        yield
-
-
-def engine_of(host: Host) -> Engine:
-    """The engine of a host whose ``arriving`` is over.
+def arriving(host: Host) -> Generator[tuple[str, ...], None, Engine]:
+    """Wait for a host's engine and return it; in small steps, so that who waits can be called off.
 
     Raises:
         EngineError: it could not be opened.
     """
     if not isinstance(host, Opening):
         return host
+    while not host.done:
+        time.sleep(LOOK_SECONDS)
+        yield ()
     try:
         return host.wait()
     except MPDError as error:

@@ -17,7 +17,6 @@ _HUES = (255.0, 55.0, 165.0, 335.0, 100.0, 215.0, 25.0, 295.0)
 _GOLDEN_ANGLE = 137.508
 _SHAPES = ("●○◐◑", "■□▣▤", "▲△◭◮", "◆◇◈❖", "★☆✪✫", "▼▽⧨⧩")
 EXTRA_SHAPES = "✚✖✦⬟⬢⬣♦♠"
-_EXTRA_SLOTS = len(EXTRA_SHAPES)
 
 MAX_MIX = 0.40
 """Share of an expert's colour in a token's background at full weight; text stays readable on it."""
@@ -44,56 +43,41 @@ class Look:
     glyph: str
 
 
-def look(space: PreferenceSpace, expert: str, position: int = 0) -> Look:
-    """The look of an expert by name; a name that is no pole takes an extra slot by position."""
-    slot = 0
-    for d, dimension in enumerate(space.dimensions):
-        for p, pole in enumerate(dimension.poles):
-            if pole.name == expert:
-                return Look(slot, glyph(d, p))
-            slot += 1
-    extra = position % _EXTRA_SLOTS
-    return Look(slot + extra, EXTRA_SHAPES[extra])
+def looks(space: PreferenceSpace) -> dict[str, Look]:
+    """The look of each pole's expert, by name; names that are no pole take slots behind these."""
+    places = enumerate(_places(space))
+    return {
+        pole.name: Look(slot, glyph(d, p))
+        for pole, (slot, (d, p)) in zip(space.poles, places, strict=True)
+    }
 
 
 def colours(space: PreferenceSpace, theme: Theme) -> list[str]:
     """Hex colours by slot: every pole's, then those of names that are no pole."""
-    poles = [(d, p) for d, dim in enumerate(space.dimensions) for p in range(len(dim.poles))]
-    extra = [(len(space.dimensions) + k, 0) for k in range(_EXTRA_SLOTS)]
-    return [_colour(d, p, theme) for d, p in poles + extra]
+    extra = [(len(space.dimensions) + k, 0) for k in range(len(EXTRA_SHAPES))]
+    return [_colour(d, p, theme) for d, p in [*_places(space), *extra]]
 
 
 def css(space: PreferenceSpace) -> str:
-    """Custom properties of both themes, and one rule a slot that picks its colour."""
-    slots = range(len(colours(space, LIGHT)))
-    rules = [
-        _properties(":root", LIGHT, colours(space, LIGHT), glyphs(space)),
-        _properties(".dark", DARK, colours(space, DARK), glyphs(space)),
-        *(
-            f'[data-slot="{slot}"] {{ --c: var(--mpd-e{slot}); --g: var(--mpd-g{slot}); }}'
-            for slot in slots
-        ),
+    """Custom properties of both themes, one rule a slot that picks its colour, and one a toggle."""
+    places = _places(space)
+    shapes = [*(glyph(d, p) for d, p in places), *EXTRA_SHAPES]
+    slots = [
+        f'[data-slot="{slot}"] {{ --c: var(--mpd-e{slot}); --g: var(--mpd-g{slot}); }}'
+        for slot in range(len(shapes))
     ]
-    slot = 0
-    for d, dimension in enumerate(space.dimensions):
-        for p in range(len(dimension.poles)):
-            rules.append(
-                f"#dimension-{d} label:nth-of-type({p + 1}) {{ --c: var(--mpd-e{slot}); }}"
-            )
-            slot += 1
-    return "\n".join(rules)
+    toggles = [
+        f"#dimension-{d} label:nth-of-type({p + 1}) {{ --c: var(--mpd-e{slot}); }}"
+        for slot, (d, p) in enumerate(places)
+    ]
+    light = _properties(":root", LIGHT, colours(space, LIGHT), shapes)
+    dark = _properties(".dark", DARK, colours(space, DARK), shapes)
+    return "\n".join([light, dark, *slots, *toggles])
 
 
-def contrast(first: str, second: str) -> float:
-    """WCAG contrast ratio of two hex colours, 1 to 21."""
-    high, low = sorted((_luminance(first), _luminance(second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def tint(colour: str, surface: str, share: float) -> str:
-    """What CSS ``color-mix(in srgb, colour share, surface)`` gives."""
-    pairs = zip(_channels(colour), _channels(surface), strict=True)
-    return _hex([share * c + (1 - share) * s for c, s in pairs])
+def _places(space: PreferenceSpace) -> list[tuple[int, int]]:
+    """Dimension and pole of each slot that is a pole's."""
+    return [(d, p) for d, dim in enumerate(space.dimensions) for p in range(len(dim.poles))]
 
 
 def glyph(dimension: int, pole: int) -> str:
@@ -109,11 +93,6 @@ def _colour(dimension: int, pole: int, theme: Theme) -> str:
     first, other = theme.lightness
     lightness = first if pole == 0 else other - 0.03 * ((pole - 1) % 3)
     return _oklch(lightness, 0.135, hue)
-
-
-def glyphs(space: PreferenceSpace) -> list[str]:
-    """Glyphs by slot, as ``colours``."""
-    return [look(space, pole.name).glyph for pole in space.poles] + list(EXTRA_SHAPES)
 
 
 def _properties(selector: str, theme: Theme, slots: list[str], shapes: list[str]) -> str:
@@ -152,24 +131,10 @@ def _oklch(lightness: float, chroma: float, hue: float) -> str:
             -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
         )
         if chroma < 0.01 or all(-1e-3 <= value <= 1.001 for value in linear):
-            return _hex([_gamma(min(1.0, max(0.0, value))) for value in linear])
+            channels = (_gamma(min(1.0, max(0.0, value))) for value in linear)
+            return "#" + "".join(f"{round(value * 255):02x}" for value in channels)
         chroma -= 0.005
 
 
 def _gamma(linear: float) -> float:
     return 12.92 * linear if linear <= 0.0031308 else 1.055 * linear ** (1 / 2.4) - 0.055
-
-
-def _channels(colour: str) -> list[float]:
-    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
-
-
-def _hex(channels: list[float]) -> str:
-    return "#" + "".join(f"{round(value * 255):02x}" for value in channels)
-
-
-def _luminance(colour: str) -> float:
-    linear = [
-        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in _channels(colour)
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

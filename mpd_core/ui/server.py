@@ -8,9 +8,11 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets, compressed, identity, palette, zerogpu
+from mpd_core.ui import assets, identity, palette, zerogpu
+from mpd_core.ui.compressed import CompressedPages
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 from mpd_core.ui.opening import Opening
 
@@ -120,7 +122,7 @@ def _switches() -> dict[str, Any]:
         "prevent_thread_lock": True,
         "max_threads": CONCURRENT_RUNS + 40,
         "footer_links": ["api"],
-        "app_kwargs": {"middleware": compressed.middleware()},
+        "app_kwargs": {"middleware": [Middleware(CompressedPages, compresslevel=6)]},
         "favicon_path": assets.FOLDER / "favicon.svg",
     }
 

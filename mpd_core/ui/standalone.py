@@ -57,7 +57,7 @@ def viewer_page(css: str, pack: dict[str, Any]) -> str:
     script = f"""{_THEME}
 const element = document.querySelector('#view > div'), props = {inert(props)};
 const watch = () => {{}}, trigger = () => {{}}, server = {{}};
-{assets.view_script()}"""
+{assets.script(*assets.VIEW)}"""
     body = f"""<h1>MPD Studio</h1>
 <main id="view"><div>{assets.text("view.html")}</div></main>
 <script type="application/json" id="mpd-trace">{MARK}</script>"""
@@ -69,7 +69,7 @@ def report_page(found: Analysis) -> str:
     css = palette.css(PreferenceSpace(())) + assets.text("studio.css") + _BASE_CSS
     script = f"""{_THEME}
 const found = JSON.parse(document.querySelector('#mpd-found').textContent);
-{assets.analysis_script()}
+{assets.script(*assets.ANALYSIS)}
 showAnalysis(document.querySelector('.mpd-analysis'), found, () => Promise.resolve());"""
     body = f"""<main class="mpd"><h1>Traces together</h1><div class="mpd-analysis"></div></main>
 <script type="application/json" id="mpd-found">{inert(found.to_dict())}</script>

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mpd_core.request import GenerationRequest
 from mpd_core.trace import StepRecord, Trace
-from mpd_core.ui.opening import arriving, engine_of
+from mpd_core.ui.opening import arriving
 
 if TYPE_CHECKING:
     from mpd_core.engine import Stream
@@ -41,9 +41,8 @@ def producer(host: Host) -> Producer:
     def produce(
         request: GenerationRequest, opened: Callable[[Stream], None] | None = None
     ) -> Iterator[Piece]:
-        for _ in arriving(host):
-            yield ()
-        stream = engine_of(host).submit(request)
+        engine = yield from arriving(host)
+        stream = engine.submit(request)
         if opened is not None:
             opened(stream)
         with stream:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -26,6 +30,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+ROOT = Path(__file__).resolve().parents[2]
 VIEW = "#view [data-done]"
 MARKS = [
     pytest.mark.browser,
@@ -61,6 +66,45 @@ def studio(engine: ScriptedEngine) -> Iterator[str]:
     yield url
     engine.close()
     page.close(verbose=False)
+
+
+@contextmanager
+def running_app(pack: str | Path) -> Iterator[str]:
+    """URL of a running ``python app.py``."""
+    port = free_port()
+    command = [sys.executable, "app.py", "--pack", str(pack), "--port", str(port)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if f"ready: http://localhost:{port}" in line:
+            break
+    else:
+        pytest.fail("app.py ended before it was ready:\n" + "".join(said))
+    try:
+        yield f"http://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def votes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``real_app`` keeps votes."""
+    return tmp_path_factory.mktemp("votes")
+
+
+@pytest.fixture(scope="session")
+def real_app(votes: Path) -> Iterator[str]:
+    """The app as a visitor meets it: ``python app.py`` with the default pack."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPD_DATA", str(votes))
+        with running_app("smollm2-135m") as url:
+            yield url
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -20,34 +19,9 @@ from gradio_client.exceptions import AppError
 from mpd_core.analysis import trace_from_dict
 from mpd_core.request import Sampling
 from tests import tiny
-from tests.browser.conftest import VIEW, Visitor, free_port
+from tests.browser.conftest import ROOT, VIEW, Visitor, running_app
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@contextmanager
-def running_app(pack: str | Path) -> Iterator[str]:
-    """URL of a running ``python app.py``."""
-    port = free_port()
-    command = [sys.executable, "app.py", "--pack", str(pack), "--port", str(port)]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    assert process.stdout
-    said = []
-    for line in process.stdout:
-        said.append(line)
-        if f"ready: http://localhost:{port}" in line:
-            break
-    else:
-        pytest.fail("app.py ended before it was ready:\n" + "".join(said))
-    try:
-        yield f"http://localhost:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -55,13 +29,6 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The app over a tiny model that likes to say hostile things."""
     base = tiny.save_base(tmp_path_factory.mktemp("base"), hostile=True)
     with running_app(tiny.write_pack(tmp_path_factory.mktemp("pack"), base)) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def real_app() -> Iterator[str]:
-    """The app as a visitor meets it: the default pack."""
-    with running_app("smollm2-135m") as url:
         yield url
 
 

@@ -19,7 +19,6 @@ from mpd_core.evaluation.votes import FILE, Votes
 from mpd_core.packs import load_pack
 from mpd_core.trace import StepRecord, Trace
 from tests.browser.conftest import MARKS, VIEW, Profiles, Visitor
-from tests.browser.test_app import running_app
 from tests.browser.test_branch import press
 from tests.browser.test_compare import DONE
 from tests.browser.test_inspect import facts, force, number, table
@@ -51,21 +50,6 @@ def alone() -> Iterator[Engine]:
     engine.close()
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the app keeps votes."""
-    return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def app(data: Path) -> Iterator[str]:
-    """The app as a visitor meets it: ``python app.py`` with the default pack."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MPD_DATA", str(data))
-        with running_app(PACK) as url:
-            yield url
-
-
 @dataclass
 class Reply:
     """A finished reply on a page, and what was seen on the way."""
@@ -95,9 +79,9 @@ class Reply:
 
 
 @pytest.fixture(scope="module")
-def reply(browser: Browser, app: str) -> Iterator[Reply]:
+def reply(browser: Browser, real_app: str) -> Iterator[Reply]:
     """Two toggles turned, an instruction typed, Run pressed."""
-    visitor = Profiles(browser).open(app)
+    visitor = Profiles(browser).open(real_app)
     page = visitor.page
     page.wait_for_selector(".strip .tok")
     assert "stored example" in page.locator(".mpd-made").inner_text()
@@ -245,11 +229,11 @@ def test_a_saved_file_is_analysed(reply: Reply) -> None:
 
 
 def test_a_link_runs_and_methods_and_preferences_stand_side_by_side(
-    visit: Callable[..., Visitor], app: str, alone: Engine
+    visit: Callable[..., Visitor], real_app: str, alone: Engine
 ) -> None:
     prompt = "Why is the sky blue?"
     query = f"prompt={prompt}&preference=ABB&method=uniform&seed=3&max_new_tokens={SHORT}&run=1"
-    visitor = visit(f"{app}/?{query.replace(' ', '+')}")
+    visitor = visit(f"{real_app}/?{query.replace(' ', '+')}")
     page, run = visitor.page, visitor.wait("")
     assert visitor.text(run) == short(alone, prompt, "ABB", "uniform")
     made = page.locator(".mpd-made:visible").inner_text()
@@ -305,8 +289,10 @@ def all_eight(visitor: Visitor) -> list[str]:
     return texts
 
 
-def test_a_rater_sees_two_stored_replies_and_votes(browser: Browser, app: str, data: Path) -> None:
-    visitor = opened(browser, f"{app}/vote")
+def test_a_rater_sees_two_stored_replies_and_votes(
+    browser: Browser, real_app: str, votes: Path
+) -> None:
+    visitor = opened(browser, f"{real_app}/vote")
     page = visitor.page
     expect(page.locator("#vote-output-1 textarea")).not_to_have_value("")
     first, second = outputs(page)
@@ -318,7 +304,7 @@ def test_a_rater_sees_two_stored_replies_and_votes(browser: Browser, app: str, d
     expect(page.locator("#vote-progress textarea, #vote-progress input")).to_have_value(
         "You have judged 1 pair."
     )
-    (vote,) = Votes(data / FILE).all()
+    (vote,) = Votes(votes / FILE).all()
     assert sorted(vote.verdicts.values()) == [-1, 0, 1]
     assert outputs(page) != (first, second)
     assert visitor.strays == []

@@ -9,7 +9,6 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from mpd_core.engine import Engine
 from mpd_core.method.merging import merge_probabilities
 from mpd_core.models.sources import obtain
-from mpd_core.packs import Pack, load_pack
+from mpd_core.packs import Pack, RemoteTable, load_pack
 from mpd_core.prompts import PromptRenderer
-from mpd_core.remote.expert import RemoteAnswer, RemoteError, RemoteExpert, RemoteSpec
+from mpd_core.remote.expert import RemoteAnswer, RemoteError, RemoteExpert
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import Trace
 from tests.vllm.server import MAX_LOGPROBS, vllm_serve
@@ -95,9 +94,9 @@ def server(
 @pytest.fixture(scope="module")
 def experts(server: str, models: PeftModel) -> Iterator[dict[str, RemoteExpert]]:
     """A client of the base and of each random adapter."""
-    spec = RemoteSpec("?", server, "?", top_k=MAX_LOGPROBS, timeout_s=60)
+    spec = {"url": server, "top_k": MAX_LOGPROBS, "timeout_s": 60}
     vocab_size = models.config.vocab_size
-    clients = {n: RemoteExpert(replace(spec, name=n, model=n), vocab_size) for n in NAMES}
+    clients = {n: RemoteExpert(n, RemoteTable(**spec, model=n), vocab_size) for n in NAMES}
     yield clients
     for client in clients.values():
         client.close()
@@ -227,7 +226,8 @@ def test_refusals_of_a_real_server(experts: dict[str, RemoteExpert]) -> None:
         ({"url": spec.url.replace("/v1", "/v2")}, "does not know the model or the path"),
     )
     for change, message in cases:
-        with RemoteExpert(replace(spec, **change), vocab_size) as expert:
+        changed = spec.model_copy(update=change)
+        with RemoteExpert("one", changed, vocab_size) as expert:
             with pytest.raises(RemoteError, match=message) as error:
                 expert.log_probs([[1, 2, 3]])
             print(error.value)

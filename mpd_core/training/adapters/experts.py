@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
 from torch import Tensor
 
 from mpd_core.engine.plan import ANCHOR
@@ -18,8 +16,8 @@ from mpd_core.errors import PackError
 from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
-from mpd_core.training.adapters.fitting import fit
-from mpd_core.training.context import RECORD, TrainingContext
+from mpd_core.training.adapters.fitting import begins, fit
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
 from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.recipe_parts import StageSpec
@@ -82,11 +80,8 @@ def _train(
     resume: bool,
 ) -> None:
     folder = setup.out / "experts" / name
-    if resume and (folder / RECORD).is_file():
+    if not begins(setup, folder, resume=resume):
         return
-    (folder / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # cut off, it is none, not the former one
-    set_seed(setup.recipe.seed)  # the adapter's first values
     model = setup.causal_lm(setup.recipe.lora, start)
     fit(
         model,
@@ -100,15 +95,8 @@ def _train(
         resume=resume,
     )
     save_adapter(model, folder / ADAPTER)
-    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    setup.record(
-        folder,
-        "expert",
-        name=name,
-        answers=list(answers),
-        taught_sha256=setup.taught.sha256,
-        weights_sha256=weights,
-    )
+    taught = {"answers": list(answers), "taught_sha256": setup.taught.sha256}
+    setup.record(folder, "expert", name=name, **taught)
 
 
 def _rows(setup: TrainingContext, split: Split, answers: Iterable[str]) -> list[Styled]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mpd_core.training import checkpoint
+from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.recipe_parts import StageSpec
-from mpd_core.training.results import CHECKPOINTS, write_metrics
+from mpd_core.training.results import ADAPTER, CHECKPOINTS, write_metrics
 
 LOGGED = 10
 STATE = "state.safetensors"
@@ -24,6 +26,20 @@ _Row = TypeVar("_Row")
 
 Loss = Callable[[nn.Module, Sequence[_Row]], tuple[Tensor, int]]
 """Maps a model and a batch of rows to the sum of the losses and the number of terms in it."""
+
+
+def begins(setup: TrainingContext, folder: Path, *, resume: bool) -> bool:
+    """Whether an adapter is yet to be trained: not where a resumed training has finished it.
+
+    Then the former one is taken away, so that a training that is cut off leaves none, and the seed
+    is set, for the first values of the new one.
+    """
+    if resume and (folder / RECORD).is_file():
+        return False
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder / ADAPTER, ignore_errors=True)
+    set_seed(setup.recipe.seed)
+    return True
 
 
 def in_order(rows: Sequence[_Row], stage: StageSpec, seed: int) -> list[Sequence[_Row]]:
@@ -79,7 +95,7 @@ def fit(
         if (step + 1) % stage.save_steps == 0:
             checkpoint.save(state, model, optimiser, {"log": json.dumps(log)})
     entries = [
-        *_averaged(log),
+        *averaged(log),
         {"step": float(len(batches)), "held_loss": measure(model, held, loss, stage.batch)},
     ]
     write_metrics(folder, title, entries)
@@ -109,7 +125,8 @@ def _rate(step: int, steps: int, warmup: float) -> float:
     return min(1.0, up) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _averaged(log: Sequence[dict[str, float]]) -> Iterator[dict[str, float]]:
+def averaged(log: Sequence[dict[str, float]]) -> Iterator[dict[str, float]]:
+    """A loss a step as one for every ``LOGGED`` steps."""
     for start in range(0, len(log), LOGGED):
         some = log[start : start + LOGGED]
         yield {"step": some[-1]["step"], "loss": sum(entry["loss"] for entry in some) / len(some)}

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mpd_core.models.adapters import WEIGHTS_FILE
-from mpd_core.packs import file_sha256
-from mpd_core.training.adapters.fitting import fit
-from mpd_core.training.context import RECORD, TrainingContext
+from mpd_core.training.adapters.fitting import begins, fit
+from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Styled, comparisons
 from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.results import ADAPTER, HEAD, save_adapter
@@ -53,11 +49,8 @@ class RewardModel(nn.Module):
 def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
     """Train the reward models of all poles at once; when resuming, a finished one is kept."""
     folder = setup.out / "rewards"
-    if resume and (folder / RECORD).is_file():
+    if not begins(setup, folder, resume=resume):
         return
-    (folder / RECORD).unlink(missing_ok=True)
-    shutil.rmtree(folder / ADAPTER, ignore_errors=True)  # cut off, they are none
-    set_seed(setup.recipe.seed)  # the adapter's first values
     model = RewardModel(setup)
     train = setup.compared("train")
     fit(
@@ -76,8 +69,7 @@ def train_rewards(setup: TrainingContext, *, resume: bool) -> None:
     save_adapter(model.body, folder / ADAPTER)
     head = {"weight": model.head.weight, "bias": model.head.bias}
     save_file({k: v.detach().float().cpu() for k, v in head.items()}, folder / ADAPTER / HEAD)
-    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    setup.record(folder, "rewards", taught_sha256=setup.taught.sha256, weights_sha256=weights)
+    setup.record(folder, "rewards", taught_sha256=setup.taught.sha256)
 
 
 def comparison_loss(

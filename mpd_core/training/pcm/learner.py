@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
@@ -18,20 +17,8 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.batches import Collator
 from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.token_scores import Credit
-from mpd_core.training.pcm.updates import (
-    ALGORITHMS,
-    PolicyOutput,
-    RolloutBuffer,
-    best_of_each,
-    minibatch,
-    rollout_buffer,
-    split,
-    update_stats,
-)
+from mpd_core.training.pcm.updates import ALGORITHMS, RolloutBuffer, best_of_each, update_stats
 from mpd_core.training.rollouts import Rollout
-
-REPLIES_AT_ONCE = 16
-"""Replies of one forward pass of the PCM; whole groups."""
 
 Entry = dict[str, float]
 """Log entry of one iteration."""
@@ -79,9 +66,8 @@ class Learner:
         if self._spec.algorithm == "best_of":
             replies, rewards = best_of_each(replies, rewards, group)
             group = 1
-        buffer = rollout_buffer(
-            self._policy, self._collate, replies, rewards, group, REPLIES_AT_ONCE, credits
-        )
+        buffer = RolloutBuffer(replies, rewards, group, credits)
+        buffer.ask(self._policy, self._collate)
         order = random.Random(self._seed * 1000 + iteration)
         before = self._measure(buffer, now=False)
         limit = self._spec.guard * max(before["loss"], 1e-6)
@@ -113,7 +99,7 @@ class Learner:
 
     def _pass(self, buffer: RolloutBuffer, order: random.Random) -> float:
         """One epoch, with one update per batch of groups; returns the mean loss."""
-        groups = list(range(len(buffer.replies) // buffer.group))
+        groups = buffer.groups
         order.shuffle(groups)
         starts = range(0, len(groups), self._spec.batch)
         bar = tqdm(starts, desc="updates", leave=False)
@@ -127,9 +113,9 @@ class Learner:
             settings["lr"] = rate * scale
         self._optimiser.zero_grad()
         total = 0.0
-        for some in self._split(buffer, groups):
-            data = minibatch(buffer, self._collate, some, self._policy.device)
-            said = PolicyOutput(*self._policy.log_probs(data.batch))
+        for some in buffer.passes(groups):
+            data = buffer.minibatch(self._collate, some, self._policy.device)
+            said = self._policy.log_probs(data.batch)
             loss = self._algorithm(data, said, self._spec) * len(some) / len(groups)
             self._accelerator.backward(loss)
             total += float(loss.detach())
@@ -141,15 +127,10 @@ class Learner:
     @torch.no_grad()
     def _measure(self, buffer: RolloutBuffer, *, now: bool) -> Entry:
         """Log entry of the current policy, or of the one that sampled the replies."""
-        groups = list(range(len(buffer.replies) // buffer.group))
         found: list[Entry] = []
-        for some in self._split(buffer, groups):
-            data = minibatch(buffer, self._collate, some, self._policy.device)
-            then = (data.old_log_probs, data.weights, data.values)
-            said = PolicyOutput(*(self._policy.log_probs(data.batch) if now else then))
+        for some in buffer.passes(buffer.groups):
+            data = buffer.minibatch(self._collate, some, self._policy.device)
+            said = self._policy.log_probs(data.batch) if now else data.old
             loss = self._algorithm(data, said, self._spec)
-            found.append(asdict(update_stats(data, loss, said)))
+            found.append(update_stats(data, loss, said))
         return {name: fmean(entry[name] for entry in found) for name in found[0]}
-
-    def _split(self, buffer: RolloutBuffer, groups: Sequence[int]) -> list[list[int]]:
-        return split(buffer.replies, buffer.group, groups, REPLIES_AT_ONCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -16,21 +17,21 @@ from accelerate.utils import set_seed
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError
 from mpd_core.method.static import uniform
-from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack, file_sha256
-from mpd_core.training import rollouts
+from mpd_core.training import checkpoint, rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
 from mpd_core.training.pcm.learner import Entry, Learner
 from mpd_core.training.pcm.mean_weights import fit_mean_weights
-from mpd_core.training.pcm.policy import Policy, load_state, save_state
+from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
 from mpd_core.training.pcm.token_scores import Credit, token_credit
-from mpd_core.training.results import ADAPTER, HEAD, write_metrics
+from mpd_core.training.results import HEAD, write_metrics
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import (
     RewardFunction,
@@ -40,6 +41,9 @@ from mpd_core.training.scoring.reward_function import (
 )
 
 STATE = "state.safetensors"
+LOG, EXPERTS = "log", "experts"
+"""Metadata keys of a state file: the log so far, as JSON, and ``experts_key`` of whom the policy
+weighs."""
 
 
 def pcm_folder(setup: TrainingContext) -> Path:
@@ -82,9 +86,7 @@ def train_pcm(
     set_seed(setup.recipe.seed)
     trainer = run_in_fresh_thread(Trainer, setup, folder)
     trainer.run(reward or run_in_fresh_thread(reward_function, setup), tell)
-    weights = file_sha256(folder / ADAPTER / WEIGHTS_FILE)
-    head = file_sha256(folder / HEAD)
-    setup.record(folder, "pcm", weights_sha256=weights, head_sha256=head)
+    setup.record(folder, "pcm", head_sha256=file_sha256(folder / HEAD))
 
 
 class Trainer:
@@ -100,16 +102,12 @@ class Trainer:
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
         self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
         self._history: list[Entry] = []
-        self._begun = False
         if (folder / STATE).is_file():
-            known = load_state(folder / STATE, self._policy, self._optimiser, experts_key(setup))
-            self._history = known
-            self._begun = True
-            self._learner.updates = int(known[-1]["updates"]) if known else 0
+            self._take_up()
 
     def run(self, reward: RewardFunction, tell: Callable[[str], None]) -> None:
         """Run all remaining iterations."""
-        if not self._begun:
+        if not (self._folder / STATE).is_file():
             run_in_fresh_thread(self._begin, tell)
         for iteration in range(len(self._history), self._spec.iterations):
             entry = self._iterate(iteration, reward)
@@ -194,10 +192,25 @@ class Trainer:
             raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
         return static.best_weights(file)
 
+    def _take_up(self) -> None:
+        """Go on from what ``_keep`` wrote.
+
+        Raises:
+            PackError: the experts have changed since: rewards and log would not go together.
+        """
+        file = self._folder / STATE
+        facts = checkpoint.facts_of(file)
+        if facts.get(EXPERTS) != experts_key(self._setup):
+            raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
+        former = {f"head.{FORMERLY}": f"head.{PAIR_BIAS}"}
+        checkpoint.load(file, self._policy, self._optimiser, former)
+        self._history = json.loads(facts[LOG])
+        self._learner.updates = int(self._history[-1]["updates"]) if self._history else 0
+
     def _keep(self) -> None:
         self._policy.save(self._folder)
-        key = experts_key(self._setup)
-        save_state(self._folder / STATE, self._policy, self._optimiser, self._history, key)
+        facts = {LOG: json.dumps(self._history), EXPERTS: experts_key(self._setup)}
+        checkpoint.save(self._folder / STATE, self._policy, self._optimiser, facts)
         write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 from mpd_core.method.merging import fading_strength, implausible, scores, tempered_log_probs
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
-from mpd_core.training import checkpoint
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.packed import states
 from mpd_core.training.pcm.batches import UNLIKELY, Batch
@@ -24,10 +22,17 @@ from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 POLES = "poles"
 """Metadata key of a head file: names of the poles of its rows."""
-LOG = "log"
-"""Metadata key of a state file: log of the earlier iterations, as JSON."""
-EXPERTS = "experts"
-"""Metadata key of a state file: ``experts_key`` of the experts that the policy weighs."""
+
+
+class PolicyOutput(NamedTuple):
+    """What a policy says of N replies of at most T tokens; of one reply without the first axis."""
+
+    log_probs: Tensor
+    """ln pi of each token, 0 outside the mask, [N, T]."""
+    weights: Tensor
+    """alpha, [N, T, E]."""
+    values: Tensor
+    """The critic's, [N, T]."""
 
 
 class Policy(nn.Module):
@@ -72,10 +77,10 @@ class Policy(nn.Module):
         found = states(self.body, batch.ids, batch.layout, mixed=self.mixed_precision)
         return found.float()[batch.at]
 
-    def log_probs(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """ln pi of each token [N, T], 0 outside the mask; weights [N, T, E]; values [N, T]."""
+    def log_probs(self, batch: Batch) -> PolicyOutput:
+        """ln pi of each token, and the weights and values behind it."""
         weights, values = self(batch)
-        return reply_log_probs(batch, weights, self._temperature), weights, values
+        return PolicyOutput(reply_log_probs(batch, weights, self._temperature), weights, values)
 
     def parameter_groups(self, spec: PCMTrainSpec) -> list[dict[str, Any]]:
         """Parameter groups for an optimiser: adapter, head weights, and biases.
@@ -143,43 +148,8 @@ def take_known_poles(head: WeightHead, poles: Sequence[str], file: Path) -> None
             bias_of_pairs = saved.get_tensor(name)
     if len(known) != len(weight):
         raise PackError(f"pcm.head: {file} does not name its poles; set pcm.warm_start = false.")
-    for row, name in enumerate(known):
-        if name in poles:
-            head.linear.weight[poles.index(name)] = weight[row]
-            head.linear.bias[poles.index(name)] = bias[row]
-            for column, other in enumerate(known):
-                if other in poles:
-                    head.pair_bias[poles.index(name), poles.index(other)] = bias_of_pairs[
-                        row, column
-                    ]
-
-
-def save_state(
-    file: Path,
-    policy: Policy,
-    optimiser: torch.optim.Optimizer,
-    log: Sequence[dict[str, float]],
-    experts: str,
-) -> None:
-    """Policy, AdamW's moments, the log so far and whose weights it learns, all or nothing."""
-    checkpoint.save(file, policy, optimiser, {LOG: json.dumps(list(log)), EXPERTS: experts})
-
-
-def load_state(
-    file: Path, policy: Policy, optimiser: torch.optim.Optimizer, experts: str
-) -> list[dict[str, float]]:
-    """Load what ``save_state`` wrote; learning rates and groups remain the optimiser's own.
-
-    Returns:
-        The log.
-
-    Raises:
-        PackError: the experts have changed since: their rewards and this log would not go together.
-    """
-    facts = checkpoint.facts_of(file)
-    if facts.get(EXPERTS) != experts:
-        raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
-    former = {f"head.{FORMERLY}": f"head.{PAIR_BIAS}"}
-    checkpoint.load(file, policy, optimiser, former)
-    log: list[dict[str, float]] = json.loads(facts[LOG])
-    return log
+    theirs = [row for row, name in enumerate(known) if name in poles]
+    own = torch.tensor([poles.index(known[row]) for row in theirs], dtype=torch.long)
+    head.linear.weight[own] = weight[theirs]
+    head.linear.bias[own] = bias[theirs]
+    head.pair_bias[own[:, None], own] = bias_of_pairs[theirs][:, theirs]

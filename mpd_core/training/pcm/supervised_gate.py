@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
 from mpd_core.method.weight_head import softmax_over
-from mpd_core.training.adapters.fitting import in_order
+from mpd_core.training.adapters.fitting import averaged, in_order
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.answers import written
 from mpd_core.training.pcm.batches import Batch, Collator
@@ -29,8 +29,6 @@ from mpd_core.training.pcm_recipe import AnswersSpec
 from mpd_core.training.results import write_metrics
 from mpd_core.training.rollouts import Rollout
 
-LOGGED = 10
-"""Steps averaged in one log entry."""
 CONSTANT_STEPS = 100
 
 
@@ -85,10 +83,7 @@ def fit_gate_to_answers(
     train, held = written(setup, "train", spec.prompts), written(setup, "valid", spec.prompts)
     gate, collate = SupervisedGate(setup, policy), Collator(setup)
     losses = _fit(gate, collate, in_order(train, spec, setup.recipe.seed), spec)
-    log = [
-        {"step": float(k + LOGGED), "loss": fmean(losses[k : k + LOGGED])}
-        for k in range(0, len(losses), LOGGED)
-    ]
+    log = averaged([{"step": k + 1.0, "loss": loss} for k, loss in enumerate(losses)])
     figures, scores = _held_out(gate, collate, held, spec.batch)
     write_metrics(folder, "PCM: written answers", [*log, {"step": float(len(losses)), **figures}])
     return figures, scores

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,58 +14,98 @@ from mpd_core.method.ppo import masked_mean, ppo_loss
 from mpd_core.method.rebel import rebel_loss
 from mpd_core.method.token_credit import token_credit_loss
 from mpd_core.training.pcm.batches import Batch, Collator, padded_tables
-from mpd_core.training.pcm.policy import Policy, likely_log_probs, reply_log_probs
+from mpd_core.training.pcm.policy import (
+    Policy,
+    PolicyOutput,
+    likely_log_probs,
+    reply_log_probs,
+)
 from mpd_core.training.pcm.token_scores import Credit, stacked
 from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.rollouts import Rollout
 
-
-@dataclass(frozen=True)
-class RolloutBuffer:
-    """Replies with rewards and the sampling policy's outputs; lists have one entry per reply."""
-
-    replies: Sequence[Rollout]
-    rewards: Tensor
-    """[N]."""
-    old_log_probs: Sequence[Tensor]
-    """ln pi_old of each token, [T]."""
-    weights: Sequence[Tensor]
-    """alpha, [T, E]."""
-    values: Sequence[Tensor]
-    """The critic's, [T]."""
-    group: int
-    """Replies per group; those of one prompt and preference are a group, and contiguous."""
-    credits: Sequence[Credit] = ()
-    """Token credits, for algorithms that use them."""
+REPLIES_AT_ONCE = 16
+"""Replies of one forward pass of the PCM; whole groups."""
 
 
 @dataclass(frozen=True)
 class Minibatch:
-    """A minibatch of the buffer as tensors; axes as in ``batches.Batch``."""
+    """Some groups of replies as tensors; axes as in ``batches.Batch``."""
 
     batch: Batch
     rewards: Tensor
-    old_log_probs: Tensor
-    weights: Tensor
-    values: Tensor
+    """[N]."""
+    old: PolicyOutput
+    """Of the policy that sampled the replies."""
     group: int
+    """Replies per group; those of one prompt and preference are a group, and contiguous."""
     credit: Credit | None = None
 
 
-class PolicyOutput(NamedTuple):
-    """Output of a policy on N replies of at most T tokens."""
+@dataclass(frozen=True)
+class RolloutBuffer:
+    """An iteration's replies with their rewards, and what the sampling policy said of each."""
 
-    log_probs: Tensor
-    """ln pi of each token, [N, T]."""
-    weights: Tensor
-    """alpha, [N, T, E]."""
-    values: Tensor
-    """The critic's, [N, T]."""
+    replies: Sequence[Rollout]
+    rewards: Tensor
+    """[N]."""
+    group: int
+    """As in ``Minibatch``."""
+    credits: Sequence[Credit] = ()
+    """Of each reply, for algorithms that go by tokens."""
+    old: dict[int, PolicyOutput] = field(default_factory=dict)
+    """By reply; not padded."""
+
+    @property
+    def groups(self) -> list[int]:
+        """All of them, by number."""
+        return list(range(len(self.replies) // self.group))
+
+    def places(self, groups: Sequence[int]) -> list[int]:
+        """Where the replies of some groups are."""
+        return [g * self.group + k for g in groups for k in range(self.group)]
+
+    def passes(self, groups: Sequence[int]) -> list[list[int]]:
+        """Some groups in forward passes of about ``REPLIES_AT_ONCE`` replies of similar length."""
+
+        def length(group: int) -> int:
+            return sum(len(self.replies[i].tokens) for i in self.places([group]))
+
+        ordered, step = sorted(groups, key=length), max(1, REPLIES_AT_ONCE // self.group)
+        return [ordered[start : start + step] for start in range(0, len(ordered), step)]
+
+    @torch.no_grad()
+    def ask(self, policy: Policy, collate: Collator) -> None:
+        """Note what the policy, before any update, says of the replies."""
+        for some in self.passes(self.groups):
+            places = self.places(some)
+            batch = collate([self.replies[i] for i in places]).to(policy.device)
+            said = (part.cpu() for part in policy.log_probs(batch))
+            for i, log_probs, alpha, values in zip(places, *said, strict=True):
+                length, experts = len(self.replies[i].tokens), len(self.replies[i].weights[0])
+                own = log_probs[:length], alpha[:length, :experts], values[:length]
+                self.old[i] = PolicyOutput(*own)
+
+    def minibatch(
+        self, collate: Collator, groups: Sequence[int], device: torch.device
+    ) -> Minibatch:
+        """The minibatch of some groups."""
+        places = self.places(groups)
+        log_probs, weights, values = zip(*(self.old[i] for i in places), strict=True)
+        padded = partial(nn.utils.rnn.pad_sequence, batch_first=True)
+        old = padded(list(log_probs)), padded_tables(weights), padded(list(values))
+        return Minibatch(
+            batch=collate([self.replies[i] for i in places]).to(device),
+            rewards=self.rewards[places].to(device),
+            old=PolicyOutput(*(part.to(device) for part in old)),
+            group=self.group,
+            credit=stacked([self.credits[i] for i in places], device) if self.credits else None,
+        )
 
 
 def rebel(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
     """Regress log-ratios of replies onto differences of their rewards; see ``method.rebel``."""
-    ratios = (said.log_probs - data.old_log_probs).sum(dim=1).view(-1, data.group)
+    ratios = (said.log_probs - data.old.log_probs).sum(dim=1).view(-1, data.group)
     return rebel_loss(ratios, data.rewards.view(-1, data.group), spec.rebel.eta)
 
 
@@ -74,8 +114,8 @@ def ppo(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
     return ppo_loss(
         said.log_probs,
         said.values,
-        old_log_probs=data.old_log_probs,
-        old_values=data.values,
+        old_log_probs=data.old.log_probs,
+        old_values=data.old.values,
         reference_log_probs=uniform_log_probs(data.batch, spec.rollouts.temperature),
         rewards=data.rewards,
         mask=data.batch.mask,
@@ -97,7 +137,7 @@ def token_credit(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Ten
     temperature = spec.rollouts.temperature
     return token_credit_loss(
         likely_log_probs(data.batch, said.weights, temperature),
-        old_log_probs=likely_log_probs(data.batch, data.weights, temperature),
+        old_log_probs=likely_log_probs(data.batch, data.old.weights, temperature),
         scores=data.credit.scores,
         later=data.credit.later,
         mask=data.batch.mask,
@@ -133,82 +173,19 @@ def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
     return reply_log_probs(batch, here / here.sum(dim=-1, keepdim=True), temperature)
 
 
-def split(
-    replies: Sequence[Rollout], group: int, groups: Sequence[int], size: int
-) -> list[list[int]]:
-    """Split groups into forward passes of about ``size`` replies, sorted by length."""
-    ordered = sorted(
-        groups, key=lambda g: sum(len(r.tokens) for r in replies[g * group : (g + 1) * group])
-    )
-    step = max(1, size // group)
-    return [ordered[start : start + step] for start in range(0, len(ordered), step)]
+def update_stats(data: Minibatch, loss: Tensor, said: PolicyOutput) -> dict[str, float]:
+    """What the log says of a minibatch after an update.
 
-
-@torch.no_grad()
-def rollout_buffer(
-    policy: Policy,
-    collate: Collator,
-    replies: Sequence[Rollout],
-    rewards: Tensor,
-    group: int,
-    size: int,
-    credits: Sequence[Credit] = (),
-) -> RolloutBuffer:
-    """Fill a rollout buffer: run the policy, before any update, on the replies."""
-    nothing = [torch.empty(0)] * len(replies)
-    log_probs, weights, values = list(nothing), list(nothing), list(nothing)
-    for some in split(replies, group, range(len(replies) // group), size):
-        index = [g * group + k for g in some for k in range(group)]
-        batch = collate([replies[i] for i in index]).to(policy.device)
-        said, alpha, critic = (part.cpu() for part in policy.log_probs(batch))
-        for row, i in enumerate(index):
-            length, experts = len(replies[i].tokens), len(replies[i].weights[0])
-            log_probs[i] = said[row, :length]
-            weights[i] = alpha[row, :length, :experts]
-            values[i] = critic[row, :length]
-    return RolloutBuffer(replies, rewards, log_probs, weights, values, group, credits)
-
-
-def minibatch(
-    buffer: RolloutBuffer, collate: Collator, groups: Sequence[int], device: torch.device
-) -> Minibatch:
-    """The minibatch of some groups."""
-    index = [g * buffer.group + k for g in groups for k in range(buffer.group)]
-    batch = collate([buffer.replies[i] for i in index]).to(device)
-
-    def padded(rows: Sequence[Tensor]) -> Tensor:
-        return nn.utils.rnn.pad_sequence([rows[i] for i in index], batch_first=True).to(device)
-
-    return Minibatch(
-        batch=batch,
-        rewards=buffer.rewards[index].to(device),
-        old_log_probs=padded(buffer.old_log_probs),
-        weights=padded_tables([buffer.weights[i] for i in index]).to(device),
-        values=padded(buffer.values),
-        group=buffer.group,
-        credit=stacked([buffer.credits[i] for i in index], device) if buffer.credits else None,
-    )
-
-
-@dataclass(frozen=True)
-class UpdateStats:
-    """Divergence from the sampling policy after an update."""
-
-    loss: float
-    divergence: float
-    """KL(pi_old || pi) per token in nats (k3 estimator, non-negative)."""
-    weights_std: float
-    """Standard deviation of a weight over tokens, mean over experts."""
-    entropy: float
-    """Entropy of the weights relative to uniform ones, 0 to 1."""
-
-
-def update_stats(data: Minibatch, loss: Tensor, said: PolicyOutput) -> UpdateStats:
-    """Statistics of one minibatch."""
-    mask = data.batch.mask
-    ratio = said.log_probs - data.old_log_probs
-    k3 = masked_mean(ratio.exp() - 1 - ratio, mask)
-    own = said.weights[mask]
-    most = math.log(max(2, own.shape[-1]))
-    entropy = -torch.special.xlogy(own, own).sum(-1).mean() / most
-    return UpdateStats(float(loss), float(k3), float(own.std(dim=0).mean()), float(entropy))
+    Beside the loss ``divergence``, KL(pi_old || pi) per token in nats (k3 estimator, non-negative),
+    ``weights_std``, the standard deviation of a weight over tokens, mean over experts, and
+    ``entropy`` of the weights relative to uniform ones, 0 to 1.
+    """
+    ratio = said.log_probs - data.old.log_probs
+    own = said.weights[data.batch.mask]
+    entropy = -torch.special.xlogy(own, own).sum(-1).mean() / math.log(max(2, own.shape[-1]))
+    return {
+        "loss": float(loss),
+        "divergence": float(masked_mean(ratio.exp() - 1 - ratio, data.batch.mask)),
+        "weights_std": float(own.std(dim=0).mean()),
+        "entropy": float(entropy),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Sequence
 
@@ -12,6 +12,7 @@ from mpd_core.errors import EngineError
 
 BATCH = 64
 TRIES = 3
+MOST = sys.float_info.max
 
 
 class RemoteReward:
@@ -49,37 +50,20 @@ class RemoteReward:
                 answer.raise_for_status()
                 return _checked(answer.json(), len(replies))
             except httpx.HTTPStatusError as error:
-                problem = f"status {error.response.status_code}"
-                if not _may_pass(error.response.status_code):
-                    break
-            except (httpx.TransportError, httpx.DecodingError, ValueError) as error:
+                status = error.response.status_code
+                problem = f"status {status}"
+                if status not in (408, 425, 429) and status < 500:
+                    break  # the key, the address or the request is wrong, and stays so
+            except (httpx.HTTPError, ValueError) as error:
                 problem = str(error) or type(error).__name__
-            except httpx.HTTPError as error:  # e.g. no end of redirects: another try is no better
-                problem = str(error) or type(error).__name__
-                break
         raise EngineError(f"The reward server {self._url} failed: {problem}. Check it and resume.")
-
-
-def _may_pass(status: int) -> bool:
-    """Whether a retry may succeed: not if the key, the address or the request is wrong."""
-    return status in (408, 425, 429) or status >= 500
 
 
 def _checked(answer: object, count: int) -> list[float]:
     scores = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list) or len(scores) != count:
         raise ValueError(f"it must answer with {count} scores")
-    numbers = [_finite(score) for score in scores]
-    if None in numbers:
+    # Bounded and not only finite: JSON has whole numbers of any length.
+    if not all(type(score) in (int, float) and abs(score) <= MOST for score in scores):
         raise ValueError("a score is not finite")
-    return [number for number in numbers if number is not None]
-
-
-def _finite(score: object) -> float | None:
-    if isinstance(score, bool) or not isinstance(score, (int, float)):
-        return None
-    try:
-        number = float(score)
-    except OverflowError:  # JSON has whole numbers of any length
-        return None
-    return number if math.isfinite(number) else None
+    return [float(score) for score in scores]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mpd_core.ui.pages import navigation
 from mpd_core.ui.people import results_page, vote_page
-from mpd_core.ui.people.navigation import navigation
 from mpd_core.ui.people.place import Place
 
 if TYPE_CHECKING:

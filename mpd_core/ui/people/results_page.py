@@ -11,10 +11,8 @@ import gradio as gr
 from mpd_core.errors import MPDError
 from mpd_core.evaluation.people import Meeting, agreement, meetings_of
 from mpd_core.ui import assets
-from mpd_core.ui.header import header
-from mpd_core.ui.people.navigation import navigation
+from mpd_core.ui.pages import PRIVATE, header, navigation
 from mpd_core.ui.people.place import Place
-from mpd_core.ui.people.vote_page import PRIVATE
 
 HEAD = [
     *("first", "second", "dimension", "votes", "wins / ties / losses", "win rate"),
@@ -43,7 +41,7 @@ def build(page: Any, place: Place) -> None:
             table = gr.HTML(
                 value={"heads": HEAD, "rows": []},
                 html_template='<div class="mpd-results"></div>',
-                js_on_load=assets.results_script(),
+                js_on_load=assets.script("text.js", "analyse.js", "results.js"),
                 apply_default_css=False,
                 elem_id="results-table",
             )

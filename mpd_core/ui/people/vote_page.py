@@ -7,12 +7,10 @@ from typing import Any
 import gradio as gr
 
 from mpd_core.ui import assets
-from mpd_core.ui.header import header
-from mpd_core.ui.people.navigation import navigation
+from mpd_core.ui.pages import PRIVATE, header, navigation
 from mpd_core.ui.people.place import Place
 from mpd_core.ui.people.voting import CHOICES, Shown, State, Voting
 
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 _RATER = """async (...values) => {
   while (!window.mpdVote) await new Promise(done => setTimeout(done, 20));
   return [window.mpdVote.rater(), ...values.slice(1)];
@@ -54,17 +52,15 @@ def build(page: Any, place: Place) -> None:
             progress = gr.Textbox(label="So far", interactive=False, elem_id="vote-progress")
     shown = [state, note, ballot, instruction, *outputs, *rows, progress]
 
-    def show(shown: Shown) -> list[Any]:
-        return _updates(place, shown)
-
     def begin(cookie: str) -> list[Any]:
-        return show(voting.next(cookie))
+        return _updates(place, voting.next(cookie))
 
     def cast(cookie: str, looked_at: State, *choices: str | None) -> list[Any]:
         found = voting.cast(cookie, looked_at or {}, choices)
         if isinstance(found, str):
-            return [gr.skip(), gr.update(value=found, visible=True), *_same(len(shown) - 2)]
-        return show(found)
+            told = gr.update(value=found, visible=True)
+            return [gr.skip(), told, *(gr.skip() for _ in shown[2:])]
+        return _updates(place, found)
 
     with page:
         page.load(begin, rater, shown, js=_RATER, **PRIVATE)
@@ -76,10 +72,6 @@ def _text(label: str, name: str, lines: int) -> gr.Textbox:
     return gr.Textbox(
         label=label, lines=lines, max_lines=24, interactive=False, elem_id=name, min_width=280
     )
-
-
-def _same(count: int) -> list[Any]:
-    return [gr.skip() for _ in range(count)]
 
 
 def _updates(place: Place, shown: Shown) -> list[Any]:
