@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -488,3 +489,21 @@ def test_closed_engine_says_so(make_pack: Callable[..., Pack]) -> None:
     assert stream.trace().finish_reason == "cancelled"
     with pytest.raises(EngineError, match="closed"):
         engine.submit(ask())
+
+
+def test_an_idle_engine_gives_memory_back_and_says_the_same_again(
+    make_pack: Callable[..., Pack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpd_core.engine.engine.REST_SECONDS", 0.05)
+    engine = Engine.open(make_pack())
+    try:
+        cache, request = engine._runner.lanes["base"].cache, ask()
+        first = engine.generate(request).steps
+        deadline = time.monotonic() + 60
+        while cache.layers[0].keys[0].any() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not cache.layers[0].keys[0].any()
+        assert engine._tables["base"].kept.places  # of which the same request begins with
+        assert engine.generate(request).steps == first
+    finally:
+        engine.close()

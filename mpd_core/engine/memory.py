@@ -80,8 +80,8 @@ def release() -> None:
 def process_memory() -> dict[str, int]:
     """Bytes of this process: resident now, the most ever, and the most on a GPU.
 
-    ``cache_resident`` is what a CPU's key-value cache has ever written to: it grows whenever more
-    rows, or longer ones, are in flight than ever before, up to the budget.
+    ``cache_resident`` is what a CPU's key-value cache has written to since nobody asked for
+    anything, and what is kept of ended requests.
     """
     peak = 0
     with contextlib.suppress(ImportError):  # there is none on Windows
