@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -20,10 +21,11 @@ from transformers import AutoTokenizer
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.engine.build import build
-from mpd_core.engine.memory import held_bytes
+from mpd_core.engine.memory import held_bytes, release
 from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import BusyError, EngineError, RequestError
+from mpd_core.models import kernels
 from mpd_core.models.cache import RowCache
 from mpd_core.packs import Pack, Precision, load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling
@@ -488,3 +490,41 @@ def test_closed_engine_says_so(make_pack: Callable[..., Pack]) -> None:
     assert stream.trace().finish_reason == "cancelled"
     with pytest.raises(EngineError, match="closed"):
         engine.submit(ask())
+
+
+def test_an_idle_engine_gives_memory_back_and_says_the_same_again(
+    make_pack: Callable[..., Pack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mpd_core.engine.engine.REST_SECONDS", 0.05)
+    engine = Engine.open(make_pack())
+    try:
+        cache, request = engine._runner.lanes["base"].cache, ask()
+        first = engine.generate(request).steps
+        deadline = time.monotonic() + 60
+        while cache.layers[0].keys[0].any() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert not cache.layers[0].keys[0].any()
+        assert engine._tables["base"].kept.places  # of which the same request begins with
+        assert engine.generate(request).steps == first
+    finally:
+        engine.close()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="reads Linux's page counts")
+def test_what_compiling_needed_of_llvm_is_given_back_and_comes_again() -> None:
+    def held() -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        names = [k for k, line in enumerate(lines) if line.endswith(".so") and "r-xp" in line]
+        own = [k for k in names if "libllvmlite" in lines[k] or "libtorch_cpu" in lines[k]]
+        rss = [next(line for line in lines[k:] if line.startswith("Rss:")) for k in own]
+        return sum(int(line.split()[1]) for line in rss)
+
+    def compiled(number: int) -> int:
+        return int(kernels.compiled()(eval(f"lambda: {number}"))())
+
+    assert compiled(3) == 3
+    before = held()
+    release()
+    assert held() < 0.5 * before
+    assert compiled(4) == 4
+    assert torch.linalg.det(torch.eye(3)) == 1.0

@@ -15,6 +15,7 @@ from torch import Tensor
 from mpd_core.engine import Engine
 from mpd_core.engine.memory import held_bytes
 from mpd_core.models import kernels, merge_loops, step_loops
+from mpd_core.models.mix_loops import mix
 from mpd_core.models.operators import rotate
 from mpd_core.packs import Pack
 from tests.fresh_python import in_python
@@ -180,6 +181,19 @@ def test_adapters_are_dense_products(dtype: torch.dtype, rounding: float) -> Non
     got = adapted(slice(None), dtype)
     torch.testing.assert_close(got, expected, atol=rounding, rtol=rounding)
     assert torch.equal(got[2:4], y[2:4])  # the row without adapters is exactly the base
+
+
+@pytest.mark.parametrize("width", [16, 64, 128])
+@pytest.mark.parametrize("heads", [1, 3, 4, 8])
+def test_a_heads_sum_of_values_does_not_depend_on_others(heads: int, width: int) -> None:
+    for tokens in (1, 2, 37):
+        weights, values = random(heads, tokens), random(tokens, width, seed=1)
+        out = run(mix, torch.full((heads, width), torch.nan), weights, values)
+        torch.testing.assert_close(out, (weights.double() @ values.double()).float())
+        for head in range(heads):
+            own = weights[head : head + 1].contiguous()
+            alone = run(mix, torch.empty(1, width), own, values)
+            assert torch.equal(alone[0], out[head])
 
 
 @pytest.mark.parametrize("loop", [norm, gated, lambda rows: attended(rows)[0], adapted])

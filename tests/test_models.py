@@ -254,6 +254,18 @@ def test_an_expert_with_other_tokens_is_refused(tiny_base: Path, tmp_path: Path)
         Engine.open(pack)
 
 
+def test_rows_give_their_memory_back_and_others_keep_theirs() -> None:
+    cache = RowCache(layers=2, capacity=5, length=1024, budget=1)
+    cache.window = Window(slice(0, 5), torch.arange(1024).expand(5, -1), 1024)
+    for layer in cache.layers:
+        layer.update(torch.full((5, 3, 1024, 8), 2.0), torch.full((5, 3, 1024, 8), 3.0))
+    cache.give_back([3, 1])
+    for layer in cache.layers:
+        assert [int(row.sum()) for row in layer.keys] == [0, 49152, 0, 49152, 0]
+        assert [int(row.sum()) for row in layer.values] == [0, 73728, 0, 73728, 0]
+        assert layer.arrays(torch.empty(0))[0][0].sum() == 0.0
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads Linux's page counts")
 def test_an_empty_cache_takes_no_memory() -> None:
     """A row's first tokens cost their own pages, not the room that the row may grow to."""

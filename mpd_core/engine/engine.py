@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 64
 IDLE_SECONDS = 0.05  # how long a turn waits for servers before it looks for newcomers
+REST_SECONDS = 2.0
+"""How long nobody may ask for anything before memory is given back."""
 
 
 @dataclass(eq=False)
@@ -94,6 +96,7 @@ class Engine:
 
     def _warm_up(self) -> None:
         read_beginnings(self.pack, self._processor, self._runner, self._scheduler)
+        self._runner.rest(self._tables)
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
@@ -175,7 +178,9 @@ class Engine:
 
     def _turn(self) -> None:
         with self._wake:
-            self._wake.wait_for(lambda: self._closed or not self._scheduler.idle)
+            if not self._wake.wait_for(self._has_work, REST_SECONDS):
+                self._runner.rest(self._tables)
+                self._wake.wait_for(self._has_work)
             self._drop_cancelled()
             schedule = self._scheduler.schedule()
         if schedule.prefill:
@@ -189,6 +194,9 @@ class Engine:
             with self._wake:
                 self._scheduler.finish_prefill()
             self._remotes.ask([schedule.prefill])
+
+    def _has_work(self) -> bool:
+        return self._closed or not self._scheduler.idle
 
     def _step(self, running: tuple[Sequence, ...], ready: list[Sequence]) -> None:
         answers: dict[CacheRow, RemoteAnswer] = {}

@@ -6,6 +6,8 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import mmap
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -71,17 +73,38 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
 
 
 def release() -> None:
-    """Give back to the system what loading has freed: glibc would keep it for later."""
+    """Give back to the system what loading has freed, which glibc would keep for later, and pages
+    of libraries' files that it has read."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        for start, size in _pages_of_code():
+            libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), mmap.MADV_DONTNEED)
+
+
+def _pages_of_code() -> Iterator[tuple[int, int]]:
+    """Address and bytes of what LLVM and torch are mapped to and nobody writes to.
+
+    LLVM is hardly needed once loops are compiled, nor are most of torch's operators. A page that is
+    needed again comes from the system's own copy of the file. No other files: what could be
+    unmapped in between might be somebody's memory by now. And nothing of which a page is no longer
+    the file's, since that would be lost.
+    """
+    own: re.Match[str] | None = None
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if re.match("[0-9a-f]+-[0-9a-f]+ ", line):
+            own = re.match(r"([0-9a-f]+)-([0-9a-f]+) r-[x-]p .*/lib(llvmlite|torch)\w*\.so$", line)
+        elif own and line.split() == ["Anonymous:", "0", "kB"]:
+            start, end = (int(address, 16) for address in own.groups()[:2])
+            yield start, end - start
 
 
 def process_memory() -> dict[str, int]:
     """Bytes of this process: resident now, the most ever, and the most on a GPU.
 
-    ``cache_resident`` is what a CPU's key-value cache has ever written to: it grows whenever more
-    rows, or longer ones, are in flight than ever before, up to the budget.
+    ``cache_resident`` is what a CPU's key-value cache has written to since nobody asked for
+    anything, and what is kept of ended requests.
     """
     peak = 0
     with contextlib.suppress(ImportError):  # there is none on Windows

@@ -37,6 +37,11 @@ class PrefixCache:
     def __contains__(self, row: CacheRow) -> bool:
         return row in self._rows
 
+    @property
+    def places(self) -> list[int]:
+        """Of all rows that are kept."""
+        return list(self._rows.values())
+
     def place(self, row: CacheRow) -> int:
         """Where it lies in the cache."""
         return self._rows[row]

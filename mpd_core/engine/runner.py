@@ -74,6 +74,14 @@ class Runner:
             held = [*table.running, *table.entering]
             self.lanes[name].keep_adapters([row.call.adapters for row in held])
 
+    def rest(self, tables: Tables) -> None:
+        """While no request is in flight: give back the memory of all rows but those that are kept.
+
+        They grow again when somebody comes, a page at a time.
+        """
+        for name, table in tables.items():
+            self.lanes[name].cache.give_back(table.kept.places)
+
     def prefill(self, tables: Tables) -> None:
         """Write one chunk of the entering rows' prompts into the cache; no logits are computed."""
         self._prefill.advance(tables)

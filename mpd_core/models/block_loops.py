@@ -30,7 +30,8 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from mpd_core.models.compiling import compiled
-from mpd_core.models.number_code import ROUND, Array, bits_of, from_bits
+from mpd_core.models.level_loops import BLOCK, DIGITS, Levels
+from mpd_core.models.number_code import Array
 from mpd_core.models.vector_code import (
     DOTS,
     F16,
@@ -47,25 +48,15 @@ from mpd_core.models.vector_code import (
 
 PANEL = 32
 """Outputs side by side."""
-BLOCK = 32
-"""Inputs with one d, and one m."""
 HALF = BLOCK // 2
 FOUR = 4
 """Inputs in a lane."""
-DIGITS = 3
-"""Of an activation, the highest first."""
-
-LARGEST = np.float32(63 * (128 * 128 + 128 + 1))  # three digits of -64 to 63
-UNSIGNED = np.int32(0x7FFFFFFF)
-LEAST = np.float32(2.0**-100)
-"""Of what the largest activation of a block is taken for: what is 1 over it must be finite."""
 AHEAD = 4096
 """Bytes: weights are asked for so long before they are used. What a CPU expects by itself ends with
 a page of memory."""
 
 Codes = NDArray[np.uint8]
 Scales = NDArray[np.int16]
-Levels = NDArray[np.int8]
 
 
 class _Panel(Code):
@@ -181,43 +172,6 @@ def _multiply(_: Any, numbers: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(numbers), generate
-
-
-@compiled()
-def _to_levels(x: Array, levels: Levels, sizes: Array) -> None:
-    """One block. What is not finite makes all of it NaN."""
-    most = np.int32(0)
-    for i in range(BLOCK):  # without the sign, bits are in the order of numbers, NaN the largest
-        most = max(most, np.int32(bits_of(x[i]) & UNSIGNED))
-    largest = from_bits(most)
-    scaling = LARGEST / max(largest, LEAST)
-    total = np.int32(0)
-    for i in range(BLOCK):
-        n = np.int32(bits_of(x[i] * scaling + ROUND) - bits_of(ROUND))
-        total = np.int32(total + n)
-        for digit in range(DIGITS):
-            low = np.int32(np.int32(np.int32(n + 64) & np.int32(127)) - np.int32(64))
-            levels[DIGITS - 1 - digit, i] = low
-            n = np.int32(np.int32(n - low) >> np.int32(7))
-    size = max(largest, LEAST) / LARGEST
-    if not largest < np.float32(np.inf):
-        size = np.float32(np.nan)
-    sizes[0], sizes[1] = size, size * np.float32(total)
-
-
-@compiled(parallel=True)
-def to_levels(x: Array, levels: Levels, sizes: Array) -> None:
-    """Activations as whole numbers, s n, for each 32 inputs.
-
-    Args:
-        x: [rows, 32 blocks].
-        levels: n's digits, [rows, blocks, 3, 32].
-        sizes: s, and the sum of s n, [rows, blocks, 2].
-    """
-    for row in prange(len(x)):
-        for block in range(levels.shape[1]):
-            first = block * BLOCK
-            _to_levels(x[row, first : first + BLOCK], levels[row, block], sizes[row, block])
 
 
 @compiled(parallel=True)

@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mpd_core.models.block_loops import BLOCK, DIGITS, FOUR, PANEL, multiply, to_levels
+from mpd_core.models.block_loops import FOUR, PANEL, multiply
 from mpd_core.models.counts import MOST, Counts
+from mpd_core.models.level_loops import BLOCK, DIGITS, to_levels
 from mpd_core.models.step_loops import embed
 
 ANY = Counts(tuple(range(MOST + 1)), alike=True)

@@ -7,9 +7,12 @@ positions, and a forward pass sees a contiguous window of rows without copying t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import mmap
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -59,14 +62,39 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self._owner = owner
         self._arrays: tuple[Any, Any] | None = None
+        self._memory: list[mmap.mmap] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor | None = None) -> None:
         values = key_states if value_states is None else value_states
         length = self._owner.length + self._owner.spare
         size = (self._owner.capacity, key_states.shape[1], length)
-        self.keys = _lazy_zeros((*size, key_states.shape[-1]), key_states)
-        self.values = _lazy_zeros((*size, values.shape[-1]), values)
+        self.keys = self._lazy_zeros((*size, key_states.shape[-1]), key_states)
+        self.values = self._lazy_zeros((*size, values.shape[-1]), values)
         self.is_initialized = True
+
+    def _lazy_zeros(self, size: tuple[int, ...], like: Tensor) -> Tensor:
+        """Zeros, because a masked position still takes part as 0 * value, and 0 * NaN is NaN.
+
+        On the CPU they come straight from the system, in small pages that cost no memory until they
+        are written: torch writes its zeros at once, and numpy asks for huge pages.
+        """
+        if like.device.type != "cpu":
+            return like.new_zeros(size)
+        memory = mmap.mmap(-1, math.prod(size) * like.dtype.itemsize)
+        if hasattr(mmap, "MADV_NOHUGEPAGE"):
+            memory.madvise(mmap.MADV_NOHUGEPAGE)
+        self._memory.append(memory)
+        return torch.frombuffer(memory, dtype=like.dtype).view(size)
+
+    def give_back(self, first: int, end: int) -> None:
+        """Let the system have the whole pages of some rows; on a CPU of Linux. They are 0 then."""
+        for memory in self._memory:
+            each = len(memory) // self._owner.capacity
+            begin = -(-first * each // mmap.PAGESIZE) * mmap.PAGESIZE
+            length = end * each // mmap.PAGESIZE * mmap.PAGESIZE - begin
+            if length > 0 and hasattr(mmap, "MADV_REMOVE"):
+                with contextlib.suppress(OSError):  # a kernel that cannot
+                    memory.madvise(mmap.MADV_REMOVE, begin, length)
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -104,20 +132,6 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
         return self._owner.length
 
     get_max_cache_shape = get_max_length  # its name in earlier transformers 5
-
-
-def _lazy_zeros(size: tuple[int, ...], like: Tensor) -> Tensor:
-    """Zeros, because a masked position still takes part as 0 * value, and 0 * NaN is NaN.
-
-    On the CPU they come straight from the system, in small pages that cost no memory until they
-    are written: torch writes its zeros at once, and numpy asks for huge pages.
-    """
-    if like.device.type != "cpu":
-        return like.new_zeros(size)
-    memory = mmap.mmap(-1, math.prod(size) * like.dtype.itemsize)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(memory, dtype=like.dtype).view(size)
 
 
 class RowCache(Cache):  # type: ignore[misc]
@@ -159,6 +173,12 @@ class RowCache(Cache):  # type: ignore[misc]
             for layer in (layer for layer in self.layers if layer.is_initialized):
                 layer.keys[stale] = layer.values[stale] = 0.0
             self._written[row] = keep
+
+    def give_back(self, kept: Iterable[int]) -> None:
+        """Let the system have the memory of all rows but these."""
+        for before, after in pairwise([-1, *sorted(kept), self.capacity]):
+            for layer in self.layers:
+                layer.give_back(before + 1, after)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row's first ``tokens`` positions over another row."""

@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mpd_core.models.block_loops import BLOCK, HALF
+from mpd_core.models.block_loops import HALF
 from mpd_core.models.blocks import unpack
+from mpd_core.models.level_loops import BLOCK
 
 Raw = NDArray[np.uint8]
 Parts = tuple[Tensor, Tensor]

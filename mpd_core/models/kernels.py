@@ -17,6 +17,7 @@ import numpy as np
 from numba import prange
 
 from mpd_core.models.compiling import HAS_OPENMP, compiled, loop_threads
+from mpd_core.models.mix_loops import mix
 from mpd_core.models.number_code import (
     ONE,
     ZERO,
@@ -123,15 +124,14 @@ def attend(
         row, n, k = place // (tokens * kv_heads), place // kv_heads % tokens, place % kv_heads
         length = positions[row, n] + 1
         own_keys, own_values = keys[places[row], k], values[places[row], k]
-        query, scores = np.empty(width, np.float32), np.empty(length, np.float32)
-        for h in range(k * group, (k + 1) * group):
-            _apply_rope(qkv[row, n, h], cos[row, n], sin[row, n], scale, query)
+        query, scores = np.empty(width, np.float32), np.empty((group, length), np.float32)
+        for h in range(group):
+            own_scores = scores[h]
+            _apply_rope(qkv[row, n, k * group + h], cos[row, n], sin[row, n], scale, query)
             for t in range(length):
-                scores[t] = dot(own_keys[t], query)
-            softmax(scores)
-            mixed = out[row, n, h]
-            mixed[:] = ZERO
-            add_rows(scores, own_values, mixed)
+                own_scores[t] = dot(own_keys[t], query)
+            softmax(own_scores)
+        mix(scores, own_values, out[row, n, k * group : (k + 1) * group])
 
 
 @compiled(parallel=True)

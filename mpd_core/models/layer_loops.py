@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpd_core.models.block_loops import BLOCK, DIGITS, PANEL, Levels, multiply, to_levels
+from mpd_core.models.block_loops import PANEL, multiply
 from mpd_core.models.compiling import compiled
 from mpd_core.models.kernels import add_lora, add_norm, attend, gated, store
+from mpd_core.models.level_loops import BLOCK, DIGITS, Levels, to_levels
 from mpd_core.models.number_code import Array, Factor, Whole, array_at
 
 NORM, MLP_NORM, KEYS, VALUES = range(4)

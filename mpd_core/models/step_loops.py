@@ -10,8 +10,9 @@ from functools import cache
 
 import numpy as np
 
-from mpd_core.models.block_loops import BLOCK, FOUR, HALF, PANEL, Codes, Scales
+from mpd_core.models.block_loops import FOUR, HALF, PANEL, Codes, Scales
 from mpd_core.models.compiling import compiled
+from mpd_core.models.level_loops import BLOCK
 from mpd_core.models.number_code import ONE, ZERO, Array, Whole, dot, softmax, to_fp32
 
 

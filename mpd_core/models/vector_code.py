@@ -69,9 +69,13 @@ class Code:
     def in_all(self, address: Any, kind: Any) -> Any:
         """The 32 bits at an address in each lane."""
         number = self.b.load(self.b.inttoptr(address, kind.as_pointer()), align=4)
-        nothing = ir.Constant(ir.VectorType(kind, LANES), ir.Undefined)
+        return self.spread(number, LANES)
+
+    def spread(self, number: Any, count: int) -> Any:
+        """A number in each of so many lanes."""
+        nothing = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
         first = self.b.insert_element(nothing, number, I32(0))
-        return self.b.shuffle_vector(first, nothing, in_all(I32, 0))
+        return self.b.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(I32, count), None))
 
     def add_product(self, x: Any, y: Any, total: Any) -> Any:
         """x y + total, rounded once where the CPU can."""
