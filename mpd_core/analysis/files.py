@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mpd_core.errors import MPDError
 from mpd_core.request import MAX_NEW_TOKENS
-from mpd_core.trace import SCHEMA_VERSION, StepRecord, Trace
+from mpd_core.trace import SCHEMA_VERSION, Candidate, StepRecord, Trace
 
 MAX_FILE_BYTES = 128 * 2**20
 MAX_EXPERTS = 64
@@ -150,7 +150,7 @@ def _problem(step: StepRecord, experts: Set[str]) -> str:
     weights = step.weights.values()
     if not all(0.0 <= w <= 1.0 + _SLACK for w in weights) or abs(sum(weights) - 1.0) > _SLACK:
         return "has weights that are no shares of 1"
-    said = (step, *step.top_k)
+    said: tuple[StepRecord | Candidate, ...] = (step, *step.top_k)
     shares = (*(one.probability for one in said), *step.missing.values())
     if not all(0.0 <= share <= 1.0 + _SLACK for share in shares):
         return "has no proper probability"
