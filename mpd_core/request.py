@@ -26,7 +26,8 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise RequestError(f"Unknown role '{self.role}': use {', '.join(get_args(Role))}.")
+            known = ", ".join(get_args(Role))
+            raise RequestError(f"Unknown role '{self.role!s:.60}': use {known}.")
         if not isinstance(self.content, str):
             raise RequestError("A message's content must be text.")
         try:
@@ -134,7 +135,7 @@ class GenerationRequest:
             raise RequestError(f"The prompt is over {MAX_CHARACTERS:,} characters: shorten it.")
         if self.space not in get_args(Space):
             known = ", ".join(get_args(Space))
-            raise RequestError(f"Unknown space '{self.space}': use one of {known}.")
+            raise RequestError(f"Unknown space '{self.space!s:.60}': use one of {known}.")
         check_numbers(self)
         if self.branch and len(self.branch.prefix) >= self.sampling.max_new_tokens:
             raise RequestError(

@@ -164,7 +164,7 @@ OTHER_KINDS = [
         config=peft.PromptTuningConfig,
         refused='peft_type "PROMPT_TUNING"',
     ),
-    Kind("no peft_type", _on(), configured(peft_type=...), refused="peft_type null"),
+    Kind("no peft_type", _on(), configured(peft_type=...), refused="has no peft_type"),
 ]
 
 BROKEN = [
@@ -210,6 +210,12 @@ BROKEN = [
         _on(),
         written(CONFIG_FILE, b"[]"),
         refused="does not hold an object",
+    ),
+    Kind(
+        "configuration: gone, as in a folder of GGUF or MLX",
+        _on(),
+        lambda f: (f / CONFIG_FILE).unlink(),
+        refused="adapter_config.json is not there",
     ),
     Kind("configuration: not JSON", _on(), written(CONFIG_FILE, b"{"), refused="cannot be read"),
     Kind("configuration: git-lfs", _on(), written(CONFIG_FILE, LFS), refused="git lfs pull"),

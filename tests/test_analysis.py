@@ -197,6 +197,10 @@ def broken_step(**changes: Any) -> str:
     return json.dumps(data)
 
 
+def unlikely(**changes: Any) -> dict[str, Any]:
+    return {"token_id": 1, "text": "x", "probability": 0.5, "logprobs": {"A": -1}, **changes}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -226,9 +230,15 @@ def broken_step(**changes: Any) -> str:
         (broken_step(divergence="x"), r"steps\.1\.divergence: "),
         (broken_step(surprise=1), "does not know"),
         (broken_step(top_k=[{}]), r"steps\.1\.top_k\.0\."),
+        (broken_step(top_k=7), r"steps\.1\.top_k: "),
+        (broken_step(top_k=[unlikely(probability=7)]), "no proper probability"),
+        (broken_step(top_k=[unlikely(logprobs={"A": 2})]), "log-probability above 0"),
+        (broken_step(missing={"A": -1}), "no proper probability"),
+        (broken_step(index=0), "step 2 has the index 0, out of turn"),
+        (broken_step(index=10**400), "out of turn"),
         (a_trace().to_json().replace("0.05", "NaN"), "NaN is no JSON"),
     ],
-    ids=range(27),
+    ids=range(33),
 )
 def test_files_that_are_no_traces_are_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
@@ -257,8 +267,10 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path: Path) -> None:
 
 def test_a_huge_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mpd_core.analysis.files.MAX_FILE_BYTES", 100)
-    with pytest.raises(TraceError, match="at most 0 are read"):
+    with pytest.raises(TraceError, match="at most 0 MB are read"):
         read_trace(write(tmp_path, "a.json", a_trace()))
+    with pytest.raises(TraceError, match="at most 0 MB are read"):
+        read_trace(Path("/dev/zero"))  # of no size, and without an end
 
 
 def test_a_trace_comes_back_as_it_was_with_null_for_impossible(tiny_engine: Engine) -> None:

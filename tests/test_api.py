@@ -94,7 +94,10 @@ def test_what_is_null_is_the_packs_own(engine: ScriptedEngine, endpoint: Endpoin
         ({"method": 5}, "method is 5: give a name"),
         ({"method": ["mpd"] * 900}, "give a name"),
         ({"space": {"a": 1}}, "give a name"),
-        ({"space": "astral"}, "Unknown space"),
+        ({"space": "astral" * 900}, "Unknown space"),
+        ({"seed": "9" * 5000}, "seed is '999"),
+        ({"method": "\ud83d"}, r"Unknown method '\ud83d'"),
+        ({"dim0": "\ud83d"}, r"'\ud83d' is no pole"),
         ({"max_new_tokens": True}, "max_new_tokens is True: give a whole number"),
         ({"max_new_tokens": 1.5}, "max_new_tokens is 1.5"),
         ({"max_new_tokens": []}, "max_new_tokens is []"),
@@ -112,6 +115,7 @@ def test_odd_values_are_answered_in_one_short_sentence(
         list(endpoint(**{"instruction": "Hi", "dim0": "up0", **given}))
     said = str(caught.value.message)
     assert message in said
+    assert said.encode("utf-8")  # or it could not be sent
     assert "\n" not in said
     assert len(said) < 600
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save
 from transformers import AutoTokenizer
 
-from mpd_core.errors import ModelSourceError
+from mpd_core.errors import ModelSourceError, PackError
 from mpd_core.models import hub, sources, store
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.sources import obtain
@@ -191,6 +191,12 @@ def frequencies(factor):
         ({"settings": {"llama.expert_count": 8}}, "llama.expert_count"),
         ({"settings": {"llama.anything.new": 1}}, "llama.anything.new"),
         ({"settings": {"tokenizer.ggml.pre": "command-r"}}, "tokenizer.ggml.pre = command-r"),
+        ({"leave_out": {"head_count_kv"}}, r"does not set llama\.attention\.head_count_kv"),
+        ({"leave_out": {"layer_norm_rms_eps"}}, "llama.attention.layer_norm_rms_epsilon"),
+        ({"leave_out": {"context_length"}}, r"does not set llama\.context_length"),
+        ({"words": ("he", "ll", "he")}, "has the token 'he'"),
+        ({"settings": {"tokenizer.ggml.padding_token_id": 900}}, "900 as its pad token"),
+        ({"settings": {"llama.rope.scaling.factor": "x"}}, "could not be converted"),
         ({"settings": {"llama.feed_forward_length": 64}}, r"has '.*' in the shape \(.*, not \("),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -227,6 +233,40 @@ def test_text_is_split_as_the_file_says(tmp_path, pre, text, pieces):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     split = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
     assert len(split) == pieces
+
+
+def test_added_tokens_of_any_characters_are_read_whole(tmp_path):
+    """As DeepSeek's markers, and the runs of blanks in GPT-NeoX's vocabulary."""
+    marks = ("<｜begin｜>", "<｜User｜>", "<｜end｜>")
+    folder = convert(tmp_path, marks=marks, words=("he", "   "))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    text = "<｜User｜>he   he<｜end｜>"
+    assert tokenizer(text)["input_ids"] == [1, 259, 260, 259, 2]
+    assert tokenizer.decode([1, 259, 260, 259, 2]) == text
+    assert tokenizer.all_special_ids == [1, 2]
+
+
+@pytest.mark.parametrize(("pre", "count"), [("gpt-2", 2), ("llama-bpe", 1), ("tekken", 1)])
+def test_a_word_that_no_merges_make_is_its_token_where_the_file_says_so(tmp_path, pre, count):
+    """Llama 3's and Mistral's vocabularies hold words that their merges never reach."""
+    settings = {"tokenizer.ggml.pre": pre}
+    folder = convert(tmp_path, settings=settings, words=("he", "ll", "zq"))
+    assert len(AutoTokenizer.from_pretrained(folder)("zq")["input_ids"]) == count
+
+
+def test_a_role_that_no_token_has_is_given_to_none(tmp_path):
+    """transformers' defaults are token 1 and 2, whatever those are in the file."""
+    folder = convert(tmp_path, leave_out={"bos_token_id", "eos_token_id"})
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (tokenizer.bos_token, tokenizer.eos_token) == (None, None)
+    with pytest.raises(PackError, match=r"template\.end_of_turn: name the token"):
+        end_tokens(tokenizer, ())
+
+
+def test_a_factor_of_zero_is_none_to_llama_cpp(tmp_path):
+    folder = convert(tmp_path, settings={"llama.rope.scaling.factor": 0.0})
+    rope = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    assert rope["rope_type"] == "default"
 
 
 def test_all_ends_of_a_reply_are_carried_over(tmp_path):

@@ -26,6 +26,9 @@ def write_gguf(
     add: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
     kinds: dict[str, str] | None = None,
+    leave_out: frozenset[str] = frozenset(),
+    words: tuple[str, ...] = ("he", "ll", "hell"),
+    marks: tuple[str, ...] = ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
 ) -> str:
     """Write the model with fixed random weights; its SHA-256.
 
@@ -35,26 +38,33 @@ def write_gguf(
         add: more tensors.
         settings: more of the file's own, by their full names.
         kinds: types of tensors, by the last part of their names; others are fp32.
+        leave_out: names of the file's own settings that it is to lack, as its writer calls them.
+        words: the last tokens; blanks among them are read whole wherever they stand.
+        marks: the first tokens, which control a conversation.
     """
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    tokens = [*special, *_alphabet(), "he", "ll", "hell"]
+    tokens = [*marks, *_alphabet(), *words]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
-    writer.add_context_length(256)
-    writer.add_embedding_length(HIDDEN)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FEED)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS // 2)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * len(special) + [1] * (len(tokens) - len(special)))
-    writer.add_token_merges(["h e", "l l", "he ll"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
+    own: dict[str, Any] = {
+        "context_length": 256,
+        "embedding_length": HIDDEN,
+        "block_count": LAYERS,
+        "feed_forward_length": FEED,
+        "head_count": HEADS,
+        "head_count_kv": HEADS // 2,
+        "layer_norm_rms_eps": 1e-5,
+        "rope_freq_base": 10000.0,
+        "vocab_size": len(tokens),
+        "tokenizer_model": "gpt2",
+        "token_list": tokens,
+        "token_types": [3] * len(marks)
+        + [1 if token.strip() else 4 for token in tokens[len(marks) :]],
+        "token_merges": [m for m in ("h e", "l l", "he ll") if m.replace(" ", "") in words],
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    for name in (one for one in own if one not in leave_out):
+        getattr(writer, f"add_{name}")(own[name])
     for key, value in (settings or {}).items():
         kinds = {bool: "bool", int: "uint32", float: "float32", str: "string"}
         getattr(writer, f"add_{kinds[type(value)]}")(key, value)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from mpd_core.errors import MPDError
 from mpd_core.request import MAX_NEW_TOKENS
-from mpd_core.trace import SCHEMA_VERSION, StepRecord, Trace
+from mpd_core.trace import SCHEMA_VERSION, Candidate, StepRecord, Trace
 
 MAX_FILE_BYTES = 128 * 2**20
 MAX_EXPERTS = 64
@@ -34,11 +34,12 @@ def read_trace(path: Path) -> Trace:
         TraceError: names the file and what is wrong with it.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)  # no more: a device has no size, and no end
+        if len(raw) > MAX_FILE_BYTES:
             most = MAX_FILE_BYTES // 2**20
-            raise TraceError(f"{path}: {size / 2**20:.0f} MB; at most {most} are read.")
-        text = path.read_text(encoding="utf-8-sig")
+            raise TraceError(f"{path}: is larger than a trace; at most {most} MB are read.")
+        text = raw.decode("utf-8-sig")
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
@@ -115,11 +116,14 @@ def _with_infinity(data: dict[str, Any]) -> dict[str, Any]:
     def candidate(one: Any) -> Any:
         return {**one, "logprobs": told(one.get("logprobs"))} if isinstance(one, dict) else one
 
+    def candidates(listed: Any) -> Any:
+        return [candidate(one) for one in listed] if isinstance(listed, (list, tuple)) else listed
+
     steps = [
         {
             **step,
             "logprobs": told(step.get("logprobs")),
-            "top_k": [candidate(one) for one in step.get("top_k") or ()],
+            "top_k": candidates(step.get("top_k", ())),
         }
         for step in data["steps"]
     ]
@@ -134,6 +138,8 @@ def _check(trace: Trace, wrong: Callable[[str], NoReturn]) -> None:
     if len(experts) > MAX_EXPERTS:
         wrong(f"has {len(experts)} experts; at most {MAX_EXPERTS} are read.")
     for place, step in enumerate(trace.steps):
+        if step.index != trace.steps[0].index + place or not 0 <= step.index < MAX_NEW_TOKENS:
+            wrong(f"step {place + 1} has the index {step.index!s:.20}, out of turn.")
         if problem := _problem(step, experts):
             wrong(f"step {place + 1} {problem}.")
 
@@ -144,9 +150,11 @@ def _problem(step: StepRecord, experts: Set[str]) -> str:
     weights = step.weights.values()
     if not all(0.0 <= w <= 1.0 + _SLACK for w in weights) or abs(sum(weights) - 1.0) > _SLACK:
         return "has weights that are no shares of 1"
-    if not 0.0 <= step.probability <= 1.0 + _SLACK:
+    said: tuple[StepRecord | Candidate, ...] = (step, *step.top_k)
+    shares = (*(one.probability for one in said), *step.missing.values())
+    if not all(0.0 <= share <= 1.0 + _SLACK for share in shares):
         return "has no proper probability"
-    if not all(p <= _SLACK for p in step.logprobs.values()):
+    if not all(p <= _SLACK for one in said for p in one.logprobs.values()):
         return "has a log-probability above 0"
     if not all(-_SLACK <= v < math.inf for v in (step.entropy, step.disagreement, step.divergence)):
         return "has an entropy or divergence that is none"

@@ -16,7 +16,7 @@ from mpd_core.cli.trace import trace
 from mpd_core.cli.train import train
 from mpd_core.console import tell
 from mpd_core.engine.plan import METHOD_HELP, plan_request
-from mpd_core.errors import EngineError, MPDError
+from mpd_core.errors import EngineError, MPDError, RequestError
 from mpd_core.evaluation.command import evaluate
 from mpd_core.options import DeviceOption, PackOption, QuantizeOption, listed, with_numbers
 from mpd_core.packs import Pack, Precision, Quantize, load_pack
@@ -163,6 +163,8 @@ def soak(
     device: DeviceOption = None,
 ) -> None:
     """Load test: clients finish, stop or disconnect; nothing may hang, leak or change its text."""
+    if not 0 < minutes < float("inf") or visitors < 1:
+        raise RequestError(f"{minutes} minutes, {visitors} visitors: give some of both.")
     from mpd_core.cli.soak import soak as run_soak
 
     with _engine(load_pack(pack), quantize, device) as engine:

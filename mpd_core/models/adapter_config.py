@@ -133,6 +133,11 @@ def read_settings(name: str, folder: Path) -> LoraSettings:
         PackError: it cannot be read, is not of LoRA, or sets what is not computed here.
     """
     file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise PackError(
+            f"adapter '{name}': {file} is not there: name a folder as PEFT's "
+            "save_pretrained writes it; an adapter of another kind (GGUF, MLX) must become one."
+        )
     try:
         raw = file.read_bytes()
         if raw.startswith(LFS):
@@ -159,8 +164,13 @@ def read_settings(name: str, folder: Path) -> LoraSettings:
 
 def _refuse_kind(name: str, file: Path, found: Mapping[str, Any]) -> None:
     """What is not plain LoRA, by the first key that says so."""
-    if found.get("peft_type") != "LORA":
-        kind = _short(found.get("peft_type"))
+    if "peft_type" not in found:
+        raise PackError(
+            f"adapter '{name}': {file} has no peft_type, so it is not PEFT's: name a folder as "
+            "PEFT's save_pretrained writes it; an adapter of another kind (MLX) must become one."
+        )
+    if found["peft_type"] != "LORA":
+        kind = _short(found["peft_type"])
         raise PackError(
             f"adapter '{name}': {file} has peft_type {kind}, and only \"LORA\" is run: {MERGE}."
         )

@@ -40,8 +40,7 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
     from transformers import GenerationConfig
 
     with _quiet():
-        contents, tokenizer, model, info = _read(gguf)
-        contents.check(model, tokenizer, info)
+        contents, tokenizer, model = _read(gguf)
         config = model.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are plain fp32 from here on
@@ -49,10 +48,10 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
         tensors = _untied(model)
         blocks = contents.blocks(model)
         need_space(target, sum(t.nbytes for t in (*tensors.values(), *blocks.values())))
+        _say_outright(contents, tokenizer, config)
         config.save_pretrained(target)
         if len(contents.ends) > 1:
             GenerationConfig(eos_token_id=contents.ends).save_pretrained(target)
-        _say_outright(tokenizer, config)
         tokenizer.save_pretrained(target)
         _check_kept(tokenizer, target, gguf.name)
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
@@ -60,8 +59,8 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
             save_file(blocks, target / BLOCKS)
 
 
-def _read(gguf: Path) -> tuple[GGUFContents, Any, Any, dict[str, Any]]:
-    """What is in the file, and the tokenizer and the model that transformers makes of it."""
+def _read(gguf: Path) -> tuple[GGUFContents, Any, Any]:
+    """A file, and the tokenizer and the model that transformers makes of it: all is in them."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -71,26 +70,36 @@ def _read(gguf: Path) -> tuple[GGUFContents, Any, Any, dict[str, Any]]:
     where |= {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # told in ``info``, and refused in fewer words
-    try:
+    with _reading(gguf.name):
         contents = GGUFContents(gguf)
         tokenizer = AutoTokenizer.from_pretrained(**where)
         model, info = AutoModelForCausalLM.from_pretrained(**where, **options)
+        contents.check(model, tokenizer, info)
+    return contents, tokenizer, model
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Whatever a file can do to those who read it, as one line."""
+    try:
+        yield
     except ModelSourceError:
         raise
     except Exception as error:  # of the many kinds that a file it does not know can cause
         raise ModelSourceError(
-            f"{gguf.name} could not be converted ({one_line(error)}): "
+            f"{name} could not be converted ({one_line(error)}): "
             "use a GGUF whose architecture transformers supports, or a safetensors source."
         ) from error
-    return contents, tokenizer, model, info
 
 
 def _check_kept(tokenizer: Any, target: Path, name: str) -> None:
     """A tokenizer of a class that its architecture does not usually have may be read as another."""
     from transformers import AutoTokenizer
 
-    kept = AutoTokenizer.from_pretrained(target, local_files_only=True, trust_remote_code=False)
-    if kept(SAMPLE)["input_ids"] != tokenizer(SAMPLE)["input_ids"]:
+    with _reading(name):
+        kept = AutoTokenizer.from_pretrained(target, local_files_only=True, trust_remote_code=False)
+        same = kept(SAMPLE)["input_ids"] == tokenizer(SAMPLE)["input_ids"]
+    if not same:
         raise ModelSourceError(
             f"{name} has a tokenizer that transformers reads otherwise once it is saved; "
             "use the model's safetensors as the source."
@@ -104,12 +113,14 @@ def _untied(model: Any) -> dict[str, Any]:
     return {name: model.state_dict()[name].contiguous() for name in names.values()}
 
 
-def _say_outright(tokenizer: Any, config: Any) -> None:
+def _say_outright(contents: GGUFContents, tokenizer: Any, config: Any) -> None:
     """What some versions of transformers take from a GGUF wrongly, or leave to a default."""
-    for kind in ("bos", "eos", "pad", "unk"):
-        token_id = getattr(config, f"{kind}_token_id", None)
-        if token_id is not None:
-            setattr(tokenizer, f"{kind}_token", tokenizer.convert_ids_to_tokens(token_id))
+    for kind, token_id in contents.roles.items():
+        if kind == "unk" and token_id is None:
+            continue  # a vocabulary needs one, whatever the file calls it
+        setattr(config, f"{kind}_token_id", token_id)
+        token = None if token_id is None else tokenizer.convert_ids_to_tokens(token_id)
+        setattr(tokenizer, f"{kind}_token", token)
     # Tidying would drop spaces before punctuation, and a reply's steps must join to its text.
     tokenizer.clean_up_tokenization_spaces = False
     tokenizer.init_kwargs["clean_up_tokenization_spaces"] = False

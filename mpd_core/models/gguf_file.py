@@ -6,10 +6,9 @@ line in a log that nobody sees: scaled rotary embeddings, biases, the other file
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,48 +16,20 @@ from torch import Tensor
 
 from mpd_core.errors import ModelSourceError
 from mpd_core.models.gguf_blocks import kept_blocks
-from mpd_core.models.gguf_words import end_tokens, lost_words, split_digits
+from mpd_core.models.gguf_settings import lost_settings, missing_settings
+from mpd_core.models.gguf_words import (
+    complete_words,
+    end_tokens,
+    lost_words,
+    roles,
+    split_tokens,
+)
+from mpd_core.models.store import one_line
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
 
 FREQUENCIES = "rope_freqs.weight"
-SYNONYMS = {
-    "attention.layer_norm_epsilon": ("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon"),
-    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
-    "attention.key_length": ("head_dim",),
-    "attention.value_length": ("head_dim",),
-    "attention.sliding_window": ("sliding_window",),
-    "attention.scale": ("attention_multiplier",),
-    "attention.clamp_kqv": ("clip_qkv",),
-    "feed_forward_length": ("intermediate_size", "n_inner", "ffn_hidden_size"),
-    "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
-    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
-    "use_parallel_residual": ("use_parallel_residual", "parallel_attn"),
-    "logit_scale": ("logit_scale",),
-    "attn_logit_softcapping": ("attn_logit_softcapping",),
-    "final_logit_softcapping": ("final_logit_softcapping",),
-}
-"""Settings that transformers does not read, and what must have their values nevertheless."""
-DESCRIPTIVE = (
-    "tensor_data_layout",
-    "rope.scaling.finetuned",
-    "rope.scaling.original_context_length",
-)
-"""Settings that say nothing about what is computed where no other is refused."""
-CHECKED = (
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scale_linear",
-)
-"""Settings of the rotary embedding, which is compared as a whole."""
-NOTHING: dict[str, object] = {
-    "rope.scaling.attn_factor": 1.0,
-    "expert_count": 0,
-    "expert_used_count": 0,
-    "attention.max_alibi_bias": 0.0,
-    "attention.causal": True,
-}
-"""Settings that may be there with a value that changes nothing."""
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 LLAMA3_FACTORS = (8.0, 32.0)
 """Llama 3.1's and 3.2's: their GGUFs hold the frequencies' divisors and not what made them."""
@@ -71,20 +42,33 @@ class GGUFContents:
         """Open a file.
 
         Raises:
-            ModelSourceError: one of several files of a split model.
+            ModelSourceError: a file that is cut or none, for another machine's order of bytes, one
+                of several of a split model, or a role for a token that there is not.
         """
-        from gguf import GGUFReader
+        from gguf import GGUFEndian
 
         self._name = path.name
-        reader = GGUFReader(path)
+        reader = _reader(path)
+        if reader.endianess != GGUFEndian.LITTLE:
+            raise self._refusal("is big-endian, which transformers does not read")
         self._fields = {key: field.contents() for key, field in reader.fields.items()}
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
-        self._prefix = f"{self._fields.get('general.architecture')}."
+        self._count = len(self._fields.get("tokenizer.ggml.tokens", ()))
+        self._architecture = str(self._fields.get("general.architecture"))
+        self._prefix = f"{self._architecture}."
         if int(self._fields.get("split.count", 0)) > 1:
             raise ModelSourceError(
                 f"{path.name} is one of {self._fields['split.count']} files of a split model "
                 "(split.count); join them with 'llama-gguf-split --merge', or name another source."
             )
+        for kind, token_id in self.roles.items():
+            if token_id is not None and not 0 <= token_id < self._count:
+                raise self._refusal(f"has {self._count} tokens, and {token_id} as its {kind} token")
+
+    @property
+    def roles(self) -> dict[str, int | None]:
+        """Ids of the tokens that have a part to play, by transformers' names; None without one."""
+        return roles(self._fields)
 
     @property
     def ends(self) -> list[int]:
@@ -100,21 +84,30 @@ class GGUFContents:
 
         Args:
             model: whose configuration gets the rotary scaling that the file has.
-            tokenizer: of the same file; splits digits afterwards where that is the file's way.
+            tokenizer: of the same file; is completed by what the file says of words.
             info: transformers' loading info.
 
         Raises:
             ModelSourceError: names the first setting or tensor that was lost, or was never there.
         """
+        for key in missing_settings(self._fields, self._architecture):
+            raise self._refusal(f"does not set {key}, and transformers takes some value of its own")
         for key in sorted(info["missing_keys"]):
             raise self._refusal(f"lacks the tensor '{key}' of {type(model).__name__}")
         for key, found, wanted in sorted(info["mismatched_keys"]):
             raise self._refusal(f"has '{key}' in the shape {tuple(found)}, not {tuple(wanted)}")
-        split_digits(self._fields, tokenizer)
+        for key in missing_settings(self._fields, self._architecture):
+            raise self._refusal(
+                f"does not set {key}, for which transformers takes a value of its own"
+            )
+        complete_words(self._fields, tokenizer)
         for key in lost_words(self._fields, tokenizer):
             raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")
+        for token in split_tokens(self._fields, tokenizer):
+            raise self._refusal(f"has the token {token!r:.60}, which transformers reads otherwise")
         self._carry_rope(model)
-        for key in self._lost_settings(model.config):
+        self._carry_scale(model.config)
+        for key in lost_settings(self._fields, self._architecture, model.config):
             raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")
         for name in self._lost_tensors(model):
             raise self._refusal(f"holds {name}, which transformers drops")
@@ -125,20 +118,6 @@ class GGUFContents:
 
     def _setting(self, key: str, default: Any = None) -> Any:
         return self._fields.get(self._prefix + key, default)
-
-    def _lost_settings(self, config: Any) -> Iterator[str]:
-        taken = _taken(self._prefix.rstrip("."))
-        for key, value in self._fields.items():
-            own = key.removeprefix(self._prefix)
-            if own == key or own in taken.union(DESCRIPTIVE, CHECKED):
-                continue
-            known = [getattr(config, name, None) for name in SYNONYMS.get(own, ())]
-            if own in NOTHING and value == NOTHING[own]:
-                continue
-            if own.endswith("sliding_window") and value in (0, None):
-                continue
-            if not any(_same(one, value) for one in known):
-                yield key
 
     def _lost_tensors(self, model: Any) -> Iterator[str]:
         kept = {t.data_ptr(): t.numel() for t in model.state_dict().values()}  # ties count once
@@ -178,13 +157,22 @@ class GGUFContents:
                     return
             model.config.rope_parameters = rope
 
+    def _carry_scale(self, config: Any) -> None:
+        """Gemma 2's attention scale, which no file has; as llama.cpp tells its sizes apart."""
+        if self._architecture == "gemma2":
+            wide = config.hidden_size // config.num_attention_heads
+            config.query_pre_attn_scalar = (
+                wide if config.num_hidden_layers == 46 else config.head_dim
+            )
+
     def _factor(self) -> float:
-        return float(self._setting("rope.scaling.factor", self._setting("rope.scale_linear", 1.0)))
+        factor = self._setting("rope.scaling.factor", self._setting("rope.scale_linear", 1.0))
+        return float(factor) or 1.0  # to llama.cpp 0 is none
 
     def _check_rope(self, model: Any) -> None:
-        if not any(key.startswith(f"{self._prefix}rope.") for key in self._fields):
-            return
-        if _rotary(model) is None or not self._agrees(model):
+        told = any(key.startswith(f"{self._prefix}rope.") for key in self._fields)
+        rotary = _rotary(model)
+        if (rotary is None and told) or (rotary is not None and not self._agrees(model)):
             raise self._refusal("has a rotary embedding (rope.*) that transformers reads otherwise")
 
     def _agrees(self, model: Any) -> bool:
@@ -208,18 +196,16 @@ class GGUFContents:
         return same and float(rotary.attention_scaling) == 1.0
 
 
-def _taken(architecture: str) -> set[str]:
-    """Settings that transformers puts into its configuration."""
-    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
+def _reader(path: Path) -> GGUFReader:
+    from gguf import GGUFReader
 
-    tables = GGUF_TO_TRANSFORMERS_MAPPING["config"]
-    spellings = (architecture, architecture.replace("-", "_"), architecture.replace("moe", "_moe"))
-    return {
-        key
-        for name in spellings
-        for key, value in tables.get(name, {}).items()
-        if value not in (None, -1)
-    }
+    try:
+        return GGUFReader(path)
+    except Exception as error:  # numpy's and others', of bytes that are not what they must be
+        raise ModelSourceError(
+            f"{path.name} could not be converted: it is no whole GGUF ({one_line(error)}); obtain "
+            "it again."
+        ) from error
 
 
 def _mapped(model: Any) -> dict[str, str]:
@@ -237,9 +223,3 @@ def _rotary(model: Any) -> Any:
     """Its rotary embedding, where one serves all layers."""
     found = [m for m in model.modules() if isinstance(getattr(m, "inv_freq", None), Tensor)]
     return found[0] if len(found) == 1 else None
-
-
-def _same(one: Any, other: Any) -> bool:
-    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
-        return math.isclose(one, other, rel_tol=1e-5)
-    return bool(one == other)

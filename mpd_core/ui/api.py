@@ -69,7 +69,9 @@ def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., 
         try:
             yield from _stream(produce, _request(pack, poles, dict(given.arguments)))
         except MPDError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            # It may quote what came, and half a surrogate pair cannot be sent back.
+            said = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+            raise gr.Error(said, print_exception=False) from error
 
     generate.__doc__ = _describe(engine, poles)
     generate.__signature__ = signature  # type: ignore[attr-defined]

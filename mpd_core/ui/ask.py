@@ -147,7 +147,7 @@ def whole(label: str, value: object) -> int:
             return int(number)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise RequestError(f"{label} is {value!r}: give a whole number.")
+    raise RequestError(f"{label} is {value!r:.60}: give a whole number.")
 
 
 def _name(one: object) -> str:

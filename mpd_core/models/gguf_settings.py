@@ -1,0 +1,103 @@
+"""What a GGUF's settings say, against the configuration that transformers makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SYNONYMS = {
+    "attention.layer_norm_epsilon": (
+        *("layer_norm_epsilon", "layer_norm_eps", "norm_epsilon", "norm_eps"),
+    ),
+    "attention.layer_norm_rms_epsilon": ("rms_norm_eps", "norm_eps", "layer_norm_epsilon"),
+    "attention.key_length": ("head_dim",),
+    "attention.value_length": ("head_dim",),
+    "attention.sliding_window": ("sliding_window",),
+    "attention.scale": ("attention_multiplier",),
+    "attention.clamp_kqv": ("clip_qkv",),
+    "feed_forward_length": ("intermediate_size", "n_inner", "ffn_hidden_size"),
+    "expert_feed_forward_length": ("moe_intermediate_size", "intermediate_size"),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size",),
+    "use_parallel_residual": ("use_parallel_residual", "parallel_attn"),
+    "vocab_size": ("vocab_size",),
+    "logit_scale": ("logit_scale",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+}
+"""Settings that transformers does not read, and what must have their values nevertheless."""
+DESCRIPTIVE = (
+    "tensor_data_layout",
+    "rope.scaling.finetuned",
+    "rope.scaling.original_context_length",
+)
+"""Settings that say nothing about what is computed where no other is refused."""
+CHECKED = (
+    "rope.dimension_count",
+    "rope.freq_base",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scale_linear",
+)
+"""Settings of the rotary embedding, which is compared as a whole."""
+NOTHING: dict[str, object] = {
+    "rope.scaling.attn_factor": 1.0,
+    "expert_count": 0,
+    "expert_used_count": 0,
+    "attention.max_alibi_bias": 0.0,
+    "attention.causal": True,
+}
+"""Settings that may be there with a value that changes nothing."""
+EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
+OPTIONAL = frozenset({"vocab_size", "rope.dimension_count", "rope.freq_base"})
+"""Settings that transformers reads and that may be absent: of the tokens' number it takes what the
+vocabulary has, and the rotary embedding is compared as a whole."""
+
+
+def missing_settings(fields: Mapping[str, Any], architecture: str) -> Iterator[str]:
+    """Keys that transformers reads and the file has not: a default would be another model's.
+
+    Without the number of key heads, for one, it leaves a LLaMA's rows of q and k in llama.cpp's
+    order.
+    """
+    told = {key.removeprefix(f"{architecture}.") for key in fields}
+    for own in sorted(_taken(architecture) - OPTIONAL - told):
+        # Some files have the other of the two, which ``lost_settings`` holds against the model's.
+        if own not in EPSILONS or told.isdisjoint(EPSILONS):
+            yield f"{architecture}.{own}"
+
+
+def lost_settings(fields: Mapping[str, Any], architecture: str, config: Any) -> Iterator[str]:
+    """Keys of settings that transformers drops, and that its configuration does not say anyway."""
+    taken = _taken(architecture)
+    for key, value in fields.items():
+        own = key.removeprefix(f"{architecture}.")
+        if own == key or own in taken.union(DESCRIPTIVE, CHECKED):
+            continue
+        known = [getattr(config, name, None) for name in SYNONYMS.get(own, ())]
+        if own in NOTHING and value == NOTHING[own]:
+            continue
+        if own.endswith("sliding_window") and value in (0, None):
+            continue
+        if not any(_same(one, value) for one in known):
+            yield key
+
+
+def _taken(architecture: str) -> set[str]:
+    """Settings that transformers puts into its configuration."""
+    from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPING
+
+    tables = GGUF_TO_TRANSFORMERS_MAPPING["config"]
+    spellings = (architecture, architecture.replace("-", "_"), architecture.replace("moe", "_moe"))
+    return {
+        key
+        for name in spellings
+        for key, value in tables.get(name, {}).items()
+        if value not in (None, -1)
+    }
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, (int, float)) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=1e-5)
+    return bool(one == other)
