@@ -39,18 +39,20 @@ DENSE_LETTERS, DENSE_ZIPF = 8, 4.6
 """A word of a field: long, and met less than about 40 times in a million words."""
 SMALL_LETTERS = 3
 EXCLAIMED = re.compile(r"[.?!]*![.?!]*")
+LIST_MARKS = re.compile(r"^[ \t]*(?:\d{1,2}[.)]|[-*•])[ \t]+", re.MULTILINE)
 SENTENCE_ENDS = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 
 
 def settled(text: str) -> str:
     """A reply without what a small model adds by accident: loops, repeated sentences, length.
 
-    And without emoji and exclamation marks, which cost nothing to add. It ends before four words
+    And without emoji and exclamation marks, which cost nothing to add, and the marks of a list's
+    items, which are no numbers that are said. It ends before four words
     in a row are said more often than ``training.measures.loops`` allows, and after 400 words.
     """
     seen: Counter[tuple[str, ...]] = Counter()
     recent: tuple[str, ...] = ()
-    text = calm(text[:MOST_CHARACTERS].replace("’", "'"))
+    text = calm(LIST_MARKS.sub("", text[:MOST_CHARACTERS].replace("’", "'")))
     for number, word in enumerate(re.finditer(r"\S+", text)):
         recent = (*recent, word.group().lower())[-LOOP_WORDS:]
         seen[recent] += len(recent) == LOOP_WORDS
