@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -38,15 +39,12 @@ def make(
     """The request that a way in makes of some numbers."""
 
     def command(numbers: dict[str, Any]) -> GenerationRequest:
-        made: list[GenerationRequest] = []
-        monkeypatch.setattr(
-            "mpd_core.cli.app._run", lambda _, request, *__, **___: made.append(request)
-        )
+        monkeypatch.setattr("mpd_core.cli.app._engine", lambda *_: nullcontext(engine))
         options = [f"--{name.replace('_', '-')}={value}" for name, value in numbers.items()]
         run = CliRunner().invoke(app, ["generate", "Hi", "--pack", str(tiny_pack_dir), *options])
         if run.exception:
             raise run.exception
-        return made[0]
+        return engine.streams[-1].request
 
     def endpoint(numbers: dict[str, Any]) -> GenerationRequest:
         try:
