@@ -205,7 +205,7 @@ def test_the_committed_scales_read_held_out_answers() -> None:
 
 
 def test_the_committed_scales_read_the_answers_in_plain_words() -> None:
-    """Of which nothing was fitted; the poles apart, since a mean would hide one that is not seen."""
+    """Of which nothing was fitted; poles apart, since a mean would hide one that is not seen."""
     file = load_recipe(PACK).data.experts
     assert file
     rows = load_styles(PACK.path(file)).split("valid")

@@ -61,14 +61,6 @@ class Rewards:
                 scores[row][name] = score
         return scores
 
-    def reward(self, pole: str) -> Reward:
-        """The scorer of one pole."""
-
-        def scores(prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
-            return [s[pole] for s in self.score(prompts, replies, [(pole,)] * len(replies))]
-
-        return scores
-
 
 class RewardModels:
     """The trained reward models: one pass of the base with their adapter scores every pole."""
