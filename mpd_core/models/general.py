@@ -42,20 +42,12 @@ _POSITIONS: ContextVar[Tensor | None] = ContextVar("positions", default=None)
 class GeneralBody:
     """Runs the model's own code; its linears are replaced, packed and with adapters."""
 
-    def __init__(
-        self,
-        model: Any,
-        stack: LoraStack,
-        *,
-        packed: torch.dtype | None,
-        layers: range | None = None,
-    ) -> None:
+    def __init__(self, model: Any, stack: LoraStack, *, packed: torch.dtype | None) -> None:
         """Take over a causal LM, always the whole of it; it is changed in place.
 
         Raises:
             PackError: attention that cannot be given rows of different texts.
         """
-        assert layers is None, "only a written-out decoder runs in parts"
         _use_rows(model)
         self._body: nn.Module = body_of(model)
         self._products: list[nn.Module] = []

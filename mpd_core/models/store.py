@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mpd_core.errors import ModelSourceError
+from mpd_core.errors import ModelSourceError, one_line
 
 CACHE_ENV = "MPD_CACHE"
 LAYOUT = 4
@@ -108,14 +108,6 @@ def need_space(folder: Path, size: int, variable: str = CACHE_ENV) -> None:
             f"No disk space for the base model: {folder} has {free / 1e9:.2f} GB free and "
             f"{size / 1e9:.2f} GB are needed; free some, or set {variable} to a larger disk."
         )
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text in one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, KeyError):
-        text = f"nothing is called {text}"
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def is_no_space(error: BaseException) -> bool:

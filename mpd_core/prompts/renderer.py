@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mpd_core.errors import MPDError, PackError, RequestError
+from mpd_core.errors import MPDError, PackError, RequestError, one_line
 from mpd_core.packs import TemplateSpec
 from mpd_core.prompts.control import ControlTokens
 from mpd_core.prompts.ends import end_tokens
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 PROBE = "mpd7"
 """What the user says in the conversation that every template must take: no template's own text."""
-REASON_LENGTH = 200
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 """What some editors put before a file's first line: no part of a prompt."""
 
@@ -88,8 +87,7 @@ class PromptRenderer:
                 list(turns), chat_template=self._chat, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program of its own, and may fail in any way
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise _RefusalError(reason[:REASON_LENGTH].rstrip(".")) from error
+            raise _RefusalError(one_line(error).rstrip(".")) from error
         return text
 
     def _ids(self, text: str) -> list[int]:
