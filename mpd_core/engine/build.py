@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from mpd_core.engine import distribution, loading
-from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
+from mpd_core.engine.budget import Need, share_cpu, share_gpu
 from mpd_core.engine.memory import release
 from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
 from mpd_core.engine.promise import promise, try_out
@@ -187,20 +187,16 @@ def _row_models(pack: Pack, made: Mapping[str, _Lane]) -> dict[str, RowModel]:
     models = {}
     for name, lane in made.items():
         with loading.told_of(loading.key(pack, name)):
-            models[name] = _row_model(lane, context, shares[name])
+            models[name] = RowModel(
+                lane.loaded.model,
+                lane.adapters,
+                capacity=shares[name].rows,
+                length=context,
+                budget=shares[name].tokens,
+                packed=lane.loaded.format.packed,
+                layers=lane.layers,
+            )
     return models
-
-
-def _row_model(lane: _Lane, context: int, share: Share) -> RowModel:
-    return RowModel(
-        lane.loaded.model,
-        lane.adapters,
-        capacity=share.rows,
-        length=context,
-        budget=share.tokens,
-        packed=lane.loaded.format.packed,
-        layers=lane.layers,
-    )
 
 
 def _need(lane: _Lane, context: int) -> Need:

@@ -17,7 +17,7 @@ from torch import nn
 
 from mpd_core.errors import PackError, others_as, shortened
 from mpd_core.models.files import check_no_pointer
-from mpd_core.models.targets import Layers, by_pattern, layer_after, suffix, targeted
+from mpd_core.models.targets import by_pattern, layer_after, suffix, targeted
 from mpd_core.packs import complaints
 
 CONFIG_FILE = "adapter_config.json"
@@ -114,8 +114,8 @@ class LoraSettings(BaseModel):
 
     def targets(self, model: nn.Module) -> set[str]:
         """Full names of the model's modules that PEFT would adapt."""
-        layers = Layers(self.layers_to_transform, self.layers_pattern)
-        return targeted(model, self.target_modules, self.exclude_modules, layers)
+        names, layers = (self.target_modules, self.exclude_modules), self.layers_to_transform
+        return targeted(model, *names, layers, self.layers_pattern)
 
 
 def read_settings(folder: Path) -> LoraSettings:
