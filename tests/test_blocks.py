@@ -28,8 +28,8 @@ from mpd_core.models.gguf_blocks import KINDS, split
 from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
 from mpd_core.models.llama_modules import LlamaForCausalLM, LlamaRMSNorm
 from mpd_core.models.rows import RowModel
-from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
+from mpd_core.sources.obtain import obtain
 from tests import tiny
 from tests.fresh_python import in_python
 from tests.test_engine import ask, assert_engine_is_reference

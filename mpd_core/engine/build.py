@@ -29,9 +29,9 @@ from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.probe import cached_bytes
 from mpd_core.models.rows import RowModel
-from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.remote.expert import RemoteExpert
+from mpd_core.sources.obtain import obtain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -11,11 +11,11 @@ from mpd_core.engine.plan import PCM
 from mpd_core.errors import PackError
 from mpd_core.models.base import LOCAL, LoadedModel, in_blocks, load_model, weight_format
 from mpd_core.models.light import read_tokenizer
-from mpd_core.models.sources import obtain
 from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Source
 from mpd_core.prompts import PromptRenderer
 from mpd_core.remote.expert import RemoteExpert
+from mpd_core.sources.obtain import obtain
 
 
 def check_prompts(pack: Pack, folder: Path) -> None:

@@ -59,7 +59,7 @@ def _from_hub(source: str) -> Path:
     """Path of the file in the hub's cache; downloaded if missing."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    from mpd_core.models.hub import hub_answers
+    from mpd_core.sources.hub import hub_answers
 
     owner, name, file = [*source.removeprefix(HUB).split("/", 2), "", ""][:3]
     if not (owner and name and file):

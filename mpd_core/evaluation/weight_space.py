@@ -32,10 +32,10 @@ from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.linear import PACKED, dense_linears, round_to, type_of_adapters
-from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Quantize
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.sampling import choose, draw
+from mpd_core.sources.obtain import obtain
 
 SEED = 0
 """Of what DARE drops, and of Arrow's power iteration."""

@@ -19,9 +19,9 @@ from pathlib import Path
 from mpd_core.errors import ModelSourceError, one_line, shortened
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import checked_folder
-from mpd_core.models.hub import UnavailableError, hub_file, hub_snapshot
-from mpd_core.models.store import Progress, build_once, is_no_space
 from mpd_core.packs import FolderSource, GGUFSource, HubSource, Pack, Source, file_sha256
+from mpd_core.sources.hub import UnavailableError, hub_file, hub_snapshot
+from mpd_core.sources.store import Progress, build_once, is_no_space
 
 PIP_SECONDS = 1800
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*")

@@ -8,7 +8,8 @@ from typing import Any
 
 from mpd_core.errors import ModelSourceError, one_line, others_as
 from mpd_core.models.files import INDEX, WEIGHTS, checked_folder, weight_files
-from mpd_core.models.store import Progress, is_no_space, need_space
+from mpd_core.saving import need_space
+from mpd_core.sources.store import Progress, is_no_space
 
 SMALL: dict[str, list[str]] = {
     "allow_patterns": ["*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"],
