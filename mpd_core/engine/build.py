@@ -19,7 +19,6 @@ from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
 from mpd_core.models.base import (
     LoadedModel,
-    WeightFormat,
     in_blocks,
     load_model,
     weight_format,
@@ -126,7 +125,9 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     remotes = loading.remotes(pack, lanes["base"].vocab_size)
     threads, crowd = torch.get_num_threads(), promise(lanes)
     release()
-    info = EngineInfo(format_.device, str(base.format), threads, crowd, _notes(base.format))
+    slow = base.format.quantize == "nf4" and base.format.device == "cpu"
+    notes = ("4-bit weights on a CPU save memory but are slower than the default.",) if slow else ()
+    info = EngineInfo(format_.device, str(base.format), threads, crowd, notes)
     return Parts(runner, remotes, base.tokenizer, info)
 
 
@@ -210,9 +211,3 @@ def _need(lane: _Lane, context: int) -> Need:
         scores = 4 * config.num_attention_heads * length
         step = (between + MOST_GRAPHS * config.hidden_size) * size + scores
     return Need(lane.rows, length, cached_bytes(model) * share // count, step)
-
-
-def _notes(format_: WeightFormat) -> tuple[str, ...]:
-    if format_.quantize == "nf4" and format_.device == "cpu":
-        return ("4-bit weights on a CPU save memory but are slower than the default.",)
-    return ()

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from mpd_core.engine.build import Parts
 from mpd_core.engine.plan import BASE, PCM, TRUNK, ExpertCall, ExpertPlan, plan_request
 from mpd_core.engine.records import finish_reason
+from mpd_core.engine.scheduler import fits
 from mpd_core.engine.sequence import CacheRow, Sequence, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.method.static import is_simplex
@@ -62,7 +63,7 @@ class RequestProcessor:
                 f"together at most {self._context} fit: shorten the prompt or start a new "
                 "conversation."
             )
-        if not all(table.fits(sequence.on(lane)) for lane, table in self._tables.items()):
+        if not fits(sequence, self._tables):
             raise RequestError(
                 "The request needs more memory than the engine has for all: shorten the prompt "
                 "or the reply, or leave dimensions out."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,20 +33,16 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 """Module name to A [rank, in] and B [out, rank]."""
 
 
-@dataclass(frozen=True)
-class Copies:
-    """The base's own parameters, which PEFT saves beside the factors of an output layer."""
+Copies = Mapping[str, tuple[Path, str]]
+"""By names in the base, file and key of the base's own parameters, which PEFT saves beside the
+factors of an output layer."""
 
-    file: Path
-    keys: Mapping[str, str]
-    """By the parameter's name in the base."""
 
-    def read(self) -> Iterator[tuple[str, Tensor]]:
-        """Names in the base and tensors, one by one: they may be large."""
-        if self.keys:
-            with safe_open(self.file, "pt") as tensors:
-                for name, key in self.keys.items():
-                    yield name, tensors.get_tensor(key)
+def read_copies(copies: Copies) -> Iterator[tuple[str, Tensor]]:
+    """Names in the base and tensors, one by one: they may be large."""
+    for name, (file, key) in copies.items():
+        with safe_open(file, "pt") as tensors:
+            yield name, tensors.get_tensor(key)
 
 
 def read_weights(folder: Path) -> tuple[Factors, Copies]:
@@ -61,20 +56,20 @@ def read_weights(folder: Path) -> tuple[Factors, Copies]:
     """
     file = folder / WEIGHTS_FILE
     sides: dict[str, dict[str, Tensor]] = {}
-    beside: dict[str, str] = {}
+    beside: dict[str, tuple[Path, str]] = {}
     for key, tensor in _tensors(file):
         if match := _FACTOR.match(key):
             sides.setdefault(match["module"], {})[match["side"]] = tensor
         elif (match := _COPY.match(key)) and not any(part in key for part in (*_KNOWN, "lora_")):
             module = match["module"].removesuffix(".base_layer")
-            beside[f"{module}.{match['parameter']}"] = key
+            beside[f"{module}.{match['parameter']}"] = file, key
         else:
             raise PackError(_unknown(key))
     for module, pair in sides.items():
         if set(pair) != {"A", "B"}:
             raise PackError(f"'{module}' has lora_{''.join(pair)} only in {WEIGHTS_FILE}: {AGAIN}.")
     factors = {module: (pair["A"], pair["B"]) for module, pair in sides.items()}
-    return factors, Copies(file, beside)
+    return factors, beside
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:

@@ -14,7 +14,7 @@ from mpd_core.errors import PackError, about
 from mpd_core.method import soup
 from mpd_core.models.adapter_config import AGAIN, CONFIG_FILE, MERGE, LoraSettings, read_settings
 from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
-from mpd_core.models.adapter_weights import Copies, Factors, read_weights
+from mpd_core.models.adapter_weights import Copies, Factors, read_copies, read_weights
 from mpd_core.models.blocks import weight_of_blocks
 from mpd_core.models.numbers import is_held
 from mpd_core.models.targets import linear_shape
@@ -113,7 +113,7 @@ class LoraAdapter:
     def _check_copies(self, model: nn.Module) -> None:
         """PEFT would put these in the base's place: they must be what stands there."""
         own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        for name, copy in self.copies.read():
+        for name, copy in read_copies(self.copies):
             held = own[name] if name in own else weight_of_blocks(model, name)
             if held is None or not torch.equal(copy.to(held), held):
                 raise PackError(

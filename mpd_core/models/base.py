@@ -15,7 +15,7 @@ from mpd_core.errors import PackError, RequestError, others_as
 from mpd_core.models.architecture import text_config
 from mpd_core.models.block_model import block_names, load_in_blocks
 from mpd_core.models.convert import quiet_transformers
-from mpd_core.models.files import advice, tensor_headers
+from mpd_core.models.files import LOCAL, advice, tensor_headers
 from mpd_core.models.light import read_tokenizer
 from mpd_core.models.linear import can_pack
 from mpd_core.models.numbers import check_numbers, check_types
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 settle()  # before any product is computed
 
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""How every model and tokenizer is read: said outright, or transformers asks at the terminal."""
 DTYPES = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -163,8 +161,8 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
     if format_.quantize == "nf4":
         options["quantization_config"] = nf4_config(format_.dtype)
     with quiet_transformers(), _reading(folder):
-        tokenizer = read_tokenizer(folder, **LOCAL)
-        model = load_in_blocks(folder, **LOCAL) if format_.blocks else None
+        tokenizer = read_tokenizer(folder)
+        model = load_in_blocks(folder) if format_.blocks else None
         if model is None:
             from transformers import AutoModelForCausalLM  # 100 MB that blocks do not need
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, unpack
-from mpd_core.models.files import BLOCKS, weight_files
+from mpd_core.models.files import BLOCKS, LOCAL, weight_files
 from mpd_core.models.light import read_config
 from mpd_core.models.llama import is_llama
 from mpd_core.models.llama_modules import LlamaForCausalLM
@@ -29,12 +29,11 @@ def block_names(folder: Path) -> frozenset[str]:
         return frozenset(n.removesuffix(CODES) for n in file.keys() if n.endswith(CODES))  # noqa: SIM118
 
 
-def load_in_blocks(folder: Path, **local: Any) -> Any | None:
+def load_in_blocks(folder: Path) -> Any | None:
     """The model of a converted base, on the CPU; what is not in blocks is fp32.
 
     Args:
         folder: as ``convert_gguf`` writes it.
-        local: how transformers is to read its configuration.
 
     Returns:
         None where there are no blocks, or no decoder is written out that they are for.
@@ -43,7 +42,7 @@ def load_in_blocks(folder: Path, **local: Any) -> Any | None:
         PackError: numbers that are not finite, or files that do not belong together.
     """
     names = block_names(folder)
-    if not names or not is_llama(model := _empty(folder, **local)):
+    if not names or not is_llama(model := _empty(folder)):
         return None
     dense = dict(_dense(folder, names))
     _place_blocks(folder, model, names, dense)
@@ -56,7 +55,7 @@ def load_in_blocks(folder: Path, **local: Any) -> Any | None:
     return model
 
 
-def _empty(folder: Path, **local: Any) -> Any:
+def _empty(folder: Path) -> Any:
     """The model that a configuration describes, of shapes alone."""
     config = read_config(folder)
     with torch.device("meta"):
@@ -64,7 +63,7 @@ def _empty(folder: Path, **local: Any) -> Any:
             return LlamaForCausalLM(config)
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

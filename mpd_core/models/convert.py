@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import ModelSourceError, others_as
-from mpd_core.models.files import BLOCKS
+from mpd_core.models.files import BLOCKS, LOCAL
 from mpd_core.saving import need_space
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def _read(gguf: Path) -> tuple[GGUFContents, Any, Any]:
 
     from mpd_core.models.gguf_file import GGUFContents
 
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    where |= {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, **LOCAL}
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # told in ``info``, and refused in fewer words
     with _reading(gguf.name):
@@ -95,7 +94,7 @@ def _check_kept(tokenizer: Any, target: Path, name: str) -> None:
     from transformers import AutoTokenizer
 
     with _reading(name):
-        kept = AutoTokenizer.from_pretrained(target, local_files_only=True, trust_remote_code=False)
+        kept = AutoTokenizer.from_pretrained(target, **LOCAL)
         same = kept(SAMPLE)["input_ids"] == tokenizer(SAMPLE)["input_ids"]
     if not same:
         raise ModelSourceError(

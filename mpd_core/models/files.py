@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,6 +18,8 @@ READ = (".json", ".model", ".txt", ".jinja", ".tiktoken")
 """Files beside the weights that a base may be read from."""
 ADAPTER = "adapter_config.json"
 QUANTISED = "quantization_config"
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How every model and tokenizer is read: said outright, or transformers asks at the terminal."""
 UNREADABLE = (OSError, ValueError, OverflowError, RecursionError)
 """What reading a file as JSON can raise; the last where brackets are nested without end."""
 _POINTER = b"version https://git-lfs"

@@ -65,7 +65,8 @@ def take_sample(model: Any, length: int) -> Sample:
     ids = torch.randint(1, config.vocab_size, (longest,), generator=generator)
     texts = [ids, ids.flip(0)[: max(STEPS, longest // 2)]]
     with _as_pack_errors(model), torch.inference_mode():
-        states = [_states(model, text) for text in texts]
+        read = (body_of(model)(input_ids=t[None].to(model.device), use_cache=False) for t in texts)
+        states = [output.last_hidden_state[0] for output in read]
     return Sample(texts, states)
 
 
@@ -199,12 +200,6 @@ def _differences(read: Read, sample: Sample) -> Tensor:
     wanted = torch.cat(sample.states).float()
     difference: Tensor = (got - wanted).norm(dim=-1) / wanted.norm(dim=-1).clamp_min(1e-6)
     return difference
-
-
-def _states(model: Any, text: Tensor) -> Tensor:
-    tokens = text[None].to(model.device)
-    states: Tensor = body_of(model)(input_ids=tokens, use_cache=False).last_hidden_state[0]
-    return states
 
 
 def _as_pack_errors(model: Any) -> AbstractContextManager[None]:
