@@ -103,7 +103,14 @@ class RowModel:
         sample = None if self._lean else probe.take_sample(model, length)
         held = type_of_adapters(packed)
         self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)
-        self._body = self._body_of(model, packed, layers)
+        self._body: LlamaBody | GeneralBody
+        if self._lean:
+            self._body = LlamaBody(model, self._stack, packed=packed, layers=layers)
+        else:
+            from mpd_core.models.general import GeneralBody  # brings transformers' model code along
+
+            assert layers is None, "only a written-out decoder runs in parts"
+            self._body = GeneralBody(model, self._stack, packed=packed)
         self._stack.check_wrapped()
         if sample:
             tolerance = probe.tolerance_of(self.products(), packed, like)
@@ -111,16 +118,6 @@ class RowModel:
             probe.check_rows(self._read, sample, model, tolerance=tolerance)
             names = [adapter.name for adapter in adapters]
             probe.check_adapters(self.forward, sample, model, names)
-
-    def _body_of(
-        self, model: Any, packed: torch.dtype | None, layers: range | None
-    ) -> LlamaBody | GeneralBody:
-        if self._lean:
-            return LlamaBody(model, self._stack, packed=packed, layers=layers)
-        from mpd_core.models.general import GeneralBody  # brings transformers' model code along
-
-        assert layers is None, "only a written-out decoder runs in parts"
-        return GeneralBody(model, self._stack, packed=packed)
 
     def _read(self, inputs: Tensor, positions: Tensor) -> Tensor:
         return self.forward(inputs, positions, 0, [()] * len(inputs))
