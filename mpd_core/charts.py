@@ -26,16 +26,15 @@ def document(title: str, body: str, style: str = "body{font-family:system-ui,san
     )
 
 
-def page(title: str, note: str, curves: Mapping[str, Points], *, log_x: bool = False) -> str:
+def page(title: str, note: str, curves: Mapping[str, Points]) -> str:
     """An HTML page with a panel for each curve that has points; its name is the heading."""
-    panels = [panel(name, points, log_x=log_x) for name, points in curves.items() if points]
+    panels = [panel(name, points) for name, points in curves.items() if points]
     return document(title, f"<p>{escape(note)}</p>{''.join(panels)}")
 
 
-def panel(title: str, points: Points, *, log_x: bool = False) -> str:
+def panel(title: str, points: Points) -> str:
     """One chart; y from zero, or from its least value where that is below zero."""
-    scale = math.log2 if log_x else float
-    xs, ys = [scale(x) for x, _ in points], [y for _, y in points]
+    xs, ys = zip(*points, strict=True)
     low, high = min(0.0, *ys), max(0.0, *ys) or 1.0
     left, right = min(xs), max(xs)
 
@@ -54,8 +53,8 @@ def panel(title: str, points: Points, *, log_x: bool = False) -> str:
         parts.append(_text(LEFT - 8, y + 4, f"{value:.3g}", "end"))
     below = HEIGHT - BOTTOM + 18
     for x, _ in points[:: math.ceil(len(points) / 8)]:
-        parts.append(_text(place(scale(x), low)[0], below, f"{x:g}", "middle"))
-    parts += _line([place(x, y) for x, y in zip(xs, ys, strict=True)])
+        parts.append(_text(place(x, low)[0], below, f"{x:g}", "middle"))
+    parts += _line([place(x, y) for x, y in points])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'width="{WIDTH}" height="{HEIGHT}" role="img">{"".join(parts)}</svg>'

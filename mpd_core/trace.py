@@ -105,14 +105,12 @@ class Trace:
                 one["logprobs"] = _named(one["logprobs"])
         return plain
 
-    def to_json(self, *, indent: int | None = None, ascii_only: bool = False) -> str:
-        """JSON that is one line to whoever reads lines, unless it is indented.
+    def to_json(self, *, ascii_only: bool = False) -> str:
+        """JSON that is one line to whoever reads lines.
 
-        Args:
-            indent: spaces a level.
-            ascii_only: escape everything else, for who cannot write or read UTF-8.
+        ``ascii_only`` escapes everything else, for who cannot write or read UTF-8.
         """
-        text = json.dumps(self.to_dict(), ensure_ascii=ascii_only, allow_nan=False, indent=indent)
+        text = json.dumps(self.to_dict(), ensure_ascii=ascii_only, allow_nan=False)
         return text.translate(LINE_ENDS)
 
 

@@ -80,7 +80,7 @@ def test_emoji_and_cjk_stream_whole(engine: Engine) -> None:
     )
     ids = [step.token_id for step in trace.steps]
     assert "".join(step.text for step in trace.steps) == trace.text
-    assert trace.text == engine._tokenizer.decode(ids, skip_special_tokens=True)
+    assert trace.text == engine._processor.tokenizer.decode(ids, skip_special_tokens=True)
     assert any(not step.text for step in trace.steps)  # characters that took several tokens
     assert max(map(ord, trace.text)) > 0x3000
 

@@ -259,7 +259,7 @@ def test_run_arithmetic() -> None:
 def test_tables_and_charts_are_well_formed() -> None:
     assert aligned([("a", "b"), ("long", "1")]).splitlines()[2] == "long  1"
     assert aligned([("only", "heading")]) == ""
-    tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)], log_x=True))
+    tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)]))
     assert tree.tag.endswith("svg")
 
 

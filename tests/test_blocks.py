@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -23,11 +24,12 @@ from mpd_core.models.block_model import block_names
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, join, unpack
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import BLOCKS
-from mpd_core.models.gguf_blocks import KINDS
+from mpd_core.models.gguf_blocks import KINDS, split
 from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
+from mpd_core.models.llama_modules import LlamaForCausalLM, LlamaRMSNorm
 from mpd_core.models.rows import RowModel
-from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
+from mpd_core.sources.obtain import obtain
 from tests import tiny
 from tests.fresh_python import in_python
 from tests.test_engine import ask, assert_engine_is_reference
@@ -126,12 +128,11 @@ def test_threads_and_instructions_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_are_read_as_llama_cpp_reads_them(kind: str) -> None:
     """Numbers, to the bit, of a matrix with a row of zeros, a tiny and a huge one."""
-    size, split = KINDS[kind]
     weight = np.random.default_rng(0).normal(0, 0.1, (8, 96)).astype(np.float32)
     weight[1], weight[2], weight[3] = 0, weight[2] * 1e-7, weight[3] * 1e4
     raw = gguf.quants.quantize(weight, gguf.GGMLQuantizationType[kind])
     wanted = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind])
-    parts = split(raw.reshape(8, -1, size))
+    parts = split(kind, raw)
     panels = Panels.of(*parts)
     assert torch.equal(unpack(*parts), torch.from_numpy(wanted))
     assert torch.equal(panels.rows(torch.tensor([[3, 7]])), torch.from_numpy(wanted[[3, 7]])[None])
@@ -204,6 +205,17 @@ def in_own_blocks(base: Path) -> Any:
     return load_model(base, in_blocks(weight_format("cpu"), "auto", base))
 
 
+def logits_of(model: LlamaForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
+    """By transformers' class, with the modules of ours: its linears and its embedding."""
+    whole = transformers.LlamaForCausalLM(transformers.LlamaConfig(**model.config.to_dict())).eval()
+    for name, module in model.named_modules():
+        if isinstance(module, LlamaRMSNorm):
+            whole.get_submodule(name).weight = module.weight
+        elif isinstance(module, nn.Linear | nn.Embedding | BlockLinear | BlockEmbedding):
+            whole.set_submodule(name, module)
+    return whole(tokens).logits
+
+
 @pytest.mark.parametrize("mix", MIXES)
 def test_a_mixed_file_is_computed_as_it_is_unpacked(tmp_path: Path, mix: str) -> None:
     """Kept are the kinds that products read; logits are those of the model in fp32."""
@@ -221,7 +233,7 @@ def test_a_mixed_file_is_computed_as_it_is_unpacked(tmp_path: Path, mix: str) ->
     tokens = torch.tensor([[5, 9, 200, 7]])
     with torch.inference_mode():
         torch.testing.assert_close(
-            loaded.model(tokens).logits, dense.model(tokens).logits, rtol=1e-4, atol=1e-4
+            logits_of(loaded.model, tokens), dense.model(tokens).logits, rtol=1e-4, atol=1e-4
         )
 
 
@@ -317,5 +329,5 @@ def test_the_real_base_is_computed_as_it_is_unpacked() -> None:
     assert len(block_names(base)) == 211  # seven matrices of thirty layers, and the embeddings
     tokens = loaded.tokenizer("The sky is blue because", return_tensors="pt")["input_ids"]
     with torch.inference_mode():
-        found, wanted = (one.model(tokens).logits for one in (loaded, dense))
+        found, wanted = logits_of(loaded.model, tokens), dense.model(tokens).logits
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-3)

@@ -13,7 +13,7 @@ import torch
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
-from mpd_core.method.merging import disagreement, disagreements, merge_probabilities
+from mpd_core.method.merging import disagreements, merge_probabilities
 from mpd_core.packs import Pack
 from mpd_core.request import Branch, GenerationRequest
 from mpd_core.trace import Trace
@@ -165,7 +165,7 @@ def test_divergence_counts_every_expert_alike() -> None:
     corner, equal = torch.tensor([[1.0, 0.0, 0.0]]), torch.full((1, 3), 1 / 3)
     weighted, alike = disagreements(said, corner)
     assert weighted.item() == pytest.approx(0.0, abs=1e-6)
-    assert alike.item() == pytest.approx(disagreement(said, equal).item(), abs=1e-6)
+    assert alike.item() == pytest.approx(disagreements(said, equal)[0].item(), abs=1e-6)
     mean = merge_probabilities(said, equal)[0].exp()
 
     def h(p: torch.Tensor) -> float:

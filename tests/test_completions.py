@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpd_core.method.merging import disagreement, merge
+from mpd_core.method.merging import disagreements, merge
 from mpd_core.remote.completions import BadAnswerError, completion_request, parse_answers
 from mpd_core.request import Space
 
@@ -71,7 +71,7 @@ def test_certain_expert_stays_finite_through_the_merge() -> None:
     log_probs, weights = torch.stack([a.log_probs for a in answers]), torch.tensor([1.0, 0.0])
     for space in get_args(Space):
         assert merge(space, log_probs, weights).exp().sum() == pytest.approx(1, abs=1e-6)
-    assert disagreement(log_probs, weights).isfinite()
+    assert all(d.isfinite() for d in disagreements(log_probs, weights))
     assert log_probs.isfinite().all()
 
 

@@ -211,7 +211,7 @@ def test_rows_are_free_after_everyone_has_left(engine: Engine) -> None:
     while not engine._scheduler.idle:
         time.sleep(0.01)
     assert all(not table.running and not table.entering for table in engine._tables.values())
-    assert engine._jobs == {}
+    assert engine._replies == {}
 
 
 def test_a_cancelled_stream_ends_before_the_engine_looks_up(

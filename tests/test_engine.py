@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from mpd_core.engine.build import build
 from mpd_core.engine.memory import held_bytes, release
 from mpd_core.engine.processor import RequestProcessor
 from mpd_core.engine.reference import ReferenceDecoder
+from mpd_core.engine.reply import Reply
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models import kernels
 from mpd_core.models.cache import RowCache
@@ -451,14 +453,14 @@ class Panic(BaseException):
 def test_a_failing_request_ends_alone(
     tiny_engine: Engine, monkeypatch: pytest.MonkeyPatch, kind: type[BaseException]
 ) -> None:
-    real = Engine._tell
+    real = Reply.add
 
-    def fragile(self: Engine, sequence: object, *rest: object) -> object:
-        if sequence.request.sampling.seed == 666:  # type: ignore[attr-defined]
+    def fragile(self: Reply, *step: Any) -> object:
+        if self.sequence.request.sampling.seed == 666:
             raise kind("boom")
-        return real(self, sequence, *rest)  # type: ignore[arg-type]
+        return real(self, *step)
 
-    monkeypatch.setattr(Engine, "_tell", fragile)
+    monkeypatch.setattr(Reply, "add", fragile)
     expected = tiny_engine.generate(ask(seed=1, temperature=1.0)).steps
     good = tiny_engine.submit(ask(seed=1, temperature=1.0))
     bad = tiny_engine.submit(ask(seed=666, temperature=1.0))

@@ -17,7 +17,7 @@ WEIGHTS = save({"w": torch.zeros(2)})
 def from_hub(address, home, repo="nobody/base", revision="main", pauses=False):
     code = f"""if True:
         from mpd_core.errors import ModelSourceError
-        from mpd_core.models.sources import obtain
+        from mpd_core.sources.obtain import obtain
         from mpd_core.packs import HubSource, load_pack
         import time
         pauses, time.sleep = [], lambda seconds: pauses.append(seconds)
@@ -34,7 +34,7 @@ def test_one_file_is_fetched(tmp_path):
     files = {"tiny.gguf": b"a file"}
     code = f"""if True:
         from pathlib import Path
-        from mpd_core.models.hub import hub_file
+        from mpd_core.sources.hub import hub_file
         where = ("nobody/tiny", {COMMIT!r}, "tiny.gguf", Path({str(tmp_path)!r}))
         print(hub_file(*where, print))"""
     with fake_hub("nobody/tiny", files) as (address, fetched):

@@ -8,14 +8,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
-    errors lazily resources saving
-    fields
+    errors lazily resources
+    saving fields
     request trace
     method
     packs
     prompts sampling charts console options analysis
     models
-    remote
+    sources remote
     engine.plan
     engine
     training.measures

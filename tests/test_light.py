@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 from transformers import LlamaForCausalLM as Transformers
 
 from mpd_core.errors import PackError
-from mpd_core.models.base import LOCAL
+from mpd_core.models.files import LOCAL
 from mpd_core.models.light import read_config, read_tokenizer
 from mpd_core.models.llama import is_llama
 from mpd_core.models.llama_modules import LlamaForCausalLM
@@ -68,7 +68,7 @@ def test_a_configuration_says_what_transformers_reads(base: Path) -> None:
 
 
 def test_a_tokenizer_is_the_one_that_transformers_reads(base: Path, tmp_path: Path) -> None:
-    light, wanted = read_tokenizer(base, **LOCAL), AutoTokenizer.from_pretrained(base, **LOCAL)
+    light, wanted = read_tokenizer(base), AutoTokenizer.from_pretrained(base, **LOCAL)
     assert type(light) is type(wanted)
     assert light.backend_tokenizer.to_str() == wanted.backend_tokenizer.to_str()
     assert light.special_tokens_map == wanted.special_tokens_map
@@ -77,7 +77,7 @@ def test_a_tokenizer_is_the_one_that_transformers_reads(base: Path, tmp_path: Pa
     assert light(text)["input_ids"] == wanted(text)["input_ids"]
     assert light.decode(light(text)["input_ids"]) == wanted.decode(wanted(text)["input_ids"])
     own = tiny.save_base(tmp_path / "own")  # not converted: whatever it is
-    assert type(read_tokenizer(own, **LOCAL)) is type(AutoTokenizer.from_pretrained(own, **LOCAL))
+    assert type(read_tokenizer(own)) is type(AutoTokenizer.from_pretrained(own, **LOCAL))
 
 
 @pytest.mark.parametrize(

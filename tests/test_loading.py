@@ -267,23 +267,21 @@ def test_a_git_lfs_pointer_is_named(base: Path, file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "sentence"),
+    "damage",
     [
-        (lambda raw: raw[: len(raw) // 2], "bytes of the .* that its header promises"),
-        (lambda raw: raw + b"more", "bytes of the .* that its header promises"),
-        (lambda raw: raw[:4], "is no safetensors file"),
-        (lambda _: b"", "is no safetensors file"),
-        (lambda _: b"PK\x03\x04" + bytes(100), "is no safetensors file"),
-        (lambda _: b"\xff" * 100, "is no safetensors file"),
+        lambda raw: raw[: len(raw) - 8],
+        lambda raw: raw + b"more",
+        lambda raw: raw[:4],
+        lambda _: b"",
+        lambda _: b"PK\x03\x04" + bytes(100),
+        lambda _: b"\xff" * 100,
     ],
-    ids=["half", "longer", "a few bytes", "empty", "a zip", "noise"],
+    ids=["shorter", "longer", "a few bytes", "empty", "a zip", "noise"],
 )
-def test_weights_that_were_cut_are_seen(
-    base: Path, damage: Callable[[bytes], bytes], sentence: str
-) -> None:
+def test_weights_that_were_cut_are_seen(base: Path, damage: Callable[[bytes], bytes]) -> None:
     file = base / "model.safetensors"
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ModelSourceError, match=sentence) as caught:
+    with pytest.raises(ModelSourceError, match="is cut, or no safetensors file") as caught:
         checked(base)
     assert "\n" not in str(caught.value)
 
@@ -338,7 +336,7 @@ def test_an_adapter_beside_a_base_is_not_added_to_it(base: Path) -> None:
 def test_a_header_that_is_none_is_named(base: Path, content: str) -> None:
     raw = content.encode()
     (base / "model.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw)
-    with pytest.raises(ModelSourceError, match="is no safetensors file"):
+    with pytest.raises(ModelSourceError, match="is cut, or no safetensors file"):
         checked(base)
 
 

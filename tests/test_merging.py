@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mpd_core.method.merging import (
-    disagreement,
+    disagreements,
     entropy,
     fading_strength,
     merge,
@@ -178,5 +178,5 @@ def test_disagreement_by_hand() -> None:
     """Two certain experts who differ: H(mixture) = ln 2, each has entropy 0."""
     apart = torch.tensor([[1.0, 0.0], [0.0, 1.0]]).log()
     half = torch.tensor([0.5, 0.5])
-    assert disagreement(apart, half) == pytest.approx(math.log(2))
-    assert disagreement(P[[0, 0]].log(), half) == pytest.approx(0.0, abs=1e-6)
+    assert disagreements(apart, half)[0] == pytest.approx(math.log(2))
+    assert disagreements(P[[0, 0]].log(), half)[0] == pytest.approx(0.0, abs=1e-6)

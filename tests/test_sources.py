@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save
 from transformers import AutoTokenizer
 
 from mpd_core.errors import ModelSourceError, PackError
-from mpd_core.models import hub, sources, store
 from mpd_core.models.convert import convert_gguf
-from mpd_core.models.sources import obtain
 from mpd_core.packs import FolderSource, GGUFSource, load_pack
 from mpd_core.prompts.ends import end_tokens
+from mpd_core.sources import hub, store
+from mpd_core.sources import obtain as sources
+from mpd_core.sources.obtain import obtain
 from tests import tiny as tiny_models
 from tests.fake_hub import COMMIT
 from tests.fresh_python import in_python
@@ -91,7 +92,7 @@ def test_a_second_time_costs_no_heavy_import(source, tiny, tmp_path):
     folder = obtain(PACK, source)
     code = f"""if True:
         import sys
-        from mpd_core.models.sources import obtain
+        from mpd_core.sources.obtain import obtain
         from mpd_core.packs import GGUFSource, load_pack
         print(obtain(load_pack("smollm2-135m"), GGUFSource(**{source.model_dump()!r})))
         assert not {{"torch", "transformers", "huggingface_hub"}} & set(sys.modules)"""

@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from mpd_core.engine.runner import _in_loops
 from mpd_core.method.weight_head import WeightHead, top_one
 from mpd_core.models.blocks import BlockEmbedding, Panels
-from mpd_core.models.rotary import STEP, Rotary
+from mpd_core.models.llama import ROTARY_STEP, Rotary
 from tests.test_blocks import blocks
 
 
@@ -71,7 +71,7 @@ def turned(module: LlamaRotaryEmbedding, positions: Tensor) -> tuple[Tensor, Ten
 def test_kept_rotations_are_transformers(kind: str) -> None:
     """Of short texts, of a longer one, and of a short one again: frequencies may have changed."""
     ours, theirs = Rotary(rotary(kind)), rotary(kind)
-    for last in (5, 2 * STEP + 3, 7):
+    for last in (5, 2 * ROTARY_STEP + 3, 7):
         positions = torch.tensor([[0, last], [1, last - 2]])
         for found, wanted in zip(
             ours(torch.empty(0), positions), turned(theirs, positions), strict=True

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpd_core.errors import ModelSourceError
-from mpd_core.models import store
+from mpd_core.sources import store
 from tests.fresh_python import ROOT, in_python
 
 
@@ -41,7 +41,7 @@ def test_a_broken_cache_is_redone(damage):
 def test_an_interrupted_conversion_is_redone_and_leaves_nothing(tmp_path):
     code = """if True:
         import os
-        from mpd_core.models.store import build_once
+        from mpd_core.sources.store import build_once
         def die(target, scratch):
             (target / "weights").write_bytes(b"who")
             os._exit(0)
@@ -60,7 +60,7 @@ def test_two_processes_build_once(tmp_path):
     code = """if True:
         import sys, time
         from pathlib import Path
-        from mpd_core.models import store
+        from mpd_core.sources import store
         store.MIN_FREE_BYTES = 1
         waits = Path(sys.argv[1])
         def slow(target, scratch):

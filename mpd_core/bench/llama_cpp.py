@@ -19,9 +19,9 @@ from mpd_core.bench.material import CONTEXT
 from mpd_core.bench.peers import Peer
 from mpd_core.bench.values import BenchError, Spec, Timing
 from mpd_core.models.gguf_adapter import write_adapter
-from mpd_core.models.sources import fetch_gguf
 from mpd_core.packs import GGUFSource, load_pack
 from mpd_core.request import GenerationRequest
+from mpd_core.sources.obtain import fetch_gguf
 
 SLOTS = 32
 """Requests at once; more wait."""

@@ -17,7 +17,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mpd_core.models.base import LOCAL
+from mpd_core.models.files import LOCAL
 from mpd_core.packs import Pack, file_sha256
 
 RANK = 8

@@ -24,7 +24,8 @@ from mpd_core.method.preferences import Pole
 from mpd_core.method.soup import mean_of_changes
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.architecture import cache_arguments
-from mpd_core.models.base import LOCAL, load_model, weight_format
+from mpd_core.models.base import load_model, weight_format
+from mpd_core.models.files import LOCAL
 from mpd_core.models.linear import PACKED, dense_linears, round_to
 from mpd_core.models.pcm import load_head
 from mpd_core.packs import load_pack

@@ -24,8 +24,8 @@ from mpd_core.bench.material import write_pack
 from mpd_core.bench.values import CPU_TARGETS, GPU_TARGETS, BenchOptions, Figure, Found, Spec
 from mpd_core.console import aligned, tell
 from mpd_core.models.base import default_device
-from mpd_core.models.sources import obtain
 from mpd_core.packs import load_pack
+from mpd_core.sources.obtain import obtain
 
 MEASURE: dict[str, Callable[[BenchContext], Found]] = {
     "tax": measures.tax,

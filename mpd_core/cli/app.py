@@ -114,7 +114,7 @@ def serve(
 @app.command()
 def fetch(pack: PackOption = None) -> None:
     """Obtain a pack's models ahead of time."""
-    from mpd_core.models.sources import obtain_all
+    from mpd_core.sources.obtain import obtain_all
 
     for folder in obtain_all(load_pack(pack), progress=tell):
         tell(f"Ready: {folder}")

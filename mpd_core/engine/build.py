@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from mpd_core.engine import distribution, loading
-from mpd_core.engine.budget import Need, Share, share_cpu, share_gpu
+from mpd_core.engine.budget import Need, share_cpu, share_gpu
 from mpd_core.engine.memory import release
 from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
 from mpd_core.engine.promise import promise, try_out
@@ -19,7 +19,6 @@ from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
 from mpd_core.models.base import (
     LoadedModel,
-    WeightFormat,
     in_blocks,
     load_model,
     weight_format,
@@ -29,9 +28,9 @@ from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
 from mpd_core.models.probe import cached_bytes
 from mpd_core.models.rows import RowModel
-from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize
 from mpd_core.remote.expert import RemoteExpert
+from mpd_core.sources.obtain import obtain
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -126,7 +125,9 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     remotes = loading.remotes(pack, lanes["base"].vocab_size)
     threads, crowd = torch.get_num_threads(), promise(lanes)
     release()
-    info = EngineInfo(format_.device, str(base.format), threads, crowd, _notes(base.format))
+    slow = base.format.quantize == "nf4" and base.format.device == "cpu"
+    notes = ("4-bit weights on a CPU save memory but are slower than the default.",) if slow else ()
+    info = EngineInfo(format_.device, str(base.format), threads, crowd, notes)
     return Parts(runner, remotes, base.tokenizer, info)
 
 
@@ -187,20 +188,16 @@ def _row_models(pack: Pack, made: Mapping[str, _Lane]) -> dict[str, RowModel]:
     models = {}
     for name, lane in made.items():
         with loading.told_of(loading.key(pack, name)):
-            models[name] = _row_model(lane, context, shares[name])
+            models[name] = RowModel(
+                lane.loaded.model,
+                lane.adapters,
+                capacity=shares[name].rows,
+                length=context,
+                budget=shares[name].tokens,
+                packed=lane.loaded.format.packed,
+                layers=lane.layers,
+            )
     return models
-
-
-def _row_model(lane: _Lane, context: int, share: Share) -> RowModel:
-    return RowModel(
-        lane.loaded.model,
-        lane.adapters,
-        capacity=share.rows,
-        length=context,
-        budget=share.tokens,
-        packed=lane.loaded.format.packed,
-        layers=lane.layers,
-    )
 
 
 def _need(lane: _Lane, context: int) -> Need:
@@ -214,9 +211,3 @@ def _need(lane: _Lane, context: int) -> Need:
         scores = 4 * config.num_attention_heads * length
         step = (between + MOST_GRAPHS * config.hidden_size) * size + scores
     return Need(lane.rows, length, cached_bytes(model) * share // count, step)
-
-
-def _notes(format_: WeightFormat) -> tuple[str, ...]:
-    if format_.quantize == "nf4" and format_.device == "cpu":
-        return ("4-bit weights on a CPU save memory but are slower than the default.",)
-    return ()

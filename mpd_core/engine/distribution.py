@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol, get_args
+from typing import get_args
 
 import numpy as np
 import torch
@@ -46,22 +46,6 @@ class StepStats:
         return math.isfinite(self.log_probs[1][0])
 
 
-class Merged(Protocol):
-    """What the experts of R sequences say about their next tokens."""
-
-    @property
-    def merged(self) -> Tensor:
-        """Log-probabilities of the mixtures, [R, V]."""
-
-    def describe(self, tokens: Tensor, top_k: int) -> list[StepStats]:
-        """One step of each.
-
-        Args:
-            tokens: chosen ids, [R].
-            top_k: how many candidates to take from the mixture and from each expert.
-        """
-
-
 @dataclass(frozen=True)
 class Mixing:
     """How sequences that are merged alike are merged."""
@@ -77,13 +61,14 @@ class Mixing:
 
 @dataclass(frozen=True)
 class Distribution:
-    """In torch's operators."""
+    """What the experts of R sequences say about their next tokens, in torch's operators."""
 
     log_probs: Tensor
     """Each expert's, normalised, [R, E, V]."""
     weights: Tensor
     """alpha, [R, E]."""
     merged: Tensor
+    """Log-probabilities of the mixtures, [R, V]."""
     space: Space
     """In which they were merged."""
     anchors: Tensor | None = None
@@ -101,7 +86,12 @@ class Distribution:
         return cls(said, how.weights, merged, how.space, anchors)
 
     def describe(self, tokens: Tensor, top_k: int) -> list[StepStats]:
-        """See ``Merged``; everything leaves the device in one transfer."""
+        """One step of each; everything leaves the device in one transfer.
+
+        Args:
+            tokens: chosen ids, [R].
+            top_k: how many candidates to take from the mixture and from each expert.
+        """
         both = torch.cat([self.merged[:, None], self.log_probs], dim=1)  # [R, 1 + E, V]
         ids = both.topk(min(top_k, both.shape[-1]), dim=-1).indices.flatten(1)
         ids = torch.cat([tokens[:, None], ids], dim=1)  # [R, 1 + n]
@@ -138,7 +128,7 @@ def _stats(
 
 
 class LoopDistribution:
-    """In compiled loops."""
+    """The same in compiled loops."""
 
     def __init__(self, rows: Sequence[Sequence[Tensor]], how: Mixing) -> None:
         """From logits, normalised or not, of each one's experts and then anchors, [R][E + A] [V].
@@ -178,7 +168,7 @@ class LoopDistribution:
         return (held - log_sums) + np.float32(math.log(how.plausibility))
 
     def describe(self, tokens: Tensor, top_k: int) -> list[StepStats]:
-        """See ``Merged``."""
+        """As ``Distribution.describe``."""
         count, experts = self._weights.shape
         best = np.empty((count, 1 + experts, min(top_k, self._merged.shape[1])), np.int64)
         ids = best.reshape(count, -1)
@@ -202,6 +192,9 @@ class LoopDistribution:
             strict=True,
         )
         return [_stats([token, *own], *rest) for token, own, *rest in every]
+
+
+Merged = Distribution | LoopDistribution
 
 
 @cache

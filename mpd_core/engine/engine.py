@@ -6,21 +6,20 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mpd_core.engine.build import EngineOptions, Parts, build
-from mpd_core.engine.distribution import StepStats
 from mpd_core.engine.memory import release
 from mpd_core.engine.pace import Pace
 from mpd_core.engine.plan import method_names
 from mpd_core.engine.processor import RequestProcessor
-from mpd_core.engine.records import make_step
 from mpd_core.engine.remotes import Remotes
+from mpd_core.engine.reply import Reply, next_tokens
 from mpd_core.engine.runner import StepOutput
 from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import CacheRow, Sequence
@@ -30,10 +29,8 @@ from mpd_core.engine.warm import read_beginnings
 from mpd_core.errors import EngineError
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack
-from mpd_core.prompts import StreamDecoder, name_tokens
 from mpd_core.remote.expert import RemoteAnswer
 from mpd_core.request import GenerationRequest
-from mpd_core.sampling import choose, draw
 from mpd_core.trace import FinishReason, Trace
 
 if TYPE_CHECKING:
@@ -47,16 +44,6 @@ REST_SECONDS = 2.0
 """How long nobody may ask for anything before memory is given back."""
 
 
-@dataclass(eq=False)
-class _Job:
-    """A sequence with what only the worker needs."""
-
-    sequence: Sequence
-    stream: Stream
-    decoder: StreamDecoder
-    generator: torch.Generator
-
-
 class Engine:
     """Runs every request's experts, and its PCM, as rows of one batched forward a step."""
 
@@ -67,10 +54,8 @@ class Engine:
         self._runner = parts.runner
         self._pace = Pace.of(parts.runner.lanes)
         self._remotes = Remotes(parts.remotes)
-        self._tokenizer = parts.tokenizer
-        self._name = name_tokens(self._tokenizer)
         self._processor = RequestProcessor(pack, parts)
-        self._jobs: dict[Sequence, _Job] = {}
+        self._replies: dict[Sequence, Reply] = {}
         self._wake = threading.Condition()
         self._worker: threading.Thread | None = None
         self._worker_pid = 0
@@ -113,17 +98,12 @@ class Engine:
             assemble=lambda *parts: self._processor.trace(sequence, *parts),
             ahead=lambda: self._ahead(sequence),
         )
-        generator = torch.Generator().manual_seed(request.sampling.seed)
-        decoder = StreamDecoder(self._tokenizer, self._processor.end_of_turn)
-        for token in sequence.prefix:  # as if they had been drawn here
-            draw(generator)
-            decoder.push(token)
-        job = _Job(sequence, stream, decoder, generator)
+        reply = Reply(sequence, stream, self._processor)
         with self._wake:
             if self._closed:
                 raise EngineError("The engine is closed.")
             self._scheduler.add(sequence)
-            self._jobs[sequence] = job
+            self._replies[sequence] = reply
             self._start_worker()
             self._wake.notify()
         return stream
@@ -203,12 +183,12 @@ class Engine:
         for sequence in ready:
             with self._alone(sequence):
                 answers |= self._remotes.take(sequence)
-        running = tuple(sequence for sequence in running if sequence in self._jobs)
-        ready = [sequence for sequence in ready if sequence in self._jobs]
+        running = tuple(sequence for sequence in running if sequence in self._replies)
+        ready = [sequence for sequence in ready if sequence in self._replies]
         with self._pace.step(sum(len(sequence.rows) for sequence in running)):
             for alike in self._runner.step(running, answers, self._tables):
                 self._advance(alike)
-        self._remotes.ask(sequence for sequence in ready if sequence in self._jobs)
+        self._remotes.ask(sequence for sequence in ready if sequence in self._replies)
 
     @contextmanager
     def _alone(self, sequence: Sequence) -> Iterator[None]:
@@ -223,49 +203,30 @@ class Engine:
 
     def _advance(self, output: StepOutput) -> None:
         """Choose the next token of each of these sequences, and tell its stream."""
-        sequences = output.sequences
-        tokens = choose(
-            output.distribution.merged,
-            [sequence.request.sampling for sequence in sequences],
-            [sequence.reply for sequence in sequences],
-            [draw(self._jobs[sequence].generator) for sequence in sequences],
-        )
-        for place, sequence in enumerate(sequences):
-            if sequence.forced_token is not None:
-                tokens[place] = sequence.forced_token
+        replies = [self._replies[sequence] for sequence in output.sequences]
+        tokens = next_tokens(output.distribution.merged, replies)
         every = output.distribution.describe(tokens, self.pack.spec.decode.top_k_recorded)
-        for sequence, stats, missing in zip(sequences, every, output.missing, strict=True):
-            with self._alone(sequence):
-                if finish := self._tell(sequence, stats, missing):
-                    self._end(sequence, finish)
-
-    def _tell(
-        self, sequence: Sequence, stats: StepStats, missing: Mapping[int, float]
-    ) -> FinishReason | None:
-        job = self._jobs[sequence]
-        sequence.tokens.append(stats.token)
-        finish = self._processor.finish(sequence)
-        text = job.decoder.push(stats.token, last=finish is not None)
-        index, experts = len(sequence.reply) - 1, job.stream.experts
-        job.stream.put(make_step(index, text, experts, stats, missing, self._name))
-        return finish
+        for reply, stats, missing in zip(replies, every, output.missing, strict=True):
+            with self._alone(reply.sequence):
+                if finish := reply.add(stats, missing):
+                    self._end(reply.sequence, finish)
 
     def _end(self, sequence: Sequence, reason: FinishReason | EngineError) -> None:
         with self._wake:
             keep = not isinstance(reason, EngineError)
             self._runner.compact(self._scheduler.remove(sequence, keep=keep), self._tables)
             self._remotes.forget(sequence)
-            self._jobs.pop(sequence).stream.put(reason)
+            self._replies.pop(sequence).stream.put(reason)
 
     def _start_over(self, reason: FinishReason | EngineError) -> None:
         """End every request without trusting any state, and begin with empty tables."""
         with self._wake:
-            jobs, self._jobs = self._jobs, {}
+            replies, self._replies = self._replies, {}
             self._tables = self._runner.tables()
             self._scheduler = Scheduler(self._tables, MAX_WAITING)
-        for sequence, job in jobs.items():
+        for sequence, reply in replies.items():
             self._remotes.forget(sequence)
-            job.stream.put(reason)
+            reply.stream.put(reason)
 
     def _cancel(self, sequence: Sequence) -> None:
         sequence.cancelled = True  # the worker ends it before its next step

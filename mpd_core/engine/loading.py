@@ -9,19 +9,19 @@ from pathlib import Path
 
 from mpd_core.engine.plan import PCM
 from mpd_core.errors import PackError
-from mpd_core.models.base import LOCAL, LoadedModel, in_blocks, load_model, weight_format
+from mpd_core.models.base import LoadedModel, in_blocks, load_model, weight_format
 from mpd_core.models.light import read_tokenizer
-from mpd_core.models.sources import obtain
 from mpd_core.models.vocabulary import check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Source
 from mpd_core.prompts import PromptRenderer
 from mpd_core.remote.expert import RemoteExpert
+from mpd_core.sources.obtain import obtain
 
 
 def check_prompts(pack: Pack, folder: Path) -> None:
     """Render a prompt before gigabytes are read: a template that fails should not wait for them."""
     try:
-        tokenizer = read_tokenizer(folder, **LOCAL)
+        tokenizer = read_tokenizer(folder)
     except Exception:  # of any kind: ``load_model`` says what is wrong with it
         return
     PromptRenderer(tokenizer, pack.spec.template)

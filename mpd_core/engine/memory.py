@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import PackedLinear
-from mpd_core.models.rotary import Rotary
+from mpd_core.models.llama import Rotary
 
 ADAPTER_MODULES = tuple(f"mpd_core.models.{name}" for name in ("lora", "layouts", "adapters"))
 KNOWN = ("mpd_core", "transformers.cache")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from mpd_core.models.linear import Bf16Linear, FixedLinear
+from mpd_core.models.linear import Bf16Linear
 from mpd_core.models.rows import RowModel
 from mpd_core.models.threads import use_threads
 
@@ -90,7 +90,7 @@ class Pace:
         """For models: one number where another would give other bits, or not be faster."""
         products = (product for lane in lanes.values() for product in lane.products())
         parts = [part for product in products for part in product.modules()]
-        bound = any(isinstance(part, nn.Linear | FixedLinear | Bf16Linear) for part in parts)
+        bound = any(isinstance(part, nn.Linear | Bf16Linear) for part in parts)
         same_bits = not bound and all(lane.alike for lane in lanes.values())
         return cls(torch.get_num_threads() if same_bits else 1)
 

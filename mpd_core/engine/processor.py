@@ -7,12 +7,13 @@ from dataclasses import asdict
 from mpd_core.engine.build import Parts
 from mpd_core.engine.plan import BASE, PCM, TRUNK, ExpertCall, ExpertPlan, plan_request
 from mpd_core.engine.records import finish_reason
+from mpd_core.engine.scheduler import fits
 from mpd_core.engine.sequence import CacheRow, Sequence, grow_trunk, share_prefixes
 from mpd_core.errors import EngineError, RequestError
 from mpd_core.method.static import is_simplex
 from mpd_core.models.vocabulary import check_embedded
 from mpd_core.packs import Pack
-from mpd_core.prompts import PromptRenderer
+from mpd_core.prompts import PromptRenderer, StreamDecoder, name_tokens
 from mpd_core.request import SHIFTING, Branch, GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 
@@ -33,7 +34,9 @@ class RequestProcessor:
         self._tables = parts.runner.tables()
         self._has_trunk = TRUNK in parts.runner.lanes
         self.end_of_turn = self._prompts.end_of_turn
-        self._tokenizer = parts.tokenizer
+        self.tokenizer = parts.tokenizer
+        self.name = name_tokens(parts.tokenizer)
+        """The text of a token by itself."""
         self._sizes = {name: lane.vocab_size for name, lane in parts.runner.lanes.items()}
         self._check_embedded()
 
@@ -60,12 +63,16 @@ class RequestProcessor:
                 f"together at most {self._context} fit: shorten the prompt or start a new "
                 "conversation."
             )
-        if not all(table.fits(sequence.on(lane)) for lane, table in self._tables.items()):
+        if not fits(sequence, self._tables):
             raise RequestError(
                 "The request needs more memory than the engine has for all: shorten the prompt "
                 "or the reply, or leave dimensions out."
             )
         return sequence
+
+    def decoder(self) -> StreamDecoder:
+        """From a reply's tokens to its text."""
+        return StreamDecoder(self.tokenizer, self.end_of_turn)
 
     def finish(self, sequence: Sequence) -> FinishReason | None:
         """Why a reply is over with its last token, or None while it is not.
@@ -77,8 +84,8 @@ class RequestProcessor:
         reason = finish_reason(sequence.reply, sampling, self.end_of_turn)
         if reason is None and sequence.pcm and token_id >= self._sizes.get(PCM, token_id + 1):
             raise EngineError(
-                f"The reply came to {self._name(token_id)}, a token that the PCM's backbone has no "
-                "embedding for: ask in another way, or choose another method."
+                f"The reply came to {self._quoted(token_id)}, a token that the PCM's backbone has "
+                "no embedding for: ask in another way, or choose another method."
             )
         return reason
 
@@ -124,7 +131,7 @@ class RequestProcessor:
             raise RequestError("To this model the prompt is empty: type something else.")
         if max(prompt) >= self._sizes.get(call.model, self._sizes[BASE]):
             raise RequestError(
-                f"The text holds {self._name(max(prompt))}, a token that '{call.name}' has no "
+                f"The text holds {self._quoted(max(prompt))}, a token that '{call.name}' has no "
                 "embedding for: leave it out."
             )
         prefix = request.branch.prefix if request.branch else ()
@@ -134,7 +141,7 @@ class RequestProcessor:
         """Raises RequestError: tokens or weights that a reply by this method cannot have."""
         if branch is None:
             return
-        known = self._tokenizer.convert_ids_to_tokens
+        known = self.tokenizer.convert_ids_to_tokens
         forced = (*branch.prefix, *(() if branch.token is None else (branch.token,)))
         for token in forced:
             if token >= self._sizes[BASE] or known(token) is None:
@@ -151,15 +158,15 @@ class RequestProcessor:
             )
 
     def _check_embedded(self) -> None:
-        prompts, tokenizer = self._prompts, self._tokenizer
+        prompts, tokenizer = self._prompts, self.tokenizer
         unused = prompts.control_ids - prompts.written - prompts.end_of_turn
         check_embedded(tokenizer, self._sizes[BASE], unused=unused, model="base")
         if PCM in self._sizes:  # a backbone of its own need not know what few people write
             unused = frozenset(tokenizer.get_vocab().values()) - prompts.written
             check_embedded(tokenizer, self._sizes[PCM], unused=unused, model="pcm.backbone")
 
-    def _name(self, token_id: int) -> str:
-        return ascii(self._tokenizer.convert_ids_to_tokens(token_id))
+    def _quoted(self, token_id: int) -> str:
+        return ascii(self.tokenizer.convert_ids_to_tokens(token_id))
 
 
 def _longest_prompt(sequence: Sequence) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mpd_core.models.blocks import BlockLinear
+from mpd_core.models.layouts import base_of
 from mpd_core.models.linear import Bf16Linear, PackedLinear
 from mpd_core.models.rows import RowModel
 
@@ -32,7 +33,7 @@ def try_out(lane: RowModel, *, reads_states: bool) -> None:
         lane: with nothing in its cache yet.
         reads_states: of a trunk below, instead of tokens.
     """
-    bases = (getattr(module, "base", module) for module in lane.products())
+    bases = map(base_of, lane.products())
     products = [base for base in bases if isinstance(base, PackedLinear | Bf16Linear | BlockLinear)]
     alike = all(product.counts.alike for product in products)
     if lane.device.type != "cpu" or lane.graphs is not None or not (products and alike):

@@ -34,11 +34,11 @@ from mpd_core.models.block_model import block_names
 from mpd_core.models.linear import round_to
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
-from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, Precision, Quantize, Source
 from mpd_core.prompts import PromptRenderer, StreamDecoder, name_tokens
 from mpd_core.request import GenerationRequest
 from mpd_core.sampling import choose, draw
+from mpd_core.sources.obtain import obtain
 from mpd_core.trace import StepRecord
 
 

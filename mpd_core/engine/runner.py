@@ -51,7 +51,8 @@ class Runner:
         self.head = head.to(lanes.get("pcm", lanes["base"]).device)
         self._device = lanes["base"].device
         chunk = GPU_CHUNK if self._device.type == "cuda" else CPU_CHUNK
-        self._prefill = Prefill(lanes, chunk)
+        self.prefill = Prefill(lanes, chunk).advance
+        """Writes one chunk of the entering rows' prompts into the cache."""
 
     def tables(self) -> dict[str, RowTable]:
         """An empty table for each lane."""
@@ -81,10 +82,6 @@ class Runner:
         """
         for name, table in tables.items():
             self.lanes[name].cache.give_back(table.kept.places)
-
-    def prefill(self, tables: Tables) -> None:
-        """Write one chunk of the entering rows' prompts into the cache; no logits are computed."""
-        self._prefill.advance(tables)
 
     def step(
         self,

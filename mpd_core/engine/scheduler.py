@@ -154,7 +154,7 @@ class Scheduler:
 
     def schedule(self) -> Schedule:
         """Admit whom there is room for and say who runs."""
-        if self.entering is None and self.waiting and self._fits(self.waiting[0]):
+        if self.entering is None and self.waiting and fits(self.waiting[0], self.tables):
             self.entering = self.waiting.popleft()
             for lane, table in self.tables.items():
                 table.admit(self.entering.on(lane))
@@ -200,5 +200,7 @@ class Scheduler:
         entering = [self.entering] if self.entering else []
         return [*self.running, *entering, *self.waiting]
 
-    def _fits(self, sequence: Sequence) -> bool:
-        return all(table.fits(sequence.on(lane)) for lane, table in self.tables.items())
+
+def fits(sequence: Sequence, tables: Mapping[str, RowTable]) -> bool:
+    """Whether there is room for a sequence's rows on every lane."""
+    return all(table.fits(sequence.on(lane)) for lane, table in tables.items())

@@ -12,8 +12,8 @@ from mpd_core.engine.promise import TO_ROUNDING, TO_THE_BIT
 from mpd_core.engine.runner import Runner
 from mpd_core.engine.scheduler import RowTable, Scheduler
 from mpd_core.models.kernels import loop_threads
+from mpd_core.models.layouts import base_of
 from mpd_core.models.linear import PACKED
-from mpd_core.models.lora import StackedLora
 from mpd_core.models.rows import RowModel
 
 PRODUCTS = {kind.__name__: f"packed {str(dtype)[6:]}" for dtype, kind in PACKED.items()}
@@ -60,6 +60,6 @@ def _lane(lane: RowModel, table: RowTable) -> dict[str, Any]:
 
 
 def _product(module: nn.Module) -> str:
-    base = module.base if isinstance(module, StackedLora) else module
+    base = base_of(module)
     kind = type(base).__name__
     return PRODUCTS.get(kind, kind) + (" + LoRA" if base is not module else "")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from mpd_core.errors import RequestError
+from mpd_core.errors import RequestError, one_line
 from mpd_core.packs import Pack
 from mpd_core.request import MAX_CHARACTERS
 from mpd_core.training.data import Split, load_styles
@@ -59,8 +59,7 @@ def _from_hub(source: str) -> Path:
     """Path of the file in the hub's cache; downloaded if missing."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    from mpd_core.models.hub import hub_answers
-    from mpd_core.models.store import one_line
+    from mpd_core.sources.hub import hub_answers
 
     owner, name, file = [*source.removeprefix(HUB).split("/", 2), "", ""][:3]
     if not (owner and name and file):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
-from mpd_core.errors import MPDError, RequestError
+from mpd_core.errors import MPDError, RequestError, one_line
 from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
 from mpd_core.evaluation.runs import Outcomes, plain_row
 from mpd_core.evaluation.store import Row
@@ -32,11 +32,10 @@ from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
 from mpd_core.models.linear import PACKED, dense_linears, round_to, type_of_adapters
-from mpd_core.models.sources import obtain
-from mpd_core.models.store import one_line
 from mpd_core.packs import Pack, Quantize
 from mpd_core.prompts import PromptRenderer, StreamDecoder
 from mpd_core.sampling import choose, draw
+from mpd_core.sources.obtain import obtain
 
 SEED = 0
 """Of what DARE drops, and of Arrow's power iteration."""

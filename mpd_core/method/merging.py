@@ -171,29 +171,22 @@ def _entropy(probs: Tensor, log_probs: Tensor) -> Tensor:
     return -(probs * finite).sum(dim=-1)
 
 
-def disagreement(
-    log_probs: Tensor, weights: Tensor, mixture_entropy: Tensor | None = None
-) -> Tensor:
-    """Jensen-Shannon divergence of the experts: H(sum alpha_i p_i) - sum alpha_i H(p_i).
-
-    Args:
-        log_probs: [..., E, V].
-        weights: [..., E].
-        mixture_entropy: H(sum alpha_i p_i) where it is known already, [...].
-
-    Returns:
-        Nats, [...]; between 0 (all experts agree) and the entropy of alpha.
-    """
-    return disagreements(log_probs, weights, mixture_entropy)[0]
-
-
 def disagreements(
     log_probs: Tensor, weights: Tensor, mixture_entropy: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``disagreement`` under these weights, and under equal ones.
+    """Jensen-Shannon divergence of the experts: H(sum alpha_i p_i) - sum alpha_i H(p_i).
 
-    The first is near 0 where one expert has nearly all the weight, however far the others are from
-    it; the second says how far all of them lie apart. Arguments as there.
+    Under these weights it is near 0 where one expert has nearly all of them, however far the others
+    are from it; under equal ones it says how far all of them lie apart.
+
+    Args:
+        log_probs: [..., E, V].
+        weights: alpha, [..., E].
+        mixture_entropy: H(sum alpha_i p_i) where it is known already, [...].
+
+    Returns:
+        Under these weights, then under equal ones, in nats, [...]; between 0 (all experts agree)
+        and the weights' entropy.
     """
     if weights.shape[-1] == 1:
         nothing = torch.zeros_like(weights[..., 0])

@@ -8,19 +8,19 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
-from mpd_core.errors import PackError
-from mpd_core.models.targets import Layers, by_pattern, layer_after, suffix, targeted
+from mpd_core.errors import PackError, others_as, shortened
+from mpd_core.models.files import check_no_pointer
+from mpd_core.models.targets import by_pattern, layer_after, suffix, targeted
 from mpd_core.packs import complaints
 
 CONFIG_FILE = "adapter_config.json"
-LFS = b"version https://git-lfs"
 
 HARMLESS = frozenset(
     {
@@ -49,40 +49,32 @@ STARTS = frozenset({"true", "false", "none", "gaussian", "eva", "orthogonal", "m
 CONVERTED = ("pissa", "olora", "corda", "lora_ga")
 """How those begin that change the base, and that PEFT can save as plain LoRA nevertheless."""
 
+AGAIN = "obtain it again, whole"
 MERGE = (
     "merge it into its base with PEFT's merge_and_unload and name the result under "
     "experts.checkpoints, or train plain LoRA"
 )
 
 
-def _check_expression(expression: str) -> None:
-    try:
-        re.compile(expression)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"no regular expression ({error})") from None
+def _compiles(expression: Callable[[str], str]) -> AfterValidator:
+    """That what is made of a string is a regular expression; a list of names is none."""
 
+    def check(value: Any) -> Any:
+        try:
+            if isinstance(value, str):
+                re.compile(expression(value))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"no regular expression ({error})") from None
+        return value
 
-def _suffix_pattern(value: str) -> str:
-    _check_expression(suffix(value))
-    return value
-
-
-def _layer_pattern(value: str) -> str:
-    _check_expression(layer_after(value))
-    return value
-
-
-def _names_or_pattern(value: str | list[str]) -> str | list[str]:
-    if isinstance(value, str):
-        _check_expression(value)
-    return value
+    return AfterValidator(check)
 
 
 Rank = Annotated[int, Field(gt=0, lt=2**31)]
 Alpha = Annotated[float, Field(allow_inf_nan=False)]
-Suffix = Annotated[str, AfterValidator(_suffix_pattern)]
-LayerPattern = Annotated[str, AfterValidator(_layer_pattern)]
-Names = Annotated[str | list[str], AfterValidator(_names_or_pattern)]
+Suffix = Annotated[str, _compiles(suffix)]
+LayerPattern = Annotated[str, _compiles(layer_after)]
+Names = Annotated[str | list[str], _compiles(str)]
 
 
 class LoraSettings(BaseModel):
@@ -122,11 +114,11 @@ class LoraSettings(BaseModel):
 
     def targets(self, model: nn.Module) -> set[str]:
         """Full names of the model's modules that PEFT would adapt."""
-        layers = Layers(self.layers_to_transform, self.layers_pattern)
-        return targeted(model, self.target_modules, self.exclude_modules, layers)
+        names, layers = (self.target_modules, self.exclude_modules), self.layers_to_transform
+        return targeted(model, *names, layers, self.layers_pattern)
 
 
-def read_settings(name: str, folder: Path) -> LoraSettings:
+def read_settings(folder: Path) -> LoraSettings:
     """Read and judge an adapter's configuration.
 
     Raises:
@@ -135,45 +127,34 @@ def read_settings(name: str, folder: Path) -> LoraSettings:
     file = folder / CONFIG_FILE
     if not file.is_file():
         raise PackError(
-            f"adapter '{name}': {file} is not there: name a folder as PEFT's "
-            "save_pretrained writes it; an adapter of another kind (GGUF, MLX) must become one."
+            f"{file} is not there: name a folder as PEFT's save_pretrained writes it; an adapter "
+            "of another kind (GGUF, MLX) must become one."
         )
-    try:
-        raw = file.read_bytes()
-        if raw.startswith(LFS):
-            raise PackError(lfs_complaint(name, file))
-        found = json.loads(raw.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PackError(
-            f"adapter '{name}': {file} cannot be read ({error}): obtain it again, whole."
-        ) from error
+    with others_as(PackError, lambda why: f"{file} cannot be read ({why}): {AGAIN}."):
+        check_no_pointer(file, PackError)
+        found = json.loads(file.read_text("utf-8-sig"))
     if not isinstance(found, dict):
-        raise PackError(
-            f"adapter '{name}': {file} does not hold an object: save it again with PEFT."
-        )
-    _refuse_kind(name, file, found)
+        raise PackError(f"{file} does not hold an object: save it again with PEFT.")
+    _refuse_kind(file, found)
     try:
-        settings = LoraSettings.model_validate(found)
+        return LoraSettings.model_validate(found)
     except ValidationError as error:
         raise PackError(
-            f"adapter '{name}': {file}: {'; '.join(complaints(error))}: correct it, or save the "
-            "adapter again with PEFT."
+            f"{file}: {'; '.join(complaints(error))}: correct it, or save the adapter again with "
+            "PEFT."
         ) from error
-    return settings
 
 
-def _refuse_kind(name: str, file: Path, found: Mapping[str, Any]) -> None:
+def _refuse_kind(file: Path, found: Mapping[str, Any]) -> None:
     """What is not plain LoRA, by the first key that says so."""
     if "peft_type" not in found:
         raise PackError(
-            f"adapter '{name}': {file} has no peft_type, so it is not PEFT's: name a folder as "
-            "PEFT's save_pretrained writes it; an adapter of another kind (MLX) must become one."
+            f"{file} has no peft_type, so it is not PEFT's: name a folder as PEFT's "
+            "save_pretrained writes it; an adapter of another kind (MLX) must become one."
         )
     if found["peft_type"] != "LORA":
         kind = _short(found["peft_type"])
-        raise PackError(
-            f"adapter '{name}': {file} has peft_type {kind}, and only \"LORA\" is run: {MERGE}."
-        )
+        raise PackError(f'{file} has peft_type {kind}, and only "LORA" is run: {MERGE}.')
     start = found.get("init_lora_weights", True)
     if str(start).lower() not in STARTS:
         converted = str(start).lower().startswith(CONVERTED)
@@ -182,27 +163,18 @@ def _refuse_kind(name: str, file: Path, found: Mapping[str, Any]) -> None:
             ", which makes plain LoRA of it, or "
         )
         raise PackError(
-            f"adapter '{name}': {file} has init_lora_weights {_short(start)}, which may change the "
-            f"base's weights: {again if converted else ''}{MERGE}."
+            f"{file} has init_lora_weights {_short(start)}, which may change the base's weights: "
+            f"{again if converted else ''}{MERGE}."
         )
     computed = {*LoraSettings.model_fields, *HARMLESS, "init_lora_weights"} - {"bias"}
     for key, value in found.items():
         default = not value or (key, value) == ("bias", "none")
         if key not in computed and not default:
             raise PackError(
-                f"adapter '{name}': {file} sets {_short(key)} to {_short(value)}, which is not "
-                f"computed here: {MERGE}."
+                f"{file} sets {_short(key)} to {_short(value)}, which is not computed here: "
+                f"{MERGE}."
             )
 
 
-def lfs_complaint(name: str, file: Path) -> str:
-    """What to say of a file that only stands for another one."""
-    return (
-        f"adapter '{name}': {file} is a git-lfs pointer, not the file itself: run git lfs pull "
-        "where it was cloned, or download it again."
-    )
-
-
 def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return shortened(json.dumps(value), 60)

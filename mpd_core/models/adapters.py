@@ -10,14 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mpd_core.errors import PackError
+from mpd_core.errors import PackError, about
 from mpd_core.method import soup
-from mpd_core.models.adapter_config import CONFIG_FILE, MERGE, LoraSettings, read_settings
+from mpd_core.models.adapter_config import AGAIN, CONFIG_FILE, MERGE, LoraSettings, read_settings
 from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
-from mpd_core.models.adapter_weights import Copies, Factors, read_weights
+from mpd_core.models.adapter_weights import Copies, Factors, read_copies, read_weights
 from mpd_core.models.blocks import weight_of_blocks
 from mpd_core.models.numbers import is_held
 from mpd_core.models.targets import linear_shape
+
+OTHER_BASE = "use the base that it was trained on"
 
 
 @dataclass(frozen=True)
@@ -53,19 +55,18 @@ class LoraAdapter:
         targeted = self.settings.targets(model)
         if not targeted:
             raise PackError(
-                f"adapter '{self.name}': {CONFIG_FILE} targets no module of "
-                f"{type(model).__name__}: name its linears in target_modules."
+                f"{CONFIG_FILE} targets no module of {type(model).__name__}: name its linears in "
+                "target_modules."
             )
         for module in sorted(targeted - set(self.factors)):
             self._check_is_linear(module, model.get_submodule(module))
             raise PackError(
-                f"adapter '{self.name}': {WEIGHTS_FILE} lacks '{module}', which its {CONFIG_FILE} "
-                "targets: use the base that it was trained on, or obtain it again, whole."
+                f"{WEIGHTS_FILE} lacks '{module}', which its {CONFIG_FILE} targets: {OTHER_BASE}, "
+                f"or {AGAIN}."
             )
         for module in sorted(set(self.factors) - targeted):
             raise PackError(
-                f"adapter '{self.name}': '{module}' is no linear of the base that its "
-                f"{CONFIG_FILE} targets: use the base that it was trained on."
+                f"'{module}' is no linear of the base that its {CONFIG_FILE} targets: {OTHER_BASE}."
             )
         for module in self.factors:
             self._check_is_linear(module, model.get_submodule(module))
@@ -85,19 +86,17 @@ class LoraAdapter:
 
     def _check_close(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
         if not is_held(tensor, dtype):
-            wider = 'set precision = "fp32" under [base] in the pack, or "bf16" on a GPU'
-            remedy = f"correct lora_alpha in {CONFIG_FILE}, or use an earlier checkpoint"
-            raise PackError(
-                f"adapter '{self.name}': {str(dtype)[6:]} cannot hold {what} (largest number "
-                f"{float(tensor.abs().max()):.3g}): "
-                f"{remedy if dtype is torch.float32 else wider}."
-            )
+            remedy = 'set precision = "fp32" under [base] in the pack, or "bf16" on a GPU'
+            if dtype is torch.float32:
+                remedy = f"correct lora_alpha in {CONFIG_FILE}, or use an earlier checkpoint"
+            largest = f"largest number {float(tensor.abs().max()):.3g}"
+            raise PackError(f"{str(dtype)[6:]} cannot hold {what} ({largest}): {remedy}.")
 
     def _check_is_linear(self, module: str, found: nn.Module) -> None:
         if linear_shape(found) is None:
             raise PackError(
-                f"adapter '{self.name}': {CONFIG_FILE} targets '{module}', a "
-                f"{type(found).__name__}, and only linears are computed: {MERGE}."
+                f"{CONFIG_FILE} targets '{module}', a {type(found).__name__}, and only linears are "
+                f"computed: {MERGE}."
             )
 
     def _check_shapes(self, module: str, linear: nn.Module) -> None:
@@ -107,20 +106,18 @@ class LoraAdapter:
         expected = ((rank, width), (height, rank))
         if found != expected:
             raise PackError(
-                f"adapter '{self.name}': '{module}' has A and B of shapes {found}, "
-                f"which do not fit the base's {expected}, with the rank that {CONFIG_FILE} names: "
-                "use the base that it was trained on."
+                f"'{module}' has A and B of shapes {found}, which do not fit the base's {expected}"
+                f", with the rank that {CONFIG_FILE} names: {OTHER_BASE}."
             )
 
     def _check_copies(self, model: nn.Module) -> None:
         """PEFT would put these in the base's place: they must be what stands there."""
         own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        for name, copy in self.copies.read():
+        for name, copy in read_copies(self.copies):
             held = own[name] if name in own else weight_of_blocks(model, name)
             if held is None or not torch.equal(copy.to(held), held):
                 raise PackError(
-                    f"adapter '{self.name}': {WEIGHTS_FILE} holds a '{name}' that is not what the "
-                    f"base has: {MERGE}."
+                    f"{WEIGHTS_FILE} holds a '{name}' that is not what the base has: {MERGE}."
                 )
 
 
@@ -130,8 +127,9 @@ def load_adapter(name: str, folder: Path) -> LoraAdapter:
     Raises:
         PackError: a file that is missing or broken, a setting or a tensor that is not plain LoRA.
     """
-    settings = read_settings(name, folder)
-    factors, copies = read_weights(name, folder)
+    with about(f"adapter '{name}'"):
+        settings = read_settings(folder)
+        factors, copies = read_weights(folder)
     scaling, factors = _scaled(settings, factors)
     return LoraAdapter(name, scaling, factors, settings, copies)
 

@@ -1,7 +1,7 @@
 """Grouped-query attention over rows that reach differently far into their caches, in torch.
 
-A decoder that is written out takes its single tokens through ``kernels.attend`` on a CPU; prompts,
-other architectures and GPUs come here.
+A decoder that is written out runs in ``kernels.attend`` on a CPU; other architectures and GPUs come
+here.
 
 On a CPU equal to the bit whatever other rows and tokens there are, and however far the window
 reaches beyond what a token may see. torch's fused attention is not: its matrix library sums in

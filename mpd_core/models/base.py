@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
-from mpd_core.errors import PackError, RequestError
+from mpd_core.errors import PackError, RequestError, others_as
 from mpd_core.models.architecture import text_config
 from mpd_core.models.block_model import block_names, load_in_blocks
-from mpd_core.models.files import advice, tensor_headers
+from mpd_core.models.convert import quiet_transformers
+from mpd_core.models.files import LOCAL, advice, tensor_headers
 from mpd_core.models.light import read_tokenizer
 from mpd_core.models.linear import can_pack
 from mpd_core.models.numbers import check_numbers, check_types
-from mpd_core.models.store import one_line
 from mpd_core.models.threads import settle
 from mpd_core.packs import Precision, Quantize
 
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 settle()  # before any product is computed
 
-LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-"""How every model and tokenizer is read: said outright, or transformers asks at the terminal."""
 DTYPES = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -163,9 +160,9 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
     options: dict[str, Any] = {"dtype": format_.dtype, "device_map": format_.device}
     if format_.quantize == "nf4":
         options["quantization_config"] = nf4_config(format_.dtype)
-    with _reading(folder):
-        tokenizer = read_tokenizer(folder, **LOCAL)
-        model = load_in_blocks(folder, **LOCAL) if format_.blocks else None
+    with quiet_transformers(), _reading(folder):
+        tokenizer = read_tokenizer(folder)
+        model = load_in_blocks(folder) if format_.blocks else None
         if model is None:
             from transformers import AutoModelForCausalLM  # 100 MB that blocks do not need
 
@@ -200,7 +197,7 @@ def check_keys(folder: Path, info: Mapping[str, Any], architecture: str) -> None
     Raises:
         PackError: names the first tensor that is missing, left over, or of another shape.
     """
-    shapes = {key: tensor["shape"] for key, tensor in tensor_headers(folder).items()}
+    shapes = {key: shape for key, (_, shape) in tensor_headers(folder).items()}
     left = [key for key in info["unexpected_keys"] if not _is_mask(key, shapes)]
     for key in sorted(info["missing_keys"]):
         raise PackError(
@@ -230,18 +227,9 @@ def _is_mask(key: str, shapes: Mapping[str, Sequence[int]]) -> bool:
     return square and key.endswith((".bias", ".causal_mask"))
 
 
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """Whatever a file can do to those who read it, as one line; transformers' words silenced."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    except PackError:
-        raise
-    except Exception as error:  # safetensors, tokenizers and each architecture have their own kinds
-        reason = one_line(error).rstrip(".")
-        raise PackError(f"base: {folder} cannot be loaded: {reason}; {advice(folder)}.") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+def _reading(folder: Path) -> AbstractContextManager[None]:
+    """Whatever a file can do to those who read it, safetensors, tokenizers, an architecture."""
+    return others_as(
+        PackError,
+        lambda why: f"base: {folder} cannot be loaded: {why.rstrip('.')}; {advice(folder)}.",
+    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, unpack
-from mpd_core.models.files import BLOCKS, weight_files
+from mpd_core.models.files import BLOCKS, LOCAL, weight_files
 from mpd_core.models.light import read_config
 from mpd_core.models.llama import is_llama
 from mpd_core.models.llama_modules import LlamaForCausalLM
@@ -30,12 +29,11 @@ def block_names(folder: Path) -> frozenset[str]:
         return frozenset(n.removesuffix(CODES) for n in file.keys() if n.endswith(CODES))  # noqa: SIM118
 
 
-def load_in_blocks(folder: Path, **local: Any) -> Any | None:
+def load_in_blocks(folder: Path) -> Any | None:
     """The model of a converted base, on the CPU; what is not in blocks is fp32.
 
     Args:
         folder: as ``convert_gguf`` writes it.
-        local: how transformers is to read its configuration.
 
     Returns:
         None where there are no blocks, or no decoder is written out that they are for.
@@ -44,14 +42,11 @@ def load_in_blocks(folder: Path, **local: Any) -> Any | None:
         PackError: numbers that are not finite, or files that do not belong together.
     """
     names = block_names(folder)
-    if not names:
+    if not names or not is_llama(model := _empty(folder)):
         return None
-    model = _empty(folder, **local)
-    if not is_llama(model):
-        return None
-    _place_blocks(folder, model, names)
-    dense = [name for name, tensor in model.state_dict().items() if tensor.is_meta]
-    model.load_state_dict(dict(_read(folder, dense)), strict=False, assign=True)
+    dense = dict(_dense(folder, names))
+    _place_blocks(folder, model, names, dense)
+    model.load_state_dict(dense, strict=False, assign=True)
     if model.config.tie_word_embeddings and isinstance(model.lm_head, nn.Linear):
         model.lm_head.weight = model.get_input_embeddings().weight
     rotary = model.model.rotary_emb
@@ -60,7 +55,7 @@ def load_in_blocks(folder: Path, **local: Any) -> Any | None:
     return model
 
 
-def _empty(folder: Path, **local: Any) -> Any:
+def _empty(folder: Path) -> Any:
     """The model that a configuration describes, of shapes alone."""
     config = read_config(folder)
     with torch.device("meta"):
@@ -68,11 +63,13 @@ def _empty(folder: Path, **local: Any) -> Any:
             return LlamaForCausalLM(config)
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        config = AutoConfig.from_pretrained(folder, **local)
+        config = AutoConfig.from_pretrained(folder, **LOCAL)
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 
-def _place_blocks(folder: Path, model: Any, names: frozenset[str]) -> None:
+def _place_blocks(
+    folder: Path, model: Any, names: frozenset[str], dense: Mapping[str, Tensor]
+) -> None:
     embeddings, tied = model.get_input_embeddings(), model.config.tie_word_embeddings
     with safe_open(folder / BLOCKS, "pt") as file:
         for name in sorted(names):
@@ -89,7 +86,7 @@ def _place_blocks(folder: Path, model: Any, names: frozenset[str]) -> None:
             _check_shape(folder, name, panels, found.weight)
             made: nn.Module = BlockEmbedding(panels)
             if found is not embeddings:
-                made = BlockLinear(panels, _bias(folder, path) if found.bias is not None else None)
+                made = BlockLinear(panels, None if found.bias is None else dense[f"{path}.bias"])
             elif tied:
                 model.lm_head = BlockLinear(panels)
             setattr(model.get_submodule(parent), child, made)
@@ -120,20 +117,12 @@ def _check_shape(folder: Path, name: str, panels: Panels, weight: Tensor) -> Non
         )
 
 
-def _bias(folder: Path, path: str) -> Tensor:
-    name = f"{path}.bias"
-    return dict(_read(folder, [name]))[name]
-
-
-def _read(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a folder's own files, those of the names that are there."""
-    with ExitStack() as stack:
-        for weights in weight_files(folder):
-            file = stack.enter_context(safe_open(folder / weights, "pt"))
-            held = set(file.keys())
-            for name in names:
-                if name in held:
-                    yield name, file.get_tensor(name).float().clone()
+def _dense(folder: Path, names: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a folder's own files but those whose blocks are kept."""
+    for weights in weight_files(folder):
+        with safe_open(folder / weights, "pt") as file:
+            for name in set(file.keys()) - names:
+                yield name, file.get_tensor(name).float().clone()
 
 
 def _check_whole(folder: Path, model: nn.Module) -> None:

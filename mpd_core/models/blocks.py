@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -99,11 +98,6 @@ class Panels:
         panel, lane = outputs // PANEL, outputs % PANEL
         codes = self.codes[panel, :, :, lane].flatten(-2)
         return unpack(codes, self.scales[panel, :, :, lane])
-
-    def goes_before(self, other: Panels) -> bool:
-        """Whether another's panels may follow its own as one matrix."""
-        kind = self.codes.shape[1:] == other.codes.shape[1:]
-        return kind and self.outputs % PANEL == 0
 
     def part(self, first: int, outputs: int) -> Panels:
         """A matrix that lies in this one, from a whole panel on."""
@@ -220,8 +214,10 @@ def join(linears: Sequence[BlockLinear]) -> BlockLinear | None:
     if len(linears) == 1:
         return linears[0]  # others may hold its panels, too: an embedding those of its output layer
     own = [linear.panels for linear in linears]
-    if not all(one.goes_before(other) for one, other in pairwise(own)):
+    if len({panels.codes.shape[1:] for panels in own}) > 1:
         return None
+    if any(panels.outputs % PANEL for panels in own[:-1]):
+        return None  # the next one would not begin at a panel
     outputs = sum(panels.outputs for panels in own)
     codes, scales = (
         torch.cat(parts) for parts in zip(*((p.codes, p.scales) for p in own), strict=True)

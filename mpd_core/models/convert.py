@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpd_core.errors import ModelSourceError
-from mpd_core.models.files import BLOCKS
-from mpd_core.models.store import need_space, one_line
+from mpd_core.errors import ModelSourceError, others_as
+from mpd_core.models.files import BLOCKS, LOCAL
+from mpd_core.saving import need_space
 
 if TYPE_CHECKING:
     from mpd_core.models.gguf_file import GGUFContents
@@ -39,7 +39,8 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    with _quiet():
+    with quiet_transformers(), _no_gguf_bar(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         contents, tokenizer, model = _read(gguf)
         config = model.config
         if hasattr(config, "quantization_config"):
@@ -66,8 +67,7 @@ def _read(gguf: Path) -> tuple[GGUFContents, Any, Any]:
 
     from mpd_core.models.gguf_file import GGUFContents
 
-    where: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    where |= {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+    where = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, **LOCAL}
     options: dict[str, Any] = {"dtype": torch.float32, "output_loading_info": True}
     options["ignore_mismatched_sizes"] = True  # told in ``info``, and refused in fewer words
     with _reading(gguf.name):
@@ -78,18 +78,15 @@ def _read(gguf: Path) -> tuple[GGUFContents, Any, Any]:
     return contents, tokenizer, model
 
 
-@contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Whatever a file can do to those who read it, as one line."""
-    try:
-        yield
-    except ModelSourceError:
-        raise
-    except Exception as error:  # of the many kinds that a file it does not know can cause
-        raise ModelSourceError(
-            f"{name} could not be converted ({one_line(error)}): "
-            "use a GGUF whose architecture transformers supports, or a safetensors source."
-        ) from error
+def _reading(name: str) -> AbstractContextManager[None]:
+    """Whatever a file that transformers does not know can do to it."""
+    return others_as(
+        ModelSourceError,
+        lambda why: (
+            f"{name} could not be converted ({why}): use a GGUF whose architecture "
+            "transformers supports, or a safetensors source."
+        ),
+    )
 
 
 def _check_kept(tokenizer: Any, target: Path, name: str) -> None:
@@ -97,7 +94,7 @@ def _check_kept(tokenizer: Any, target: Path, name: str) -> None:
     from transformers import AutoTokenizer
 
     with _reading(name):
-        kept = AutoTokenizer.from_pretrained(target, local_files_only=True, trust_remote_code=False)
+        kept = AutoTokenizer.from_pretrained(target, **LOCAL)
         same = kept(SAMPLE)["input_ids"] == tokenizer(SAMPLE)["input_ids"]
     if not same:
         raise ModelSourceError(
@@ -127,17 +124,15 @@ def _say_outright(contents: GGUFContents, tokenizer: Any, config: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the bars and warnings of one conversion; transformers keeps them as global state."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence its bars and its log, which it keeps as global state."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings(), _no_gguf_bar():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

@@ -42,28 +42,22 @@ _POSITIONS: ContextVar[Tensor | None] = ContextVar("positions", default=None)
 class GeneralBody:
     """Runs the model's own code; its linears are replaced, packed and with adapters."""
 
-    def __init__(
-        self,
-        model: Any,
-        stack: LoraStack,
-        *,
-        packed: torch.dtype | None,
-        layers: range | None = None,
-    ) -> None:
+    def __init__(self, model: Any, stack: LoraStack, *, packed: torch.dtype | None) -> None:
         """Take over a causal LM, always the whole of it; it is changed in place.
 
         Raises:
             PackError: attention that cannot be given rows of different texts.
         """
-        assert layers is None, "only a written-out decoder runs in parts"
         _use_rows(model)
         self._body: nn.Module = body_of(model)
         self._products: list[nn.Module] = []
-        for name, linear, width in _linears(model):
-            parent, _, child = name.rpartition(".")
-            ready = stack.wrap(fuse([linear], packed=packed), [(name, width)])
-            setattr(model.get_submodule(parent), child, ready)
-            self._products.append(ready)
+        for name, module in list(model.named_modules()):
+            # Also of bitsandbytes' 4-bit layers and GPT-2's Conv1D.
+            if shape := linear_shape(module):
+                parent, _, child = name.rpartition(".")
+                ready = stack.wrap(fuse([module], packed=packed), [(name, shape[1])])
+                setattr(model.get_submodule(parent), child, ready)
+                self._products.append(ready)
         self.lm_head: nn.Module = model.get_output_embeddings()
         parameters = inspect.signature(self._body.forward).parameters
         self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
@@ -182,9 +176,3 @@ def _attend_as_written(module: nn.Module, *arguments: Any, **others: Any) -> tup
     written = sys.modules[type(module).__module__].eager_attention_forward
     mixed: tuple[Tensor, Any] = written(module, *arguments, **others)
     return mixed
-
-
-def _linears(model: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """Name, module and outputs of each; also of bitsandbytes' 4-bit layers and GPT-2's Conv1D."""
-    found = ((name, module, linear_shape(module)) for name, module in model.named_modules())
-    return [(name, module, shape[1]) for name, module, shape in found if shape]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,36 +15,20 @@ from mpd_core.models.blocks import unpack
 from mpd_core.models.level_loops import BLOCK
 
 Raw = NDArray[np.uint8]
-Parts = tuple[Tensor, Tensor]
 
 
-def _q4_1(raw: Raw) -> Parts:
-    return _codes(raw, 4, HALF), _halves(raw[..., :4])
+KINDS = {"Q4_0": (2, HALF), "Q4_1": (4, HALF), "Q8_0": (2, BLOCK)}
+"""Bytes of a block's scales, which come first, and of its codes; other kinds are not kept."""
 
 
-def _q4_0(raw: Raw) -> Parts:
-    d = _halves(raw[..., :2])
-    return _codes(raw, 2, HALF), torch.cat([d, -8 * d], dim=-1)  # d (q - 8)
-
-
-def _q8_0(raw: Raw) -> Parts:
-    return _codes(raw, 2, BLOCK), _halves(raw[..., :2])
-
-
-def _codes(raw: Raw, start: int, count: int) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(raw[..., start : start + count]))
-
-
-def _halves(raw: Raw) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(raw).view("<f2").astype(np.float16))
-
-
-KINDS: dict[str, tuple[int, Callable[[Raw], Parts]]] = {
-    "Q4_0": (2 + HALF, _q4_0),
-    "Q4_1": (4 + HALF, _q4_1),
-    "Q8_0": (2 + BLOCK, _q8_0),
-}
-"""Bytes of a block, and how codes and scales come out of them; other kinds are not kept."""
+def split(kind: str, raw: Raw) -> tuple[Tensor, Tensor]:
+    """Codes and scales, as ``blocks`` has them, of a tensor's bytes [..., bytes of a row]."""
+    head, size = KINDS[kind][0], sum(KINDS[kind])
+    scales, codes = np.split(raw.reshape(*raw.shape[:-1], -1, size), [head], axis=-1)
+    halves = np.ascontiguousarray(scales).view("<f2").astype(np.float16)
+    d = torch.from_numpy(halves)
+    every = torch.cat([d, -8 * d], dim=-1) if kind == "Q4_0" else d  # d (q - 8)
+    return torch.from_numpy(np.ascontiguousarray(codes)), every
 
 
 def kept_blocks(
@@ -67,8 +51,7 @@ def kept_blocks(
         tensor, wanted = tensors.get(own), state.get(name)
         if tensor is None or wanted is None or tensor.tensor_type.name not in KINDS:
             continue
-        size, split = KINDS[tensor.tensor_type.name]
-        codes, scales = split(np.asarray(tensor.data).reshape(*tensor.data.shape[:-1], -1, size))
+        codes, scales = split(tensor.tensor_type.name, np.asarray(tensor.data))
         order = _order(unpack(codes, scales), wanted)
         if order is not None:
             found[f"{name}.codes"] = codes[order].contiguous()

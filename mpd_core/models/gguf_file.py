@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpd_core.errors import ModelSourceError
+from mpd_core.errors import ModelSourceError, others_as
 from mpd_core.models.gguf_blocks import kept_blocks
 from mpd_core.models.gguf_settings import lost_settings, missing_settings
 from mpd_core.models.gguf_words import (
@@ -24,7 +24,6 @@ from mpd_core.models.gguf_words import (
     roles,
     split_tokens,
 )
-from mpd_core.models.store import one_line
 
 if TYPE_CHECKING:
     from gguf import GGUFReader
@@ -91,15 +90,11 @@ class GGUFContents:
             ModelSourceError: names the first setting or tensor that was lost, or was never there.
         """
         for key in missing_settings(self._fields, self._architecture):
-            raise self._refusal(f"does not set {key}, and transformers takes some value of its own")
+            raise self._refusal(f"does not set {key}, and transformers takes a value of its own")
         for key in sorted(info["missing_keys"]):
             raise self._refusal(f"lacks the tensor '{key}' of {type(model).__name__}")
         for key, found, wanted in sorted(info["mismatched_keys"]):
             raise self._refusal(f"has '{key}' in the shape {tuple(found)}, not {tuple(wanted)}")
-        for key in missing_settings(self._fields, self._architecture):
-            raise self._refusal(
-                f"does not set {key}, for which transformers takes a value of its own"
-            )
         complete_words(self._fields, tokenizer)
         for key in lost_words(self._fields, tokenizer):
             raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")
@@ -122,23 +117,18 @@ class GGUFContents:
     def _lost_tensors(self, model: Any) -> Iterator[str]:
         kept = {t.data_ptr(): t.numel() for t in model.state_dict().values()}  # ties count once
         names = set(self._tensors)
-        if self._scaled_by_frequencies(model.config):
+        if (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "llama3":
             names.discard(FREQUENCIES)
         if model.config.tie_word_embeddings and self._same_tensors("output", "token_embd"):
             names.discard("output.weight")
         held = sum(int(np.prod(self._tensors[name].shape)) for name in names)
         if held == sum(kept.values()):
             return
-        yield next(
-            (name for name in sorted(names.difference(_mapped(model)))), "more than the model has"
-        )
+        yield min(names.difference(_mapped(model)), default="more than the model has")
 
     def _same_tensors(self, one: str, other: str) -> bool:
         pair = [self._tensors.get(f"{name}.weight") for name in (one, other)]
         return None not in pair and np.array_equal(pair[0].data, pair[1].data)  # type: ignore[union-attr]
-
-    def _scaled_by_frequencies(self, config: Any) -> bool:
-        return (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "llama3"
 
     def _carry_rope(self, model: Any) -> None:
         """Linear scaling, and Llama 3's, go into the configuration."""
@@ -199,13 +189,9 @@ class GGUFContents:
 def _reader(path: Path) -> GGUFReader:
     from gguf import GGUFReader
 
-    try:
+    no_whole = f"{path.name} could not be converted: it is no whole GGUF"
+    with others_as(ModelSourceError, lambda why: f"{no_whole} ({why}); obtain it again."):
         return GGUFReader(path)
-    except Exception as error:  # numpy's and others', of bytes that are not what they must be
-        raise ModelSourceError(
-            f"{path.name} could not be converted: it is no whole GGUF ({one_line(error)}); obtain "
-            "it again."
-        ) from error
 
 
 def _mapped(model: Any) -> dict[str, str]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mpd_core.models import layer_loops as loops
 from mpd_core.models.blocks import BlockLinear
 from mpd_core.models.cache import RowCache
-from mpd_core.models.lora import LoraStack, StackedLora
-from mpd_core.models.operators import Pass
+from mpd_core.models.layouts import RowLoopLora, base_of
+from mpd_core.models.lora import LoraStack
+from mpd_core.models.operators import Pass, as_rows
 
 ADAPTERS = slice(loops.ADAPTERS, loops.PRODUCT)
 STARTS = (loops.QKV, loops.OUT, loops.GATE_UP, loops.DOWN)
@@ -41,7 +42,7 @@ class LayerTable:
         for row, pair, four in zip(self._table, self._norms, products, strict=True):
             row[[loops.NORM, loops.MLP_NORM]] = [norm.ctypes.data for norm in pair]
             for start, linear in zip(STARTS, four, strict=True):
-                codes, scales = _base(linear).arrays
+                codes, scales = base_of(linear).arrays
                 shape = codes.shape[:3]
                 own = [codes.ctypes.data, scales.ctypes.data, *shape]
                 row[start : start + loops.ADAPTERS] = own
@@ -67,8 +68,8 @@ class LayerTable:
             self._table,
             whole,
             self._eps,
-            _rows(x),
-            _rows(update),
+            as_rows(x),
+            as_rows(update),
             cos,
             sin,
             self._size,
@@ -82,7 +83,7 @@ class LayerTable:
         self._count, self._adapters = self._stack.count, []
         self._kind: Any = np.empty(0, np.float32)
         for row, start, linear in self._each():
-            if isinstance(linear, StackedLora):
+            if isinstance(linear, RowLoopLora):
                 table, a, b = joined = linear.joined
                 self._adapters.append(joined)
                 own = [table.ctypes.data, len(table), a.ctypes.data, a.size, b.ctypes.data, b.size]
@@ -106,13 +107,5 @@ class LayerTable:
 
 def all_in_blocks(products: Sequence[Sequence[nn.Module]]) -> bool:
     """Whether these linears can be in such a table."""
-    linears = [_base(linear) for four in products for linear in four]
+    linears = [base_of(linear) for four in products for linear in four]
     return all(isinstance(linear, BlockLinear) and linear.bare for linear in linears)
-
-
-def _base(linear: nn.Module) -> Any:
-    return linear.base if isinstance(linear, StackedLora) else linear
-
-
-def _rows(x: Tensor) -> Any:
-    return x.view(-1, x.shape[-1]).numpy()

@@ -1,17 +1,19 @@
-"""Where the factors of a linear's adapters lie, and how they are added to what it computes."""
+"""Linears with adapters on top: where the factors lie, and how they are added to the product."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
+from mpd_core.errors import PackError
 from mpd_core.models import kernels
-from mpd_core.models.linear import PACKED, FixedLinear
+from mpd_core.models.adapter_config import MERGE
 
 
 class Routing:
@@ -67,85 +69,118 @@ class Block:
         self.held[self.module] = (a, b)
 
 
-class LoraLayout(Protocol):
-    """A way to add what adapters compute."""
+class StackedLora(nn.Module):
+    """A linear layer, of whatever kind, with several adapters on top."""
 
-    def add(self, x: Tensor, y: Tensor, blocks: Sequence[Block]) -> Tensor:
+    def __init__(self, base: nn.Module, routing: Routing, parts: Sequence[tuple[str, int]]) -> None:
+        """Take what computes some linears as one; ``parts``: full name and width of each."""
+        super().__init__()
+        self.base = base
+        self._routing = routing
+        self._parts = parts
+        self._blocks: list[Block] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether no adapter targets any of its parts."""
+        return not self._blocks
+
+    def take(self, index: int, held: dict[str, tuple[Tensor, Tensor]]) -> None:
+        """Take an adapter's factors for these parts, if it has any."""
+        start = 0
+        for module, width in self._parts:
+            if module in held:
+                self._blocks.append(Block(index, module, start, held))
+            start += width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [rows, T, in] to [rows, T, out]; some architectures have [rows x T, in], or more axes.
+
+        Raises:
+            PackError: it is called for other tokens than all, so that whose they are is not known.
+        """
+        y: Tensor = self.base.forward(x)
+        if not self._routing.active:
+            return y
+        if x.shape[:-1] == self._routing.size:
+            return self._add(x, y)
+        rows, tokens = self._routing.size
+        known = x.shape[:2] == (rows, tokens) or x.shape[:-1] == (rows * tokens,)
+        if not (known and isinstance(y, Tensor)):
+            raise PackError(
+                f"adapters: the base calls '{self._parts[0][0]}' in a way that LoRA for rows of "
+                f"different adapters cannot follow: {MERGE}."
+            )
+        x, flat = x.reshape(rows, -1, x.shape[-1]), y.reshape(rows, -1, y.shape[-1])
+        return self._add(x, flat).view(y.shape)
+
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
         """y [rows, T, out] with what the adapters of x [rows, T, in] add to it."""
+        raise NotImplementedError
 
 
-class SideBySideLora:
-    """Two products over the adapters that are laid out, with a mask between them."""
+class SideBySideLora(StackedLora):
+    """On a GPU: two products over the adapters that are laid out, with a mask between them."""
 
-    def __init__(self, routing: Routing, like: Tensor, packed: torch.dtype | None) -> None:
-        """``like`` has the type and the device of what is laid out; ``packed``: to fp16 or bf16."""
-        self._routing, self._like = routing, like
-        self._product = PACKED[packed] if packed else FixedLinear
-        self._laid_out: tuple[int, ...] | None = None
-        self._columns: tuple[int, ...] = ()
+    _laid_out: tuple[int, ...] | None = None
+    _columns: tuple[int, ...] = ()
 
-    def add(self, x: Tensor, y: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """y with what the adapters add to it."""
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if self._laid_out != self._routing.in_use:
-            self._lay_out(blocks, y.shape[-1])
+            self._lay_out(y.shape[-1])
         if not self._columns:
             return y
         mask = self._routing.mask(self._columns, self._places)
         # Not a product alone: where an adapter overflows, rows without it would get 0 x inf, NaN.
-        inner = (self._a(x) * mask).masked_fill_(mask == 0.0, 0.0)
-        delta: Tensor = self._b(inner)
-        return y.add_(delta)
+        inner = (F.linear(x, self._a) * mask).masked_fill_(mask == 0.0, 0.0)
+        return y.add_(F.linear(inner, self._b))
 
-    def _lay_out(self, blocks: Sequence[Block], width: int) -> None:
-        blocks = [block for block in blocks if block.adapter in self._routing.in_use]
-        self._laid_out = self._routing.in_use
-        pairs = [block.factors for block in blocks]
-        owners = zip(blocks, pairs, strict=True)
-        self._columns = tuple(block.adapter for block, (a, _) in owners for _ in a)
-        self._places = torch.tensor(self._columns, dtype=torch.long, device=self._like.device)
+    def _lay_out(self, width: int) -> None:
+        self._laid_out, like = self._routing.in_use, self._routing.weights
+        assert like is not None
+        blocks = [block for block in self._blocks if block.adapter in self._laid_out]
+        self._columns = tuple(block.adapter for block in blocks for _ in block.factors[0])
+        self._places = torch.tensor(self._columns, dtype=torch.long, device=like.device)
         if not blocks:
             return
-        a = torch.cat([a for a, _ in pairs]).to(self._like)
-        b = a.new_zeros(width, len(a))
+        self._a = torch.cat([block.factors[0] for block in blocks]).to(like)
+        self._b = self._a.new_zeros(width, len(self._a))
         column = 0
-        for block, (_, own) in zip(blocks, pairs, strict=True):
-            height, rank = own.shape
-            b[block.start : block.start + height, column : column + rank] = own
+        for block in blocks:
+            b = block.factors[1]
+            height, rank = b.shape
+            self._b[block.start : block.start + height, column : column + rank] = b
             column += rank
-        self._a, self._b = self._product(a), self._product(b)
 
 
-class RowLoopLora:
-    """A loop over rows; nothing is laid out anew when others come and go."""
+class RowLoopLora(StackedLora):
+    """On a CPU: a loop over rows; nothing is laid out anew when others come and go."""
 
-    def __init__(self, routing: Routing) -> None:
-        self._routing = routing
-        self._table: Any = ()
-        self._a = self._b = torch.empty(0)
+    _table: Any = ()
 
-    def add(self, x: Tensor, y: Tensor, blocks: Sequence[Block]) -> Tensor:
-        """y with what the adapters add to it."""
-        joined, weights = self.joined(blocks), self._routing.weights
+    def _add(self, x: Tensor, y: Tensor) -> Tensor:
+        weights = self._routing.weights
         assert weights is not None
         y = y.contiguous()
         rows_x, rows_y = x.reshape(-1, x.shape[-1]).numpy(), y.view(-1, y.shape[-1]).numpy()
-        kernels.add_lora(rows_x, weights.numpy(), *joined, rows_y)
+        kernels.add_lora(rows_x, weights.numpy(), *self.joined, rows_y)
         return y
 
-    def joined(self, blocks: Sequence[Block]) -> tuple[Any, Any, Any]:
+    @property
+    def joined(self) -> tuple[Any, Any, Any]:
         """The table, A and B, as ``kernels.add_lora`` takes them."""
-        if len(self._table) != len(blocks):
-            self._join(blocks)
+        if len(self._table) != len(self._blocks):
+            self._join()
         return self._table, self._a.numpy(), self._b.numpy()
 
-    def _join(self, blocks: Sequence[Block]) -> None:
+    def _join(self) -> None:
         """Move factors to where ``kernels.add_lora`` reads them; fp16 stays fp16."""
-        pairs = [block.factors for block in blocks]
+        pairs = [block.factors for block in self._blocks]
         kind = torch.float16 if pairs[0][0].dtype is torch.float16 else torch.float32
         a = torch.cat([a for a, _ in pairs]).to(kind)
         b = torch.cat([b.t().flatten() for _, b in pairs]).to(kind)
         table, first, place = [], 0, 0
-        for block, (_, own) in zip(blocks, pairs, strict=True):
+        for block, (_, own) in zip(self._blocks, pairs, strict=True):
             height, rank = own.shape
             table.append((block.adapter, first, rank, block.start, height, place))
             moved = b[place : place + own.numel()].view(rank, height).t()
@@ -154,3 +189,8 @@ class RowLoopLora:
         self._table = np.array(table)
         seen = torch.int16 if kind is torch.float16 else kind
         self._a, self._b = a.view(seen), b.view(seen)
+
+
+def base_of(linear: nn.Module) -> Any:
+    """What lies under the adapters of a linear: itself where it has none."""
+    return linear.base if isinstance(linear, StackedLora) else linear

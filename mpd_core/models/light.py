@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from mpd_core.models.files import CONFIG, UNREADABLE
+from mpd_core.models.files import CONFIG, LOCAL, UNREADABLE
 
 SIZES = (
     "head_dim",
@@ -78,25 +78,18 @@ def _is_plain(found: dict[str, Any]) -> bool:
     )
 
 
-def read_tokenizer(folder: Path, **local: Any) -> Any:
-    """A folder's tokenizer, as ``AutoTokenizer`` reads it.
-
-    Args:
-        folder: of any model.
-        local: how transformers is to read it.
-    """
-    if _is_backend(_read(folder / "tokenizer_config.json")) and _is_plain(_read(folder / CONFIG)):
+def read_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer, as ``AutoTokenizer`` reads it; of any model."""
+    named = _read(folder / "tokenizer_config.json")
+    # It is its tokenizer.json and nothing more.
+    backend = named.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in named
+    if backend and _is_plain(_read(folder / CONFIG)):
         from transformers import TokenizersBackend
 
-        return TokenizersBackend.from_pretrained(folder, **local)
+        return TokenizersBackend.from_pretrained(folder, **LOCAL)
     from transformers import AutoTokenizer  # imports the model's code, with its configuration
 
-    return AutoTokenizer.from_pretrained(folder, **local)
-
-
-def _is_backend(found: dict[str, Any]) -> bool:
-    """Whether it is its ``tokenizer.json`` and nothing more."""
-    return found.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in found
+    return AutoTokenizer.from_pretrained(folder, **LOCAL)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -32,30 +32,50 @@ COLUMN_BLOCK = 32
 """Outputs that the kernel of fp16 products computes together; fewer are summed another way."""
 
 
-class PackedLinear(nn.Module):
-    """fp16 weights in the layout of the CPU's matrix kernel, fp32 activations and sums.
-
-    Half the bytes of fp32 a step. Each row's result is the same to the bit whatever other rows are
-    in the batch, see ``counts``, which neither torch's fp32 product nor dynamic int8 can say, and
-    each output's whatever other outputs the matrix has: the last block is filled up with zeros.
+class _HalfLinear(nn.Module):
+    """Weights of 16 bits, sums in fp32; a row's result is the same to the bit whatever other rows
+    are in the batch, see ``counts``, which neither torch's fp32 product nor dynamic int8 can say.
     """
 
+    dtype: torch.dtype
+    make: Callable[..., Compute]
+    """From a weight [out, in] and a bias [out] to what multiplies rows."""
+
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Pack a weight [out, in] and a bias [out].
+        """Take a weight [out, in] and a bias [out].
 
         Raises:
-            PackError: a number that fp16 does not hold.
+            PackError: a number that the type does not hold.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        _check_range(weight, torch.float16)
-        self._idle = -self.out_features % COLUMN_BLOCK
-        weight = nn.functional.pad(weight.float(), (0, 0, 0, self._idle))
-        bias = None if bias is None else nn.functional.pad(bias.float(), (0, self._idle))
-        self._product = _fp16_product(weight, bias)
-        self.counts = counts_of(
-            "fp16", _fp16_product, self._product, (self.out_features, self.in_features)
-        )
+        _check_range(weight, self.dtype)
+        self._product = self.make(weight, bias)
+        shape = (self.out_features, self.in_features)
+        self.counts = counts_of(str(self.dtype), self.make, self._product, shape)
+
+
+def _fp16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
+    idle = -len(weight) % COLUMN_BLOCK
+    weight = nn.functional.pad(weight.float(), (0, 0, 0, idle))
+    bias = None if bias is None else nn.functional.pad(bias.float(), (0, idle))
+    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+    # The overload by name: finding it takes longer than a small product.
+    return partial(torch.ops.quantized.linear_dynamic_fp16.default, W_prepack=packed)
+
+
+class PackedLinear(_HalfLinear):
+    """fp16 weights in the layout of the CPU's matrix kernel, fp32 activations and sums.
+
+    Half the bytes of fp32 a step. An output is the same whatever other outputs the matrix has: the
+    last block is filled up with zeros.
+    """
+
+    dtype, make = torch.float16, staticmethod(_fp16_product)
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        super().__init__(weight, bias)
+        self._idle = self.out_features % COLUMN_BLOCK > 0
         self._plain = self.counts.plain
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,39 +86,6 @@ class PackedLinear(nn.Module):
             y = self.counts.compute(self._product, x.reshape(-1, self.in_features))
             y = y.view(*x.shape[:-1], -1)
         return y[..., : self.out_features].contiguous() if self._idle else y
-
-
-def _fp16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
-    packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
-    # The overload by name: finding it takes longer than a small product.
-    return partial(torch.ops.quantized.linear_dynamic_fp16.default, W_prepack=packed)
-
-
-class Bf16Linear(nn.Module):
-    """bf16 weights and activations, fp32 sums, for CPUs that multiply bf16 in hardware.
-
-    Twice the rate of ``PackedLinear`` from about 16 rows on, and as independent of other rows; but
-    activations are rounded to 8 bits, which fp16 weights with fp32 activations are not.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        """Take a weight [out, in] and a bias [out].
-
-        Raises:
-            PackError: a number that bf16 does not hold.
-        """
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        _check_range(weight, torch.bfloat16)
-        self._product = _bf16_product(weight, bias)
-        self.counts = counts_of(
-            "bf16", _bf16_product, self._product, (self.out_features, self.in_features)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] to [..., out], both in fp32."""
-        y = self.counts.compute(self._product, x.reshape(-1, self.in_features))
-        return y.view(*x.shape[:-1], -1)
 
 
 def _bf16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
@@ -112,6 +99,21 @@ def _bf16_product(weight: Tensor, bias: Tensor | None = None) -> Compute:
         return nn.functional.linear(rows, half, half_bias)[: len(x)].float()
 
     return compute
+
+
+class Bf16Linear(_HalfLinear):
+    """bf16 weights and activations, fp32 sums, for CPUs that multiply bf16 in hardware.
+
+    Twice the rate of ``PackedLinear`` from about 16 rows on; but activations are rounded to 8 bits,
+    which fp16 weights with fp32 activations are not.
+    """
+
+    dtype, make = torch.bfloat16, staticmethod(_bf16_product)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [..., in] to [..., out], both in fp32."""
+        y = self.counts.compute(self._product, x.reshape(-1, self.in_features))
+        return y.view(*x.shape[:-1], -1)
 
 
 def _check_range(weight: Tensor, dtype: torch.dtype) -> None:
@@ -135,20 +137,6 @@ blocks with a scale each."""
 def type_of_adapters(packed: torch.dtype | None) -> torch.dtype | None:
     """What adapters are packed to: they are small, and more exact than blocks of 8 bits."""
     return torch.float16 if packed is torch.int8 else packed
-
-
-class FixedLinear(nn.Module):
-    """x W^T in the type of the weight, for a weight that is neither trained nor saved."""
-
-    def __init__(self, weight: Tensor) -> None:
-        """Take a weight [out, in]."""
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self._weight = weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [..., in] to [..., out]."""
-        return nn.functional.linear(x, self._weight)
 
 
 class SideBySide(nn.Module):
@@ -176,7 +164,7 @@ def fuse(linears: Sequence[nn.Module], *, packed: torch.dtype | None) -> nn.Modu
     if len(blocks) == len(linears) and (joined := join(blocks)):
         return joined
     if kinds != {nn.Linear}:
-        parts = [fuse([part], packed=packed) if _is_dense(part) else part for part in linears]
+        parts = [fuse([p], packed=packed) if type(p) is nn.Linear else p for p in linears]
         return parts[0] if len(parts) == 1 else SideBySide(parts)
     weight = torch.cat([linear.weight for linear in linears])  # type: ignore[misc]
     biases = [linear.bias for linear in linears if linear.bias is not None]
@@ -190,10 +178,6 @@ def fuse(linears: Sequence[nn.Module], *, packed: torch.dtype | None) -> nn.Modu
     if bias is not None:
         fused.bias = nn.Parameter(bias, requires_grad=False)
     return fused
-
-
-def _is_dense(linear: nn.Module) -> bool:
-    return type(linear) is nn.Linear
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ def undrawn(inputs: int, outputs: int, bias: bool) -> nn.Linear:
 
 
 class LlamaForCausalLM(nn.Module):
-    """All that transformers' class of that name has but its own ``forward``."""
+    """What others read of transformers' class of that name; ``LlamaBody`` is what computes."""
 
     device, dtype = torch.device("cpu"), torch.float32
 
@@ -45,18 +45,6 @@ class LlamaForCausalLM(nn.Module):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
-
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        """What transformers' class computes of these modules: its code is imported for it."""
-        from transformers import LlamaConfig, LlamaForCausalLM
-
-        whole = LlamaForCausalLM(LlamaConfig(**self.config.to_dict())).eval()
-        for name, module in self.named_modules():
-            if isinstance(module, LlamaRMSNorm):
-                whole.get_submodule(name).weight = module.weight
-            elif not isinstance(module, LlamaRotaryEmbedding) and not [*module.children()]:
-                whole.set_submodule(name, module)
-        return whole(*arguments, **options)
 
     @property
     def cached_bytes(self) -> int:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mpd_core.errors import PackError
+from mpd_core.errors import PackError, about
 from mpd_core.models.adapter_config import MERGE
 from mpd_core.models.adapters import LoraAdapter, mean_of_factors
-from mpd_core.models.layouts import Block, LoraLayout, Routing, RowLoopLora, SideBySideLora
+from mpd_core.models.layouts import Routing, RowLoopLora, SideBySideLora, StackedLora
 
 Mix = tuple[tuple[str, float], ...]
 """A row's adapters and their weights: () is the bare base, (("a", 1.0),) one adapter, and n of
@@ -48,15 +47,16 @@ class LoraStack:
             adapters: any ranks, any target modules.
             model: has every targeted linear under its full name, before anything is wrapped.
             like: a tensor with the compute dtype and the device.
-            packed: hold A and B packed to fp16 or bf16 (CPU only).
+            packed: hold A and B in fp16 or bf16 (CPU only).
             loops: compute each row with its own adapters, in compiled loops (CPU only).
 
         Raises:
             PackError: as ``LoraAdapter.check`` and ``LoraAdapter.check_held``.
         """
         for adapter in adapters:
-            adapter.check(model)
-            adapter.check_held(packed or like.dtype, like.dtype)
+            with about(f"adapter '{adapter.name}'"):
+                adapter.check(model)
+                adapter.check_held(packed or like.dtype, like.dtype)
         self.packed = packed
         self.loops = loops
         self._adapters: list[LoraAdapter] = []
@@ -115,19 +115,13 @@ class LoraStack:
             parts = [self._adapters[self._index[n]] for n in name.split("+")]
             self._hold(mean_of_factors(parts))
             for stacked in self._wrapped:
-                stacked.add(self._index[name], self._factors[-1])
+                stacked.take(self._index[name], self._factors[-1])
         return self._index[name]
 
     def _hold(self, adapter: LoraAdapter) -> None:
         adapter = adapter.to(self.packed) if self.packed else adapter
         self._factors.append(dict(adapter.factors))
         self._adapters.append(replace(adapter, factors=self._factors[-1]))
-
-    def layout(self) -> LoraLayout:
-        """How one linear's adapters are computed."""
-        if self.loops:
-            return RowLoopLora(self.routing)
-        return SideBySideLora(self.routing, self.like, self.packed)
 
     def wrap(self, linear: nn.Module, parts: Sequence[tuple[str, int]]) -> nn.Module:
         """Put the adapters of some linears, fused into one, on top of it.
@@ -137,9 +131,10 @@ class LoraStack:
             parts: full name and output width of each.
         """
         self._covered.update(name for name, _ in parts)
-        stacked = StackedLora(linear, self, parts)
+        kind = RowLoopLora if self.loops else SideBySideLora
+        stacked = kind(linear, self.routing, parts)
         for index, held in enumerate(self._factors):
-            stacked.add(index, held)
+            stacked.take(index, held)
         if stacked.empty:
             return linear
         self._wrapped.append(stacked)
@@ -153,55 +148,3 @@ class LoraStack:
                     f"adapter '{adapter.name}': this decoder does not compute '{module}' as a "
                     f"linear that LoRA can be put on: {MERGE}."
                 )
-
-
-class StackedLora(nn.Module):
-    """A linear layer, of whatever kind, with several adapters on top."""
-
-    def __init__(self, base: nn.Module, stack: LoraStack, parts: Sequence[tuple[str, int]]) -> None:
-        super().__init__()
-        self.base = base
-        self._routing = stack.routing
-        self._parts = parts
-        self._blocks: list[Block] = []
-        self._layout = stack.layout()
-
-    @property
-    def empty(self) -> bool:
-        """Whether no adapter targets any of its parts."""
-        return not self._blocks
-
-    @property
-    def joined(self) -> tuple[Any, Any, Any]:
-        """Where each row is computed with its own adapters: these, see ``RowLoopLora.joined``."""
-        assert isinstance(self._layout, RowLoopLora)
-        return self._layout.joined(self._blocks)
-
-    def add(self, index: int, held: dict[str, tuple[Tensor, Tensor]]) -> None:
-        """Take an adapter's factors for these parts, if it has any."""
-        start = 0
-        for module, width in self._parts:
-            if module in held:
-                self._blocks.append(Block(index, module, start, held))
-            start += width
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [rows, T, in] to [rows, T, out]; some architectures have [rows x T, in], or more axes.
-
-        Raises:
-            PackError: it is called for other tokens than all, so that whose they are is not known.
-        """
-        y: Tensor = self.base.forward(x)
-        if not self._routing.active:
-            return y
-        if x.shape[:-1] == self._routing.size:
-            return self._layout.add(x, y, self._blocks)
-        rows, tokens = self._routing.size
-        known = x.shape[:2] == (rows, tokens) or x.shape[:-1] == (rows * tokens,)
-        if not (known and isinstance(y, Tensor)):
-            raise PackError(
-                f"adapters: the base calls '{self._parts[0][0]}' in a way that LoRA for rows of "
-                f"different adapters cannot follow: {MERGE}."
-            )
-        x, flat = x.reshape(rows, -1, x.shape[-1]), y.reshape(rows, -1, y.shape[-1])
-        return self._layout.add(x, flat, self._blocks).view(y.shape)

@@ -67,12 +67,11 @@ def check_types(folder: Path, model: Any) -> None:
     """
     if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
         return
-    for key, tensor in tensor_headers(folder).items():
-        kept = key.endswith(("weight", "bias")) and len(tensor["shape"]) < 4
-        if kept and tensor["dtype"] not in FLOATS:
+    for key, (kind, shape) in tensor_headers(folder).items():
+        if key.endswith(("weight", "bias")) and len(shape) < 4 and kind not in FLOATS:
             raise PackError(
-                f"base: '{key}' in {folder} is of type {tensor['dtype']}, and its config.json does "
-                "not say what that stands for; use weights that are floating-point numbers."
+                f"base: '{key}' in {folder} is of type {kind}, and its config.json does not say "
+                "what that stands for; use weights that are floating-point numbers."
             )
 
 

@@ -86,12 +86,12 @@ class LoopOperators(TorchOperators):
 
     def add_norm(self, x: Tensor, update: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
         out = torch.empty_like(x)
-        kernels.add_norm(_rows(x), _rows(update), weight.numpy(), self._eps, _rows(out))
+        kernels.add_norm(as_rows(x), as_rows(update), weight.numpy(), self._eps, as_rows(out))
         return update, out
 
     def gated(self, x: Tensor) -> Tensor:
         out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-        kernels.gated(_rows(x), _rows(out))
+        kernels.gated(as_rows(x), as_rows(out))
         return out
 
     def attend(self, qkv: Tensor, shared: Pass, layer: RowCacheLayer) -> Tensor:
@@ -113,7 +113,7 @@ class LoopOperators(TorchOperators):
         return layer.arrays(parts[:, :, self._heads : -self._kv_heads].transpose(1, 2))
 
 
-def _rows(x: Tensor) -> Any:
+def as_rows(x: Tensor) -> Any:
     """[..., n] as an array [rows, n]."""
     return x.view(-1, x.shape[-1]).numpy()
 

@@ -7,10 +7,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mpd_core.errors import PackError
+from mpd_core.errors import PackError, one_line
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
 from mpd_core.models.numbers import is_finite
-from mpd_core.models.store import one_line
 
 
 def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:

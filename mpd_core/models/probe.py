@@ -8,19 +8,19 @@ text that would be another one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mpd_core.errors import PackError
+from mpd_core.errors import PackError, others_as
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
 from mpd_core.models.files import QUANTISED
+from mpd_core.models.layouts import base_of
 from mpd_core.models.llama_modules import LlamaForCausalLM
 from mpd_core.models.lora import Mix
-from mpd_core.models.store import one_line
 
 SMALL = 300_000_000
 """Parameters up to which a long text is read; beyond, as few tokens as can tell anything."""
@@ -65,7 +65,8 @@ def take_sample(model: Any, length: int) -> Sample:
     ids = torch.randint(1, config.vocab_size, (longest,), generator=generator)
     texts = [ids, ids.flip(0)[: max(STEPS, longest // 2)]]
     with _as_pack_errors(model), torch.inference_mode():
-        states = [_states(model, text) for text in texts]
+        read = (body_of(model)(input_ids=t[None].to(model.device), use_cache=False) for t in texts)
+        states = [output.last_hidden_state[0] for output in read]
     return Sample(texts, states)
 
 
@@ -201,33 +202,23 @@ def _differences(read: Read, sample: Sample) -> Tensor:
     return difference
 
 
-def _states(model: Any, text: Tensor) -> Tensor:
-    tokens = text[None].to(model.device)
-    states: Tensor = body_of(model)(input_ids=tokens, use_cache=False).last_hidden_state[0]
-    return states
-
-
-@contextmanager
-def _as_pack_errors(model: Any) -> Iterator[None]:
+def _as_pack_errors(model: Any) -> AbstractContextManager[None]:
     """A model's own exceptions, of whatever kind, as one line."""
-    try:
-        yield
-    except PackError:
-        raise
-    except Exception as error:
-        remedy = "use a base of another architecture, or another precision"
-        if getattr(model.config, QUANTISED, None) is not None:
-            remedy = "use a base of another architecture, or unquantised weights of this one"
-        raise PackError(
-            f"base: {type(model).__name__} cannot be run here ({one_line(error)}); {remedy}."
-        ) from error
+    quantised = getattr(model.config, QUANTISED, None) is not None
+    instead = "unquantised weights of this one" if quantised else "another precision"
+    return others_as(
+        PackError,
+        lambda why: (
+            f"base: {type(model).__name__} cannot be run here ({why}); use a base of "
+            f"another architecture, or {instead}."
+        ),
+    )
 
 
 def tolerance_of(products: Iterable[nn.Module], packed: torch.dtype | None, like: Tensor) -> float:
     """``EXACT`` or ``ROUNDED``, by the products of a model whose states are ``like`` this."""
     # Of 4-bit kernels some multiply in bf16, and which one runs depends on the number of rows.
-    bases = (getattr(product, "base", product) for product in products)
-    weights = (getattr(base, "weight", like) for base in bases)
+    weights = (getattr(base_of(product), "weight", like) for product in products)
     dense = all(weight.is_floating_point() for weight in weights)
     exact = dense and like.dtype is torch.float32 and packed is not torch.bfloat16
     return EXACT if exact else ROUNDED

@@ -13,9 +13,10 @@ from mpd_core.models.adapters import LoraAdapter
 from mpd_core.models.architecture import WINDOW_STEP, finish, row_length, text_config, window_of
 from mpd_core.models.cache import RowCache, Window
 from mpd_core.models.graphs import StepGraphs
+from mpd_core.models.layouts import StackedLora
 from mpd_core.models.linear import round_to, type_of_adapters
 from mpd_core.models.llama import LlamaBody, is_llama
-from mpd_core.models.lora import LoraStack, Mix, StackedLora
+from mpd_core.models.lora import LoraStack, Mix
 
 if TYPE_CHECKING:
     from mpd_core.models.general import GeneralBody
@@ -102,8 +103,14 @@ class RowModel:
         sample = None if self._lean else probe.take_sample(model, length)
         held = type_of_adapters(packed)
         self._stack = LoraStack(adapters, model, like=like, packed=held, loops=loops)
-        body = LlamaBody if self._lean else _general_body()
-        self._body = body(model, self._stack, packed=packed, layers=layers)
+        self._body: LlamaBody | GeneralBody
+        if self._lean:
+            self._body = LlamaBody(model, self._stack, packed=packed, layers=layers)
+        else:
+            from mpd_core.models.general import GeneralBody  # brings transformers' model code along
+
+            assert layers is None, "only a written-out decoder runs in parts"
+            self._body = GeneralBody(model, self._stack, packed=packed)
         self._stack.check_wrapped()
         if sample:
             tolerance = probe.tolerance_of(self.products(), packed, like)
@@ -241,10 +248,3 @@ class RowModel:
             self._stack.routing.begin(self._stack.adapter_weights(adapters), states.shape[1])
         logits = lm_head(states).view(*hidden.shape[:-1], -1)[..., : self.vocab_size]
         return self._finish(logits).float()
-
-
-def _general_body() -> type[GeneralBody]:
-    """Imported where it is needed: it brings transformers' model code along."""
-    from mpd_core.models.general import GeneralBody
-
-    return GeneralBody

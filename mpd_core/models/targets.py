@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
@@ -16,34 +15,12 @@ from transformers.pytorch_utils import Conv1D
 from mpd_core.models.blocks import BlockLinear
 
 ALL_LINEAR = "all-linear"
+LAYER = r".*?\.[^.]*\.(?P<number>\d+)\."
+"""The first number that stands within a module's name, for its layer's."""
 
 T = TypeVar("T")
 Names = str | Collection[str]
 """A regular expression for the whole name, or names that it is or ends in."""
-
-
-@dataclass(frozen=True)
-class Layers:
-    """Layers that names are limited to: all if there are no numbers."""
-
-    numbers: int | list[int] | None
-    patterns: str | list[str] | None
-    """What holds them, as a regular expression; anything if there is none."""
-
-    def has(self, module: str) -> bool:
-        """Whether a module is in one of these layers."""
-        if self.numbers is None or self.numbers == []:
-            return True
-        numbers = [self.numbers] if isinstance(self.numbers, int) else self.numbers
-        return self._number(module) in numbers
-
-    def _number(self, module: str) -> int | None:
-        patterns = [self.patterns] if isinstance(self.patterns, str) else self.patterns
-        expressions = [layer_after(pattern) for pattern in patterns or () if self.patterns]
-        for expression in expressions or [r".*?\.[^.]*\.(?P<number>\d+)\."]:
-            if match := re.match(expression, module):
-                return int(match["number"])
-        return None
 
 
 def layer_after(pattern: str) -> str:
@@ -64,7 +41,13 @@ def by_pattern(patterns: Mapping[str, T] | None, module: str, default: T) -> T:
     return default
 
 
-def targeted(model: Any, targets: Names | None, excluded: Names | None, layers: Layers) -> set[str]:
+def targeted(
+    model: Any,
+    targets: Names | None,
+    excluded: Names | None,
+    layers: int | list[int] | None,
+    patterns: str | list[str] | None,
+) -> set[str]:
     """Full names of a model's modules that are meant.
 
     Args:
@@ -72,21 +55,34 @@ def targeted(model: Any, targets: Names | None, excluded: Names | None, layers: 
         targets: ``all-linear`` for all linears but the output layer; None for what PEFT takes for
             this kind of model, nothing if it knows none.
         excluded: these never.
-        layers: what names in a list are limited to, unless they are written out in full.
+        layers: what names in a list are limited to, unless they are written out in full; None or
+            none: nothing.
+        patterns: what holds these layers, as regular expressions; anything if there is none.
     """
     if targets is None:
         targets = _usual(model)
     elif isinstance(targets, str) and targets.lower() == ALL_LINEAR:
         targets = _all_linear(model)
 
+    numbers = [layers] if isinstance(layers, int) else layers
+    holders = ([patterns] if isinstance(patterns, str) else patterns) if patterns else []
+
     def meant(module: str) -> bool:
         if excluded and _is_named(module, excluded):
             return False
         if isinstance(targets, str) or module in targets:
             return _is_named(module, targets)
-        return _is_named(module, targets) and layers.has(module)
+        return _is_named(module, targets) and (not numbers or _layer(module, holders) in numbers)
 
     return {module for module, _ in model.named_modules() if module and meant(module)}
+
+
+def _layer(module: str, holders: list[str]) -> int | None:
+    """The number of the layer that a module is in."""
+    for expression in map(layer_after, holders) if holders else [LAYER]:
+        if match := re.match(expression, module):
+            return int(match["number"])
+    return None
 
 
 def linear_shape(module: nn.Module) -> tuple[int, int] | None:

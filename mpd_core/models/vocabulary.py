@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
-from mpd_core.errors import PackError
+from mpd_core.errors import PackError, shortened
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -74,12 +74,7 @@ def _tokens(base: dict[str, int], other: dict[str, int]) -> list[str]:
     """The first tokens by id that only one of them has, or that have two numbers."""
     differing = [token for token in {**other, **base} if base.get(token) != other.get(token)]
     differing.sort(key=lambda token: (base.get(token, other.get(token, 0)), token))
-    shown = [
-        f"{_quote(token)} is {_id(other.get(token))} there and {_id(base.get(token))} in the base"
-        for token in differing[:SHOWN]
-    ]
-    more = len(differing) - len(shown)
-    return [*shown, f"{more} more differ"] if more else shown
+    return _first(differing, lambda token: (_id(other.get(token)), _id(base.get(token))))
 
 
 def _roles(
@@ -105,12 +100,18 @@ def _added(
     other = {str(token): token.special for token in other_tokenizer.added_tokens_decoder.values()}
     differing = sorted(t for t in {**base, **other} if base.get(t) != other.get(t))
     kinds = {None: "no added token", False: "an added token", True: "a special token"}
+    return _first(differing, lambda t: (kinds[other.get(t)], kinds[base.get(t)]), " added tokens")
+
+
+def _first(
+    tokens: list[str], what: Callable[[str], tuple[str, str]], called: str = ""
+) -> list[str]:
+    """The first of these, with what each is there and in the base, and how many more there are."""
     shown = [
-        f"{_quote(t)} is {kinds[other.get(t)]} there and {kinds[base.get(t)]} in the base"
-        for t in differing[:SHOWN]
+        f"{_quote(t)} is {what(t)[0]} there and {what(t)[1]} in the base" for t in tokens[:SHOWN]
     ]
-    more = len(differing) - len(shown)
-    return [*shown, f"{more} more added tokens differ"] if more else shown
+    more = len(tokens) - len(shown)
+    return [*shown, f"{more} more{called} differ"] if more else shown
 
 
 def _id(token_id: int | None) -> str:
@@ -122,4 +123,4 @@ def _quote(token: str | None) -> str:
     if token is None:
         return "absent"
     quoted = ascii(token)
-    return quoted if len(quoted) <= 40 else quoted[:39] + "…'"
+    return quoted if len(quoted) <= 40 else shortened(quoted, 40) + "'"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from mpd_core.errors import MPDError, PackError, RequestError
+from mpd_core.errors import MPDError, PackError, RequestError, one_line
 from mpd_core.packs import TemplateSpec
 from mpd_core.prompts.control import ControlTokens
 from mpd_core.prompts.ends import end_tokens
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 PROBE = "mpd7"
 """What the user says in the conversation that every template must take: no template's own text."""
-REASON_LENGTH = 200
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 """What some editors put before a file's first line: no part of a prompt."""
 
@@ -66,21 +65,17 @@ class PromptRenderer:
         Raises:
             RequestError: the template refuses these turns, or a text that cannot be defused.
         """
-        *earlier, last = (self._defused(message) for message in messages)
-        content = last.content
+        turns = [{"role": m.role, "content": self._defused(m)} for m in messages]
         if instructions:
-            before, between, after = self._slots(content, " ".join(instructions))
-            content = before + between + after
-        turns = [{"role": m.role, "content": m.content} for m in earlier]
-        turns.append({"role": last.role, "content": content})
+            turns[-1]["content"] = self._joined(turns[-1]["content"], " ".join(instructions))
         try:
             return self._fill(turns)
         except _RefusalError as error:
             raise RequestError(f"The chat template refuses this conversation: {error}.") from error
 
-    def _defused(self, message: Message) -> Message:
+    def _defused(self, message: Message) -> str:
         tokens = self._spoken if message.role == "assistant" else self._control
-        return Message(message.role, tokens.defuse(message.content))
+        return tokens.defuse(message.content)
 
     def _fill(self, turns: Sequence[Mapping[str, str]]) -> str:
         try:
@@ -88,8 +83,7 @@ class PromptRenderer:
                 list(turns), chat_template=self._chat, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:  # a template is a program of its own, and may fail in any way
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise _RefusalError(reason[:REASON_LENGTH].rstrip(".")) from error
+            raise _RefusalError(one_line(error).rstrip(".")) from error
         return text
 
     def _ids(self, text: str) -> list[int]:
@@ -113,14 +107,14 @@ class PromptRenderer:
             text += self._fill([user, reply, user])
         return frozenset(self._ids(text))
 
-    def _slots(self, instruction: str, preference: str) -> tuple[str, str, str]:
+    def _joined(self, instruction: str, preference: str) -> str:
         # Filled by position, not by repeated replacement: user text may hold "{preference}".
         values = {"{instruction}": instruction, "{preference}": preference}
         template = self._template.preference
         first, second = sorted(values, key=template.index)
         before, rest = template.split(first)
         between, after = rest.split(second)
-        return before + values[first], between + values[second], after
+        return before + values[first] + between + values[second] + after
 
 
 class _RefusalError(MPDError):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 
+from mpd_core.errors import shortened
+
 MAX_BODY_BYTES = 64_000_000
 MAX_ERROR_BYTES = 64_000
 MAX_QUOTE = 200  # characters of a server's own message
@@ -162,7 +164,7 @@ def _message(body: bytes, key: str) -> str:
 def _short(text: str) -> str:
     """The text as one printable line, shortened."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= MAX_QUOTE else line[: MAX_QUOTE - 1] + "…"
+    return shortened(line, MAX_QUOTE)
 
 
 def _retry_after(value: str) -> float:

@@ -20,11 +20,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpd_core.engine import Engine
 from mpd_core.method.merging import merge_probabilities
-from mpd_core.models.sources import obtain
 from mpd_core.packs import Pack, RemoteTable, load_pack
 from mpd_core.prompts import PromptRenderer
 from mpd_core.remote.expert import RemoteAnswer, RemoteError, RemoteExpert
 from mpd_core.request import GenerationRequest, Message
+from mpd_core.sources.obtain import obtain
 from mpd_core.trace import Trace
 from tests.vllm.server import MAX_LOGPROBS, vllm_serve
 

@@ -20,9 +20,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mpd_core.errors import ModelSourceError
+from mpd_core.errors import ModelSourceError, one_line
+from mpd_core.saving import CACHE_ENV, need_space
 
-CACHE_ENV = "MPD_CACHE"
 LAYOUT = 4
 """Part of each folder's name: raise it when the conversion changes, and models are redone."""
 MIN_FREE_BYTES = 850_000_000
@@ -94,28 +94,6 @@ def build_once(name: str, make: Callable[[Path, Path], None], progress: Progress
             finally:
                 shutil.rmtree(work, ignore_errors=True)
     return final
-
-
-def need_space(folder: Path, size: int, variable: str = CACHE_ENV) -> None:
-    """Refuse early when the disk has less than ``size`` bytes free.
-
-    Raises:
-        ModelSourceError: says how much is missing and how to use another disk.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < size:
-        raise ModelSourceError(
-            f"No disk space for the base model: {folder} has {free / 1e9:.2f} GB free and "
-            f"{size / 1e9:.2f} GB are needed; free some, or set {variable} to a larger disk."
-        )
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's text in one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, KeyError):
-        text = f"nothing is called {text}"
-    return text if len(text) <= 200 else text[:199] + "…"
 
 
 def is_no_space(error: BaseException) -> bool:

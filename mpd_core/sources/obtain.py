@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
-from mpd_core.errors import ModelSourceError
+from mpd_core.errors import ModelSourceError, one_line, shortened
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import checked_folder
-from mpd_core.models.hub import UnavailableError, hub_file, hub_snapshot
-from mpd_core.models.store import Progress, build_once, is_no_space, one_line
 from mpd_core.packs import FolderSource, GGUFSource, HubSource, Pack, Source, file_sha256
+from mpd_core.sources.hub import UnavailableError, hub_file, hub_snapshot
+from mpd_core.sources.store import Progress, build_once, is_no_space
 
 PIP_SECONDS = 1800
 _PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9._+!-]*")
@@ -187,5 +187,4 @@ def _pip_complaint(stderr: str) -> str:
     """The last thing that pip calls an error, else its last line."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR")]
-    text = (errors or lines or ["pip failed without a message"])[-1]
-    return text if len(text) <= 200 else text[:199] + "…"
+    return shortened((errors or lines or ["pip failed without a message"])[-1], 200)

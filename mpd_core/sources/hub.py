@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpd_core.errors import ModelSourceError
+from mpd_core.errors import ModelSourceError, one_line, others_as
 from mpd_core.models.files import INDEX, WEIGHTS, checked_folder, weight_files
-from mpd_core.models.store import Progress, is_no_space, need_space, one_line
+from mpd_core.saving import need_space
+from mpd_core.sources.store import Progress, is_no_space
 
 SMALL: dict[str, list[str]] = {
     "allow_patterns": ["*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt"],
@@ -68,20 +69,19 @@ def hub_snapshot(repo: str, revision: str, progress: Progress) -> Path:
         ModelSourceError: no network and no copy, no such repository, no safetensors, no room.
     """
     name = f"{repo} (revision {revision})"
-    try:
+    with others_as(
+        ModelSourceError,
+        lambda why: (
+            f"{name} could not be obtained from the Hugging Face hub: {why} Check the "
+            "network and the name (log in with 'hf auth login' if it is gated); "
+            f"{CACHE_ENV} moves the hub's cache to another disk."
+        ),
+    ):
         if hub_answers():
             folder = _download(repo, revision, progress)
         else:
             progress(f"The Hugging Face hub does not answer; looking for {name} in its cache")
             folder = _snapshot(repo, revision, local_files_only=True, **SMALL)
-    except ModelSourceError:
-        raise
-    except Exception as error:  # as in hub_answers
-        raise ModelSourceError(
-            f"{name} could not be obtained from the Hugging Face hub: {one_line(error)} "
-            f"Check the network and the name (log in with 'hf auth login' if it is gated); "
-            f"{CACHE_ENV} moves the hub's cache to another disk."
-        ) from error
     return checked_folder(folder, name)
 
 
