@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from mpd_core.errors import RequestError
@@ -62,6 +64,20 @@ def writable(trace: Trace) -> str:
     except UnicodeEncodeError:
         return trace.to_json(ascii_only=True)
     return text
+
+
+def stop_when_terminated() -> None:
+    """Let SIGTERM end a command as Ctrl+C does.
+
+    As the first process of a container, which Docker's image starts it as, a program that has said
+    nothing of a signal never hears it: ``docker stop`` would wait ten seconds and then kill it.
+    """
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def hang_up() -> int:

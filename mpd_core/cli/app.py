@@ -103,6 +103,7 @@ def serve(
     from mpd_core.ui.opening import Opening
     from mpd_core.ui.server import serve as serve_page
 
+    console.stop_when_terminated()
     loaded, chosen = load_pack(pack), quantize
     opening = Opening(
         loaded, lambda progress: _engine(loaded, chosen, device, progress, warm=True), tell
