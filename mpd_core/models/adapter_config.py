@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,8 +16,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import nn
 
 from mpd_core.errors import PackError
+from mpd_core.models.expressions import endless
 from mpd_core.models.targets import Layers, by_pattern, layer_after, suffix, targeted
 from mpd_core.packs import complaints
+from mpd_core.resources import read_settings_text
 
 CONFIG_FILE = "adapter_config.json"
 LFS = b"version https://git-lfs"
@@ -111,6 +113,26 @@ class LoraSettings(BaseModel):
             raise ValueError("layers_pattern needs layers_to_transform")
         return self
 
+    def check_ends(self, name: str, modules: Collection[str]) -> None:
+        """Refuse expressions that would be matched with these names for ever.
+
+        Raises:
+            PackError: there is such a one.
+        """
+        kinds = [self.target_modules, self.exclude_modules]
+        patterns = [*(self.rank_pattern or ()), *(self.alpha_pattern or ())]
+        layers = self.layers_pattern or []
+        expressions = [
+            *(kind for kind in kinds if isinstance(kind, str)),
+            *map(suffix, patterns),
+            *map(layer_after, [layers] if isinstance(layers, str) else layers),
+        ]
+        if endless(expressions, modules):
+            raise PackError(
+                f"adapter '{name}': {CONFIG_FILE} has a regular expression that is matched with "
+                "the base's names without an end: correct it, or name the modules in a list."
+            )
+
     def rank(self, module: str) -> int:
         """Rows of a module's A."""
         return by_pattern(self.rank_pattern, module, self.r)
@@ -139,10 +161,10 @@ def read_settings(name: str, folder: Path) -> LoraSettings:
             "save_pretrained writes it; an adapter of another kind (GGUF, MLX) must become one."
         )
     try:
-        raw = file.read_bytes()
-        if raw.startswith(LFS):
+        text = read_settings_text(file)
+        if text.startswith(LFS.decode()):
             raise PackError(lfs_complaint(name, file))
-        found = json.loads(raw.decode("utf-8-sig"))
+        found = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise PackError(
             f"adapter '{name}': {file} cannot be read ({error}): obtain it again, whole."

@@ -50,6 +50,7 @@ class LoraAdapter:
             PackError: a target that is no linear or without tensors, tensors without a target,
                 shapes that differ, or parameters of the base that are not the model's.
         """
+        self.settings.check_ends(self.name, {module for module, _ in model.named_modules()})
         targeted = self.settings.targets(model)
         if not targeted:
             raise PackError(
@@ -132,6 +133,7 @@ def load_adapter(name: str, folder: Path) -> LoraAdapter:
     """
     settings = read_settings(name, folder)
     factors, copies = read_weights(name, folder)
+    settings.check_ends(name, set(factors))
     scaling, factors = _scaled(settings, factors)
     return LoraAdapter(name, scaling, factors, settings, copies)
 

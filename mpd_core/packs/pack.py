@@ -12,21 +12,23 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
 from mpd_core.packs.schema import NAME, PackSpec
 from mpd_core.packs.sources import GGUFSource
 from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
-from mpd_core.resources import ASSETS
+from mpd_core.resources import ASSETS, read_settings_text
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover
     import tomli as tomllib
+
+T = TypeVar("T", bound=BaseModel)
 
 PACKS_DIR = ASSETS / "packs"
 DEFAULT_PACK = "smollm2-135m"
@@ -192,18 +194,23 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
         PackError: names the file and the key.
     """
     path = _find(os.fspath(name or os.environ.get(PACK_ENV) or DEFAULT_PACK))
-    try:
-        raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PackError(f"{path}: cannot be read: {error}") from error
-    try:
-        spec = PackSpec.model_validate(data)
-    except ValidationError as error:
-        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
-    pack = Pack(spec, path.parent, hashlib.sha256(raw).hexdigest())
+    pack = Pack(read_table(path, PackSpec), path.parent, file_sha256(path))
     pack.verify_files()
     return pack
+
+
+def read_table(path: Path, kind: type[T]) -> T:
+    """A TOML file as the table that it must be.
+
+    Raises:
+        PackError: names the file, and the key if there is one to name.
+    """
+    try:
+        return kind.model_validate(tomllib.loads(read_settings_text(path)))
+    except ValidationError as error:  # a ValueError as well
+        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise PackError(f"{path}: cannot be read: {error}") from error
 
 
 def pack_names() -> list[str]:
