@@ -148,7 +148,7 @@ def bench(
     **sizes: int,
 ) -> None:
     """Time the engine beside its peers: a table, then one line of JSON."""
-    chosen = listed(only) if only else MEASURES
+    chosen = MEASURES if only is None else listed(only)
     options = BenchOptions(chosen, **sizes, pack=pack, precision=precision, device=device)
     from mpd_core.bench.run import run
 
