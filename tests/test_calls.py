@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,29 +14,50 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.fresh_python import ROOT
+from tests.patience import PATIENCE
+
+CALL = "/gradio_api/call/generate"
+MOST = 5000
+SERVER = """
+import sys
 from mpd_core.packs import load_pack
 from mpd_core.ui import calls
 from mpd_core.ui.server import launch
 from tests.browser.scripted import ScriptedEngine
-from tests.patience import PATIENCE
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:'future.no_silent_downcasting'"  # Gradio's own use of pandas
-)
-CALL = "/gradio_api/call/generate"
+port, calls.MOST_BYTES = map(int, sys.argv[1:])
+engine = ScriptedEngine(load_pack(), pause=0.0)
+print(launch(engine, host="127.0.0.1", port=port)[1], flush=True)
+sys.stdin.read()
+"""
 GIVEN = ["Hi", "up0", "", "", "mpd", 4, 0.0, 1.0, 0]
 
 
 @pytest.fixture(scope="module")
-def client(tiny_pack_dir: Path) -> Iterator[httpx.Client]:
+def client(tiny_pack_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Of a server in a process of its own, since Gradio leaves event loops behind."""
+    log = tmp_path_factory.mktemp("log") / "stderr"
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    engine: Any = ScriptedEngine(load_pack(tiny_pack_dir), pause=0.0)
-    page, url = launch(engine, host="127.0.0.1", port=port)
-    with httpx.Client(base_url=url, timeout=10 * PATIENCE) as client:
-        yield client
-    page.close(verbose=False)
+    with log.open("w") as errors:
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, str(port), str(MOST)],
+            cwd=ROOT,
+            env={**os.environ, "MPD_PACK": str(tiny_pack_dir)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+    with server:
+        assert server.stdout
+        url = server.stdout.readline().strip()
+        with httpx.Client(base_url=url, timeout=10 * PATIENCE) as client:
+            yield client
+        server.kill()
+    assert "Traceback" not in log.read_text()
 
 
 def last(client: httpx.Client, *values: Any) -> tuple[str, Any]:
@@ -79,12 +103,9 @@ def test_the_stream_of_no_call_is_not_begun(client: httpx.Client) -> None:
         assert client.get(path).status_code == 404
 
 
-def test_bodies_beyond_all_bounds_are_refused(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bodies_beyond_all_bounds_are_refused(client: httpx.Client) -> None:
     """Whether they say how long they are or not: they would be held in memory."""
-    monkeypatch.setattr(calls, "MOST_BYTES", 1000)
-    long = json.dumps({"data": ["a" * 2000, *GIVEN[1:]]}).encode()
+    long = json.dumps({"data": ["a" * 2 * MOST, *GIVEN[1:]]}).encode()
     told = {"Content-Type": "application/json"}
     answer = client.post(CALL, content=long, headers=told)
     assert (answer.status_code, answer.json()["detail"][:13]) == (413, "The body has ")
