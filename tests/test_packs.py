@@ -179,3 +179,26 @@ def test_a_preference_that_leaves_dimensions_out_gets_its_share_of_strength(
         "fade": 25.0,
         "plausibility": 0.05,
     }
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("a\\u0000b", r"experts\.adapters\.up0\.folder: is no path that a file can have"),
+        ("a" * 5000, r"experts\.adapters\.up0\.folder: is no path that a file can have"),
+        ("a" * 400, r"experts\.adapters\.up0: .* cannot be read: .*File name too long"),
+        ("circle", r"circle (leads nowhere|.* is missing)"),
+        ("..\\\\elsewhere", r"experts\.adapters\.up0: .* is missing"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_path_that_no_file_has_is_named(
+    tmp_path: Path, tiny_base: Path, folder: str, message: str
+) -> None:
+    """An error of the system's would be a traceback."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    adapter = f'[experts.adapters.up0]\nfolder = "{folder}"\nsha256 = "{"0" * 64}"'
+    tiny.write_pack(tmp_path, tiny_base, experts=adapter)
+    with pytest.raises(PackError, match=message) as caught:
+        load_pack(tmp_path)
+    assert "\n" not in str(caught.value)

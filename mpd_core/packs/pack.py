@@ -9,26 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
+from typing import Any
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
+from mpd_core.packs.reading import read_table
 from mpd_core.packs.schema import NAME, PackSpec
 from mpd_core.packs.sources import GGUFSource
 from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
-from mpd_core.resources import ASSETS, read_settings_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
-
-T = TypeVar("T", bound=BaseModel)
+from mpd_core.resources import ASSETS
 
 PACKS_DIR = ASSETS / "packs"
 DEFAULT_PACK = "smollm2-135m"
@@ -74,8 +65,15 @@ class Pack:
         return hashes
 
     def path(self, relative: Path) -> Path:
-        """A path of the pack, resolved against the pack's folder."""
-        return (self.folder / relative).resolve()
+        """A path of the pack, resolved against the pack's folder.
+
+        Raises:
+            PackError: links that lead in a circle.
+        """
+        try:
+            return (self.folder / relative).resolve()
+        except (OSError, RuntimeError) as error:
+            raise PackError(f"{self.folder / relative} leads nowhere: {error}.") from error
 
     def merging(
         self,
@@ -140,9 +138,13 @@ class Pack:
             PackError: names the key and the file.
         """
         for key, (path, sha256) in self._files().items():
-            if not path.is_file():
+            try:
+                found = file_sha256(path) if path.is_file() else None
+            except OSError as error:
+                raise PackError(f"{key}: {path} cannot be read: {error}.") from error
+            if found is None:
                 raise PackError(f"{key}: {path} is missing; restore it or remove the key.")
-            if file_sha256(path) != sha256:
+            if found != sha256:
                 raise PackError(
                     f"{key}: {path} has another SHA-256 than pack.toml names; restore it."
                 )
@@ -199,20 +201,6 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
     return pack
 
 
-def read_table(path: Path, kind: type[T]) -> T:
-    """A TOML file as the table that it must be.
-
-    Raises:
-        PackError: names the file, and the key if there is one to name.
-    """
-    try:
-        return kind.model_validate(tomllib.loads(read_settings_text(path)))
-    except ValidationError as error:  # a ValueError as well
-        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise PackError(f"{path}: cannot be read: {error}") from error
-
-
 def pack_names() -> list[str]:
     """Names of the packs that come with the project."""
     return sorted(path.parent.name for path in PACKS_DIR.glob("*/pack.toml"))
@@ -230,15 +218,3 @@ def _find(name: str) -> Path:
         pass
     known = ", ".join(pack_names())
     raise PackError(f"No pack {name[:200]!r}: use {known}, or the path of a pack.toml.")
-
-
-def complaints(error: ValidationError) -> Iterator[str]:
-    """The validation errors of a TOML file, one line per key."""
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "the file"
-        if problem["type"] == "extra_forbidden":
-            yield f"{key}: unknown key"
-        elif problem["type"] == "missing":
-            yield f"{key}: missing key"
-        else:
-            yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"
