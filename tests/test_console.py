@@ -136,6 +136,7 @@ def test_a_container_that_is_stopped_ends_as_with_ctrl_c(
         time.sleep(60)
 
     monkeypatch.setattr("mpd_core.ui.server.serve", serve)
+    monkeypatch.setattr("mpd_core.console.GRACE_S", 3600.0)  # this process is to live on
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as it is to process 1
     try:
         assert main(["serve", "--pack", str(tiny_pack_dir)]) == 0
