@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 from mpd_core.errors import RequestError
 from mpd_core.trace import Trace
 
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+GRACE_S = 5.0
+TERMINATED = 143
+"""What shells say of a program that SIGTERM ended."""
 CLOSED_PIPE = 141
 """What shells say of a program whose reader has gone."""
 
@@ -62,6 +67,24 @@ def writable(trace: Trace) -> str:
     except UnicodeEncodeError:
         return trace.to_json(ascii_only=True)
     return text
+
+
+def stop_when_terminated() -> None:
+    """Let SIGTERM end a command as Ctrl+C does.
+
+    As the first process of a container, which Docker's image starts it as, a program that has said
+    nothing of a signal never hears it: ``docker stop`` would wait ten seconds and then kill it.
+    What has not ended after half of them, as a visitor's connection is still open, is cut off.
+    """
+
+    def stop(*_: object) -> None:
+        last = threading.Timer(GRACE_S, os._exit, (TERMINATED,))
+        last.daemon = True
+        last.start()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def hang_up() -> int:

@@ -230,6 +230,7 @@ def test_every_measure_that_can_be_named_is_there() -> None:
     ("values", "message"),
     [
         ({"only": ("tax", "speed")}, "Unknown measure 'speed'"),
+        ({"only": ()}, "Unknown measure ''"),
         ({"tokens": 1}, "tokens is 1: give a whole number from 2"),
     ],
 )

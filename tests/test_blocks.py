@@ -24,13 +24,13 @@ from mpd_core.models.block_model import block_names
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, join, unpack
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import BLOCKS
-from mpd_core.models.gguf_blocks import KINDS, split
+from mpd_core.models.gguf_blocks import KINDS, is_decoded, split
 from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
 from mpd_core.models.llama_modules import LlamaForCausalLM, LlamaRMSNorm
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from mpd_core.sources.obtain import obtain
-from tests import tiny
+from tests import tiny, tiny_gguf
 from tests.fresh_python import in_python
 from tests.test_engine import ask, assert_engine_is_reference
 from tests.test_instruction_sets import compiled_for_avx2
@@ -331,3 +331,48 @@ def test_the_real_base_is_computed_as_it_is_unpacked() -> None:
     with torch.inference_mode():
         found, wanted = logits_of(loaded.model, tokens), dense.model(tokens).logits
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL"),
+        ("IQ4_XS", "IQ3_S", "IQ2_XXS", "IQ1_M", "TQ1_0", "MXFP4"),
+    ],
+)
+def test_other_types_are_unpacked_as_their_own_library_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds: tuple[str, ...]
+) -> None:
+    """One file of several types, which nothing here quantises: any bytes will do."""
+    names = ("token_embd", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    for size in ("HIDDEN", "FEED"):
+        monkeypatch.setattr(tiny_gguf, size, 256)  # what a block of these types is long
+    random, quantize = np.random.default_rng(0), gguf.quants.quantize
+
+    def invent(tensor: Any, kind: gguf.GGMLQuantizationType) -> Any:
+        if kind.name not in kinds:
+            return quantize(tensor, kind)
+        # Under 0x40, so that whatever a half of it may be is a number.
+        shape = gguf.quant_shape_to_byte_shape(tensor.shape, kind)
+        return random.integers(0, 0x40, shape, dtype=np.uint8)
+
+    monkeypatch.setattr(gguf.quants, "quantize", invent)
+    base = converted(tmp_path / "x", kinds=dict(zip(names, kinds, strict=True)))
+    made = load_file(base / "model.safetensors")
+    held = {t.name: t for t in gguf.GGUFReader(tmp_path / "x" / "tiny.gguf").tensors}
+    ours = ("embed_tokens", *(f"layers.1.self_attn.{x}_proj" for x in "vo"))
+    ours += tuple(f"layers.1.mlp.{x}_proj" for x in ("gate", "up", "down"))
+    for name, kind, own in zip(names, kinds, ours, strict=True):
+        found = held[f"{name if name == 'token_embd' else f'blk.1.{name}'}.weight"]
+        assert found.tensor_type.name == kind
+        wanted = gguf.quants.dequantize(found.data, found.tensor_type)
+        assert np.array_equal(made[f"model.{own}.weight"].numpy(), wanted)
+        assert np.ptp(wanted) > 0
+
+
+def test_types_that_no_library_decodes_are_known() -> None:
+    kinds = gguf.GGMLQuantizationType
+    assert is_decoded(kinds.Q4_K)
+    assert is_decoded(kinds.F32)
+    assert not is_decoded(kinds.Q8_1)
+    assert not is_decoded(kinds.Q8_K)

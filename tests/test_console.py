@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -122,3 +124,21 @@ def test_the_help_names_every_method() -> None:
     pack = load_pack("smollm2-135m")
     known = {name if ":" not in name else "expert:NAME" for name in method_names(pack)}
     assert set(named) == known | {"top-1", "static", "static:0.5,0.3,0.2"}
+
+
+def test_a_container_that_is_stopped_ends_as_with_ctrl_c(
+    tiny_pack_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first process hears only the signals that it has asked for."""
+
+    def serve(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr("mpd_core.ui.server.serve", serve)
+    monkeypatch.setattr("mpd_core.console.GRACE_S", 3600.0)  # this process is to live on
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as it is to process 1
+    try:
+        assert main(["serve", "--pack", str(tiny_pack_dir)]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)

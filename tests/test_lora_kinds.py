@@ -14,13 +14,15 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from mpd_core.errors import PackError
+from mpd_core.models import expressions
 from mpd_core.models.adapter_config import CONFIG_FILE, LoraSettings
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter, lowest_layer
 from mpd_core.models.linear import can_pack
 from mpd_core.models.rows import RowModel
+from mpd_core.resources import MOST_BYTES
 from tests import adapter_kinds as kinds
 from tests import adapter_oracle as oracle
 from tests import tiny
@@ -178,3 +180,40 @@ def test_a_configuration_may_begin_with_a_mark(tiny_base: Path, tmp_path: Path) 
     file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
     assert load_adapter("one", folder).settings == plain.settings
     assert json.loads(file.read_text("utf-8-sig"))["r"] == plain.settings.r == 2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"target_modules": "(.*[a-z])*!"},
+        {"exclude_modules": r"(\w+\.?)+[XYZ]"},
+        {"rank_pattern": {"([a-z_.0-9]+)+!": 4}},
+        {"layers_to_transform": [0], "layers_pattern": ["layers", "(.*[a-z])*!"]},
+        {"target_modules": ".*[a-z]" * 12 + "!"},
+    ],
+    ids=str,
+)
+def test_an_expression_without_an_end_is_refused(
+    config: dict[str, Any], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would hold the whole process: Python breaks no match off."""
+    monkeypatch.setattr(expressions, "PATIENCE_S", 1.0)
+    folder = tiny.save_adapter(tiny_base, tmp_path / "mine", rank=2, seed=0)
+    configured(**config)(folder)
+    with pytest.raises(PackError, match=r"adapter 'mine': .* without an end: correct it"):
+        load_adapter("mine", folder).check(LlamaForCausalLM.from_pretrained(tiny_base))
+
+
+def test_an_expression_of_many_parts_is_tried_and_taken(tiny_base: Path, tmp_path: Path) -> None:
+    """Such as trainers write that choose modules by what their names hold."""
+    folder = tiny.save_adapter(tiny_base, tmp_path / "mine", rank=2, seed=0)
+    long = r"(?:.*?(?:text|model).*?(?:attn|mlp).*?(?:q|v|down)_proj.*?)|(?:\bx\.[\d]{1,}\.(y))"
+    configured(target_modules=long)(folder)
+    load_adapter("mine", folder).check(LlamaForCausalLM.from_pretrained(tiny_base))
+
+
+def test_a_configuration_of_megabytes_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    folder = tiny.save_adapter(tiny_base, tmp_path / "mine", rank=2, seed=0)
+    (folder / CONFIG_FILE).write_text('{"peft_type": "LORA"' + " " * MOST_BYTES + "}")
+    with pytest.raises(PackError, match="more than 1,048,576 bytes"):
+        load_adapter("mine", folder)

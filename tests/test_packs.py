@@ -10,6 +10,7 @@ import pytest
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError, RequestError
 from mpd_core.packs import DEFAULT_PACK, Pack, load_pack, pack_names
+from mpd_core.resources import MOST_BYTES
 from tests import tiny
 
 
@@ -46,6 +47,7 @@ def test_environment_selects(monkeypatch: pytest.MonkeyPatch) -> None:
         ('title = "Tiny"', "", "title: missing key"),
         ('kind = "folder"', 'kind = "floppy"', r"base\.source"),
         ("context = 1024", "context = 3", r"decode\.context"),
+        ('"Please go up 0."', '" "', r"dimensions\.0\.poles\.0\.instruction: String should match"),
         ('prompt = "own"', 'prompt = "shout"', r"experts\.prompt"),
         ('name = "down0"', 'name = "up0"', "pole 'up0' stands twice"),
         ('name = "dim1"', 'name = "dim0"', "dimension 'dim0' stands twice"),
@@ -80,10 +82,18 @@ def test_mistakes_are_named(
 
 
 @pytest.mark.parametrize(
-    "content", [b"a = " + b"[" * 100_000, b"a = " + b"1" * 5000, b"a = 1\na = 2", b"\xff"]
+    "content",
+    [
+        b"a = " + b"[" * 100_000,
+        b"a = " + b"1" * 5000,
+        b"a = 1\na = 2",
+        b"\xff",
+        b"#" * (MOST_BYTES + 1),
+    ],
+    ids=lambda content: repr(content[:12]),
 )
 def test_what_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
-    """Brackets without end, numbers without end, a key twice, other bytes."""
+    """Brackets without end, numbers without end, a key twice, other bytes, megabytes."""
     (tmp_path / "pack.toml").write_bytes(content)
     with pytest.raises(PackError, match=r"pack\.toml: cannot be read: ") as caught:
         load_pack(tmp_path)
@@ -169,3 +179,26 @@ def test_a_preference_that_leaves_dimensions_out_gets_its_share_of_strength(
         "fade": 25.0,
         "plausibility": 0.05,
     }
+
+
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("a\\u0000b", r"experts\.adapters\.up0\.folder: is no path that a file can have"),
+        ("a" * 5000, r"experts\.adapters\.up0\.folder: is no path that a file can have"),
+        ("a" * 400, r"experts\.adapters\.up0: .* cannot be read: .*File name too long"),
+        ("circle", r"circle (leads nowhere|.* is missing)"),
+        ("..\\\\elsewhere", r"experts\.adapters\.up0: .* is missing"),
+    ],
+    ids=lambda value: value[:12],
+)
+def test_a_path_that_no_file_has_is_named(
+    tmp_path: Path, tiny_base: Path, folder: str, message: str
+) -> None:
+    """An error of the system's would be a traceback."""
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    adapter = f'[experts.adapters.up0]\nfolder = "{folder}"\nsha256 = "{"0" * 64}"'
+    tiny.write_pack(tmp_path, tiny_base, experts=adapter)
+    with pytest.raises(PackError, match=message) as caught:
+        load_pack(tmp_path)
+    assert "\n" not in str(caught.value)

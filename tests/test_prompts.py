@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders
 from transformers import AutoTokenizer
 
 from mpd_core.errors import PackError, RequestError
@@ -251,3 +251,16 @@ def test_ends_that_cannot_be_read_are_refused(tmp_path: Path, text: str) -> None
 def test_surrogates_are_refused() -> None:
     with pytest.raises(RequestError, match="surrogate"):
         Message("user", "\ud83d")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_decoder_that_strips_the_end_is_refused(nested: bool) -> None:
+    """The library panics where a text is shorter than what it takes off."""
+    tokenizer = tiny.make_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    strip = decoders.Strip(" ", 0, 1)
+    backend.decoder = decoders.Sequence([decoders.Fuse(), strip]) if nested else strip
+    with pytest.raises(PackError, match=r"strips the end of a text .*: set its stop to 0, or use"):
+        renderer_of(tokenizer)
+    backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+    assert renderer_of(tokenizer).render([Message("user", "Hi")])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mpd_core.models import kernels
-from mpd_core.models.threads import LIMITS, group_quotas, usable_cores
+from mpd_core.models.threads import LIMITS, group_quotas, run_in_fresh_thread, usable_cores
 from tests.fresh_python import in_python
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -146,3 +146,23 @@ def test_otherwise_all_cores_work() -> None:
     for line in in_python(CODE, **said).splitlines():
         torchs, loops, workers = (int(number) for number in line.split())
         assert torchs == loops == workers > 1
+
+
+def test_an_interrupted_thread_is_not_waited_for() -> None:
+    """Ctrl+C while a model is obtained: that may take hours."""
+    code = """
+import os, signal, threading, time
+from mpd_core.models.threads import run_in_fresh_thread
+threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    run_in_fresh_thread(time.sleep, 3000)
+except KeyboardInterrupt:
+    print("left")
+"""
+    assert in_python(code) == "left"
+
+
+def test_a_fresh_thread_hands_on_what_came_of_it() -> None:
+    assert run_in_fresh_thread(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        run_in_fresh_thread(divmod, 7, 0)

@@ -103,6 +103,7 @@ def serve(
     from mpd_core.ui.opening import Opening
     from mpd_core.ui.server import serve as serve_page
 
+    console.stop_when_terminated()
     loaded, chosen = load_pack(pack), quantize
     opening = Opening(
         loaded, lambda progress: _engine(loaded, chosen, device, progress, warm=True), tell
@@ -147,7 +148,7 @@ def bench(
     **sizes: int,
 ) -> None:
     """Time the engine beside its peers: a table, then one line of JSON."""
-    chosen = listed(only) if only else MEASURES
+    chosen = MEASURES if only is None else listed(only)
     options = BenchOptions(chosen, **sizes, pack=pack, precision=precision, device=device)
     from mpd_core.bench.run import run
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,9 +16,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import nn
 
 from mpd_core.errors import PackError, others_as, shortened
+from mpd_core.models.expressions import endless
 from mpd_core.models.files import check_no_pointer
 from mpd_core.models.targets import by_pattern, layer_after, suffix, targeted
 from mpd_core.packs import complaints
+from mpd_core.resources import read_settings_text
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -103,6 +105,26 @@ class LoraSettings(BaseModel):
             raise ValueError("layers_pattern needs layers_to_transform")
         return self
 
+    def check_ends(self, modules: Collection[str]) -> None:
+        """Refuse expressions that would be matched with these names for ever.
+
+        Raises:
+            PackError: there is such a one.
+        """
+        kinds = [self.target_modules, self.exclude_modules]
+        patterns = [*(self.rank_pattern or ()), *(self.alpha_pattern or ())]
+        layers = self.layers_pattern or []
+        expressions = [
+            *(kind for kind in kinds if isinstance(kind, str)),
+            *map(suffix, patterns),
+            *map(layer_after, [layers] if isinstance(layers, str) else layers),
+        ]
+        if endless(expressions, modules):
+            raise PackError(
+                f"{CONFIG_FILE} has a regular expression that is matched with "
+                "the base's names without an end: correct it, or name the modules in a list."
+            )
+
     def rank(self, module: str) -> int:
         """Rows of a module's A."""
         return by_pattern(self.rank_pattern, module, self.r)
@@ -132,7 +154,7 @@ def read_settings(folder: Path) -> LoraSettings:
         )
     with others_as(PackError, lambda why: f"{file} cannot be read ({why}): {AGAIN}."):
         check_no_pointer(file, PackError)
-        found = json.loads(file.read_text("utf-8-sig"))
+        found = json.loads(read_settings_text(file))
     if not isinstance(found, dict):
         raise PackError(f"{file} does not hold an object: save it again with PEFT.")
     _refuse_kind(file, found)

@@ -52,6 +52,7 @@ class LoraAdapter:
             PackError: a target that is no linear or without tensors, tensors without a target,
                 shapes that differ, or parameters of the base that are not the model's.
         """
+        self.settings.check_ends({module for module, _ in model.named_modules()})
         targeted = self.settings.targets(model)
         if not targeted:
             raise PackError(
@@ -130,6 +131,7 @@ def load_adapter(name: str, folder: Path) -> LoraAdapter:
     with about(f"adapter '{name}'"):
         settings = read_settings(folder)
         factors, copies = read_weights(folder)
+        settings.check_ends(set(factors))
     scaling, factors = _scaled(settings, factors)
     return LoraAdapter(name, scaling, factors, settings, copies)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 from mpd_core.models.block_loops import HALF
 from mpd_core.models.blocks import unpack
 from mpd_core.models.level_loops import BLOCK
+
+if TYPE_CHECKING:
+    from gguf import GGMLQuantizationType
 
 Raw = NDArray[np.uint8]
 
@@ -29,6 +33,21 @@ def split(kind: str, raw: Raw) -> tuple[Tensor, Tensor]:
     d = torch.from_numpy(halves)
     every = torch.cat([d, -8 * d], dim=-1) if kind == "Q4_0" else d  # d (q - 8)
     return torch.from_numpy(np.ascontiguousarray(codes)), every
+
+
+@cache
+def is_decoded(kind: GGMLQuantizationType) -> bool:
+    """Whether numbers can be made of a type of tensors."""
+    from gguf.constants import GGML_QUANT_SIZES
+    from gguf.quants import dequantize
+
+    block = np.zeros((1, GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
+    try:
+        with np.errstate(all="ignore"):
+            dequantize(block, kind)
+    except NotImplementedError:
+        return False
+    return True
 
 
 def kept_blocks(

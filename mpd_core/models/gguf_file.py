@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from mpd_core.errors import ModelSourceError, others_as
-from mpd_core.models.gguf_blocks import kept_blocks
-from mpd_core.models.gguf_settings import lost_settings, missing_settings
+from mpd_core.models.gguf_blocks import is_decoded, kept_blocks
+from mpd_core.models.gguf_settings import impossible_sizes, lost_settings, missing_settings
 from mpd_core.models.gguf_words import (
     complete_words,
     end_tokens,
     lost_words,
     roles,
     split_tokens,
+    unread_words,
 )
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class GGUFContents:
 
         Raises:
             ModelSourceError: a file that is cut or none, for another machine's order of bytes, one
-                of several of a split model, or a role for a token that there is not.
+                of several of a split model, of a tokenizer or a type that is not read, of sizes
+                that its tensors do not have, or with a role for a token that there is not.
         """
         from gguf import GGUFEndian
 
@@ -60,6 +62,7 @@ class GGUFContents:
                 f"{path.name} is one of {self._fields['split.count']} files of a split model "
                 "(split.count); join them with 'llama-gguf-split --merge', or name another source."
             )
+        self._check_read()
         for kind, token_id in self.roles.items():
             if token_id is not None and not 0 <= token_id < self._count:
                 raise self._refusal(f"has {self._count} tokens, and {token_id} as its {kind} token")
@@ -107,6 +110,20 @@ class GGUFContents:
         for name in self._lost_tensors(model):
             raise self._refusal(f"holds {name}, which transformers drops")
         self._check_rope(model)
+
+    def _check_read(self) -> None:
+        """What transformers would be asked for in vain, or at the cost of all memory."""
+        if fault := unread_words(self._fields):
+            raise self._refusal(fault)
+        shapes = [[int(size) for size in tensor.shape] for tensor in self._tensors.values()]
+        for key in impossible_sizes(self._fields, self._architecture, shapes):
+            value = self._fields[key]
+            raise self._refusal(f"sets {key} = {value!r:.60}, which its tensors do not have")
+        for name, tensor in self._tensors.items():
+            if not is_decoded(tensor.tensor_type):
+                raise self._refusal(
+                    f"holds {name} as {tensor.tensor_type.name}, which no reader here decodes"
+                )
 
     def _refusal(self, fault: str) -> ModelSourceError:
         return ModelSourceError(f"{self._name} {fault}; use the model's safetensors as the source.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 SYNONYMS = {
@@ -48,10 +48,37 @@ NOTHING: dict[str, object] = {
     "attention.causal": True,
 }
 """Settings that may be there with a value that changes nothing."""
+AT_LEAST_ONE = frozenset({"block_count", "embedding_length"})
+SIZES = (
+    *sorted(AT_LEAST_ONE),
+    *(
+        "attention.head_count",
+        "attention.head_count_kv",
+        "attention.key_length",
+        "attention.value_length",
+    ),
+    *("feed_forward_length", "expert_count", "expert_feed_forward_length", "vocab_size"),
+)
+"""Settings that are sizes of tensors, or a count of them."""
 EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
 OPTIONAL = frozenset({"vocab_size", "rope.dimension_count", "rope.freq_base"})
 """Settings that transformers reads and that may be absent: of the tokens' number it takes what the
 vocabulary has, and the rotary embedding is compared as a whole."""
+
+
+def impossible_sizes(
+    fields: Mapping[str, Any], architecture: str, shapes: Sequence[Sequence[int]]
+) -> Iterator[str]:
+    """Keys of sizes that no model of these tensors has: one of such a size would be made first."""
+    widest = max((max(shape, default=0) for shape in shapes), default=0)
+    for name in SIZES:
+        key = f"{architecture}.{name}"
+        most = len(shapes) if name == "block_count" else widest
+        value = fields.get(key, 1)
+        values = value if isinstance(value, list) else [value]
+        fits = [isinstance(one, int) and (name not in AT_LEAST_ONE or one > 0) for one in values]
+        if not all(fits) or max(values, default=1) > most:
+            yield key
 
 
 def missing_settings(fields: Mapping[str, Any], architecture: str) -> Iterator[str]:

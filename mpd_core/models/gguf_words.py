@@ -28,6 +28,12 @@ WORDS_FIRST = frozenset(
 )
 """Those where a word that is in the vocabulary is that token, whatever its merges would make."""
 TOKENS, TYPES = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type"
+NEEDED = {
+    BYTE_LEVEL: ("tokenizer.ggml.merges",),
+    SENTENCES: ("tokenizer.ggml.scores",),
+    "gemma4": (),
+}
+"""Kinds of tokenizers that are read, and what each needs beside its tokens."""
 CONTROL, USER = 3, 4
 """What llama.cpp calls types of tokens that are read whole wherever they stand."""
 ROLES = {"bos": "bos", "eos": "eos", "pad": "padding", "unk": "unknown"}
@@ -45,6 +51,20 @@ def end_tokens(fields: Mapping[str, Any]) -> list[int]:
     """Ids of all tokens that end a reply, that of a sequence first."""
     named = (fields.get(f"tokenizer.ggml.{kind}_token_id") for kind in ENDS)
     return list(dict.fromkeys(int(token_id) for token_id in named if token_id is not None))
+
+
+def unread_words(fields: Mapping[str, Any]) -> str | None:
+    """Why a file's tokenizer is not read; None where it is.
+
+    Of T5's kind transformers drops the normaliser, so that other tokens come out of a text.
+    """
+    kind = fields.get(KIND)
+    if not kind:
+        return f"names no kind of tokenizer ({KIND})"
+    if kind not in NEEDED:
+        return f"has a tokenizer of the kind {kind!r:.60} ({KIND}), which is not read here"
+    lacking = [key for key in (TOKENS, *NEEDED[kind]) if key not in fields]
+    return f"lacks {lacking[0]}" if lacking else None
 
 
 def complete_words(fields: Mapping[str, Any], tokenizer: Any) -> None:

@@ -1,6 +1,7 @@
 """Packs: what a deployment is made of, in TOML."""
 
-from mpd_core.packs.pack import DEFAULT_PACK, Pack, complaints, file_sha256, load_pack, pack_names
+from mpd_core.packs.pack import DEFAULT_PACK, Pack, file_sha256, load_pack, pack_names
+from mpd_core.packs.reading import complaints, read_table
 from mpd_core.packs.schema import PackSpec, Precision, Quantize, RemoteTable, TemplateSpec
 from mpd_core.packs.sources import FolderSource, GGUFSource, HubSource, Source, Table
 
@@ -21,4 +22,5 @@ __all__ = [
     "file_sha256",
     "load_pack",
     "pack_names",
+    "read_table",
 ]

@@ -9,24 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from mpd_core.errors import PackError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
+from mpd_core.packs.reading import read_table
 from mpd_core.packs.schema import NAME, PackSpec
 from mpd_core.packs.sources import GGUFSource
 from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
 from mpd_core.resources import ASSETS
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
 
 PACKS_DIR = ASSETS / "packs"
 DEFAULT_PACK = "smollm2-135m"
@@ -72,8 +65,15 @@ class Pack:
         return hashes
 
     def path(self, relative: Path) -> Path:
-        """A path of the pack, resolved against the pack's folder."""
-        return (self.folder / relative).resolve()
+        """A path of the pack, resolved against the pack's folder.
+
+        Raises:
+            PackError: links that lead in a circle.
+        """
+        try:
+            return (self.folder / relative).resolve()
+        except (OSError, RuntimeError) as error:
+            raise PackError(f"{self.folder / relative} leads nowhere: {error}.") from error
 
     def merging(
         self,
@@ -138,9 +138,13 @@ class Pack:
             PackError: names the key and the file.
         """
         for key, (path, sha256) in self._files().items():
-            if not path.is_file():
+            try:
+                found = file_sha256(path) if path.is_file() else None
+            except OSError as error:
+                raise PackError(f"{key}: {path} cannot be read: {error}.") from error
+            if found is None:
                 raise PackError(f"{key}: {path} is missing; restore it or remove the key.")
-            if file_sha256(path) != sha256:
+            if found != sha256:
                 raise PackError(
                     f"{key}: {path} has another SHA-256 than pack.toml names; restore it."
                 )
@@ -192,16 +196,7 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
         PackError: names the file and the key.
     """
     path = _find(os.fspath(name or os.environ.get(PACK_ENV) or DEFAULT_PACK))
-    try:
-        raw = path.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PackError(f"{path}: cannot be read: {error}") from error
-    try:
-        spec = PackSpec.model_validate(data)
-    except ValidationError as error:
-        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
-    pack = Pack(spec, path.parent, hashlib.sha256(raw).hexdigest())
+    pack = Pack(read_table(path, PackSpec), path.parent, file_sha256(path))
     pack.verify_files()
     return pack
 
@@ -223,15 +218,3 @@ def _find(name: str) -> Path:
         pass
     known = ", ".join(pack_names())
     raise PackError(f"No pack {name[:200]!r}: use {known}, or the path of a pack.toml.")
-
-
-def complaints(error: ValidationError) -> Iterator[str]:
-    """The validation errors of a TOML file, one line per key."""
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"]) or "the file"
-        if problem["type"] == "extra_forbidden":
-            yield f"{key}: unknown key"
-        elif problem["type"] == "missing":
-            yield f"{key}: missing key"
-        else:
-            yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"

@@ -176,7 +176,7 @@ class PoleSpec(Table):
     """One pole of a dimension, and the sentence that asks for it (Table 1)."""
 
     name: str = Field(pattern=NAME)
-    instruction: str = Field(min_length=1, max_length=1000)
+    instruction: str = Field(pattern=r"\S", max_length=1000)
 
     @field_validator("name")
     @classmethod

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+MOST_PATH = 1000
+"""Bytes of a path; systems take 1,024 to 4,096 with the folders before it."""
 SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -14,6 +17,14 @@ class Table(BaseModel):
     """A TOML table: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*")
+    @classmethod
+    def _a_file_can_be_there(cls, value: Any) -> Any:
+        """Systems raise errors of many kinds for a path that nothing can have."""
+        if isinstance(value, Path) and ("\0" in str(value) or len(os.fsencode(value)) > MOST_PATH):
+            raise ValueError("is no path that a file can have: name one that is there")
+        return value
 
 
 class GGUFSource(Table):

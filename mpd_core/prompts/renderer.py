@@ -10,6 +10,7 @@ from mpd_core.errors import MPDError, PackError, RequestError, one_line
 from mpd_core.packs import TemplateSpec
 from mpd_core.prompts.control import ControlTokens
 from mpd_core.prompts.ends import end_tokens
+from mpd_core.prompts.streaming import check_decoder
 from mpd_core.request import Message
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ class PromptRenderer:
 
         Raises:
             PackError: a template that is missing, does not compile, refuses a user's turn or
-                leaves the user's words out; an end of turn or a marker that cannot be used.
+                leaves the user's words out; an end of turn or a marker that cannot be used; a
+                tokenizer that text cannot be streamed with.
         """
+        check_decoder(tokenizer)
         self._tokenizer = tokenizer
         self._template = template
         self._chat = _chosen(tokenizer, template.chat)

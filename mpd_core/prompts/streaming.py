@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from mpd_core.errors import PackError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,6 +89,29 @@ class StreamDecoder:
         ids = self._ids[self._start : end]
         before = [self._anchor] if self._start and self._anchor is not None else []
         return decode(self._tokenizer, before + ids)
+
+
+def check_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a decoder that takes characters off a text's end.
+
+    Pieces would not join to the whole, and of a text that is shorter than what is taken off, the
+    tokenizers library panics, which ends more than a request.
+
+    Raises:
+        PackError: the tokenizer has such a decoder.
+    """
+    decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
+    if decoder is None:
+        return
+    stages = [json.loads(decoder.__getstate__())]
+    while stages:
+        stage = stages.pop()
+        stages += stage.get("decoders", ())
+        if stage.get("type") == "Strip" and stage.get("stop", 0):
+            raise PackError(
+                "tokenizer.json: the decoder strips the end of a text (Strip with stop over 0), so "
+                "a reply could not be streamed: set its stop to 0, or use another base."
+            )
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool = False) -> str:

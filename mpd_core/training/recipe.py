@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from mpd_core.errors import PackError
-from mpd_core.packs import Pack, Table, complaints
+from mpd_core.packs import Pack, Table, read_table
 from mpd_core.training.measures import MEASURES
 from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.recipe_parts import LoraSpec, StageSpec
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover
-    import tomli as tomllib
 
 FILE = "train.toml"
 
@@ -127,12 +121,7 @@ def load_recipe(pack: Pack) -> Recipe:
         PackError: names the file and the key.
     """
     path = pack.folder / FILE
-    try:
-        recipe = Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8-sig")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PackError(f"{path}: cannot be read: {error}") from error
-    except ValidationError as error:
-        raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
+    recipe = read_table(path, Recipe)
     _check_names(path, pack, recipe)
     return recipe
 

@@ -43,6 +43,11 @@ class Page(gr.Blocks):  # type: ignore[misc]
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], *rest: Any, **more: Any
     ) -> Any:
+        most = len(block_fn.inputs)
+        ours = any(isinstance(block, Api) for block in block_fn.inputs)
+        if ours and len(inputs) > most:  # Gradio drops what it has no place for
+            said = f"{len(inputs)} values came, and there are {most} arguments: leave some out."
+            raise gr.Error(said, print_exception=False)
         absent = block_fn.inputs[len(inputs) :]
         if all(isinstance(block, Api) for block in absent):
             inputs = [*inputs, *(block.value for block in absent)]
@@ -142,7 +147,7 @@ def _request(
     """
     chosen = {dimension.name: given[name] for name, dimension in poles.items()}
     numbers = {
-        name: whole(name, given[name]) if n.whole and _is_given(given[name]) else given[name]
+        name: whole(name, given[name]) if n.whole and given[name] is not None else given[name]
         for name, n in NUMBERS.items()
     }
     space: Any = _word("space", given["space"], pack.spec.decode.space)
@@ -154,10 +159,6 @@ def _request(
         branch=branch(given["branch"]),
         **numbers,
     )
-
-
-def _is_given(value: object) -> bool:
-    return value is not None and not isinstance(value, bool)
 
 
 def _word(name: str, value: object, default: str) -> str:

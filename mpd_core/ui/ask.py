@@ -143,7 +143,7 @@ def whole(label: str, value: object) -> int:
     """
     try:
         number = float(value)  # type: ignore[arg-type]
-        if number == int(number):
+        if number == int(number) and not isinstance(value, bool):
             return int(number)
     except (TypeError, ValueError, OverflowError):
         pass

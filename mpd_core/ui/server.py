@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 
 from mpd_core.errors import MPDError
 from mpd_core.ui import assets, identity, palette, zerogpu
+from mpd_core.ui.calls import HANDLERS, Calls
 from mpd_core.ui.compressed import CompressedPages
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 from mpd_core.ui.opening import Opening
@@ -70,9 +71,13 @@ def launch(
     check_port(host, port)
     gr.set_static_paths([assets.PLOTLY])
     identity.apply()
-    page = build(engine).queue(max_size=QUEUE_SIZE, default_concurrency_limit=CONCURRENT_RUNS)
+    # Past the queue a call would be answered with the first words of its reply, as if these were
+    # all.
+    page = build(engine).queue(
+        max_size=QUEUE_SIZE, default_concurrency_limit=CONCURRENT_RUNS, api_open=False
+    )
     try:
-        page.launch(server_name=host, server_port=port, css=stylesheet(engine), **_switches())
+        page.launch(server_name=host, server_port=port, css=stylesheet(engine), **_switches(page))
     except OSError as error:  # taken between the check and the launch
         raise _taken(port) from error
     shown = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else host
@@ -112,7 +117,7 @@ def theme() -> gr.themes.Base:
     )
 
 
-def _switches() -> dict[str, Any]:
+def _switches(page: gr.Blocks) -> dict[str, Any]:
     return {
         "theme": theme(),
         "quiet": True,
@@ -122,7 +127,13 @@ def _switches() -> dict[str, Any]:
         "prevent_thread_lock": True,
         "max_threads": CONCURRENT_RUNS + 40,
         "footer_links": ["api"],
-        "app_kwargs": {"middleware": [Middleware(CompressedPages, compresslevel=6)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(Calls, page=page),
+                Middleware(CompressedPages, compresslevel=6),
+            ],
+            "exception_handlers": HANDLERS,
+        },
         "favicon_path": assets.FOLDER / "favicon.svg",
     }
 
