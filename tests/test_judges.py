@@ -42,7 +42,7 @@ def pairs(count: int = 3) -> list[Pair]:
     found = []
     for number in range(count):
         asked = question(f"short {number}", f"a much longer reply {number}")
-        found.append(Pair(str(number), "AAA", "mpd", "soup", {"length": asked}, -2))
+        found.append(Pair(str(number), "AAA", "mpd", "soup", {"length": asked}))
     return found
 
 
@@ -354,7 +354,7 @@ class CountedWords:
 def test_reward_models_score_each_text_once_and_tie_where_they_are_near(tmp_path: Path) -> None:
     models = CountedWords()
     judge = RewardsJudge(models, "1", ["concise"])  # type: ignore[arg-type]
-    near = Pair("n", "AAA", "mpd", "soup", {"length": question("a b c", "a b c d")}, -1)
+    near = Pair("n", "AAA", "mpd", "soup", {"length": question("a b c", "a b c d")})
     judge_pairs(judge, [*pairs(1), near], tmp_path)
     judge_pairs(judge, [*pairs(2), near], tmp_path / "another run")
     assert len(models.texts) == 4 + 2

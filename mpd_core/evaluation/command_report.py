@@ -44,7 +44,7 @@ def validate(
     """
     loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import TextJudge
-    from mpd_core.evaluation.validation import validation, validation_text
+    from mpd_core.evaluation.written import validation, validation_text
     from mpd_core.training.data import load_styles
     from mpd_core.training.recipe import load_recipe
 
@@ -64,7 +64,7 @@ def calibrate(
     loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import measures_of
     from mpd_core.evaluation.scales import FILE, save_scales
-    from mpd_core.evaluation.validation import calibrate as fitted
+    from mpd_core.evaluation.written import calibrate as fitted
 
     answers = parts.styles(loaded)
     train = answers.split("train")

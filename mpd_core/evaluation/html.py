@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from statistics import fmean
-from typing import Any
 
 from mpd_core.charts import document
-from mpd_core.evaluation import tables
+from mpd_core.evaluation import Found, tables
 from mpd_core.evaluation.cells import Table, union
 from mpd_core.evaluation.identified import judges_of, shares_of
 from mpd_core.evaluation.paper import order_said
 from mpd_core.evaluation.plots import STYLE, bars, forest
-
-Found = Mapping[str, Any]
 
 
 def html(found: Found) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from mpd_core.evaluation import tables
+from mpd_core.evaluation import Found, tables
 from mpd_core.evaluation.cells import Table, blocks, line, number
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper import order_said
-
-Found = Mapping[str, Any]
 
 
 def markdown(found: Found) -> str:

@@ -3,49 +3,44 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
+from mpd_core.evaluation import Figures
 from mpd_core.evaluation.statistics import Tally, over_prompts, overall
 from mpd_core.evaluation.votes import Vote
 
 ALL = "all"
+"""In place of a dimension: the paper's verdict over all of them."""
 
 
-@dataclass(frozen=True)
-class Meeting:
-    """Two methods under one dimension, or under all by the paper's rule."""
-
-    first: str
-    second: str
-    dimension: str
-    tally: Tally
-    interval: tuple[float, float] | None
-    """Of the win rate by the paper's rule, over prompts, 95%."""
-
-
-def meetings_of(votes: Sequence[Vote]) -> list[Meeting]:
-    """All pairs of methods with votes, overall and by dimension."""
-    found = []
-    for first, second in dict.fromkeys((vote.first, vote.second) for vote in votes):
-        met = [vote for vote in votes if (vote.first, vote.second) == (first, second)]
-        found.append(_meeting(met, ALL, [overall(vote.verdicts.values()) for vote in met]))
-        for name in dict.fromkeys(name for vote in met for name in vote.verdicts):
-            asked = [vote for vote in met if name in vote.verdicts]
-            found.append(_meeting(asked, name, [vote.verdicts[name] for vote in asked]))
-    return found
+def meetings_of(votes: Iterable[Vote]) -> list[Figures]:
+    """All pairs of methods with votes, over all dimensions and by dimension: ``Tally.figures`` and
+    ``paper_interval``, of the win rate by the paper's rule, over prompts, 95%."""
+    pairs: dict[tuple[str, str], dict[str, list[tuple[str, int]]]] = {}
+    for vote in votes:
+        met = pairs.setdefault((vote.first, vote.second), {})
+        for name, verdict in _verdicts(vote).items():
+            met.setdefault(name, []).append((vote.prompt, verdict))
+    return [
+        {
+            **{"first": first, "second": second, "dimension": name},
+            **Tally.of(verdict for _, verdict in given).figures,
+            "paper_interval": over_prompts(*zip(*given, strict=True)),
+        }
+        for (first, second), met in pairs.items()
+        for name, given in met.items()
+    ]
 
 
-def _meeting(votes: Sequence[Vote], dimension: str, verdicts: Sequence[int]) -> Meeting:
-    reach = over_prompts((vote.prompt for vote in votes), verdicts)
-    return Meeting(votes[0].first, votes[0].second, dimension, Tally.of(verdicts), reach)
+def _verdicts(vote: Vote) -> Mapping[str, int]:
+    return {ALL: overall(vote.verdicts.values()), **vote.verdicts}
 
 
-def agreement(votes: Sequence[Vote]) -> dict[str, float | None]:
+def agreement(votes: Iterable[Vote]) -> dict[str, float | None]:
     """Krippendorff's alpha by dimension, and of the paper's verdict over all of them."""
     units: dict[str, dict[str, list[int]]] = {ALL: {}}
     for vote in votes:
-        for name, verdict in {ALL: overall(vote.verdicts.values()), **vote.verdicts}.items():
+        for name, verdict in _verdicts(vote).items():
             units.setdefault(name, {}).setdefault(vote.pair, []).append(verdict)
     return {name: alpha(rated.values()) for name, rated in units.items()}
 

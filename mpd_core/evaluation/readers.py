@@ -14,8 +14,8 @@ from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judg
 from mpd_core.evaluation.readings import Reading, readings
 from mpd_core.evaluation.record import main_of
 from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
-from mpd_core.evaluation.validation import WRITTEN, written
 from mpd_core.evaluation.verdicts import by_hand
+from mpd_core.evaluation.written import WRITTEN, written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 

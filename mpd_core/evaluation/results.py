@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
+from mpd_core.evaluation import Found
 from mpd_core.evaluation.cells import NOTHING, blocks, line, percent, union
 from mpd_core.evaluation.efficiency import markdown as efficiency_text
 from mpd_core.evaluation.jobs import AT
@@ -14,8 +14,6 @@ from mpd_core.evaluation.markdown import heats, paper_tables, readers
 from mpd_core.evaluation.paper import order_said
 from mpd_core.evaluation.record import MAIN
 from mpd_core.evaluation.tables import FORCED, IDENTIFIED, MEASURE, fewer, heat, identified
-
-Found = Mapping[str, Any]
 
 
 def results(reports: Mapping[str, Found], measured: Found | None, title: str) -> Iterator[str]:

@@ -16,7 +16,7 @@ from mpd_core.errors import RequestError
 from mpd_core.evaluation.judging import Pair, pairs_of
 from mpd_core.evaluation.record import main_of
 from mpd_core.evaluation.store import Row
-from mpd_core.evaluation.validation import written
+from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 
@@ -123,7 +123,7 @@ def _singles(
 def _pairs(space: PreferenceSpace, replies: Sequence[Row], draw: random.Random) -> Iterator[Item]:
     methods = list(dict.fromkeys(row["method"] for row in replies))
     for pair in pairs_of(space, replies, methods):
-        if pair.first == main_of(methods) and pair.whole.first != pair.whole.second:
+        if pair.first == main_of(methods) and not pair.whole.alike:
             flipped = draw.random() < 0.5
             yield f"{pair.second}|{pair.code}|{int(flipped)}", _pair_text(space, pair, flipped)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
+from mpd_core.evaluation import Found
 from mpd_core.evaluation.cells import NOTHING, Table, line, number, percent, union
 from mpd_core.evaluation.identified import shares_of
 
-Found = Mapping[str, Any]
-"""Figures of a report, or a part of them."""
 Column = str | Callable[[Found], str]
 """A name in the figures of a row, or what makes the cell of them."""
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import JudgeName, judging
-from mpd_core.evaluation.card import known_pairs
 from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import READERS, Judge
 from mpd_core.evaluation.measures import FITTED, TextJudge
 from mpd_core.evaluation.record import among, load_run, replies_of
+from mpd_core.evaluation.written import known_pairs
 from mpd_core.packs import Pack
 from mpd_core.training.data import Styled
 
@@ -95,8 +95,10 @@ def judge_run(
     chosen = [*drawn(met_pairs, pairs), *drawn(known_pairs(pack.space, answers), known)]
     alone = judging.singles_of(pack.space, replies) if single else []
     if judge.costs:
+        asked = judging.questions_of(judge, chosen)
+        unasked = judging.unasked(judge, asked, folder, judging.VERDICTS)
         singles = judging.unasked(judge, alone, folder, judging.SINGLES)
-        judge.announce(judging.unasked_pairs(judge, chosen, folder), singles)
+        judge.announce([question for question in unasked if not question.alike], singles)
     judging.judge_pairs(judge, chosen, folder)
     if judge.reads_singles:
         judging.judge_singles(judge, alone, folder)
