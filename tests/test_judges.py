@@ -13,7 +13,7 @@ from mpd_core.cli import main
 from mpd_core.errors import EngineError, MPDError, RequestError
 from mpd_core.evaluation import identified, verdicts
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
-from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES
+from mpd_core.evaluation.judges.asking import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
 from mpd_core.evaluation.judges.server import ServerJudge, ServerOptions
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate

@@ -75,9 +75,9 @@ def judge_run(
     A server says first what both will cost together: half of it is no estimate.
 
     Args:
-        pack: whose preferences the run in ``folder`` is about.
+        pack: whose preferences the run is about.
         judge: that is asked.
-        folder: where verdicts are stored as well.
+        folder: of the run; verdicts are stored there.
         answers: written ones, for the judge's card.
         methods: that are compared; none: all of the run.
         pairs: so many at most, drawn by a seed; None: all.
