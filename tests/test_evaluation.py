@@ -23,16 +23,14 @@ from mpd_core.engine.plan import ExpertPlan, plan_request
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.figures import kinds, positions, weights_by
+from mpd_core.evaluation.generators import by_engine, store
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
-from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import Answer, Judge, Question
-from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.measures import MeasuresJudge, TextJudge
 from mpd_core.evaluation.prompts import Prompt, prompts_of
-from mpd_core.evaluation.record import RunRecord, load_run, meetings, replies_of
+from mpd_core.evaluation.record import Lines, RunRecord, load_run, meetings, read_rows, replies_of
 from mpd_core.evaluation.report import report
-from mpd_core.evaluation.runs import by_engine, store
-from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.verdicts import Judged, judged
 from mpd_core.evaluation.written import card, known_pairs
 from mpd_core.method.preferences import PreferenceSpace

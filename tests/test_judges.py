@@ -25,7 +25,7 @@ from mpd_core.evaluation.judging import (
     judge_singles,
     singles_of,
 )
-from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer

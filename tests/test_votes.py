@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.people import ALL, agreement, alpha, meetings_of
-from mpd_core.evaluation.votes import Votes, folder
+from mpd_core.evaluation.votes import ALL, Votes, agreement, alpha, folder, meetings_of
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training.data import load_styles
 from mpd_core.ui.people.ballots import Ballots, swapped

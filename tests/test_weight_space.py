@@ -20,7 +20,7 @@ from mpd_core.evaluation import weight_space
 from mpd_core.evaluation.generators import Generators, _as_expert, joined_pack
 from mpd_core.evaluation.jobs import Job, jobs_of, methods_of
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.models.linear import round_to
 from mpd_core.packs import Pack

@@ -9,7 +9,7 @@ from mpd_core.analysis import words
 from mpd_core.evaluation import Figures, Found
 from mpd_core.evaluation.cells import grouped, union
 from mpd_core.evaluation.measures import empty, unanswered
-from mpd_core.evaluation.record import meetings
+from mpd_core.evaluation.record import Row, meetings
 from mpd_core.evaluation.statistics import (
     Tally,
     bradley_terry,
@@ -20,7 +20,6 @@ from mpd_core.evaluation.statistics import (
     over_prompts,
     overall,
 )
-from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.verdicts import Judged
 from mpd_core.training.measures import length, loops

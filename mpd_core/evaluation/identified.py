@@ -8,7 +8,7 @@ from statistics import fmean
 from mpd_core.evaluation import Figures, Found
 from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.measures import Scorer
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import PreferenceSpace
 
 Shares = dict[str, dict[str, dict[str, float]]]

@@ -14,8 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from mpd_core.evaluation.record import meetings
-from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
+from mpd_core.evaluation.record import Lines, Row, content_hash, meetings, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
 VERDICTS, SINGLES = "verdicts-{judge}.jsonl", "singles-{judge}.jsonl"

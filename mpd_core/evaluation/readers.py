@@ -12,8 +12,7 @@ from mpd_core.errors import RequestError
 from mpd_core.evaluation import Figures, judging, sheets
 from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge, Pair
 from mpd_core.evaluation.readings import Reading, readings
-from mpd_core.evaluation.record import main_of
-from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
+from mpd_core.evaluation.record import Lines, Row, content_hash, main_of, read_rows
 from mpd_core.evaluation.verdicts import by_hand
 from mpd_core.evaluation.written import WRITTEN, written
 from mpd_core.method.preferences import PreferenceSpace

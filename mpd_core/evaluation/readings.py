@@ -11,7 +11,7 @@ from typing import Any
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import sheets
-from mpd_core.evaluation.store import content_hash
+from mpd_core.evaluation.record import content_hash
 
 _HEADING = re.compile(r"^=== ([sp]\d+)\n", re.MULTILINE)
 

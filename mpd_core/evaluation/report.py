@@ -9,20 +9,18 @@ from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import identified, paper, people, readers
+from mpd_core.evaluation import identified, paper, readers
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import MEASURES, kind_of
-from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import READERS, VERDICTS, Judge, pairs_of
 from mpd_core.evaluation.markdown import markdown
-from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge
+from mpd_core.evaluation.measures import FITTED, MeasuresJudge, Scorer, TextJudge
 from mpd_core.evaluation.prompts import HUB
-from mpd_core.evaluation.record import REPLIES, RunRecord, load_run, replies_of
-from mpd_core.evaluation.store import Row, read_rows
+from mpd_core.evaluation.record import REPLIES, Row, RunRecord, load_run, read_rows, replies_of
 from mpd_core.evaluation.tables import FORCED, MEASURE
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.verdicts import judged, scorer_of, signatures, unread
-from mpd_core.evaluation.votes import Vote
+from mpd_core.evaluation.votes import ALL, Vote, agreement, meetings_of
 from mpd_core.evaluation.written import WRITTEN, card, known_pairs, validation, validation_said
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.data import Styled
@@ -73,8 +71,8 @@ def report(
         "people": {
             "votes": len(votes),
             "raters": len({vote.rater for vote in votes}),
-            "agreement": people.agreement(votes) if votes else {},
-            "meetings": people.meetings_of(votes),
+            "agreement": agreement(votes) if votes else {},
+            "meetings": meetings_of(votes),
         },
     }
     found["paper"] = _paper(pack, run.methods, judges, found["people"])
@@ -102,7 +100,7 @@ def _facts(run: RunRecord, folder: Path, replies: Sequence[Row]) -> dict[str, An
 def _paper(
     pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], voted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    whole = [row for row in voted["meetings"] if row["dimension"] == people.ALL]
+    whole = [row for row in voted["meetings"] if row["dimension"] == ALL]
     own, trained = pack.spec.decode.space, _training(pack)
     return {
         "judges": {

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation.judging import Pair, pairs_of
-from mpd_core.evaluation.record import main_of
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.record import Row, main_of
 from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled

@@ -10,8 +10,8 @@ from pathlib import Path
 from mpd_core.evaluation import judging
 from mpd_core.evaluation.judging import Judge, Pair
 from mpd_core.evaluation.measures import Scorer
+from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.statistics import both_orders, overall
-from mpd_core.evaluation.store import read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
 

@@ -25,9 +25,17 @@ from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
-from mpd_core.evaluation.runs import Outcomes, plain_row
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.jobs import (
+    DARE,
+    DENSITY,
+    ROUTED,
+    TEMPERATURE,
+    TIES,
+    Job,
+    Outcomes,
+    plain_row,
+)
+from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format

@@ -11,9 +11,9 @@ from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.identified import identify, shares_of
 from mpd_core.evaluation.judging import Pair, Question
 from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge, end_of
+from mpd_core.evaluation.record import Row
 from mpd_core.evaluation.scales import Scale, fit
 from mpd_core.evaluation.statistics import mean_known
-from mpd_core.evaluation.store import Row
 from mpd_core.evaluation.verdicts import Judged
 from mpd_core.method.preferences import Pole, PreferenceSpace
 from mpd_core.training.data import NEUTRAL, Styled

@@ -10,8 +10,14 @@ from statistics import fmean
 
 from mpd_core.engine import Engine
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.held_out.behaviour import reply_stats, sign_flip, weight_movement, wins
-from mpd_core.evaluation.held_out.identification import identify, likelihood
+from mpd_core.evaluation.held_out.identification import (
+    identify,
+    likelihood,
+    reply_stats,
+    sign_flip,
+    weight_movement,
+    wins,
+)
 from mpd_core.method.preferences import Pole
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.request import Space

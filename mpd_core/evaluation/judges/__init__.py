@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import JudgeName, judging
-from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import READERS, Judge
-from mpd_core.evaluation.measures import FITTED, TextJudge
+from mpd_core.evaluation.measures import FITTED, MeasuresJudge, TextJudge
 from mpd_core.evaluation.record import among, load_run, replies_of
 from mpd_core.evaluation.written import known_pairs
 from mpd_core.packs import Pack
