@@ -33,9 +33,8 @@ from mpd_core.training.pcm import loop as pcm
 from mpd_core.training.pcm import supervised_gate as gating
 from mpd_core.training.pcm.answers import WRITTEN, written
 from mpd_core.training.pcm.batches import Collator
-from mpd_core.training.pcm.mean_weights import fit_mean_weights, smoothed
 from mpd_core.training.pcm.policy import Policy
-from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers, fit_mean_weights, smoothed
 from mpd_core.training.pcm.updates import best_of_each
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.rollouts import Rollout, RolloutRequest

@@ -1,5 +1,4 @@
-"""Who generates a run's replies: the engine in mixed batches, the engine with joined experts, or PEFT's
-own model; stored replies are reused."""
+"""Who generates a run's replies: the engine, the engine with joined experts, or PEFT's model."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 from mpd_core.saving import write_json
 from mpd_core.training.data import Split, Styled, Styles, load_styles
+from mpd_core.training.pcm_recipe import LoraSpec
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
-from mpd_core.training.recipe_parts import LoraSpec
 from mpd_core.training.results import ADAPTER
 from mpd_core.training.trunk import Trunk, share_trunk
 

@@ -12,8 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from mpd_core.errors import PackError
 from mpd_core.packs import Pack, Table, complaints
 from mpd_core.training.measures import MEASURES
-from mpd_core.training.pcm_recipe import PCMTrainSpec
-from mpd_core.training.recipe_parts import LoraSpec, StageSpec
+from mpd_core.training.pcm_recipe import LoraSpec, PCMTrainSpec, StageSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,7 +49,7 @@ class ScorerSpec(Table):
     measure: str | None = None
     """Of ``measures.py``, with ``-`` for how little there is of it: ``-grade``."""
     url: str | None = None
-    """See ``scoring/remote_reward.py`` for what it is asked."""
+    """See ``RemoteReward`` for what it is asked."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key."""
 

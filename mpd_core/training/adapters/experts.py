@@ -20,7 +20,7 @@ from mpd_core.training.adapters.fitting import begins, fit
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
 from mpd_core.training.packed import pack_answers, states
-from mpd_core.training.recipe_parts import StageSpec
+from mpd_core.training.pcm_recipe import StageSpec
 from mpd_core.training.results import ADAPTER, save_adapter
 
 

@@ -27,9 +27,8 @@ from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
 from mpd_core.training.pcm.learner import Entry, Learner
-from mpd_core.training.pcm.mean_weights import fit_mean_weights
 from mpd_core.training.pcm.policy import Policy
-from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers, fit_mean_weights
 from mpd_core.training.pcm.token_scores import Credit, token_credit
 from mpd_core.training.results import HEAD, write_metrics
 from mpd_core.training.rollouts import Rollout
