@@ -20,6 +20,8 @@ from mpd_core.method.preferences import PreferenceSpace
 VERDICTS, SINGLES = "verdicts-{judge}.jsonl", "singles-{judge}.jsonl"
 READERS = "readers"
 """The judge who sees a pair in one order, which chance has chosen, and judges it as a whole too."""
+WRITTEN = "written"
+"""In place of a method: an answer whose poles are known, which tells how well judges read."""
 WHOLE = "whole reply"
 """In place of a dimension; no dimension can have this name."""
 WINS = {1: "win", 0: "tie", -1: "lose"}

@@ -9,19 +9,26 @@ from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import identified, paper, readers
+from mpd_core.evaluation import identified, paper
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import MEASURES, kind_of
-from mpd_core.evaluation.judging import READERS, VERDICTS, Judge, pairs_of
+from mpd_core.evaluation.judging import READERS, VERDICTS, WRITTEN, Judge, pairs_of
 from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import FITTED, MeasuresJudge, Scorer, TextJudge
 from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, Row, RunRecord, load_run, read_rows, replies_of
 from mpd_core.evaluation.tables import FORCED, MEASURE
 from mpd_core.evaluation.topic import Topic
-from mpd_core.evaluation.verdicts import judged, scorer_of, signatures, unread
+from mpd_core.evaluation.verdicts import (
+    judged,
+    readers_figures,
+    readers_said,
+    scorer_of,
+    signatures,
+    unread,
+)
 from mpd_core.evaluation.votes import ALL, Vote, agreement, meetings_of
-from mpd_core.evaluation.written import WRITTEN, card, known_pairs, validation, validation_said
+from mpd_core.evaluation.written import card, known_pairs, validation, validation_said
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.data import Styled
 from mpd_core.training.recipe import FILE as RECIPE
@@ -55,8 +62,8 @@ def report(
     shown = identified.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
     checked["said"] = f"{FITTED} {validation_said(checked)}".strip()
-    by_hand = readers.figures(pack.space, folder)
-    kinds = {MEASURES: checked["said"], READERS: readers.said(by_hand) if by_hand else ""}
+    by_hand = readers_figures(pack.space, folder)
+    kinds = {MEASURES: checked["said"], READERS: readers_said(by_hand) if by_hand else ""}
     judges = _judges(pack, folder, measures, (replies, run.methods), answers, kinds)
     found = {
         "run": _facts(run, folder, replies),

@@ -9,7 +9,7 @@ from statistics import fmean
 from mpd_core.evaluation import Figures, Found
 from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.identified import identify, shares_of
-from mpd_core.evaluation.judging import Pair, Question
+from mpd_core.evaluation.judging import WRITTEN, Pair, Question
 from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge, end_of
 from mpd_core.evaluation.record import Row
 from mpd_core.evaluation.scales import Scale, fit
@@ -18,8 +18,8 @@ from mpd_core.evaluation.verdicts import Judged
 from mpd_core.method.preferences import Pole, PreferenceSpace
 from mpd_core.training.data import NEUTRAL, Styled
 
-WRITTEN, OPPOSITE = "written", "opposite"
-"""In place of methods: an answer to the preference itself, and to the one with another letter."""
+OPPOSITE = "opposite"
+"""In place of a method: the written answer to a preference with another letter."""
 
 
 def one_letter_apart(space: PreferenceSpace) -> Iterator[tuple[str, Pole, str, str]]:
