@@ -117,7 +117,7 @@ def _judge(name: str, judge: Found) -> Iterator[str]:
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table.\n"
         "Like length: (W+T/2)/N over the dimensions other than length, as it would be for replies "
         "of one length. Found: how far from 0.50 a rate must be for this many pairs to tell.",
-        tables.meetings(rows),
+        tables.listed(rows, tables.MEETINGS),
         *_if_any("Better as a whole:", tables.whole(rows)),
         "(W+T/2)/N by dimension:",
         tables.by_part(rows, "by_dimension"),
@@ -142,5 +142,5 @@ def _people(found: Found) -> Iterator[str]:
             "## Who wins, by people",
             f"{found['votes']} votes by {found['raters']} raters. "
             f"{alpha if agreed else 'No pair has two raters.'}",
-            tables.people(found["meetings"]),
+            tables.listed(found["meetings"], tables.PEOPLE),
         )

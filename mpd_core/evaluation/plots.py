@@ -69,12 +69,10 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], said: str) -> str:
-    """One line a label, its weights side by side over the whole width, with a legend.
+    """One line a label, its weights, which add up to 1, side by side over the whole width.
 
-    Args:
-        rows: labels with weights that add up to 1.
-        names: what the weights are of.
-        said: the picture in words, for those who do not see it.
+    The legend says in ``names`` what they are of; ``said`` is the picture in words, for those who
+    do not see it.
     """
     parts, width = [], WIDTH - LEFT - RIGHT
     for index, (label, weights) in enumerate(rows):
@@ -98,11 +96,9 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], said
 
 
 def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str:
-    """Curves over one pair of logarithmic axes, base 2, with a legend.
+    """Curves over one pair of logarithmic axes, base 2, with a legend; all numbers are above 0.
 
-    Args:
-        curves: points of each, all above 0.
-        said: the picture in words, and its heading.
+    ``said`` is the picture in words, and its heading.
     """
     points = [point for curve in curves.values() for point in curve]
     height, left, bottom = 360, 60, 50

@@ -42,11 +42,8 @@ def report(
 ) -> dict[str, Any]:
     """Compute the report of a folder's run, and write it there.
 
-    Args:
-        pack: whose preferences the run is about.
-        folder: with the run.
-        answers: written ones, held out, that tell how well the measures read.
-        votes: of people; those on these replies count.
+    Held-out written ``answers`` tell how well the measures read; of people's ``votes`` count those
+    on these replies.
 
     Raises:
         MPDError: no run, replies that are missing, or verdicts of measures that have changed.

@@ -76,13 +76,8 @@ def write_sheets(
 ) -> int:
     """Write the sheets of a run: all replies, and the main method's pairs with every other one.
 
-    Args:
-        space: of preferences.
-        replies: of the methods that are to be read.
-        answers: written ones that are mixed in.
-        folder: new.
-        readers: among whom the items are dealt.
-        seed: of the order, by which two rounds on the same texts are told apart.
+    Written ``answers`` are mixed in, and all is dealt to so many ``readers``, in an order by whose
+    ``seed`` two rounds on the same texts are told apart.
 
     Returns:
         The number of items.
