@@ -58,12 +58,10 @@ class TrainingContext:
     def open(
         cls, pack: Pack, out: Path | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> TrainingContext:
-        """Read the pack's recipe and data, and obtain its base.
+        """Read the recipe ``train.toml`` beside a pack, and its data, and obtain its base.
 
-        Args:
-            pack: has a ``train.toml`` beside its ``pack.toml``.
-            out: folder of results; default: ``runs/NAME``.
-            progress: is told in sentences what is being done.
+        Results go to ``out``, which is ``runs/NAME`` unless said; ``progress`` hears in sentences
+        what is being done.
 
         Raises:
             PackError: a recipe or data that cannot be read.

@@ -97,13 +97,9 @@ def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> PackedR
 
 
 def states(model: Any, ids: Tensor, layout: Layout, *, mixed: bool) -> Tensor:
-    """Last hidden states of an adapted model, rows flattened, [G * L, D].
+    """Last hidden states of packed rows [G, L] in a PEFT model, rows flattened, [G * L, D].
 
-    Args:
-        model: of PEFT, on a base whose lower layers may be the shared trunk.
-        ids: packed rows, [G, L].
-        layout: where their texts begin and end.
-        mixed: whether products are computed in bf16.
+    The lower layers of its base may be the shared trunk; ``mixed`` computes products in bf16.
     """
     body, device = model.get_base_model().model, next(model.parameters()).device
     ids, layout = ids.to(device), layout.to(device)

@@ -62,11 +62,8 @@ class Rollout:
 def run(engine: Engine, asks: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
     """Generate all replies, in mixed batches, in the order asked for.
 
-    Args:
-        engine: of the pack that is being trained.
-        asks: what to generate; their seeds replace the sampling's.
-        sampling: for all. To learn from replies there must be no top-p and no penalty: only then
-            does the probability of a token follow from the recorded ones.
+    Each has its own seed in place of the sampling's. To learn from replies there must be no top-p
+    and no penalty: only then does the probability of a token follow from the recorded ones.
     """
     replies: list[Rollout] = []
     with tqdm(total=len(asks), desc="replies", leave=False) as bar:

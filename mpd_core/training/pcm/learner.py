@@ -53,11 +53,8 @@ class Learner:
     ) -> Entry:
         """Update the policy; an epoch that diverges is rolled back, moments too, and is the last.
 
-        Args:
-            replies: groups that lie together.
-            rewards: of each.
-            iteration: for the order of updates.
-            credits: of each, where the algorithm goes by tokens.
+        Groups of replies lie together; ``iteration`` settles the order of updates, and ``credits``
+        are of each reply, where the algorithm goes by tokens.
 
         Returns:
             Loss before and after, divergence from the sampling policy, and how weights move.

@@ -45,10 +45,7 @@ def response_surface(tried: Tensor, rewards: Tensor, at: Tensor) -> Tensor:
     Args:
         tried: weights, [N, E].
         rewards: of each on the same P prompts, in the same order, P at least 2, [N, P].
-        at: where to read the surface, [M, E].
-
-    Returns:
-        [M], fp64.
+        at: where to read the surface, [M, E]; the result is [M], fp64.
     """
     tried, rewards, at = tried.double(), rewards.double(), at.double()
     lead = rewards - rewards.mean(dim=0)

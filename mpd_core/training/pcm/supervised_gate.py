@@ -72,11 +72,7 @@ def fit_gate_to_answers(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Fit the policy's adapter and its head's weight to the training split's written answers.
 
-    Args:
-        setup: with trained experts.
-        policy: a fresh one.
-        spec: epochs, batch and rates.
-        folder: of the log.
+    The policy is a fresh one, and experts have been trained; the log goes to ``folder``.
 
     Returns:
         Figures on the validation split (nats a token), and by preference the scores that the head

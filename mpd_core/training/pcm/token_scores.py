@@ -52,10 +52,7 @@ def token_credit(
 ) -> tuple[list[Credit], dict[str, float]]:
     """Advantages of all tokens, normalised to a standard deviation of 1.
 
-    Args:
-        setup: with trained experts.
-        scored: groups of ``rollouts.samples`` replies that lie together.
-        rewards: of each, as they are learned from, [N].
+    Groups of ``rollouts.samples`` replies lie together, with the rewards [N] that are learned from.
 
     Returns:
         By reply, and the share of the rewards' variance within groups that token scores explain.
@@ -105,13 +102,7 @@ def token_weights(
     setup: TrainingContext, scored: Sequence[ScoredReply], shifts: Sequence[Tensor]
 ) -> dict[tuple[str, str], float]:
     """What a unit of a token's shift towards a pole counts for in the reward, by preference code
-    and pole.
-
-    Args:
-        setup: for the reward's kind.
-        scored: as in ``token_credit``.
-        shifts: of the sampled tokens, one column a chosen pole, [T, E]; by reply.
-    """
+    and pole; ``shifts`` are those of each reply's tokens, one column a chosen pole, [T, E]."""
     space, group = setup.pack.space, setup.recipe.pcm.rollouts.samples
     direct = setup.recipe.pcm.reward == "direct"
     told: dict[str, list[tuple[float, float]]] = {}  # by pole, whose groups lie together
@@ -152,12 +143,8 @@ def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tens
     """ln p_pole - ln p_opposite of each token and of the others recorded there, less the mean over
     the tokens of all replies to the preference.
 
-    Args:
-        setup: with trained experts.
-        replies: as the engine sampled them.
-
     Returns:
-        By reply, [T, 1 + C, E]; 0 where C is padding.
+        By reply, as the engine sampled them, [T, 1 + C, E]; 0 where C is padding.
 
     Raises:
         PackError: experts that are no adapters.

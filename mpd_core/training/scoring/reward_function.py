@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
 
 import torch
 
@@ -88,18 +87,8 @@ class References:
         return prompt, "" if self._method == "vanilla" else code
 
 
-class RewardFunction(Protocol):
-    """Interface of the rewards that PCM training maximises."""
-
-    def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
-        """Prepare the references of these prompts and preferences."""
-
-    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
-        """Score replies; their references must have been prepared."""
-
-
-class ReferenceReward:
-    """Scores replies with reward models against references, whose scores are computed once."""
+class RewardFunction:
+    """What PCM training maximises: scores of reward models against those of references."""
 
     def __init__(
         self,
@@ -161,7 +150,7 @@ def references_of(setup: TrainingContext) -> References:
     return References(setup.out / "references" / name, spec.method, sampling)
 
 
-def reward_function(setup: TrainingContext) -> ReferenceReward:
+def reward_function(setup: TrainingContext) -> RewardFunction:
     """The trained reward models, or what the recipe names instead, against its references."""
     references, kind = references_of(setup), setup.recipe.pcm.aggregate
-    return ReferenceReward(setup.pack.space, rewards_of(setup), references, kind)
+    return RewardFunction(setup.pack.space, rewards_of(setup), references, kind)

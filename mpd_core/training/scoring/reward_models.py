@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -82,11 +82,8 @@ def _checked(answer: object, count: int) -> list[float]:
     return [float(score) for score in scores]
 
 
-class Reward(Protocol):
-    """Scores replies for one pole; higher is more of it, on a scale of its own."""
-
-    def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
-        """One score a reply."""
+Reward = Callable[[Sequence[str], Sequence[str]], list[float]]
+"""Scores replies to prompts for one pole; higher is more of it, on a scale of its own."""
 
 
 class Scorer(Protocol):
@@ -126,12 +123,7 @@ class RewardModels:
     """The trained reward models: one pass of the base with their adapter scores every pole."""
 
     def __init__(self, setup: TrainingContext, folder: Path, length: int = 1024) -> None:
-        """Load the adapter with its head.
-
-        Args:
-            setup: for the base and the prompts.
-            folder: a PEFT folder with ``head.safetensors`` in it.
-            length: longest text, in tokens.
+        """Load the adapter with its head from a folder; ``length``: longest text, in tokens.
 
         Raises:
             PackError: an adapter that cannot be read or does not fit.
@@ -152,15 +144,9 @@ class RewardModels:
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """Scores of replies for the given poles; texts of similar length are batched.
+        """One {pole: score} per reply, of the poles wanted; texts of similar length are batched.
 
-        Args:
-            prompts: what was asked.
-            replies: without an end-of-turn token, which is added: a reward judges what was said.
-            poles: whose scores are wanted, by reply.
-
-        Returns:
-            By reply, pole to score.
+        Replies come without an end-of-turn token, which is added: a reward judges what was said.
         """
         ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
         scores: list[dict[str, float]] = [{} for _ in ids]
