@@ -17,7 +17,7 @@ from mpd_core.errors import PackError
 from mpd_core.evaluation.judging import Answer, Judge, Question
 from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, load_scales
 from mpd_core.evaluation.topic import Topic
-from mpd_core.method.preferences import Dimension, PreferenceSpace
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack
 from mpd_core.training import measures as plain
 from mpd_core.training.measures import loops, words
@@ -45,6 +45,13 @@ USUAL: Mapping[str, str] = {
     "unfriendly": "-sentiment",
 }
 """The paper's poles, for packs without a recipe."""
+RULES = 3
+"""Version of the rules below; raise it when they change, so that stored verdicts are not reused."""
+TOPIC = " topic"
+"""End of the version where word vectors were installed."""
+OFF_TOPIC = 0.0
+"""Cosine of instruction and reply below which a reply speaks of something else: so does one written
+answer of a hundred, and of answers to another instruction four of ten."""
 
 
 class TextJudge:
@@ -55,12 +62,8 @@ class TextJudge:
     def __init__(
         self, space: PreferenceSpace, measures: Mapping[str, str], scales: Mapping[str, Scale]
     ) -> None:
-        """
-        Args:
-            space: whose dimensions are judged.
-            measures: by pole, a measure that grows with it, ``grade``, or shrinks, ``-grade``.
-            scales: by measure; a measure without a scale counts as none.
-        """
+        """``measures``: by pole, one that grows with it, ``grade``, or shrinks, ``-grade``; one
+        without a scale counts as none."""
         scaled = {p: m for p, m in measures.items() if m.removeprefix("-") in scales}
         self.dimensions = tuple(
             d
@@ -86,7 +89,13 @@ class TextJudge:
     def __call__(self, prompt: str, text: str) -> dict[str, str | None]:
         """The pole that a reply shows of each measured dimension; None: neither."""
         del prompt
-        return {dimension.name: self._shown(dimension, text) for dimension in self.dimensions}
+        found: dict[str, str | None] = {}
+        for dimension in self.dimensions:
+            ends = {pole.name: self._ends[pole.name] for pole in dimension.poles}
+            shown = [name for name, (scale, end) in ends.items() if self._shows[scale](text) == end]
+            # If several show, the one with the largest ``lean``.
+            found[dimension.name] = max(shown, key=lambda n: self.lean(n, text), default=None)
+        return found
 
     def forced(self, prompt: str, text: str) -> dict[str, str | None]:
         """The pole that a reply leans to of each measured dimension, however little; None: a tie.
@@ -94,7 +103,12 @@ class TextJudge:
         What a reader is left with who may not say "neither".
         """
         del prompt
-        return {dimension.name: self._nearest(dimension, text) for dimension in self.dimensions}
+        found: dict[str, str | None] = {}
+        for dimension in self.dimensions:
+            leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
+            most = max(leans, key=leans.__getitem__)
+            found[dimension.name] = most if leans[most] > 0 else None
+        return found
 
     def lean(self, pole: str, text: str) -> float:
         """How much rather than its opposite end a text shows a pole, in log-odds."""
@@ -106,17 +120,6 @@ class TextJudge:
         """The dimension whose poles are told by length, which no rate of it is corrected for."""
         by_length = (d.name for d in self.dimensions if self._ends[d.poles[0].name][0] == "words")
         return next(by_length, None)
-
-    def _shown(self, dimension: Dimension, text: str) -> str | None:
-        """The pole that shows; if several do, the one with the largest ``lean``."""
-        ends = {pole.name: self._ends[pole.name] for pole in dimension.poles}
-        shown = [name for name, (scale, end) in ends.items() if self._shows[scale](text) == end]
-        return max(shown, key=lambda name: self.lean(name, text), default=None)
-
-    def _nearest(self, dimension: Dimension, text: str) -> str | None:
-        leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
-        most = max(leans, key=leans.__getitem__)
-        return most if leans[most] > 0 else None
 
 
 def _version(measures: Mapping[str, str], scales: Mapping[str, Scale]) -> str:
@@ -163,15 +166,6 @@ def unanswered(prompt: str, text: str) -> bool:
     said = words(text)
     opening = " ".join(text.lower().replace("’", "'").split()[:OPENING_WORDS])
     return empty(text) or bool(REFUSALS.search(opening)) or set(said) <= set(words(prompt))
-
-
-RULES = 3
-"""Version of the rules below; raise it when they change, so that stored verdicts are not reused."""
-TOPIC = " topic"
-"""End of the version where word vectors were installed."""
-OFF_TOPIC = 0.0
-"""Cosine of instruction and reply below which a reply speaks of something else: so does one written
-answer of a hundred, and of answers to another instruction four of ten."""
 
 
 class MeasuresJudge(Judge):

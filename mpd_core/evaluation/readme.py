@@ -26,6 +26,12 @@ from mpd_core.evaluation.report import JSON
 from mpd_core.evaluation.tables import FORCED, IDENTIFIED, MEASURE, fewer, heat, identified
 from mpd_core.packs import Pack
 
+BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
+STORED = "evaluation"
+"""Folder beside ``pack.toml`` with one report a set of prompts."""
+RESULTS = "RESULTS.md"
+"""Every table of these reports, beside ``pack.toml``: it is void with the weights next to it."""
+
 
 def results(reports: Mapping[str, Found], measured: Found | None, title: str) -> Iterator[str]:
     """All tables of reports, by set of prompts, and of the efficiency, as lines of Markdown."""
@@ -119,13 +125,6 @@ def _orders(found: Found, versions: Collection[str]) -> Iterator[str]:
         said = f"{line(name)} of an earlier version" if older else line(name)
         order = order_said(tables["order"], found["judges"][name]["meetings"])
         yield f"Judge {said}: {order}"
-
-
-BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
-STORED = "evaluation"
-"""Folder beside ``pack.toml`` with one report a set of prompts."""
-RESULTS = "RESULTS.md"
-"""Every table of these reports, beside ``pack.toml``: it is void with the weights next to it."""
 
 
 def runs_of(root: Path) -> list[Path]:

@@ -20,6 +20,9 @@ from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.saving import write_json
 
 Row = dict[str, Any]
+FILE = "run.json"
+REPLIES = "replies.jsonl"
+MAIN = "mpd"
 
 
 class Lines:
@@ -97,11 +100,6 @@ def content_hash(value: object, *, sort_keys: bool = True) -> str:
     """SHA-256 of a value as JSON: what rows are keyed by."""
     text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-FILE = "run.json"
-REPLIES = "replies.jsonl"
-MAIN = "mpd"
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,10 @@ def _paper(
     pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], voted: Mapping[str, Any]
 ) -> dict[str, Any]:
     whole = [row for row in voted["meetings"] if row["dimension"] == ALL]
-    own, trained = pack.spec.decode.space, _training(pack)
+    own, trained = pack.spec.decode.space, {}
+    if pack.trained and (pack.folder / RECIPE).is_file():
+        spec = load_recipe(pack).pcm
+        trained = {"method": spec.algorithm.upper(), "reward": spec.reward.replace("_", " ")}
     return {
         "judges": {
             name: {
@@ -117,14 +120,6 @@ def _paper(
         },
         "table_3": paper.table_3({**judges, **({"people": {"meetings": whole}} if whole else {})}),
     }
-
-
-def _training(pack: Pack) -> dict[str, str]:
-    """How the PCM was trained; {} where it was not, or the pack brings no recipe."""
-    if not pack.trained or not (pack.folder / RECIPE).is_file():
-        return {}
-    spec = load_recipe(pack).pcm
-    return {"method": spec.algorithm.upper(), "reward": spec.reward.replace("_", " ")}
 
 
 def _judges(

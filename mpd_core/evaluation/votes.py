@@ -30,6 +30,8 @@ CREATE TABLE IF NOT EXISTS votes (
   UNIQUE (rater, pair)
 )
 """
+ALL = "all"
+"""In place of a dimension: the paper's verdict over all of them."""
 
 
 def folder() -> Path:
@@ -151,10 +153,6 @@ def _cell(value: object) -> object:
     if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
         return f"'{value}"
     return value
-
-
-ALL = "all"
-"""In place of a dimension: the paper's verdict over all of them."""
 
 
 def meetings_of(votes: Iterable[Vote]) -> list[Figures]:

@@ -147,7 +147,8 @@ class WeightSpace:
     def _replies(self, model: Any, jobs: Sequence[Job]) -> Outcomes:
         fitting = []
         for job in jobs:
-            ids = self._ids(job)
+            instructions = [pole.instruction for pole in self._pack.space.parse(job.code).poles]
+            ids = self._prompts.render(job.request.messages, instructions)
             asked, most = job.request.sampling.max_new_tokens, self._pack.spec.decode.context
             if len(ids) + asked <= most:
                 fitting.append((job, ids))
@@ -157,10 +158,6 @@ class WeightSpace:
         for batch in _batches(fitting):
             for (job, _), tokens in zip(batch, self._decode(model, batch), strict=True):
                 yield job, self._row(job, tokens)
-
-    def _ids(self, job: Job) -> list[int]:
-        chosen = self._pack.space.parse(job.code).poles
-        return self._prompts.render(job.request.messages, [pole.instruction for pole in chosen])
 
     def _decode(self, model: Any, batch: Sequence[Prompted]) -> list[list[int]]:
         """Token ids of a batch's replies, left-padded in one cache, each up to its own end."""

@@ -100,8 +100,10 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
         figures[pole.name] = {
             **reply_stats(own),
             "reward_wins": wins(*(_scored(models, pole.name, some) for some in (own, base))),
-            **_measured(setup, pole, own, base),
         }
+        if name := setup.recipe.measures.get(pole.name):
+            texts = ([measures.signed(name)(r.text) for r in some] for some in (own, base))
+            figures[pole.name] |= {"measure": name, "measure_wins": wins(*texts)}
     return figures
 
 
@@ -109,17 +111,6 @@ def _scored(models: Rewards, pole: str, replies: Sequence[Rollout]) -> list[floa
     texts = [r.prompt for r in replies], [r.text for r in replies]
     found = run_in_fresh_thread(models.score, *texts, [(pole,)] * len(replies))
     return [scores[pole] for scores in found]
-
-
-def _measured(
-    setup: TrainingContext, pole: Pole, own: Sequence[Rollout], base: Sequence[Rollout]
-) -> Figures:
-    if pole.name not in setup.recipe.measures:
-        return {}
-    name = setup.recipe.measures[pole.name]
-    measure = measures.signed(name)
-    won = wins([measure(r.text) for r in own], [measure(r.text) for r in base])
-    return {"measure": name, "measure_wins": won}
 
 
 METHODS = ("mpd", "uniform", "static", "soup", "prompting")
@@ -159,7 +150,16 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     reward.prepare(engine, prompts, codes)
     scored = iter(run_in_fresh_thread(reward.score, replies[: len(flat)]))
     by_name = {name: list(itertools.islice(scored, len(some))) for name, some in asks.items()}
-    figures: Figures = {name: _reward_figures(codes, rows) for name, rows in by_name.items()}
+    figures: Figures = {
+        name: {
+            "reward": fmean(j.reward for j in rows),
+            "by_preference": {
+                code: fmean(j.reward for j in rows if j.reply.preference == code) for code in codes
+            },
+            **reply_stats([j.reply for j in rows]),
+        }
+        for name, rows in by_name.items()
+    }
     for other in compared:
         if other != "mpd":
             figures[f"mpd_vs_{other}"] = _paired(codes, by_name["mpd"], by_name[other])
@@ -191,12 +191,6 @@ def _by_preference(setup: TrainingContext, replies: Sequence[Rollout]) -> dict[s
                 some = (reply for reply in replies if reply.method == method)
                 own += [replace(reply, preference=preference.code) for reply in some]
     return found
-
-
-def _reward_figures(codes: Sequence[str], rows: Sequence[ScoredReply]) -> Figures:
-    by_code = {c: fmean(j.reward for j in rows if j.reply.preference == c) for c in codes}
-    manner = reply_stats([j.reply for j in rows])
-    return {"reward": fmean(j.reward for j in rows), "by_preference": by_code, **manner}
 
 
 def _paired(

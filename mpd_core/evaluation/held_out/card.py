@@ -10,6 +10,7 @@ from typing import Any
 
 from mpd_core.console import aligned
 from mpd_core.errors import PackError
+from mpd_core.evaluation import Found
 from mpd_core.packs import Pack
 from mpd_core.training import recipe
 
@@ -21,7 +22,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """Parts of a report, and how the names of the weights begin that each depends on."""
 
-Figures = Mapping[str, Any]
+CARD = "README.md"
+TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def weights(pack: Pack, part: str) -> dict[str, str]:
     return {name: sha for name, sha in files.items() if name.startswith(PARTS[part])}
 
 
-def text(figures: Figures) -> str:
+def text(figures: Found) -> str:
     """Tables of everything that is known."""
     makers = {"rewards": _rewards, "experts": _experts, "mixtures": _mixtures}
     named = [(make, figures[name]) for name, make in makers.items() if name in figures]
@@ -58,7 +60,7 @@ def text(figures: Figures) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _rewards(figures: Figures) -> Iterator[str]:
+def _rewards(figures: Found) -> Iterator[str]:
     rows = [("reward model", "pairs", "n", "accuracy", "length only", "readability only")]
     for pole, kinds in figures.items():
         for kind, entry in kinds.items():
@@ -67,7 +69,7 @@ def _rewards(figures: Figures) -> Iterator[str]:
     yield "Reward models: accuracy on held-out pairs\n" + aligned(rows)
 
 
-def _experts(figures: Figures) -> Iterator[str]:
+def _experts(figures: Found) -> Iterator[str]:
     head = ("expert", "wins by reward", "wins by measure", "ended", "loops", "words", "grade")
     rows = [(*head, "rare words", "sentiment")]
     for name, entry in figures.items():
@@ -81,7 +83,7 @@ def _experts(figures: Figures) -> Iterator[str]:
     yield "Experts against the base, each alone on its own pole\n" + aligned(rows)
 
 
-def _mixtures(figures: Figures) -> Iterator[str]:
+def _mixtures(figures: Found) -> Iterator[str]:
     names = figures["schemes"]
     codes = list(figures["mpd"]["by_preference"])
     yield from _identification(figures["identification"])
@@ -113,7 +115,7 @@ def _mixtures(figures: Figures) -> Iterator[str]:
     )
 
 
-def _identification(table: Figures) -> Iterator[str]:
+def _identification(table: Found) -> Iterator[str]:
     """By reward models / by measures; the worst cell of each is starred."""
     codes = list(next(iter(table.values())))
     dimensions = list(table[next(iter(table))][codes[0]])
@@ -132,11 +134,11 @@ def _identification(table: Figures) -> Iterator[str]:
     )
 
 
-def _shares(by_code: Figures, kind: str) -> list[float]:
+def _shares(by_code: Found, kind: str) -> list[float]:
     return [cell[kind] for row in by_code.values() for cell in row.values() if kind in cell]
 
 
-def _both(by_code: Figures, kinds: Sequence[str], of: Callable[[list[float]], float]) -> str:
+def _both(by_code: Found, kinds: Sequence[str], of: Callable[[list[float]], float]) -> str:
     found = (_shares(by_code, kind) for kind in kinds)
     return " / ".join(f"{100 * of(values):.0f}" if values else "-" for values in found)
 
@@ -149,10 +151,6 @@ def _cell(cell: Mapping[str, float], least: Mapping[str, float]) -> str:
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f}%"
-
-
-CARD = "README.md"
-TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def write(pack: Pack, figures: Mapping[str, Any]) -> Path:

@@ -30,6 +30,7 @@ from mpd_core.training.teacher_forcing import TeacherForcing
 Replies = Mapping[str, Sequence[Rollout]]
 """By method."""
 TEXTS = 8
+FLIPS = 10_000
 
 
 def identify(setup: TrainingContext, models: RewardScorer, replies: Replies) -> Figures:
@@ -70,9 +71,6 @@ def likelihood(setup: TrainingContext, replies: Replies) -> dict[str, float]:
             total += float(read.gather(1, torch.tensor(texts[k])[:, None]).sum())
         found[method] = total / max(1, sum(map(len, texts)))
     return found
-
-
-FLIPS = 10_000
 
 
 def reply_stats(replies: Sequence[Rollout]) -> Figures:
