@@ -22,6 +22,7 @@ from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.sources import obtain
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack, file_sha256
+from mpd_core.packs.schema import AdapterSpec
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 from mpd_core.saving import write_json
@@ -88,6 +89,11 @@ class TrainingContext:
         """
         sources = [self.styles] if self.taught is self.styles else [self.styles, self.taught]
         return [row for source in sources for row in source.split(split)]
+
+    def folder(self, stage: str, packed: AdapterSpec | None) -> Path:
+        """A folder with an adapter: trained here by a stage, or the pack's."""
+        here = self.out / stage / ADAPTER
+        return self.pack.path(packed.folder) if packed and not here.is_dir() else here
 
     @property
     def end_of_turn(self) -> str:

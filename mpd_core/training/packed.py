@@ -73,7 +73,12 @@ def pack_answers(
     setup: TrainingContext, rows: Sequence[tuple[str, Sequence[str]]]
 ) -> PackedAnswers:
     """Tokenise and pack prompts with answers; one that is too long is cut, without end of turn."""
-    packed = [_row(setup, prompt, answers) for prompt, answers in rows]
+    packed = []
+    for prompt, answers in rows:
+        asked = setup.ids(setup.prompt(prompt))
+        most = max(1, setup.recipe.data.max_tokens - len(asked))
+        texts = (setup.ids(answer + setup.end_of_turn)[:most] for answer in answers)
+        packed.append(pack_row(asked, texts))
     ids, layout = stack_rows(packed, setup.tokenizer.pad_token_id)
     found = [
         [k * ids.shape[1] + place for place in places]
@@ -88,12 +93,6 @@ def pack_answers(
         targets=ids.flatten()[own],
         last=torch.tensor([places[-1] for places in found]),
     )
-
-
-def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> PackedRow:
-    asked = setup.ids(setup.prompt(prompt))
-    most = max(1, setup.recipe.data.max_tokens - len(asked))
-    return pack_row(asked, [setup.ids(answer + setup.end_of_turn)[:most] for answer in answers])
 
 
 def states(model: Any, ids: Tensor, layout: Layout, *, mixed: bool) -> Tensor:

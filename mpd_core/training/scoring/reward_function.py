@@ -115,27 +115,20 @@ class RewardFunction:
         texts = [self.references.text(prompt, code) for prompt, code in ordered]
         self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
         scores = self._scores(replies, [reply.text for reply in replies])
-        return [
-            ScoredReply(
-                reply, own, _bt_scores(own, self._known[reply.prompt, reply.preference]), self._kind
-            )
-            for reply, own in zip(replies, scores, strict=True)
-        ]
+        found = []
+        for reply, own in zip(replies, scores, strict=True):
+            theirs = self._known[reply.prompt, reply.preference]
+            reference = torch.tensor([theirs[name] for name in own])
+            against = bradley_terry(torch.tensor(list(own.values())), reference).tolist()
+            bt_scores = dict(zip(own, against, strict=True))
+            found.append(ScoredReply(reply, own, bt_scores, self._kind))
+        return found
 
     def _scores(
         self, asked: Sequence[RolloutRequest | Rollout], texts: Sequence[str]
     ) -> list[Scores]:
         poles = [[p.name for p in self._space.parse(ask.preference).poles] for ask in asked]
         return self.models.score([ask.prompt for ask in asked], texts, poles)
-
-
-def _bt_scores(own: Scores, reference: Scores) -> Scores:
-    names = list(own)
-    found = bradley_terry(
-        torch.tensor([own[name] for name in names]),
-        torch.tensor([reference[name] for name in names]),
-    )
-    return dict(zip(names, found.tolist(), strict=True))
 
 
 def references_of(setup: TrainingContext) -> References:

@@ -16,7 +16,6 @@ from mpd_core.models.adapters import load_adapter
 from mpd_core.training.adapters.rewards import load_head, reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.measures import MeasureReward
-from mpd_core.training.recipe import ScorerSpec
 from mpd_core.training.results import HEAD
 from mpd_core.training.teacher_forcing import TeacherForcing
 
@@ -170,13 +169,11 @@ def rewards_of(setup: TrainingContext) -> Rewards:
     Raises:
         PackError: a reward model that is missing.
     """
-    others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
+    others: dict[str, Reward] = {}
+    for name, spec in setup.recipe.scorers.items():
+        key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
+        others[name] = (
+            MeasureReward(spec.measure) if spec.measure else RemoteReward(spec.url or "", key)
+        )
     needed = any(pole.name not in others for pole in setup.pack.space.poles)
     return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)
-
-
-def _other(spec: ScorerSpec) -> Reward:
-    if spec.measure:
-        return MeasureReward(spec.measure)
-    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
-    return RemoteReward(spec.url or "", key)
