@@ -27,10 +27,14 @@ def report(
 
 
 def _reported(pack: Pack, folder: Path) -> dict[str, Any]:
-    """Write the report of a run; its figures."""
+    """Write the report of a run, with people's votes where there are any here; its figures."""
+    from mpd_core.evaluation import votes
     from mpd_core.evaluation.report import report
 
-    return report(pack, folder, parts.answers_of(pack, "test"), parts.votes_of(pack))
+    file = votes.folder() / votes.FILE
+    cast = votes.Votes(file).all() if file.is_file() else []
+    own = [vote for vote in cast if vote.pack == pack.spec.name]
+    return report(pack, folder, parts.answers_of(pack, "test"), own)
 
 
 def validate(

@@ -75,8 +75,8 @@ def _section(title: str, part: Table, said: str) -> Iterator[str]:
 def _people(found: Found) -> Iterator[str]:
     rows = [row for row in found["meetings"] if row["paper_rate"] is not None]
     if rows:
-        yield f"<h2>Who wins, by people</h2><p>{found['votes']} votes by {found['raters']} raters."
-        yield "</p>"
+        said = f"{found['votes']} votes by {found['raters']} raters."
+        yield f"<h2>Who wins, by people</h2><p>{said}</p>"
         yield forest([{**row, "second": f"{row['second']}, {row['dimension']}"} for row in rows])
 
 

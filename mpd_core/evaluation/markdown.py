@@ -12,11 +12,14 @@ from mpd_core.evaluation.paper import order_said
 
 def markdown(found: Found) -> str:
     """The report as Markdown tables."""
-    run = found["run"]
+    run, sampling = found["run"], found["run"]["sampling"]
+    drawn = f"temperature {sampling['temperature']:g}" if sampling["temperature"] else "greedy"
     lines = [
         *blocks(
             f"# Evaluation of {line(run['pack'])}",
-            f"{run['count']} prompts ({line(run['prompts'])}), {_setting(run['sampling'])}, "
+            f"{run['count']} prompts ({line(run['prompts'])}), {drawn}, at most "
+            f"{sampling['max_new_tokens']} tokens, repetition penalty "
+            f"{sampling['repetition_penalty']:g}, loop penalty {sampling['dry_multiplier']:g}, "
             f"{'; '.join(run['devices'])}.{tables.fewer(found)}",
             "## The paper's tables",
         ),
@@ -31,14 +34,6 @@ def markdown(found: Found) -> str:
     for method, rows in found["weights"].items():
         lines += blocks(f"## Where the weights of {method} move", tables.weights(rows))
     return "\n".join(lines) + "\n"
-
-
-def _setting(sampling: Found) -> str:
-    first = "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']:g}"
-    return (
-        f"{first}, at most {sampling['max_new_tokens']} tokens, repetition penalty "
-        f"{sampling['repetition_penalty']:g}, loop penalty {sampling['dry_multiplier']:g}"
-    )
 
 
 def paper_tables(found: Found) -> Iterator[str]:

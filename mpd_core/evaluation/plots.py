@@ -102,7 +102,10 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str
     """
     points = [point for curve in curves.values() for point in curve]
     height, left, bottom = 360, 60, 50
-    spans = [_span([point[axis] for point in points]) for axis in (0, 1)]
+    spans = []  # lowest and highest power of 2 by axis, at least one apart
+    for values in zip(*points, strict=True):
+        low, high = math.log2(min(values)), math.log2(max(values))
+        spans.append((low, high if high > low else low + 1))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across, up = (
@@ -126,9 +129,3 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str
         start = left + k * 220
         parts += _legend(k, name, start, height - 20, start + 18, height - 9)
     return _figure(height, parts, said)
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Lowest and highest power of 2, at least one apart."""
-    low, high = math.log2(min(values)), math.log2(max(values))
-    return (low, high) if high > low else (low, low + 1)

@@ -101,13 +101,10 @@ def _rows(prompts: str, found: Found, judges: list[str]) -> Iterator[list[str]]:
     methods = [m for m in found["run"]["methods"] if AT not in m and not m.startswith(ONE_EXPERT)]
     for method in methods:
         by_judge = found["identified"].get(method, {})
-        shown = [_shown(by_judge.get(MEASURE if j == MEASURES else j)) for j in judges]
+        cells = (by_judge.get(MEASURE if j == MEASURES else j) for j in judges)
+        shown = [f"{c['mean']:.2f}, {c['worst'][-1]:.2f}" if c else NOTHING for c in cells]
         wins = [_wins(found["judges"].get(j), method) for j in judges]
         yield [prompts if method == methods[0] else "", method, *shown, *wins]
-
-
-def _shown(cell: Found | None) -> str:
-    return f"{cell['mean']:.2f}, {cell['worst'][-1]:.2f}" if cell else NOTHING
 
 
 def _wins(judge: Found | None, method: str) -> str:

@@ -48,7 +48,11 @@ class Lines:
         lock = FileLock(self.file.with_suffix(".lock"), timeout=0)
         try:
             with lock:
-                _drop_half_a_line(self.file)
+                if self.file.is_file():  # a run that was killed may have left half a line
+                    with self.file.open("rb+") as lines:
+                        lines.truncate(lines.read().rfind(b"\n") + 1)
+                        lines.flush()
+                        os.fsync(lines.fileno())
                 self.rows = {row["key"]: row for row in read_rows(self.file)}
                 with self.file.open("a", encoding="utf-8") as self._open:
                     yield self
@@ -84,16 +88,6 @@ def read_rows(file: Path) -> Iterator[Row]:
             if not known:
                 raise MPDError(f"{file}:{number}: not a row of a run: delete this line.")
             yield row
-
-
-def _drop_half_a_line(file: Path) -> None:
-    if not file.is_file():
-        return
-    with file.open("rb+") as lines:
-        content = lines.read()
-        lines.truncate(content.rfind(b"\n") + 1)
-        lines.flush()
-        os.fsync(lines.fileno())
 
 
 def content_hash(value: object, *, sort_keys: bool = True) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation.judging import Pair, pairs_of
+from mpd_core.evaluation.judging import pairs_of
 from mpd_core.evaluation.record import Row, main_of
 from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
@@ -119,14 +119,11 @@ def _pairs(space: PreferenceSpace, replies: Sequence[Row], draw: random.Random) 
     for pair in pairs_of(space, replies, methods):
         if pair.first == main_of(methods) and not pair.whole.alike:
             flipped = draw.random() < 0.5
-            yield f"{pair.second}|{pair.code}|{int(flipped)}", _pair_text(space, pair, flipped)
-
-
-def _pair_text(space: PreferenceSpace, pair: Pair, flipped: bool) -> str:
-    asked = pair.whole.swapped if flipped else pair.whole
-    start, end = pair_ends(asked.prompt, asked.first, asked.second)
-    poles = enumerate(space.parse(pair.code).poles, 1)
-    return start + "; ".join(f"({number}) {pole.instruction}" for number, pole in poles) + end
+            asked = pair.whole.swapped if flipped else pair.whole
+            start, end = pair_ends(asked.prompt, asked.first, asked.second)
+            poles = enumerate(space.parse(pair.code).poles, 1)
+            wanted = "; ".join(f"({number}) {pole.instruction}" for number, pole in poles)
+            yield f"{pair.second}|{pair.code}|{int(flipped)}", f"{start}{wanted}{end}"
 
 
 def _rubric(space: PreferenceSpace) -> str:

@@ -35,7 +35,11 @@ Pairs = Sequence[tuple[Styled, Comparison]]
 def rewards(setup: TrainingContext, models: Rewards) -> Figures:
     """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
-    scored = _scores_of(setup, models, test)
+    named = [(row, name) for row in test for name in row.answers]
+    prompts, texts = [r.prompt for r, _ in named], [r.answers[name] for r, name in named]
+    poles = [pole.name for pole in setup.pack.space.poles]
+    found = models.score(prompts, texts, [poles] * len(named))
+    scored = {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
     figures: Figures = {}
     for pole in setup.pack.space.poles:
         figures[pole.name] = {}
@@ -59,17 +63,6 @@ def rewards(setup: TrainingContext, models: Rewards) -> Figures:
 def _pairs(setup: TrainingContext, rows: Sequence[Styled], pole: Pole) -> Pairs:
     space = setup.pack.space
     return [(r, p) for r in rows for p in comparisons(space, r.answers) if p.pole == pole]
-
-
-def _scores_of(
-    setup: TrainingContext, models: Rewards, rows: Sequence[Styled]
-) -> dict[tuple[str, str], dict[str, float]]:
-    """Every pole's score of every answer, by the row's id and the answer's name."""
-    named = [(row, name) for row in rows for name in row.answers]
-    prompts, texts = [r.prompt for r, _ in named], [r.answers[name] for r, name in named]
-    poles = [pole.name for pole in setup.pack.space.poles]
-    found = models.score(prompts, texts, [poles] * len(named))
-    return {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
 
 
 def _rule(measure: Callable[[str], float], learn: Pairs, held: Pairs) -> float:

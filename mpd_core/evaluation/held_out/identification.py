@@ -94,7 +94,9 @@ def weight_movement(replies: Sequence[Rollout]) -> Figures:
             off = sum(abs(w - m) for w, m in zip(row, centre, strict=True)) / 2
             distances.append(off)
             disagreements.append(gap)
-            entropies.append(_entropy(row))
+            entropy = -sum(w * math.log(w) for w in row if w > 0)
+            # Over that of uniform weights: 1 is uniform, 0 a single expert.
+            entropies.append(entropy / math.log(len(row)) if len(row) > 1 else 1.0)
         spreads.append(fmean(abs(w - m) for c, m in zip(columns, centre, strict=True) for w in c))
     return {
         "moved_in_a_reply": fmean(spreads),
@@ -105,12 +107,6 @@ def weight_movement(replies: Sequence[Rollout]) -> Figures:
         },
         "correlation_with_disagreement": correlation(distances, disagreements),
     }
-
-
-def _entropy(weights: Sequence[float]) -> float:
-    """Over that of uniform weights: 1 is uniform, 0 a single expert."""
-    said = -sum(weight * math.log(weight) for weight in weights if weight > 0)
-    return said / math.log(len(weights)) if len(weights) > 1 else 1.0
 
 
 def sign_flip(differences: Sequence[float], seed: int = 0) -> float:

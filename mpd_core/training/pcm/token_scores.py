@@ -152,20 +152,18 @@ def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tens
     space = setup.pack.space
     ids = [_likely_ids(reply) for reply in replies]
     opposite = _opposites(setup, replies, ids)
-    shifts = [_recorded(space, r) - theirs for r, theirs in zip(replies, opposite, strict=True)]
+    shifts = []
+    for reply, theirs in zip(replies, opposite, strict=True):
+        experts = len(space.parse(reply.preference).poles)
+        own = torch.tensor(reply.log_probs)[:, None, -experts:]
+        others = others_table([reply], len(reply.tokens))[0, :, :, -experts:]
+        shifts.append(torch.cat([own, others], dim=1) - theirs)
     for code in {reply.preference for reply in replies}:
         rows = [k for k, reply in enumerate(replies) if reply.preference == code]
         mean = torch.cat([shifts[k][:, 0] for k in rows]).mean(dim=0)
         for k in rows:
             shifts[k] = (shifts[k] - mean) * (ids[k] != NOTHING)[..., None]
     return shifts
-
-
-def _recorded(space: PreferenceSpace, reply: Rollout) -> Tensor:
-    """ln p_i of sampled token and alternatives by the chosen poles' experts, [T, 1 + C, E]."""
-    experts = len(space.parse(reply.preference).poles)
-    said = torch.tensor(reply.log_probs)[:, None, -experts:]
-    return torch.cat([said, others_table([reply], len(reply.tokens))[0, :, :, -experts:]], dim=1)
 
 
 def _likely_ids(reply: Rollout) -> Tensor:
@@ -190,16 +188,9 @@ def _opposites(
     found: dict[int, Tensor] = {}
     tokens = [reply.tokens for reply in replies]
     for k, rows in reader.read(prompts, tokens, names, title="opposite poles"):
-        wanted = ids[k].clamp_min(0)
-        said = [row.gather(1, wanted) for row in rows]
-        found[k] = _mixed(said, [len(some) for some in others[k]])
+        said = iter([row.gather(1, ids[k].clamp_min(0)) for row in rows])
+        # The opposite of a pole is the mean probability under the others of its dimension.
+        each = [torch.stack([next(said) for _ in some]) for some in others[k]]
+        mixed = [some.logsumexp(dim=0) - math.log(len(some)) for some in each]
+        found[k] = torch.stack(mixed, dim=-1)
     return [found[k] for k in range(len(replies))]
-
-
-def _mixed(said: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
-    """ln of the mean probability under so many experts each, [T, 1 + C, E]."""
-    parts, rest = [], list(said)
-    for count in counts:
-        some, rest = rest[:count], rest[count:]
-        parts.append(torch.stack(some).logsumexp(dim=0) - math.log(count))
-    return torch.stack(parts, dim=-1)
