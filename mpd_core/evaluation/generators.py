@@ -16,7 +16,7 @@ from mpd_core.engine import Engine
 from mpd_core.engine.flight import outcomes
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import EngineError, MPDError
-from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job, Outcomes, missing, plain_row
+from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job, Outcomes, missing, row_of
 from mpd_core.evaluation.record import REPLIES, Lines, Row
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.method.preferences import LEFT_OUT
@@ -63,7 +63,7 @@ def by_engine(
 def _row(job: Job, trace: Trace) -> Row:
     """Stored row of a reply, with weights by token where several experts took part."""
     finished = trace.finish_reason == "stop"
-    row = plain_row(job, trace.text, finished, len(trace.steps), (trace.device, trace.precision))
+    row = row_of(job, trace.text, finished, len(trace.steps), (trace.device, trace.precision))
     if any(len(step.weights) > 1 for step in trace.steps):
         row["experts"] = list(trace.steps[0].weights)
         row["weights"] = [[round(w, 3) for w in step.weights.values()] for step in trace.steps]

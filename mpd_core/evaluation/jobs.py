@@ -54,7 +54,7 @@ Outcomes = Iterator[tuple[Job, Row | MPDError]]
 """The stored row of each job, or why there is none."""
 
 
-def plain_row(job: Job, text: str, finished: bool, tokens: int, where: tuple[str, str]) -> Row:
+def row_of(job: Job, text: str, finished: bool, tokens: int, where: tuple[str, str]) -> Row:
     """Fields that every stored reply has; ``where`` is device and precision."""
     asked = {"key": job.key, "id": job.id, "prompt": job.request.messages[-1].content}
     asked |= {"code": job.code, "method": job.method}

@@ -25,16 +25,7 @@ from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError
-from mpd_core.evaluation.jobs import (
-    DARE,
-    DENSITY,
-    ROUTED,
-    TEMPERATURE,
-    TIES,
-    Job,
-    Outcomes,
-    plain_row,
-)
+from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job, Outcomes, row_of
 from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
@@ -206,7 +197,7 @@ class WeightSpace:
         text = "".join(decoder.push(t, last=k == last) for k, t in enumerate(tokens))
         finished = tokens[-1] in self._prompts.end_of_turn
         where = (self._format.device, f"{self._format}, by transformers")
-        return plain_row(job, text, finished, len(tokens), where)
+        return row_of(job, text, finished, len(tokens), where)
 
 
 def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:

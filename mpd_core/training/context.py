@@ -61,8 +61,7 @@ class TrainingContext:
     ) -> TrainingContext:
         """Read the recipe ``train.toml`` beside a pack, and its data, and obtain its base.
 
-        Results go to ``out``, which is ``runs/NAME`` unless said; ``progress`` hears in sentences
-        what is being done.
+        Results go to ``out``, by default ``runs/NAME``; ``progress`` hears what is being done.
 
         Raises:
             PackError: a recipe or data that cannot be read.
@@ -120,8 +119,7 @@ class TrainingContext:
         Measured once for a folder of results: measured anew, beside other work, it may come out
         otherwise, and what goes on from a checkpoint would become other weights.
         """
-        file = self.out / MACHINE
-        if not file.is_file():
+        if not (file := self.out / MACHINE).is_file():
             write_json(file, {"bf16": trains_in_bf16()})
         return bool(json.loads(file.read_text(encoding="utf-8"))["bf16"])
 
@@ -200,8 +198,7 @@ class TrainingContext:
         config = text_config(model)
         everywhere = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
         sizes = (getattr(config, name, None) or context for name in WINDOWS)
-        narrow = [size for size in sizes if size < context and not everywhere]
-        if narrow:
+        if narrow := [size for size in sizes if size < context and not everywhere]:
             raise PackError(
                 f"base: {type(model).__name__} attends to {min(narrow)} tokens in some layers, and "
                 f"training reads up to decode.context = {context} with full attention: lower it to "
