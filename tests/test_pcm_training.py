@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -256,7 +256,8 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     sampling = rollouts.learning(9)
     traces = []
     for ask in asks:
-        with engine.submit(rollouts._request(engine, ask, sampling)) as stream:
+        own = asdict(replace(sampling, seed=ask.seed))
+        with engine.submit(engine.pack.request(ask.prompt, ask.preference, **own)) as stream:
             list(stream)
         traces.append(stream.trace())
     engine.close()
