@@ -22,19 +22,17 @@ from mpd_core.engine import Engine
 from mpd_core.engine.plan import ExpertPlan, plan_request
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
-from mpd_core.evaluation.card import card, known_pairs
+from mpd_core.evaluation.figures import kinds, positions, weights_by
+from mpd_core.evaluation.generators import by_engine, store
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
-from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import Answer, Judge, Question
-from mpd_core.evaluation.measures import TextJudge
+from mpd_core.evaluation.measures import MeasuresJudge, TextJudge
 from mpd_core.evaluation.prompts import Prompt, prompts_of
-from mpd_core.evaluation.record import RunRecord, load_run, meetings, replies_of
+from mpd_core.evaluation.record import Lines, RunRecord, load_run, meetings, read_rows, replies_of
 from mpd_core.evaluation.report import report
-from mpd_core.evaluation.runs import by_engine, store
-from mpd_core.evaluation.store import Lines, read_rows
 from mpd_core.evaluation.verdicts import Judged, judged
-from mpd_core.evaluation.weights import kinds, positions, weights_by
+from mpd_core.evaluation.written import card, known_pairs
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack, load_pack
 from mpd_core.request import Sampling
@@ -536,7 +534,7 @@ def test_a_pair_that_is_judged_in_part_decides_nothing() -> None:
     def pair(id: str, verdicts: dict[str, int], without: str = "") -> Judged:
         questions = {name: question for name, question in asked.items() if name != without}
         flips = dict.fromkeys(verdicts, False)
-        return Judged(judging.Pair(id, "AA", "mpd", "soup", questions, 1), verdicts, flips)
+        return Judged(judging.Pair(id, "AA", "mpd", "soup", questions), verdicts, flips)
 
     rows = [
         pair("1", {"x": 1, "y": -1, "z": -1}),
@@ -587,9 +585,11 @@ def test_a_reply_that_loops_beats_nobody() -> None:
 
 def test_length_is_never_controlled_for_itself() -> None:
     """Two pairs that the longer reply wins on length alone: nothing else is won or lost."""
+    asked = Question("?", "length", "long", "Be long.", "", "word")
+    texts = [{"length": replace(asked, first="word " * count)} for count in (41, 51)]
     rows = [
-        Judged(judging.Pair(str(n), "AA", "mpd", "soup", {}, gap), {"length": 1, "tone": 0}, {})
-        for n, gap in enumerate((40, 50))
+        Judged(judging.Pair(str(n), "AA", "mpd", "soup", text), {"length": 1, "tone": 0}, {})
+        for n, text in enumerate(texts)
     ]
     meeting = figures.matrix(rows, ["mpd", "soup"], "length")["meetings"][0]
     assert meeting["worst"] == {"AA": ("tone", 0.5)}

@@ -13,7 +13,7 @@ from mpd_core.cli import main
 from mpd_core.errors import EngineError, MPDError, RequestError
 from mpd_core.evaluation import identified, verdicts
 from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
-from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES
+from mpd_core.evaluation.judges.asking import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
 from mpd_core.evaluation.judges.server import ServerJudge, ServerOptions
 from mpd_core.evaluation.judges.spending import Limits, Spending, estimate
@@ -25,7 +25,7 @@ from mpd_core.evaluation.judging import (
     judge_singles,
     singles_of,
 )
-from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.packs import load_pack
 from tests.judge_server import JudgeServer
@@ -42,7 +42,7 @@ def pairs(count: int = 3) -> list[Pair]:
     found = []
     for number in range(count):
         asked = question(f"short {number}", f"a much longer reply {number}")
-        found.append(Pair(str(number), "AAA", "mpd", "soup", {"length": asked}, -2))
+        found.append(Pair(str(number), "AAA", "mpd", "soup", {"length": asked}))
     return found
 
 
@@ -354,7 +354,7 @@ class CountedWords:
 def test_reward_models_score_each_text_once_and_tie_where_they_are_near(tmp_path: Path) -> None:
     models = CountedWords()
     judge = RewardsJudge(models, "1", ["concise"])  # type: ignore[arg-type]
-    near = Pair("n", "AAA", "mpd", "soup", {"length": question("a b c", "a b c d")}, -1)
+    near = Pair("n", "AAA", "mpd", "soup", {"length": question("a b c", "a b c d")})
     judge_pairs(judge, [*pairs(1), near], tmp_path)
     judge_pairs(judge, [*pairs(2), near], tmp_path / "another run")
     assert len(models.texts) == 4 + 2

@@ -19,7 +19,6 @@ LAYERS = """
     engine.plan
     engine
     training.measures
-    training.recipe_parts
     training.pcm_recipe
     training.data training.recipe training.results training.checkpoint
     training.trunk training.rollouts

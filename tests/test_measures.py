@@ -22,12 +22,11 @@ from mpd_core.errors import MPDError, PackError
 from mpd_core.evaluation import scales
 from mpd_core.evaluation.cues import CUES, MOST_WORDS, settled
 from mpd_core.evaluation.identified import identify, shares_of
-from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import Question
-from mpd_core.evaluation.measures import TextJudge, measures_of, unanswered
+from mpd_core.evaluation.measures import MeasuresJudge, TextJudge, measures_of, unanswered
 from mpd_core.evaluation.remarks import KINDS
 from mpd_core.evaluation.topic import Topic
-from mpd_core.evaluation.validation import calibrate, validation
+from mpd_core.evaluation.written import calibrate, validation
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from mpd_core.training.data import Styled, load_styles

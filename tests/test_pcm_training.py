@@ -7,7 +7,7 @@ import math
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -33,9 +33,8 @@ from mpd_core.training.pcm import loop as pcm
 from mpd_core.training.pcm import supervised_gate as gating
 from mpd_core.training.pcm.answers import WRITTEN, written
 from mpd_core.training.pcm.batches import Collator
-from mpd_core.training.pcm.mean_weights import fit_mean_weights, smoothed
 from mpd_core.training.pcm.policy import Policy
-from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers, fit_mean_weights, smoothed
 from mpd_core.training.pcm.updates import best_of_each
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.rollouts import Rollout, RolloutRequest
@@ -257,7 +256,8 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     sampling = rollouts.learning(9)
     traces = []
     for ask in asks:
-        with engine.submit(rollouts._request(engine, ask, sampling)) as stream:
+        own = asdict(replace(sampling, seed=ask.seed))
+        with engine.submit(engine.pack.request(ask.prompt, ask.preference, **own)) as stream:
             list(stream)
         traces.append(stream.trace())
     engine.close()

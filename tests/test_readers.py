@@ -15,11 +15,10 @@ from mpd_core.errors import RequestError
 from mpd_core.evaluation.judges import judge_named
 from mpd_core.evaluation.judging import pairs_of
 from mpd_core.evaluation.readers import JUDGE, Readers, bring
-from mpd_core.evaluation.record import load_run, replies_of
+from mpd_core.evaluation.readme import results
+from mpd_core.evaluation.record import load_run, read_rows, replies_of
 from mpd_core.evaluation.report import report
-from mpd_core.evaluation.results import results
 from mpd_core.evaluation.sheets import labels
-from mpd_core.evaluation.store import read_rows
 from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from mpd_core.errors import EngineError
-from mpd_core.training.scoring.remote_reward import TRIES, RemoteReward
+from mpd_core.training.scoring.reward_models import TRIES, RemoteReward
 
 Answer = tuple[int, str]
 
@@ -57,7 +57,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Its own pauses alone: other threads of this process sleep as they mean to."""
     pauses: list[float] = []
     watched = SimpleNamespace(**{**vars(time), "sleep": pauses.append})
-    monkeypatch.setattr("mpd_core.training.scoring.remote_reward.time", watched)
+    monkeypatch.setattr("mpd_core.training.scoring.reward_models.time", watched)
     return pauses
 
 

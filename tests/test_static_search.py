@@ -17,7 +17,7 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.measures import repeated
 from mpd_core.training.pcm import static_search
-from mpd_core.training.pcm.response_surface import response_surface
+from mpd_core.training.pcm.static_search import response_surface
 from mpd_core.training.recipe import load_recipe
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_of

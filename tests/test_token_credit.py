@@ -31,8 +31,8 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import check_experts, trained_pack
 from mpd_core.training.pcm import loop as pcm
 from mpd_core.training.pcm.batches import Batch, Merging
-from mpd_core.training.pcm.pole_shifts import pole_shifts
 from mpd_core.training.pcm.policy import likely_log_probs, reply_log_probs
+from mpd_core.training.pcm.token_scores import pole_shifts
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Layout

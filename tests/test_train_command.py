@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from mpd_core.cli import main
 from mpd_core.engine.plan import plan_request
 from mpd_core.errors import RequestError
-from mpd_core.evaluation.held_out.behaviour import correlation, sign_flip, wins
+from mpd_core.evaluation.held_out.identification import correlation, sign_flip, wins
 from mpd_core.method.static import grid
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training.context import TrainingContext

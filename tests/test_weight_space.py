@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mpd_core.engine import Engine
 from mpd_core.engine.plan import plan_request
@@ -20,10 +20,11 @@ from mpd_core.evaluation import weight_space
 from mpd_core.evaluation.generators import Generators, _as_expert, joined_pack
 from mpd_core.evaluation.jobs import Job, jobs_of, methods_of
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.store import read_rows
+from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.models.linear import round_to
 from mpd_core.packs import Pack
+from mpd_core.prompts import PromptRenderer
 from mpd_core.request import GenerationRequest, Message, Sampling
 
 GREEDY = Sampling(max_new_tokens=8, repetition_penalty=1.2)
@@ -95,7 +96,10 @@ def test_the_engine_serves_the_adapter_that_peft_merges(
     engine = Engine.open(joined_pack(pack, {(method, "AB"): folder}))
     trace = engine.generate(_as_expert(job))
     engine.close()
-    ids = space._ids(job)
+    tokenizer = AutoTokenizer.from_pretrained(pack.spec.base.source.folder)  # type: ignore[union-attr]
+    prompts = PromptRenderer(tokenizer, pack.spec.template)
+    instructions = [pole.instruction for pole in pack.space.parse("AB").poles]
+    ids = prompts.render(job.request.messages, instructions)
     assert trace.prompt_tokens == len(ids)
     for step in trace.steps:
         with torch.no_grad():

@@ -122,7 +122,7 @@ def report(
     json: JsonOption = False,
 ) -> None:
     """Held-out figures of the pack: as stored with it, or recomputed."""
-    from mpd_core.evaluation.held_out.figures import read, text
+    from mpd_core.evaluation.held_out.card import read, text
 
     loaded = load_pack(pack)
     if recompute:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
 NOTHING = "–"
 
@@ -27,6 +31,14 @@ def blocks(*parts: str | Table) -> Iterator[str]:
 def union(rows: Iterable[Iterable[str]]) -> list[str]:
     """All names in these rows, each once, as they first appear: the columns of a table."""
     return list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+
+
+def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Items that have the same key, under it, in the order in which they come."""
+    found: dict[Key, list[Item]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
 
 
 def line(text: str) -> str:

@@ -41,8 +41,7 @@ def run(
     loaded = parts.opened(pack)
     from mpd_core.evaluation.jobs import define, jobs_of, methods_of, missing
     from mpd_core.evaluation.prompts import prompts_of
-    from mpd_core.evaluation.record import REPLIES
-    from mpd_core.evaluation.store import Lines
+    from mpd_core.evaluation.record import REPLIES, Lines
 
     sampling = loaded.spec.decode.sampling(max_new_tokens=max_new_tokens, temperature=temperature)
     found = prompts_of(loaded, prompts, limit)

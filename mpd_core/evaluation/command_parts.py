@@ -12,7 +12,6 @@ from mpd_core.packs import Pack, load_pack
 from mpd_core.training.data import Split
 
 if TYPE_CHECKING:
-    from mpd_core.evaluation.votes import Vote
     from mpd_core.training.data import Styled, Styles
 
 PROMPTS_HELP = (
@@ -45,18 +44,15 @@ def server_options(
     from mpd_core.evaluation.judges.server import ServerOptions
     from mpd_core.evaluation.judges.spending import Limits
 
-    limits = Limits(most_tokens, most_cost, _prices(price))
+    prices = None
+    if price is not None:
+        try:
+            price_in, price_out = (float(part) for part in price.split(","))
+        except ValueError:
+            raise RequestError(f"--price {price[:40]}: give IN,OUT, e.g. 0.15,0.6.") from None
+        prices = price_in, price_out
+    limits = Limits(most_tokens, most_cost, prices)
     return ServerOptions(url or "", model or "", key_env, limits, parallel)
-
-
-def _prices(text: str | None) -> tuple[float, float] | None:
-    if text is None:
-        return None
-    try:
-        price_in, price_out = (float(part) for part in text.split(","))
-    except ValueError:
-        raise RequestError(f"--price {text[:40]}: give IN,OUT, e.g. 0.15,0.6.") from None
-    return price_in, price_out
 
 
 def opened(name: str | None) -> Pack:
@@ -100,12 +96,3 @@ def styles(pack: Pack) -> Styles:
     from mpd_core.training.recipe import load_recipe
 
     return load_styles(pack.path(load_recipe(pack).data.file))
-
-
-def votes_of(pack: Pack) -> list[Vote]:
-    """People's votes on this pack, where there are any on this machine."""
-    from mpd_core.evaluation.votes import FILE, Votes, folder
-
-    file = folder() / FILE
-    votes = Votes(file).all() if file.is_file() else []
-    return [vote for vote in votes if vote.pack == pack.spec.name]

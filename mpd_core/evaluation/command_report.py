@@ -27,10 +27,14 @@ def report(
 
 
 def _reported(pack: Pack, folder: Path) -> dict[str, Any]:
-    """Write the report of a run; its figures."""
+    """Write the report of a run, with people's votes where there are any here; its figures."""
+    from mpd_core.evaluation import votes
     from mpd_core.evaluation.report import report
 
-    return report(pack, folder, parts.answers_of(pack, "test"), parts.votes_of(pack))
+    file = votes.folder() / votes.FILE
+    cast = votes.Votes(file).all() if file.is_file() else []
+    own = [vote for vote in cast if vote.pack == pack.spec.name]
+    return report(pack, folder, parts.answers_of(pack, "test"), own)
 
 
 def validate(
@@ -44,7 +48,7 @@ def validate(
     """
     loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import TextJudge
-    from mpd_core.evaluation.validation import validation, validation_text
+    from mpd_core.evaluation.written import validation, validation_text
     from mpd_core.training.data import load_styles
     from mpd_core.training.recipe import load_recipe
 
@@ -64,7 +68,7 @@ def calibrate(
     loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import measures_of
     from mpd_core.evaluation.scales import FILE, save_scales
-    from mpd_core.evaluation.validation import calibrate as fitted
+    from mpd_core.evaluation.written import calibrate as fitted
 
     answers = parts.styles(loaded)
     train = answers.split("train")

@@ -73,12 +73,8 @@ def full(
 ) -> list[Path]:
     """Generate and judge; what is stored already is neither made nor asked anew.
 
-    Args:
-        pack: to be evaluated.
-        settings: of the run.
-        root: each set has a folder ``evaluation-NAME`` there.
-        answers: written ones for the judges' cards.
-        tell: is told in sentences what is being done.
+    Each set of prompts has a folder ``evaluation-NAME`` in ``root``; ``answers`` are written ones,
+    for the judges' cards; ``tell`` is told in sentences what is being done.
 
     Returns:
         The folders, with a run and its verdicts each.
@@ -141,7 +137,7 @@ def _in_turn(
     """Prompts and methods as they are generated: in groups, of which the first is small, so that
     every method has replies even where the time ends soon."""
     joining = [method for method in methods if method in WEIGHT_SPACE]
-    others = [method for method in methods if method not in WEIGHT_SPACE]
+    others = [method for method in methods if method not in joining]
     ends = [0, *range(FIRST, len(prompts), GROUP), len(prompts)]
     for group in (prompts[start:end] for start, end in pairwise(ends)):
         for start in range(0, len(group) if others else 0, STEP):

@@ -1,30 +1,74 @@
-"""Who generates which replies: the engine, the engine with joined experts, or PEFT's own model."""
+"""Who generates a run's replies: the engine, the engine with joined experts, or PEFT's model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from tqdm import tqdm
+
 from mpd_core.engine import Engine
+from mpd_core.engine.flight import outcomes
 from mpd_core.engine.plan import ONE_EXPERT
-from mpd_core.errors import MPDError
-from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job, missing
-from mpd_core.evaluation.record import REPLIES
-from mpd_core.evaluation.runs import Outcomes, by_engine, store
-from mpd_core.evaluation.store import Lines
+from mpd_core.errors import EngineError, MPDError
+from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job, Outcomes, missing, row_of
+from mpd_core.evaluation.record import REPLIES, Lines, Row
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.packs.schema import AdapterSpec, DimensionSpec, ExpertsSpec, PCMSpec, PoleSpec
 from mpd_core.request import GenerationRequest
+from mpd_core.trace import Trace
 
 Joined = tuple[str, str]
 """A method that joins experts into one adapter, and the code of a preference."""
+
+
+def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outcomes]) -> None:
+    """Generate the jobs that have no row yet; each row is stored as soon as it is finished.
+
+    ``run`` gives the row of each job, or why there is none.
+
+    Raises:
+        EngineError: some failed; the others have been stored, and another run does the rest.
+    """
+    failures: list[str] = []
+    with Lines(folder / REPLIES).writing() as lines:
+        waiting = missing(lines.rows, jobs)
+        for job, outcome in tqdm(run(waiting), "replies", len(waiting), leave=False):
+            if isinstance(outcome, MPDError):
+                failures.append(f"{job.method}, prompt {job.id}: {outcome}")
+            else:
+                lines.add(outcome)
+    if failures:
+        raise EngineError(f"{len(failures)} replies failed, first: {failures[0]}")
+
+
+def by_engine(
+    engine: Engine,
+    jobs: Sequence[Job],
+    request: Callable[[Job], GenerationRequest] = attrgetter("request"),
+) -> Outcomes:
+    """The row or error of each job, in the engine's mixed batches; ``request`` is what it asks."""
+    for job, outcome in outcomes(engine, jobs, request):
+        yield job, _row(job, outcome) if isinstance(outcome, Trace) else outcome
+
+
+def _row(job: Job, trace: Trace) -> Row:
+    """Stored row of a reply, with weights by token where several experts took part."""
+    finished = trace.finish_reason == "stop"
+    row = row_of(job, trace.text, finished, len(trace.steps), (trace.device, trace.precision))
+    if any(len(step.weights) > 1 for step in trace.steps):
+        row["experts"] = list(trace.steps[0].weights)
+        row["weights"] = [[round(w, 3) for w in step.weights.values()] for step in trace.steps]
+        row["pieces"] = [step.text for step in trace.steps]
+    return row
 
 
 class Generators:
@@ -46,19 +90,17 @@ class Generators:
         self._open.close()
 
     def run(self, jobs: Sequence[Job], folder: Path) -> None:
-        """Generate and store what is missing; errors as ``runs.store``."""
+        """Generate and store what is missing; errors as ``store``."""
         waiting = missing(Lines(folder / REPLIES).rows, jobs)
-        ways: tuple[tuple[Callable[[str], bool], Callable[[Sequence[Job]], Outcomes]], ...] = (
-            (lambda method: method not in WEIGHT_SPACE, self._by_engine),
-            (JOINED.__contains__, self._by_joined),
-            (ARROW.__eq__, lambda some: self._space().outcomes(some)),
-        )
-        for mine, way in ways:
-            if some := [job for job in waiting if mine(job.request.method)]:
-                store(some, folder, way)
-
-    def _by_engine(self, jobs: Sequence[Job]) -> Outcomes:
-        return by_engine(self._serving(self._pack), jobs)
+        plain = [job for job in waiting if job.request.method not in WEIGHT_SPACE]
+        joined = [job for job in waiting if job.request.method in JOINED]
+        routed = [job for job in waiting if job.request.method == ARROW]
+        if plain:
+            store(plain, folder, lambda some: by_engine(self._serving(self._pack), some))
+        if joined:
+            store(joined, folder, self._by_joined)
+        if routed:
+            store(routed, folder, lambda some: self._space().outcomes(some))
 
     def _by_joined(self, jobs: Sequence[Job]) -> Outcomes:
         """Each joined adapter is an expert of a pack of its own, and reads all instructions."""

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from statistics import fmean
-from typing import Any
 
 from mpd_core.charts import document
-from mpd_core.evaluation import tables
+from mpd_core.evaluation import Found, tables
 from mpd_core.evaluation.cells import Table, union
 from mpd_core.evaluation.identified import judges_of, shares_of
 from mpd_core.evaluation.paper import order_said
 from mpd_core.evaluation.plots import STYLE, bars, forest
-
-Found = Mapping[str, Any]
 
 
 def html(found: Found) -> str:
@@ -78,8 +75,8 @@ def _section(title: str, part: Table, said: str) -> Iterator[str]:
 def _people(found: Found) -> Iterator[str]:
     rows = [row for row in found["meetings"] if row["paper_rate"] is not None]
     if rows:
-        yield f"<h2>Who wins, by people</h2><p>{found['votes']} votes by {found['raters']} raters."
-        yield "</p>"
+        said = f"{found['votes']} votes by {found['raters']} raters."
+        yield f"<h2>Who wins, by people</h2><p>{said}</p>"
         yield forest([{**row, "second": f"{row['second']}, {row['dimension']}"} for row in rows])
 
 

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
-from typing import Any
 
-from mpd_core.evaluation import Figures
+from mpd_core.evaluation import Figures, Found
 from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.measures import Scorer
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import PreferenceSpace
 
 Shares = dict[str, dict[str, dict[str, float]]]
 """By method, preference and dimension."""
 
 
+def _credits(
+    space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, Scorer]
+) -> Iterator[tuple[str, Row, dict[str, float]]]:
+    """What each scorer gives each reply, by chosen dimension: 1 where it names the chosen pole, a
+    half for neither, 0 for another pole; nothing where it says nothing."""
+    for scorer, score in scorers.items():
+        for row in replies:
+            said = score(row["prompt"], row["text"])
+            chosen = space.parse(row["code"]).chosen.items()
+            yield (
+                *(scorer, row),
+                {
+                    name: 0.5 if said[name] is None else float(said[name] == pole.name)
+                    for name, pole in chosen
+                    if name in said
+                },
+            )
+
+
 def identify(
-    space: PreferenceSpace, replies: Iterable[Row], scorers: Mapping[str, Scorer]
+    space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, Scorer]
 ) -> Figures:
     """{method: {code: {dimension: {scorer: share}}}}.
 
@@ -25,20 +43,14 @@ def identify(
     counts half, another pole nothing. Dimensions that a preference leaves out, and those of which
     the judge says nothing, have no share.
     """
-    rows = list(replies)
-    credits: dict[tuple[str, str, str, str], list[float]] = {}
-    for scorer, score in scorers.items():
-        for row in rows:
-            said = score(row["prompt"], row["text"])
-            for name, pole in space.parse(row["code"]).chosen.items():
-                if name in said:
-                    credit = 0.5 if said[name] is None else float(said[name] == pole.name)
-                    cell = row["method"], row["code"], name, scorer
-                    credits.setdefault(cell, []).append(credit)
+    cells: dict[tuple[str, str, str, str], list[float]] = {}
+    for scorer, row, credits in _credits(space, replies, scorers):
+        for name, credit in credits.items():
+            cells.setdefault((row["method"], row["code"], name, scorer), []).append(credit)
     table: Figures = {}
-    for (method, code, name, scorer), found in credits.items():
-        cells = table.setdefault(method, {}).setdefault(code, {}).setdefault(name, {})
-        cells[scorer] = fmean(found)
+    for (method, code, name, scorer), found in cells.items():
+        by_name = table.setdefault(method, {}).setdefault(code, {})
+        by_name.setdefault(name, {})[scorer] = fmean(found)
     return table
 
 
@@ -48,56 +60,48 @@ def whole(space: PreferenceSpace, replies: Sequence[Row], scorers: Mapping[str, 
     Of replies that a scorer has a verdict on in every dimension that the preference has.
     """
     found: dict[str, dict[str, list[bool]]] = {}
-    for row in replies:
-        chosen = space.parse(row["code"]).chosen
-        for name, scorer in scorers.items():
-            said = scorer(row["prompt"], row["text"])
-            if chosen and chosen.keys() <= said.keys():
-                right = all(said[dimension] == pole.name for dimension, pole in chosen.items())
-                found.setdefault(row["method"], {}).setdefault(name, []).append(right)
-    return {m: {name: fmean(r) for name, r in by.items()} for m, by in found.items()}
+    for scorer, row, credits in _credits(space, replies, scorers):
+        if credits and len(credits) == len(space.parse(row["code"]).poles):
+            named = all(credit == 1 for credit in credits.values())
+            found.setdefault(row["method"], {}).setdefault(scorer, []).append(named)
+    return {m: {scorer: fmean(r) for scorer, r in by.items()} for m, by in found.items()}
 
 
-def means(table: Mapping[str, Any], every: Mapping[str, Any]) -> Figures:
+def means(table: Found, every: Found) -> Figures:
     """{method: {scorer: {"mean", "worst": [code, dimension, share], "whole"}}} over all cells.
 
     ``table`` is what ``identify`` gives, ``every`` what ``whole`` does.
     """
-    found: Figures = {}
-    for method, rows in table.items():
-        cells: dict[str, list[tuple[float, str, str]]] = {}
-        for code, row in rows.items():
-            for name, by_scorer in row.items():
-                for scorer, share in by_scorer.items():
-                    cells.setdefault(scorer, []).append((share, code, name))
-        found[method] = {
-            scorer: {
-                "mean": fmean(share for share, _, _ in shares),
-                "worst": [*min(shares)[1:], min(shares)[0]],
-                "whole": every.get(method, {}).get(scorer),
-            }
-            for scorer, shares in cells.items()
-        }
+    found: Figures = {method: {} for method in table}
+    for scorer in judges_of(table):
+        for method, by_code in shares_of(table, scorer).items():
+            cells = [(s, code, name) for code, row in by_code.items() for name, s in row.items()]
+            if cells:
+                least, code, name = min(cells)
+                found[method][scorer] = {
+                    "mean": fmean(share for share, _, _ in cells),
+                    "worst": [code, name, least],
+                    "whole": every.get(method, {}).get(scorer),
+                }
     return found
 
 
 def worst(shares: Shares) -> Figures:
     """{method: {code: [dimension, share]}}: what a preference shows least."""
-    found: Figures = {}
-    for method, rows in shares.items():
-        cells = {
-            code: min(row.items(), key=lambda cell: cell[1]) for code, row in rows.items() if row
+    return {
+        method: {
+            code: [*min(row.items(), key=lambda cell: cell[1])] for code, row in rows.items() if row
         }
-        found[method] = {code: list(cell) for code, cell in cells.items()}
-    return found
+        for method, rows in shares.items()
+    }
 
 
-def judges_of(table: Mapping[str, Any]) -> list[str]:
+def judges_of(table: Found) -> list[str]:
     """Who has named poles in what ``identify`` gives: the text measures first."""
     return union(cell for rows in table.values() for row in rows.values() for cell in row.values())
 
 
-def shares_of(table: Mapping[str, Any], scorer: str) -> Shares:
+def shares_of(table: Found, scorer: str) -> Shares:
     """One scorer's shares from the result of ``identify``."""
     return {
         method: {

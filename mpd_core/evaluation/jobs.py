@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast, get_args
 
 from mpd_core.engine.plan import TOP, has_soup, method_names, plan_request
-from mpd_core.errors import RequestError
+from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.record import RunRecord
-from mpd_core.evaluation.store import content_hash
+from mpd_core.evaluation.record import Row, RunRecord, content_hash
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.method.static import STATIC
 from mpd_core.packs import Pack, Quantize
@@ -49,6 +48,18 @@ class Job:
     """Left out in every dimension where the method asks for no preference."""
     method: str
     request: GenerationRequest
+
+
+Outcomes = Iterator[tuple[Job, Row | MPDError]]
+"""The stored row of each job, or why there is none."""
+
+
+def row_of(job: Job, text: str, finished: bool, tokens: int, where: tuple[str, str]) -> Row:
+    """Fields that every stored reply has; ``where`` is device and precision."""
+    asked = {"key": job.key, "id": job.id, "prompt": job.request.messages[-1].content}
+    asked |= {"code": job.code, "method": job.method}
+    said = {"text": text, "finished": finished, "tokens": tokens}
+    return {**asked, **said, "device": where[0], "precision": where[1]}
 
 
 def methods_of(pack: Pack, chosen: str | None = None) -> list[str]:

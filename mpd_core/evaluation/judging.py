@@ -14,13 +14,14 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from mpd_core.evaluation.record import meetings
-from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
+from mpd_core.evaluation.record import Lines, Row, content_hash, meetings, read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
 VERDICTS, SINGLES = "verdicts-{judge}.jsonl", "singles-{judge}.jsonl"
 READERS = "readers"
 """The judge who sees a pair in one order, which chance has chosen, and judges it as a whole too."""
+WRITTEN = "written"
+"""In place of a method: an answer whose poles are known, which tells how well judges read."""
 WHOLE = "whole reply"
 """In place of a dimension; no dimension can have this name."""
 WINS = {1: "win", 0: "tie", -1: "lose"}
@@ -41,6 +42,11 @@ class Question:
     @property
     def swapped(self) -> Question:
         return replace(self, first=self.second, second=self.first)
+
+    @property
+    def alike(self) -> bool:
+        """Whether both texts are the same, of which no judge is asked."""
+        return self.first == self.second
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,11 @@ class Pair:
     second: str
     questions: Mapping[str, Question]
     """By dimension."""
-    longer_by: int
-    """Word count of the first minus that of the second."""
+
+    @property
+    def longer_by(self) -> int:
+        """Word count of the first reply minus that of the second."""
+        return len(self.whole.first.split()) - len(self.whole.second.split())
 
     @property
     def whole(self) -> Question:
@@ -134,8 +143,7 @@ def pairs_of(
                 name: Question(one["prompt"], name, pole.name, pole.instruction, *texts)
                 for name, pole in space.parse(code).chosen.items()
             }
-            longer = len(one["text"].split()) - len(other["text"].split())
-            yield Pair(prompt, code, first, second, questions, longer)
+            yield Pair(prompt, code, first, second, questions)
 
 
 def singles_of(space: PreferenceSpace, replies: Iterable[Row]) -> list[Single]:
@@ -161,65 +169,54 @@ def singles_of_reply(space: PreferenceSpace, prompt: str, text: str) -> list[Sin
     ]
 
 
-def judge_pairs(judge: Judge, pairs: Sequence[Pair], folder: Path) -> None:
-    """Judge both orders of every pair that has no stored verdict yet.
-
-    Raises:
-        MPDError: whatever stops the judge; what it had said until then is stored.
-    """
-    with Lines(folder / VERDICTS.format(judge=judge.name)).writing() as lines:
-        waiting: dict[Question, Pair] = {}
-        for pair, question in _questions(judge, pairs):
-            if key_of(judge, question) in lines.rows:
-                continue
-            if question.first == question.second:
-                lines.add(pair_row(judge, pair, question, Answer(0, "the same text")))
-            else:
-                waiting.setdefault(question, pair)
-        said = "verdicts"
-        _ask(lines, judge.answers, waiting, said, lambda q, a: pair_row(judge, waiting[q], q, a))
-
-
-def judge_singles(judge: Judge, asked: Sequence[Single], folder: Path) -> None:
-    """Judge all single replies that have no stored verdict yet; errors as ``judge_pairs``."""
-    with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
-        waiting = unasked(judge, asked, folder, SINGLES)
-        _ask(lines, judge.singles, waiting, "single replies", lambda s, a: single_row(judge, s, a))
-
-
-def _ask(
-    lines: Lines,
-    answers: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
-    waiting: Iterable[Asked],
-    said: str,
-    row: Callable[[Asked, Answer], Row],
-) -> None:
-    """Store answers to all that waits as they come, with a progress bar."""
-    asked = list(waiting)
-    with tqdm(total=len(asked), desc=said, leave=False) as bar:
-        for one, answer in answers(asked) if asked else ():
-            lines.add(row(one, answer))
-            bar.update()
-
-
-def _questions(judge: Judge, pairs: Iterable[Pair]) -> Iterator[tuple[Pair, Question]]:
+def questions_of(judge: Judge, pairs: Iterable[Pair]) -> dict[Question, Pair]:
+    """What a judge is asked about pairs, in both orders, each with the first pair that it is of."""
+    found: dict[Question, Pair] = {}
     for pair in pairs:
         for name, question in pair.questions.items():
             if judge.knows(name):
-                yield pair, question
-                yield pair, question.swapped
-
-
-def unasked_pairs(judge: Judge, pairs: Iterable[Pair], folder: Path) -> list[Question]:
-    """What ``judge_pairs`` would ask."""
-    asked = (question for _, question in _questions(judge, pairs))
-    return unasked(judge, (q for q in asked if q.first != q.second), folder, VERDICTS)
+                found.setdefault(question, pair)
+                found.setdefault(question.swapped, pair)
+    return found
 
 
 def unasked(judge: Judge, asked: Iterable[Asked], folder: Path, file: str) -> list[Asked]:
     """What has no stored answer of a judge in ``VERDICTS`` or ``SINGLES`` yet, each once."""
     stored = {row["key"] for row in read_rows(folder / file.format(judge=judge.name))}
     return [one for one in dict.fromkeys(asked) if key_of(judge, one) not in stored]
+
+
+def judge_pairs(judge: Judge, pairs: Iterable[Pair], folder: Path) -> None:
+    """Judge both orders of every pair that has no stored verdict yet.
+
+    Raises:
+        MPDError: whatever stops the judge; what it had said until then is stored.
+    """
+    asked = questions_of(judge, pairs)
+    with Lines(folder / VERDICTS.format(judge=judge.name)).writing() as lines:
+        waiting = unasked(judge, asked, folder, VERDICTS)
+        for same in (question for question in waiting if question.alike):
+            lines.add(pair_row(judge, asked[same], same, Answer(0, "the same text")))
+        others = [question for question in waiting if not question.alike]
+        for question, answer in _answers(judge.answers, others, "verdicts"):
+            lines.add(pair_row(judge, asked[question], question, answer))
+
+
+def judge_singles(judge: Judge, asked: Iterable[Single], folder: Path) -> None:
+    """Judge all single replies that have no stored verdict yet; errors as ``judge_pairs``."""
+    with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
+        waiting = unasked(judge, asked, folder, SINGLES)
+        for single, answer in _answers(judge.singles, waiting, "single replies"):
+            lines.add(single_row(judge, single, answer))
+
+
+def _answers(
+    answer: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
+    asked: Sequence[Asked],
+    said: str,
+) -> Iterator[tuple[Asked, Answer]]:
+    """Answers as they come, with a progress bar; nobody is asked nothing."""
+    yield from tqdm(answer(asked) if asked else (), said, len(asked), leave=False)
 
 
 def key_of(judge: Judge, asked: Question | Single) -> str:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from mpd_core.evaluation import tables
+from mpd_core.evaluation import Found, tables
 from mpd_core.evaluation.cells import Table, blocks, line, number
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.paper import order_said
 
-Found = Mapping[str, Any]
-
 
 def markdown(found: Found) -> str:
     """The report as Markdown tables."""
-    run = found["run"]
+    run, sampling = found["run"], found["run"]["sampling"]
+    drawn = f"temperature {sampling['temperature']:g}" if sampling["temperature"] else "greedy"
     lines = [
         *blocks(
             f"# Evaluation of {line(run['pack'])}",
-            f"{run['count']} prompts ({line(run['prompts'])}), {_setting(run['sampling'])}, "
+            f"{run['count']} prompts ({line(run['prompts'])}), {drawn}, at most "
+            f"{sampling['max_new_tokens']} tokens, repetition penalty "
+            f"{sampling['repetition_penalty']:g}, loop penalty {sampling['dry_multiplier']:g}, "
             f"{'; '.join(run['devices'])}.{tables.fewer(found)}",
             "## The paper's tables",
         ),
@@ -34,14 +34,6 @@ def markdown(found: Found) -> str:
     for method, rows in found["weights"].items():
         lines += blocks(f"## Where the weights of {method} move", tables.weights(rows))
     return "\n".join(lines) + "\n"
-
-
-def _setting(sampling: Found) -> str:
-    first = "greedy" if sampling["temperature"] == 0 else f"temperature {sampling['temperature']:g}"
-    return (
-        f"{first}, at most {sampling['max_new_tokens']} tokens, repetition penalty "
-        f"{sampling['repetition_penalty']:g}, loop penalty {sampling['dry_multiplier']:g}"
-    )
 
 
 def paper_tables(found: Found) -> Iterator[str]:
@@ -120,7 +112,7 @@ def _judge(name: str, judge: Found) -> Iterator[str]:
         "95% interval over prompts; p: exact binomial on decided pairs; Holm: over this table.\n"
         "Like length: (W+T/2)/N over the dimensions other than length, as it would be for replies "
         "of one length. Found: how far from 0.50 a rate must be for this many pairs to tell.",
-        tables.meetings(rows),
+        tables.listed(rows, tables.MEETINGS),
         *_if_any("Better as a whole:", tables.whole(rows)),
         "(W+T/2)/N by dimension:",
         tables.by_part(rows, "by_dimension"),
@@ -145,5 +137,5 @@ def _people(found: Found) -> Iterator[str]:
             "## Who wins, by people",
             f"{found['votes']} votes by {found['raters']} raters. "
             f"{alpha if agreed else 'No pair has two raters.'}",
-            tables.people(found["meetings"]),
+            tables.listed(found["meetings"], tables.PEOPLE),
         )

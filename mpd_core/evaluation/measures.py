@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 from mpd_core.errors import PackError
+from mpd_core.evaluation.judging import Answer, Judge, Question
 from mpd_core.evaluation.scales import BUILT_IN, FEWEST_WORDS, FILE, Scale, load_scales
-from mpd_core.method.preferences import Dimension, PreferenceSpace
+from mpd_core.evaluation.topic import Topic
+from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.packs import Pack
 from mpd_core.training import measures as plain
-from mpd_core.training.measures import words
+from mpd_core.training.measures import loops, words
 from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.recipe import load_recipe
 
@@ -43,6 +45,13 @@ USUAL: Mapping[str, str] = {
     "unfriendly": "-sentiment",
 }
 """The paper's poles, for packs without a recipe."""
+RULES = 3
+"""Version of the rules below; raise it when they change, so that stored verdicts are not reused."""
+TOPIC = " topic"
+"""End of the version where word vectors were installed."""
+OFF_TOPIC = 0.0
+"""Cosine of instruction and reply below which a reply speaks of something else: so does one written
+answer of a hundred, and of answers to another instruction four of ten."""
 
 
 class TextJudge:
@@ -53,12 +62,8 @@ class TextJudge:
     def __init__(
         self, space: PreferenceSpace, measures: Mapping[str, str], scales: Mapping[str, Scale]
     ) -> None:
-        """
-        Args:
-            space: whose dimensions are judged.
-            measures: by pole, a measure that grows with it, ``grade``, or shrinks, ``-grade``.
-            scales: by measure; a measure without a scale counts as none.
-        """
+        """``measures``: by pole, one that grows with it, ``grade``, or shrinks, ``-grade``; one
+        without a scale counts as none."""
         scaled = {p: m for p, m in measures.items() if m.removeprefix("-") in scales}
         self.dimensions = tuple(
             d
@@ -84,7 +89,13 @@ class TextJudge:
     def __call__(self, prompt: str, text: str) -> dict[str, str | None]:
         """The pole that a reply shows of each measured dimension; None: neither."""
         del prompt
-        return {dimension.name: self._shown(dimension, text) for dimension in self.dimensions}
+        found: dict[str, str | None] = {}
+        for dimension in self.dimensions:
+            ends = {pole.name: self._ends[pole.name] for pole in dimension.poles}
+            shown = [name for name, (scale, end) in ends.items() if self._shows[scale](text) == end]
+            # If several show, the one with the largest ``lean``.
+            found[dimension.name] = max(shown, key=lambda n: self.lean(n, text), default=None)
+        return found
 
     def forced(self, prompt: str, text: str) -> dict[str, str | None]:
         """The pole that a reply leans to of each measured dimension, however little; None: a tie.
@@ -92,7 +103,12 @@ class TextJudge:
         What a reader is left with who may not say "neither".
         """
         del prompt
-        return {dimension.name: self._nearest(dimension, text) for dimension in self.dimensions}
+        found: dict[str, str | None] = {}
+        for dimension in self.dimensions:
+            leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
+            most = max(leans, key=leans.__getitem__)
+            found[dimension.name] = most if leans[most] > 0 else None
+        return found
 
     def lean(self, pole: str, text: str) -> float:
         """How much rather than its opposite end a text shows a pole, in log-odds."""
@@ -104,17 +120,6 @@ class TextJudge:
         """The dimension whose poles are told by length, which no rate of it is corrected for."""
         by_length = (d.name for d in self.dimensions if self._ends[d.poles[0].name][0] == "words")
         return next(by_length, None)
-
-    def _shown(self, dimension: Dimension, text: str) -> str | None:
-        """The pole that shows; if several do, the one with the largest ``lean``."""
-        ends = {pole.name: self._ends[pole.name] for pole in dimension.poles}
-        shown = [name for name, (scale, end) in ends.items() if self._shows[scale](text) == end]
-        return max(shown, key=lambda name: self.lean(name, text), default=None)
-
-    def _nearest(self, dimension: Dimension, text: str) -> str | None:
-        leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
-        most = max(leans, key=leans.__getitem__)
-        return most if leans[most] > 0 else None
 
 
 def _version(measures: Mapping[str, str], scales: Mapping[str, Scale]) -> str:
@@ -161,3 +166,50 @@ def unanswered(prompt: str, text: str) -> bool:
     said = words(text)
     opening = " ".join(text.lower().replace("’", "'").split()[:OPENING_WORDS])
     return empty(text) or bool(REFUSALS.search(opening)) or set(said) <= set(words(prompt))
+
+
+class MeasuresJudge(Judge):
+    """Pairs by the text measures: a reply that names its pole beats one that shows neither.
+
+    A reply that does not answer, speaks of something else, or goes round in a loop, shows nothing,
+    whatever it measures.
+    """
+
+    def __init__(self, judge: TextJudge, topic: Topic | None = None) -> None:
+        """Without a ``topic`` nobody looks at it, which is another judge by its version."""
+        self._judge = judge
+        self._similarity = lru_cache(4096)(topic.similarity) if topic else None
+        self._known = {dimension.name for dimension in judge.dimensions}
+        super().__init__("measures", f"{judge.version} {RULES}{TOPIC if topic else ''}")
+
+    @classmethod
+    def of(cls, judge: TextJudge) -> MeasuresJudge:
+        """With the word vectors that are installed, if any."""
+        return cls(judge, Topic.installed())
+
+    @property
+    def versions(self) -> tuple[str, str, str]:
+        """Its own, and those of the same measures with word vectors and without."""
+        plain = self.version.removesuffix(TOPIC)
+        return self.version, plain + TOPIC, plain
+
+    def knows(self, dimension: str) -> bool:
+        """Whether all of its poles have a scale."""
+        return dimension in self._known
+
+    def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        """In the order asked."""
+        return ((question, self.ask(question)) for question in questions)
+
+    def ask(self, question: Question) -> Answer:
+        """One verdict."""
+        first = self._credit(question, question.first)
+        second = self._credit(question, question.second)
+        return Answer((first > second) - (first < second), f"{first:g} : {second:g}")
+
+    def _credit(self, question: Question, text: str) -> float:
+        strays = self._similarity and self._similarity(question.prompt, text) < OFF_TOPIC
+        if unanswered(question.prompt, text) or loops(text) or strays:
+            return 0.0
+        shown = self._judge(question.prompt, text)[question.dimension]
+        return 0.5 if shown is None else float(shown == question.pole)

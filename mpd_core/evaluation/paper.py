@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from statistics import fmean
-from typing import Any
 
 from mpd_core.engine.plan import ONE_EXPERT
-from mpd_core.evaluation import Figures
-from mpd_core.evaluation.jobs import AT
+from mpd_core.evaluation import Figures, Found
+from mpd_core.evaluation.cells import NOTHING
+from mpd_core.evaluation.figures import rate
+from mpd_core.evaluation.jobs import AT, WEIGHED
 from mpd_core.evaluation.record import MAIN
+from mpd_core.evaluation.statistics import mean_known
 
 BASELINES = ("vanilla", "prompting", "soup")
 ORDER = (*BASELINES, "uniform", MAIN)
@@ -19,16 +20,7 @@ SURE = 0.05
 """Holm's p up to which neighbours are told apart."""
 
 
-def rate(meetings: Sequence[Mapping[str, Any]], first: str, second: str) -> float | None:
-    """The win rate of one method over another by the paper's rule, whichever was asked first."""
-    rates = {(row["first"], row["second"]): row["paper_rate"] for row in meetings}
-    if (own := rates.get((first, second))) is not None:
-        return float(own)
-    turned = rates.get((second, first))
-    return None if turned is None else 1 - float(turned)
-
-
-def table_2(judge: Mapping[str, Any], methods: Sequence[str]) -> Figures:
+def table_2(judge: Found, methods: Sequence[str]) -> Figures:
     """Rows against columns, as the paper's Table 2, with one row for every method that merges.
 
     The columns are the three baselines and MPD; the average of a baseline and of MPD is over all
@@ -42,12 +34,12 @@ def table_2(judge: Mapping[str, Any], methods: Sequence[str]) -> Figures:
     rows: Figures = {}
     for name in (*columns, *others):
         rates = {c: rate(judge["meetings"], name, c) for c in columns if c != name}
-        counted = [r for c, r in rates.items() if r is not None and (name in columns or c != MAIN)]
-        rows[name] = {"rates": rates, "average": fmean(counted) if counted else None}
+        counted = (r for c, r in rates.items() if name in columns or c != MAIN)
+        rows[name] = {"rates": rates, "average": mean_known(counted)}
     return {"columns": columns, "rows": rows}
 
 
-def table_3(judges: Mapping[str, Mapping[str, Any]]) -> list[Figures]:
+def table_3(judges: Mapping[str, Found]) -> list[Figures]:
     """MPD against each other method by every judge, as the paper's Tables 3 and 5.
 
     Returns:
@@ -68,7 +60,7 @@ def table_3(judges: Mapping[str, Mapping[str, Any]]) -> list[Figures]:
 
 
 def table_4(
-    judge: Mapping[str, Any], methods: Sequence[str], own_space: str, training: Mapping[str, str]
+    judge: Found, methods: Sequence[str], own_space: str, training: Mapping[str, str]
 ) -> list[Figures]:
     """Average win rates over the baselines by merging space and training, as the paper's Table 4.
 
@@ -78,24 +70,22 @@ def table_4(
     rows = []
     for method in methods:
         name, _, space = method.partition(AT)
-        if name not in ("uniform", "static", "top-1", MAIN):
+        if name not in ("uniform", "static", *WEIGHED):
             continue
-        rates = [rate(judge["meetings"], method, other) for other in BASELINES]
-        known = [found for found in rates if found is not None]
-        trained = training and name in ("top-1", MAIN)
-        how = training if trained else {"method": "–", "reward": "–"}
+        how = training if training and name in WEIGHED else {"method": NOTHING, "reward": NOTHING}
         row = {"method": method, "space": space or own_space, "training": how["method"]}
-        rows.append({**row, "reward": how["reward"], "average": fmean(known) if known else None})
+        average = mean_known(rate(judge["meetings"], method, other) for other in BASELINES)
+        rows.append({**row, "reward": how["reward"], "average": average})
     return sorted(rows, key=lambda row: -1.0 if row["average"] is None else row["average"])
 
 
-def order(judge: Mapping[str, Any]) -> list[str]:
+def order(judge: Found) -> list[str]:
     """The paper's five methods from worst to best by Bradley-Terry strength, as found here."""
     met = [name for name in ORDER if name in judge["strengths"]]
     return sorted(met, key=lambda name: float(judge["strengths"][name]))
 
 
-def order_said(found: Sequence[str], meetings: Sequence[Mapping[str, Any]]) -> str:
+def order_said(found: Sequence[str], meetings: Sequence[Found]) -> str:
     """The order as found, beside the paper's; and which neighbours chance may have put so."""
     known = [name for name in ORDER if name in found]
     same = "as in the paper" if list(found) == known else f"in the paper {' < '.join(known)}"

@@ -69,12 +69,10 @@ def forest(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], said: str) -> str:
-    """One line a label, its weights side by side over the whole width, with a legend.
+    """One line a label, its weights, which add up to 1, side by side over the whole width.
 
-    Args:
-        rows: labels with weights that add up to 1.
-        names: what the weights are of.
-        said: the picture in words, for those who do not see it.
+    The legend says in ``names`` what they are of; ``said`` is the picture in words, for those who
+    do not see it.
     """
     parts, width = [], WIDTH - LEFT - RIGHT
     for index, (label, weights) in enumerate(rows):
@@ -98,15 +96,16 @@ def bars(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], said
 
 
 def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str:
-    """Curves over one pair of logarithmic axes, base 2, with a legend.
+    """Curves over one pair of logarithmic axes, base 2, with a legend; all numbers are above 0.
 
-    Args:
-        curves: points of each, all above 0.
-        said: the picture in words, and its heading.
+    ``said`` is the picture in words, and its heading.
     """
     points = [point for curve in curves.values() for point in curve]
     height, left, bottom = 360, 60, 50
-    spans = [_span([point[axis] for point in points]) for axis in (0, 1)]
+    spans = []  # lowest and highest power of 2 by axis, at least one apart
+    for values in zip(*points, strict=True):
+        low, high = math.log2(min(values)), math.log2(max(values))
+        spans.append((low, high if high > low else low + 1))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across, up = (
@@ -130,9 +129,3 @@ def lines(curves: Mapping[str, Sequence[tuple[float, float]]], said: str) -> str
         start = left + k * 220
         parts += _legend(k, name, start, height - 20, start + 18, height - 9)
     return _figure(height, parts, said)
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    """Lowest and highest power of 2, at least one apart."""
-    low, high = math.log2(min(values)), math.log2(max(values))
-    return (low, high) if high > low else (low, low + 1)

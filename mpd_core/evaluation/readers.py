@@ -3,23 +3,113 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation import Figures, judging, sheets
-from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge, Pair
-from mpd_core.evaluation.readings import Reading, readings
-from mpd_core.evaluation.record import main_of
-from mpd_core.evaluation.store import Lines, Row, content_hash, read_rows
-from mpd_core.evaluation.validation import WRITTEN, written
+from mpd_core.evaluation import judging, sheets
+from mpd_core.evaluation.cells import grouped
+from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge
+from mpd_core.evaluation.record import Lines, Row, content_hash, main_of, read_rows
 from mpd_core.evaluation.verdicts import by_hand
+from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 
+_HEADING = re.compile(r"^=== ([sp]\d+)\n", re.MULTILINE)
 JUDGE = Judge(READERS, "by hand")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One line of a reader, with what the key and the sheet say of its item."""
+
+    place: str
+    """File and line, for errors."""
+    reader: str
+    id: str
+    said: Mapping[str, Any]
+    source: tuple[str, ...]
+    shown: str
+    """Text of the item in its sheet."""
+
+    def wrong(self, what: str) -> RequestError:
+        """What cannot be taken of it, with its place."""
+        return RequestError(f"{self.place}: {self.id}: {what}.")
+
+
+def readings(folder: Path, kind: str) -> Iterator[Reading]:
+    """All verdicts of a kind in a folder.
+
+    Raises:
+        RequestError: a file or a line that is not as it should be.
+    """
+    key, shown, seen = _key(folder), _shown(folder), set()
+    round_ = content_hash([key, shown])[:8]
+    for file in sorted(folder.glob(f"out_{kind}_*.jsonl")):
+        reader = f"{round_}-{file.stem.rpartition('_')[2]}"
+        for number, line in enumerate(_text(file).split("\n"), 1):
+            if line.strip():
+                place = f"{file}:{number}"
+                if "id" not in (said := _object(line)):
+                    raise RequestError(
+                        f'{place}: not a verdict: write {{"id": ...}}, each name once.'
+                    )
+                name = str(said["id"])
+                if not (name.startswith(kind[0]) and name in shown and name in key):
+                    raise RequestError(f"{place}: '{name[:40]}' is no item of {kind}_*.txt.")
+                if name in seen:
+                    raise RequestError(f"{place}: a second verdict on {name}: delete one.")
+                seen.add(name)
+                source = tuple(key[name].split("|"))
+                yield Reading(place, reader, name, said, source, shown[name])
+
+
+def _key(folder: Path) -> dict[str, str]:
+    file = folder / sheets.KEY
+    key = _object(_text(file))
+    if not key or not all(isinstance(source, str) for source in key.values()):
+        raise RequestError(
+            f"{file}: not a key of sheets: give the folder that sheets were written to."
+        )
+    return key
+
+
+def _object(text: str) -> dict[str, Any]:
+    """An object of JSON; {} where it is none, or a name stands twice: one would be lost."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a name stands twice")
+        return found
+
+    try:
+        found = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _shown(folder: Path) -> dict[str, str]:
+    """Text of every item in the sheets, by its name."""
+    shown: dict[str, str] = {}
+    for file in sorted([*folder.glob("singles_*.txt"), *folder.glob("pairs_*.txt")]):
+        _, *parts = _HEADING.split(_text(file))
+        for name, text in zip(parts[::2], parts[1::2], strict=True):
+            if name in shown:
+                raise RequestError(f"{file}: item {name} stands twice.")
+            shown[name] = text.rstrip()
+    return shown
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{file}: cannot be read ({type(error).__name__}).") from None
 
 
 class Readers:
@@ -38,14 +128,11 @@ class Readers:
             {sheets.NEITHER: 0, **{d.letter(pole): k for k, pole in enumerate(d.poles, 1)}}
             for d in space.dimensions
         ]
-        self._said: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for row in (*replies, *written(space, answers)):
-            at = self._said.setdefault((row["method"], row["code"]), [])
-            at.append((row["prompt"], row["text"]))
-        self._pairs: dict[tuple[str, str], list[Pair]] = {}
-        for pair in judging.pairs_of(space, replies, methods):
-            if pair.first == self._main:
-                self._pairs.setdefault((pair.second, pair.code), []).append(pair)
+        said = (*replies, *written(space, answers))
+        self._said = grouped(said, lambda row: (row["method"], row["code"]))
+        pairs = judging.pairs_of(space, replies, methods)
+        own = (pair for pair in pairs if pair.first == self._main)
+        self._pairs = grouped(own, lambda pair: (pair.second, pair.code))
 
     def singles(self, reading: Reading) -> Iterator[Row]:
         """Rows of a reading of one reply, one a dimension.
@@ -59,7 +146,8 @@ class Readers:
         if type(quality) is not int or not 1 <= quality <= sheets.BEST:
             raise reading.wrong(f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
         method, code = self._source(reading, 2)
-        for said in self._said.get((method, code), ()):
+        for row in self._said.get((method, code), ()):
+            said = row["prompt"], row["text"]
             if sheets.single_text(*said).rstrip() == reading.shown:
                 break
         else:
@@ -149,46 +237,3 @@ def _apart(row: Row, reading: Reading, asked: str) -> Row:
     """A row of its own for each reading, since several may be of the same text."""
     name = [reading.reader.partition("-")[0], reading.id, row["dimension"]]
     return {**row, "key": content_hash(name)[:32], "asked": asked}
-
-
-def said(found: Figures) -> str:
-    """A sentence on readers, for every table that uses their verdicts."""
-    known = ", ".join(
-        f"{name} {cell['named']:.2f} of {cell['replies']}"
-        for name, cell in found["written"].items()
-    )
-    if known:
-        known = f" Of written answers among them they name the pole: {known}."
-    return (
-        f"{found['readers']} blind readers, by hand: {found['replies']} single replies and "
-        f"{found['pairs']} pairs, each in one order that chance has chosen.{known}"
-    )
-
-
-def figures(space: PreferenceSpace, folder: Path) -> Figures:
-    """What readers said beside poles and pairs, from stored verdicts; {} where nobody has read.
-
-    ``quality`` is by method (mean of 5, and replies read), ``written`` by dimension the share of
-    written answers whose pole they name.
-    """
-    singles = list(read_rows(folder / SINGLES.format(judge=READERS)))
-    pairs = list(read_rows(folder / VERDICTS.format(judge=READERS)))
-    if not singles and not pairs:
-        return {}
-    first = space.dimensions[0].name
-    once = [row for row in singles if row["dimension"] == first]
-    marks: dict[str, list[int]] = {}
-    for row in once:
-        marks.setdefault(row["method"], []).append(row["quality"])
-    known: dict[str, list[bool]] = {}
-    for row in singles:
-        if row["method"] == WRITTEN:
-            pole = space.parse(row["code"]).chosen[row["dimension"]]
-            known.setdefault(row["dimension"], []).append(row["verdict"] == pole.name)
-    return {
-        "readers": len({row["reader"] for row in (*singles, *pairs)}),
-        "replies": len(once),
-        "pairs": sum(row["dimension"] == judging.WHOLE for row in pairs),
-        "quality": {m: {"mean": fmean(q), "replies": len(q)} for m, q in marks.items()},
-        "written": {n: {"named": fmean(r), "replies": len(r)} for n, r in known.items()},
-    }

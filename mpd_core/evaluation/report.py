@@ -5,29 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import identified, paper, people, readers
-from mpd_core.evaluation.card import RIGHT, card, known_pairs
-from mpd_core.evaluation.cells import union
+from mpd_core.evaluation import identified, paper
 from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import MEASURES, kind_of
-from mpd_core.evaluation.judges.measures import MeasuresJudge
-from mpd_core.evaluation.judging import READERS, VERDICTS, Judge, pairs_of
+from mpd_core.evaluation.judging import READERS, VERDICTS, WRITTEN, Judge, pairs_of
 from mpd_core.evaluation.markdown import markdown
-from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge
+from mpd_core.evaluation.measures import FITTED, MeasuresJudge, Scorer, TextJudge
 from mpd_core.evaluation.prompts import HUB
-from mpd_core.evaluation.record import REPLIES, RunRecord, load_run, replies_of
-from mpd_core.evaluation.store import Row, read_rows
+from mpd_core.evaluation.record import REPLIES, Row, RunRecord, load_run, read_rows, replies_of
 from mpd_core.evaluation.tables import FORCED, MEASURE
 from mpd_core.evaluation.topic import Topic
-from mpd_core.evaluation.validation import validation
-from mpd_core.evaluation.verdicts import judged, scorer_of, signatures, unread
-from mpd_core.evaluation.votes import Vote
-from mpd_core.evaluation.weights import weights_by
+from mpd_core.evaluation.verdicts import (
+    judged,
+    readers_figures,
+    readers_said,
+    scorer_of,
+    signatures,
+    unread,
+)
+from mpd_core.evaluation.votes import ALL, Vote, agreement, meetings_of
+from mpd_core.evaluation.written import card, known_pairs, validation, validation_said
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.training.data import Styled
 from mpd_core.training.recipe import FILE as RECIPE
@@ -41,17 +42,15 @@ def report(
 ) -> dict[str, Any]:
     """Compute the report of a folder's run, and write it there.
 
-    Args:
-        pack: whose preferences the run is about.
-        folder: with the run.
-        answers: written ones, held out, that tell how well the measures read.
-        votes: of people; those on these replies count.
+    Held-out written ``answers`` tell how well the measures read; of people's ``votes`` count those
+    on these replies.
 
     Raises:
         MPDError: no run, replies that are missing, or verdicts of measures that have changed.
     """
     run = load_run(folder)
     replies = replies_of(folder, run)
+    votes = [vote for vote in votes if vote.content == run.content]
     measures = TextJudge.of(pack)
     scorers: dict[str, Scorer] = {MEASURE: measures, FORCED: measures.forced}
     for judge in signatures(folder):
@@ -59,9 +58,9 @@ def report(
             scorers[judge.name] = scorer_of(judge, pack.space, folder)
     shown = identified.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
-    checked["said"] = f"{FITTED} {agreement(checked)}".strip()
-    by_hand = readers.figures(pack.space, folder)
-    kinds = {MEASURES: checked["said"], READERS: readers.said(by_hand) if by_hand else ""}
+    checked["said"] = f"{FITTED} {validation_said(checked)}".strip()
+    by_hand = readers_figures(pack.space, folder)
+    kinds = {MEASURES: checked["said"], READERS: readers_said(by_hand) if by_hand else ""}
     judges = _judges(pack, folder, measures, (replies, run.methods), answers, kinds)
     found = {
         "run": _facts(run, folder, replies),
@@ -70,10 +69,15 @@ def report(
         "worst": identified.worst(identified.shares_of(shown, MEASURE)),
         "validation": checked,
         "quality": compute.quality(replies, Topic.installed()),
-        "weights": weights_by(replies),
+        "weights": compute.weights_by(replies),
         "judges": judges,
         "readers": by_hand,
-        "people": _people([vote for vote in votes if vote.content == run.content]),
+        "people": {
+            "votes": len(votes),
+            "raters": len({vote.rater for vote in votes}),
+            "agreement": agreement(votes) if votes else {},
+            "meetings": meetings_of(votes),
+        },
     }
     found["paper"] = _paper(pack, run.methods, judges, found["people"])
     text = json.dumps(found, indent=1, allow_nan=False) + "\n"
@@ -100,8 +104,11 @@ def _facts(run: RunRecord, folder: Path, replies: Sequence[Row]) -> dict[str, An
 def _paper(
     pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], voted: Mapping[str, Any]
 ) -> dict[str, Any]:
-    whole = [row for row in voted["meetings"] if row["dimension"] == people.ALL]
-    own, trained = pack.spec.decode.space, _training(pack)
+    whole = [row for row in voted["meetings"] if row["dimension"] == ALL]
+    own, trained = pack.spec.decode.space, {}
+    if pack.trained and (pack.folder / RECIPE).is_file():
+        spec = load_recipe(pack).pcm
+        trained = {"method": spec.algorithm.upper(), "reward": spec.reward.replace("_", " ")}
     return {
         "judges": {
             name: {
@@ -113,49 +120,6 @@ def _paper(
         },
         "table_3": paper.table_3({**judges, **({"people": {"meetings": whole}} if whole else {})}),
     }
-
-
-def _training(pack: Pack) -> dict[str, str]:
-    """How the PCM was trained; {} where it was not, or the pack brings no recipe."""
-    if not pack.trained or not (pack.folder / RECIPE).is_file():
-        return {}
-    spec = load_recipe(pack).pcm
-    return {"method": spec.algorithm.upper(), "reward": spec.reward.replace("_", " ")}
-
-
-def _people(votes: Sequence[Vote]) -> dict[str, Any]:
-    rows = [
-        {
-            **{"first": met.first, "second": met.second, "dimension": met.dimension},
-            **{**compute.counts(met.tally), "paper_interval": met.interval},
-        }
-        for met in people.meetings_of(votes)
-    ]
-    raters = len({vote.rater for vote in votes})
-    agreed = people.agreement(votes) if votes else {}
-    return {"votes": len(votes), "raters": raters, "agreement": agreed, "meetings": rows}
-
-
-def agreement(validation: Mapping[str, Any]) -> str:
-    """A sentence on the text measures' accuracy on written answers, shown with their tables.
-
-    Empty where the pack has no written answers that could tell.
-    """
-    shares = [share for row in validation["shares"].values() for share in row.values()]
-    pairs = validation["minimal_pairs"].values()
-    if not shares or not pairs:
-        return ""
-    count = sum(row["pairs"] for row in pairs)
-    right = sum(row["pairs"] * row["accuracy"] for row in pairs) / count
-    rows = validation["shares"].values()
-    each = ", ".join(
-        f"{name} {fmean(row[name] for row in rows if name in row):.2f}" for name in union(rows)
-    )
-    return (
-        f"On held-out written answers it names the pole right in {fmean(shares):.2f} ({each}; "
-        f"neither counts half), and of two that differ in one letter prefers the right one in "
-        f"{right:.2f} of {count}."
-    )
 
 
 def _judges(
@@ -175,13 +139,13 @@ def _judges(
     for stored in signatures(folder):
         judge = _measured(folder, measures) if stored.name == MEASURES else stored
         found = judged(judge, [*pairs, *known], folder)
-        if met := [row for row in found if row.pair.first != RIGHT]:
+        if met := [row for row in found if row.pair.first != WRITTEN]:
             table[judge.name] = {
                 "version": judge.version,
                 "kind": kinds.get(judge.name) or kind_of(judge),
                 "unread": unread(judge, folder),
                 **compute.matrix(met, methods, length),
-                "card": card([row for row in found if row.pair.first == RIGHT], length),
+                "card": card([row for row in found if row.pair.first == WRITTEN], length),
             }
     return table
 

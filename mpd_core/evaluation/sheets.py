@@ -13,10 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation.judging import Pair, pairs_of
-from mpd_core.evaluation.record import main_of
-from mpd_core.evaluation.store import Row
-from mpd_core.evaluation.validation import written
+from mpd_core.evaluation.judging import pairs_of
+from mpd_core.evaluation.record import Row, main_of
+from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.training.data import Styled
 
@@ -77,13 +76,8 @@ def write_sheets(
 ) -> int:
     """Write the sheets of a run: all replies, and the main method's pairs with every other one.
 
-    Args:
-        space: of preferences.
-        replies: of the methods that are to be read.
-        answers: written ones that are mixed in.
-        folder: new.
-        readers: among whom the items are dealt.
-        seed: of the order, by which two rounds on the same texts are told apart.
+    Written ``answers`` are mixed in, and all is dealt to so many ``readers``, in an order by whose
+    ``seed`` two rounds on the same texts are told apart.
 
     Returns:
         The number of items.
@@ -123,16 +117,13 @@ def _singles(
 def _pairs(space: PreferenceSpace, replies: Sequence[Row], draw: random.Random) -> Iterator[Item]:
     methods = list(dict.fromkeys(row["method"] for row in replies))
     for pair in pairs_of(space, replies, methods):
-        if pair.first == main_of(methods) and pair.whole.first != pair.whole.second:
+        if pair.first == main_of(methods) and not pair.whole.alike:
             flipped = draw.random() < 0.5
-            yield f"{pair.second}|{pair.code}|{int(flipped)}", _pair_text(space, pair, flipped)
-
-
-def _pair_text(space: PreferenceSpace, pair: Pair, flipped: bool) -> str:
-    asked = pair.whole.swapped if flipped else pair.whole
-    start, end = pair_ends(asked.prompt, asked.first, asked.second)
-    poles = enumerate(space.parse(pair.code).poles, 1)
-    return start + "; ".join(f"({number}) {pole.instruction}" for number, pole in poles) + end
+            asked = pair.whole.swapped if flipped else pair.whole
+            start, end = pair_ends(asked.prompt, asked.first, asked.second)
+            poles = enumerate(space.parse(pair.code).poles, 1)
+            wanted = "; ".join(f"({number}) {pole.instruction}" for number, pole in poles)
+            yield f"{pair.second}|{pair.code}|{int(flipped)}", f"{start}{wanted}{end}"
 
 
 def _rubric(space: PreferenceSpace) -> str:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import NormalDist
+from dataclasses import asdict, dataclass
+from statistics import NormalDist, fmean
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpd_core.evaluation import Figures
+
 Floats = NDArray[np.float64]
-LEVEL, DRAWS, STEPS = 0.95, 2000, 100
+LEVEL, POWER, DRAWS, STEPS = 0.95, 0.8, 2000, 100
 RIDGE = 1e-3
 """Keeps strengths finite where a method wins, or ties, always; too little to move others."""
 ANCHOR, SPREAD = 1000.0, 400.0
@@ -59,6 +61,12 @@ class Tally:
         """Of the two-sided exact binomial test that wins and losses are alike; ties are dropped."""
         return binomial_p(self.wins, self.decided)
 
+    @property
+    def figures(self) -> Figures:
+        """Counts, rates by both rules, and p."""
+        rates = {"paper_rate": self.paper_rate, "half_rate": self.half_rate, "p": self.p}
+        return {**asdict(self), **rates}
+
 
 def overall(by_dimension: Iterable[int]) -> int:
     """The paper's verdict on a pair: the sign of the sum of its dimensions' verdicts."""
@@ -93,22 +101,16 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def interval(
-    parts: Sequence[tuple[float, float]], *, draws: int = DRAWS
-) -> tuple[float, float] | None:
-    """Percentile bootstrap of a share, over clusters.
+def interval(parts: Sequence[tuple[float, float]]) -> tuple[float, float] | None:
+    """Percentile bootstrap of a share, over clusters: low and high.
 
-    Args:
-        parts: a prompt's numerator and denominator each, e.g. its wins and its decided pairs.
-        draws: how many times all prompts are drawn anew.
-
-    Returns:
-        Low and high; None where no draw has a denominator.
+    ``parts`` are a prompt's numerator and denominator each, e.g. its wins and its decided pairs;
+    None where no draw has a denominator.
     """
     table = np.array(parts, float).reshape(-1, 2)
     if not len(table):
         return None
-    chosen = np.random.default_rng(0).integers(len(table), size=(draws, len(table)))
+    chosen = np.random.default_rng(0).integers(len(table), size=(DRAWS, len(table)))
     above, below = table[chosen].sum(1).T
     shares = above[below > 0] / below[below > 0]
     if not len(shares):
@@ -117,43 +119,33 @@ def interval(
     return float(low), float(high)
 
 
-Part = Callable[[int], tuple[float, float]]
-"""What a verdict adds to the numerator and to the denominator of a rate."""
-
-
-def paper_part(verdict: int) -> tuple[float, float]:
-    """Of ``Tally.paper_rate``."""
-    return verdict == 1, verdict != 0
-
-
-def half_part(verdict: int) -> tuple[float, float]:
-    """Of ``Tally.half_rate``."""
-    return (verdict + 1) / 2, 1
-
-
 def over_prompts(
-    prompts: Iterable[str], verdicts: Iterable[int], part: Part = paper_part
+    prompts: Iterable[str], verdicts: Iterable[int], *, ties: bool = False
 ) -> tuple[float, float] | None:
-    """The interval of a rate, drawing whole prompts: each verdict comes with its prompt's id."""
+    """The interval of ``Tally.paper_rate`` or, with ``ties``, of ``Tally.half_rate``, drawing whole
+    prompts: each verdict comes with its prompt's id."""
     sums: dict[str, tuple[float, float]] = {}
     for prompt, verdict in zip(prompts, verdicts, strict=True):
         above, below = sums.get(prompt, (0.0, 0.0))
-        more, all_of = part(verdict)
-        sums[prompt] = (above + more, below + all_of)
+        wins, of = ((verdict + 1) / 2, 1) if ties else (verdict == 1, verdict != 0)
+        sums[prompt] = (above + wins, below + of)
     return interval(list(sums.values()))
 
 
-def detectable(pairs: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+def mean_known(values: Iterable[float | None]) -> float | None:
+    """The mean of those that are not None; None where all are."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def detectable(pairs: int) -> float:
     """Least distance of a win rate from 0.5 that this many decided pairs are likely to find.
 
-    Of a two-sided test, by the normal approximation; at most 0.5. Pairs count as independent, so
-    that with several preferences a prompt it is rather too small.
+    Of a two-sided test with ``LEVEL``, by the normal approximation; at most 0.5. Pairs count as
+    independent, so that with several preferences a prompt it is rather too small.
     """
-    if pairs < 1:
-        return 0.5
-    normal = NormalDist()
-    reach = normal.inv_cdf(1 - alpha / 2) + normal.inv_cdf(power)
-    return min(0.5, reach * 0.5 / math.sqrt(pairs))
+    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) + NormalDist().inv_cdf(POWER)
+    return min(0.5, reach * 0.5 / math.sqrt(pairs)) if pairs else 0.5
 
 
 def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict[str, float]:
@@ -176,7 +168,10 @@ def bradley_terry(tallies: Mapping[tuple[str, str], Tally], anchor: str) -> dict
     def climb(at: Floats) -> tuple[Floats, Floats]:
         slope, bend = np.zeros(len(at)), np.zeros((len(at), len(at)))
         for (first, second), tally in tallies.items():
-            outcomes = _outcomes(names.index(first), names.index(second), len(at))
+            one, other = names.index(first), names.index(second)
+            outcomes = np.zeros((3, len(at)))  # gradients of the log-odds of win, loss and tie
+            outcomes[0, one] = outcomes[1, other] = outcomes[2, -1] = 1
+            outcomes[2, [one, other]] = 0.5
             odds = np.exp(outcomes @ at)
             shares = odds / odds.sum()
             seen = np.array([tally.wins, tally.losses, tally.ties], float)
@@ -203,14 +198,6 @@ def _highest(climb: Callable[[Floats], tuple[Floats, Floats]], size: int) -> Flo
         if np.abs(step).max() < 1e-10:
             break
     return at
-
-
-def _outcomes(first: int, second: int, size: int) -> Floats:
-    """Gradients of the log-odds of win, loss and tie, [3, parameters]."""
-    rows = np.zeros((3, size))
-    rows[0, first] = rows[1, second] = rows[2, -1] = 1
-    rows[2, [first, second]] = 0.5
-    return rows
 
 
 def length_controlled(verdicts: Sequence[int], longer_by: Sequence[float]) -> float | None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
+from mpd_core.evaluation import Found
 from mpd_core.evaluation.cells import NOTHING, Table, line, number, percent, union
 from mpd_core.evaluation.identified import shares_of
 
-Found = Mapping[str, Any]
-"""Figures of a report, or a part of them."""
 Column = str | Callable[[Found], str]
 """A name in the figures of a row, or what makes the cell of them."""
 
@@ -60,11 +58,9 @@ def counted(row: Found) -> str:
 
 def rate(row: Found) -> str:
     """A win rate by the paper's rule with its interval."""
-    if row["paper_rate"] is None:
-        return NOTHING
     reach = row["paper_interval"]
     tail = f" ({reach[0]:.2f} to {reach[1]:.2f})" if reach else ""
-    return f"{row['paper_rate']:.2f}{tail}"
+    return f"{number(row['paper_rate'])}{tail}"
 
 
 def p(row: Found) -> str:
@@ -76,17 +72,14 @@ WHO: Mapping[str, Column] = {"first": "first", "second": "second"}
 HALF: Mapping[str, Column] = {"(W+T/2)/N": "half_rate", "p": p}
 
 
-def meetings(found: Iterable[Found]) -> Table:
-    """Every pair of methods that a judge has compared."""
-    columns = {**WHO, "win rate": rate, "W/T/L": counted, **HALF}
-    columns["Holm"] = lambda row: f"{row['p_holm']:.2g}"
-    return listed(found, columns | {"like length": "length_controlled", "found": "detectable"})
-
-
-def people(found: Iterable[Found]) -> Table:
-    """Win rates by people's votes."""
-    middle: Mapping[str, Column] = {"dimension": "dimension", "W/T/L": counted, "win rate": rate}
-    return listed(found, {**WHO, **middle, **HALF})
+MEETINGS: Mapping[str, Column] = {
+    **{**WHO, "win rate": rate, "W/T/L": counted, **HALF},
+    "Holm": lambda row: f"{row['p_holm']:.2g}",
+    **{"like length": "length_controlled", "found": "detectable"},
+}
+"""Of every pair of methods that a judge has compared."""
+PEOPLE = {**WHO, "dimension": "dimension", "W/T/L": counted, "win rate": rate, **HALF}
+"""The same of people's votes."""
 
 
 def whole(meetings: Iterable[Found]) -> Table:
@@ -121,10 +114,10 @@ def strengths(judge: Found) -> Table:
 
 def table_2(found: Found) -> Table:
     """The paper's Table 2: rows over columns, in percent."""
-    rows = {
-        name: {**row["rates"], "average": row["average"]} for name, row in found["rows"].items()
-    }
-    cells = [([name], {c: percent(r) for c, r in row.items()}) for name, row in rows.items()]
+    cells = [
+        ([name], {c: percent(r) for c, r in {**row["rates"], "average": row["average"]}.items()})
+        for name, row in found["rows"].items()
+    ]
     return crossed([""], cells, [*found["columns"], "average"])
 
 

@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-from mpd_core.evaluation import judging
+from mpd_core.evaluation import Figures, judging
+from mpd_core.evaluation.cells import grouped
 from mpd_core.evaluation.judging import Judge, Pair
 from mpd_core.evaluation.measures import Scorer
+from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.statistics import both_orders, overall
-from mpd_core.evaluation.store import read_rows
 from mpd_core.method.preferences import PreferenceSpace
 
 
@@ -100,3 +102,45 @@ def unread(judge: Judge, folder: Path) -> int:
     """Number of a judge's stored answers that could not be parsed."""
     rows = read_rows(folder / judging.VERDICTS.format(judge=judge.name))
     return sum(row["verdict"] == judging.UNREAD and row["version"] == judge.version for row in rows)
+
+
+def readers_said(found: Figures) -> str:
+    """A sentence on readers, for every table that uses their verdicts."""
+    known = ", ".join(
+        f"{name} {cell['named']:.2f} of {cell['replies']}"
+        for name, cell in found["written"].items()
+    )
+    if known:
+        known = f" Of written answers among them they name the pole: {known}."
+    return (
+        f"{found['readers']} blind readers, by hand: {found['replies']} single replies and "
+        f"{found['pairs']} pairs, each in one order that chance has chosen.{known}"
+    )
+
+
+def readers_figures(space: PreferenceSpace, folder: Path) -> Figures:
+    """What readers said beside poles and pairs, from stored verdicts; {} where nobody has read.
+
+    ``quality`` is by method (mean of 5, and replies read), ``written`` by dimension the share of
+    written answers whose pole they name.
+    """
+    singles = list(read_rows(folder / judging.SINGLES.format(judge=judging.READERS)))
+    pairs = list(read_rows(folder / judging.VERDICTS.format(judge=judging.READERS)))
+    if not singles and not pairs:
+        return {}
+    once = [row for row in singles if row["dimension"] == space.dimensions[0].name]
+    marks = grouped(once, lambda row: row["method"])
+    known: dict[str, list[bool]] = {}
+    for row in (row for row in singles if row["method"] == judging.WRITTEN):
+        pole = space.parse(row["code"]).chosen[row["dimension"]]
+        known.setdefault(row["dimension"], []).append(row["verdict"] == pole.name)
+    return {
+        "readers": len({row["reader"] for row in (*singles, *pairs)}),
+        "replies": len(once),
+        "pairs": sum(row["dimension"] == judging.WHOLE for row in pairs),
+        "quality": {
+            method: {"mean": fmean(row["quality"] for row in rows), "replies": len(rows)}
+            for method, rows in marks.items()
+        },
+        "written": {n: {"named": fmean(r), "replies": len(r)} for n, r in known.items()},
+    }

@@ -25,9 +25,8 @@ from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError, one_line
-from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job
-from mpd_core.evaluation.runs import Outcomes, plain_row
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job, Outcomes, row_of
+from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
@@ -138,7 +137,8 @@ class WeightSpace:
     def _replies(self, model: Any, jobs: Sequence[Job]) -> Outcomes:
         fitting = []
         for job in jobs:
-            ids = self._ids(job)
+            instructions = [pole.instruction for pole in self._pack.space.parse(job.code).poles]
+            ids = self._prompts.render(job.request.messages, instructions)
             asked, most = job.request.sampling.max_new_tokens, self._pack.spec.decode.context
             if len(ids) + asked <= most:
                 fitting.append((job, ids))
@@ -148,10 +148,6 @@ class WeightSpace:
         for batch in _batches(fitting):
             for (job, _), tokens in zip(batch, self._decode(model, batch), strict=True):
                 yield job, self._row(job, tokens)
-
-    def _ids(self, job: Job) -> list[int]:
-        chosen = self._pack.space.parse(job.code).poles
-        return self._prompts.render(job.request.messages, [pole.instruction for pole in chosen])
 
     def _decode(self, model: Any, batch: Sequence[Prompted]) -> list[list[int]]:
         """Token ids of a batch's replies, left-padded in one cache, each up to its own end."""
@@ -200,7 +196,7 @@ class WeightSpace:
         text = "".join(decoder.push(t, last=k == last) for k, t in enumerate(tokens))
         finished = tokens[-1] in self._prompts.end_of_turn
         where = (self._format.device, f"{self._format}, by transformers")
-        return plain_row(job, text, finished, len(tokens), where)
+        return row_of(job, text, finished, len(tokens), where)
 
 
 def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:

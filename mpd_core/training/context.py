@@ -22,13 +22,14 @@ from mpd_core.models.files import LOCAL
 from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack, file_sha256
+from mpd_core.packs.schema import AdapterSpec
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
 from mpd_core.saving import write_json
 from mpd_core.sources.obtain import obtain
 from mpd_core.training.data import Split, Styled, Styles, load_styles
+from mpd_core.training.pcm_recipe import LoraSpec
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
-from mpd_core.training.recipe_parts import LoraSpec
 from mpd_core.training.results import ADAPTER
 from mpd_core.training.trunk import Trunk, share_trunk
 
@@ -59,12 +60,9 @@ class TrainingContext:
     def open(
         cls, pack: Pack, out: Path | None = None, progress: Callable[[str], None] = lambda _: None
     ) -> TrainingContext:
-        """Read the pack's recipe and data, and obtain its base.
+        """Read the recipe ``train.toml`` beside a pack, and its data, and obtain its base.
 
-        Args:
-            pack: has a ``train.toml`` beside its ``pack.toml``.
-            out: folder of results; default: ``runs/NAME``.
-            progress: is told in sentences what is being done.
+        Results go to ``out``, by default ``runs/NAME``; ``progress`` hears what is being done.
 
         Raises:
             PackError: a recipe or data that cannot be read.
@@ -92,6 +90,11 @@ class TrainingContext:
         sources = [self.styles] if self.taught is self.styles else [self.styles, self.taught]
         return [row for source in sources for row in source.split(split)]
 
+    def folder(self, stage: str, packed: AdapterSpec | None) -> Path:
+        """A folder with an adapter: trained here by a stage, or the pack's."""
+        here = self.out / stage / ADAPTER
+        return self.pack.path(packed.folder) if packed and not here.is_dir() else here
+
     @property
     def end_of_turn(self) -> str:
         """The token that a reply ends with."""
@@ -117,8 +120,7 @@ class TrainingContext:
         Measured once for a folder of results: measured anew, beside other work, it may come out
         otherwise, and what goes on from a checkpoint would become other weights.
         """
-        file = self.out / MACHINE
-        if not file.is_file():
+        if not (file := self.out / MACHINE).is_file():
             write_json(file, {"bf16": trains_in_bf16()})
         return bool(json.loads(file.read_text(encoding="utf-8"))["bf16"])
 
@@ -197,8 +199,7 @@ class TrainingContext:
         config = text_config(model)
         everywhere = set(getattr(config, "layer_types", None) or ()) == {"full_attention"}
         sizes = (getattr(config, name, None) or context for name in WINDOWS)
-        narrow = [size for size in sizes if size < context and not everywhere]
-        if narrow:
+        if narrow := [size for size in sizes if size < context and not everywhere]:
             raise PackError(
                 f"base: {type(model).__name__} attends to {min(narrow)} tokens in some layers, and "
                 f"training reads up to decode.context = {context} with full attention: lower it to "

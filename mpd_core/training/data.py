@@ -8,7 +8,7 @@ new dimension is new answers and a new table in the pack, and no new code.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -124,20 +124,14 @@ def comparisons(space: PreferenceSpace, answers: Collection[str]) -> tuple[Compa
         others = opposites(space, pole)
         found += [Comparison(pole, pole.name, other.name, "single") for other in others]
         found.append(Comparison(pole, pole.name, NEUTRAL, NEUTRAL))
-        found += _minimal_pairs(space, pole)
+        place = space.dimensions.index(_dimension(space, pole))
+        for code in (preference.code for preference in space if pole in preference.poles):
+            held = code[:place] + LEFT_OUT + code[place + 1 :]
+            for other in others:
+                letter = space.dimensions[place].letter(other)
+                with_other = code[:place] + letter + code[place + 1 :]
+                found.append(Comparison(pole, code, with_other, held))
     return tuple(c for c in found if c.chosen in answers and c.rejected in answers)
-
-
-def _minimal_pairs(space: PreferenceSpace, pole: Pole) -> Iterator[Comparison]:
-    place = space.dimensions.index(_dimension(space, pole))
-    for preference in space:
-        if pole not in preference.poles:
-            continue
-        code = preference.code
-        others = code[:place] + LEFT_OUT + code[place + 1 :]
-        for other in opposites(space, pole):
-            letter = space.dimensions[place].letter(other)
-            yield Comparison(pole, code, code[:place] + letter + code[place + 1 :], others)
 
 
 def _dimension(space: PreferenceSpace, pole: Pole) -> Dimension:

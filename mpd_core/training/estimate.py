@@ -16,7 +16,7 @@ from mpd_core.training import rollouts
 from mpd_core.training.adapters.fitting import in_order
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Styled, common_answers, pole_answers
-from mpd_core.training.recipe_parts import StageSpec
+from mpd_core.training.pcm_recipe import StageSpec
 
 PROBE_REPLIES, PROBE_TOKENS = 16, 8
 

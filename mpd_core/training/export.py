@@ -29,11 +29,8 @@ PACK = "pack.toml"
 def trained_pack(setup: TrainingContext, pcm: Path | None = None) -> Pack:
     """A pack in memory, with the weights trained so far, for the engine to open.
 
-    Nothing is written or copied: weights are read where training keeps them.
-
-    Args:
-        setup: with all experts that it trains, or none; those of the pack count, too.
-        pcm: a folder with an adapter and ``head.safetensors``.
+    Nothing is written or copied: weights are read where training keeps them. It has trained all
+    experts, or none: those of the pack count, too. ``pcm`` is a folder with an adapter and a head.
 
     Raises:
         PackError: some weights are missing.
@@ -56,11 +53,7 @@ def write_pack(
 ) -> Pack:
     """Write the pack with its trained weights and reward models to a folder: TOML and weight files.
 
-    Args:
-        setup: as in ``trained_pack``.
-        folder: where the pack is written.
-        pcm: as in ``trained_pack``.
-        keep: of the PCM's scores; see ``PCMTrainSpec.keep``.
+    As ``trained_pack``; of the PCM's scores it ``keep``s a share, see ``PCMTrainSpec.keep``.
 
     Raises:
         PackError: some weights are missing, or the pack does not hold together.
@@ -74,7 +67,8 @@ def write_pack(
     if trained_here:
         document["experts"]["prompt"] = "plain"  # type: ignore[index]
     for keys, source in adapters.items():
-        _put(document, keys, _take(source, folder, _place(keys)))
+        place = "pcm" if keys[0] == "pcm" else f"experts/{keys[-1]}"
+        _put(document, keys, _take(source, folder, place))
     if pcm:
         head = folder / "pcm" / HEAD
         _scale(pcm / HEAD, head, keep)
@@ -103,11 +97,6 @@ def _adapters(setup: TrainingContext, pcm: Path | None) -> tuple[dict[tuple[str,
     if pcm:
         found["pcm", "adapter"] = pcm / ADAPTER
     return found, trained_here
-
-
-def _place(keys: tuple[str, ...]) -> str:
-    """Folder of an adapter inside a written pack."""
-    return "pcm" if keys[0] == "pcm" else f"experts/{keys[-1]}"
 
 
 def _scale(source: Path, target: Path, share: float) -> None:

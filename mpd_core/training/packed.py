@@ -73,7 +73,12 @@ def pack_answers(
     setup: TrainingContext, rows: Sequence[tuple[str, Sequence[str]]]
 ) -> PackedAnswers:
     """Tokenise and pack prompts with answers; one that is too long is cut, without end of turn."""
-    packed = [_row(setup, prompt, answers) for prompt, answers in rows]
+    packed = []
+    for prompt, answers in rows:
+        asked = setup.ids(setup.prompt(prompt))
+        most = max(1, setup.recipe.data.max_tokens - len(asked))
+        texts = (setup.ids(answer + setup.end_of_turn)[:most] for answer in answers)
+        packed.append(pack_row(asked, texts))
     ids, layout = stack_rows(packed, setup.tokenizer.pad_token_id)
     found = [
         [k * ids.shape[1] + place for place in places]
@@ -90,20 +95,10 @@ def pack_answers(
     )
 
 
-def _row(setup: TrainingContext, prompt: str, answers: Sequence[str]) -> PackedRow:
-    asked = setup.ids(setup.prompt(prompt))
-    most = max(1, setup.recipe.data.max_tokens - len(asked))
-    return pack_row(asked, [setup.ids(answer + setup.end_of_turn)[:most] for answer in answers])
-
-
 def states(model: Any, ids: Tensor, layout: Layout, *, mixed: bool) -> Tensor:
-    """Last hidden states of an adapted model, rows flattened, [G * L, D].
+    """Last hidden states of packed rows [G, L] in a PEFT model, rows flattened, [G * L, D].
 
-    Args:
-        model: of PEFT, on a base whose lower layers may be the shared trunk.
-        ids: packed rows, [G, L].
-        layout: where their texts begin and end.
-        mixed: whether products are computed in bf16.
+    The lower layers of its base may be the shared trunk; ``mixed`` computes products in bf16.
     """
     body, device = model.get_base_model().model, next(model.parameters()).device
     ids, layout = ids.to(device), layout.to(device)

@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from mpd_core.errors import PackError
 from mpd_core.packs import Pack, Table, read_table
 from mpd_core.training.measures import MEASURES
-from mpd_core.training.pcm_recipe import PCMTrainSpec
-from mpd_core.training.recipe_parts import LoraSpec, StageSpec
+from mpd_core.training.pcm_recipe import LoraSpec, PCMTrainSpec, StageSpec
 
 FILE = "train.toml"
 
@@ -44,7 +43,7 @@ class ScorerSpec(Table):
     measure: str | None = None
     """Of ``measures.py``, with ``-`` for how little there is of it: ``-grade``."""
     url: str | None = None
-    """See ``scoring/remote_reward.py`` for what it is asked."""
+    """See ``RemoteReward`` for what it is asked."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the server's key."""
 

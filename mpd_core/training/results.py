@@ -36,12 +36,8 @@ def write_metrics(folder: Path, title: str, history: list[dict[str, float]]) -> 
 
 
 def save_adapter(model: Any, folder: Path) -> None:
-    """A PEFT folder with fp16 safetensors: what the engine reads and the pack holds.
-
-    Args:
-        model: of PEFT; its adapter "default" is saved.
-        folder: written whole: a crash leaves the old one or none.
-    """
+    """The adapter "default" of a PEFT model as a folder with fp16 safetensors, which the engine and
+    packs read; it is written whole: a crash leaves the old one or none."""
     scratch = folder.with_name(folder.name + ".part")
     shutil.rmtree(scratch, ignore_errors=True)
     model.save_pretrained(scratch, selected_adapters=["default"], save_embedding_layers=False)

@@ -17,7 +17,7 @@ from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import MPDError
 from mpd_core.request import GenerationRequest, Sampling, Space
 from mpd_core.saving import replacing
-from mpd_core.trace import Candidate, StepRecord, Trace
+from mpd_core.trace import Candidate, Trace
 
 DIGITS = 4  # of log-probabilities that only normalise: files of a tenth of the size
 
@@ -62,15 +62,17 @@ class Rollout:
 def run(engine: Engine, asks: Sequence[RolloutRequest], sampling: Sampling) -> list[Rollout]:
     """Generate all replies, in mixed batches, in the order asked for.
 
-    Args:
-        engine: of the pack that is being trained.
-        asks: what to generate; their seeds replace the sampling's.
-        sampling: for all. To learn from replies there must be no top-p and no penalty: only then
-            does the probability of a token follow from the recorded ones.
+    Each has its own seed in place of the sampling's. To learn from replies there must be no top-p
+    and no penalty: only then does the probability of a token follow from the recorded ones.
     """
+
+    def request(ask: RolloutRequest) -> GenerationRequest:
+        own = asdict(replace(sampling, seed=ask.seed))
+        return engine.pack.request(ask.prompt, ask.preference, ask.method, space=ask.space, **own)
+
     replies: list[Rollout] = []
     with tqdm(total=len(asks), desc="replies", leave=False) as bar:
-        for ask, outcome in outcomes(engine, asks, lambda ask: _request(engine, ask, sampling)):
+        for ask, outcome in outcomes(engine, asks, request):
             if isinstance(outcome, MPDError):
                 raise outcome
             replies.append(_reply(ask, outcome))
@@ -104,17 +106,14 @@ def every(
     return [RolloutRequest(prompt, code, method, own) for own, (prompt, code, _) in each]
 
 
-def _request(engine: Engine, ask: RolloutRequest, sampling: Sampling) -> GenerationRequest:
-    settings = asdict(replace(sampling, seed=ask.seed))
-    return engine.pack.request(ask.prompt, ask.preference, ask.method, space=ask.space, **settings)
-
-
 def _reply(ask: RolloutRequest, trace: Trace) -> Rollout:
     first = trace.steps[0]
     names = [*(name for name in (PLAIN, ANCHOR) if name in first.logprobs), *first.weights]
     temperature = trace.settings["temperature"]
     normalised = trace.space == "probability" and temperature == 1.0
-    told = () if normalised or temperature == 0.0 else tuple(map(_others, trace.steps))
+    told: Sequence[Sequence[Candidate]] = ()
+    if not (normalised or temperature == 0.0):
+        told = [[c for c in s.top_k if c.token_id != s.token_id] for s in trace.steps]
 
     def said(logprobs: Mapping[str, float]) -> tuple[float, ...]:
         return tuple(round(logprobs[name], DIGITS) for name in names)
@@ -132,10 +131,6 @@ def _reply(ask: RolloutRequest, trace: Trace) -> Rollout:
         others=tuple(tuple(said(c.logprobs) for c in some) for some in told),
         other_ids=tuple(tuple(c.token_id for c in some) for some in told),
     )
-
-
-def _others(step: StepRecord) -> tuple[Candidate, ...]:
-    return tuple(c for c in step.top_k if c.token_id != step.token_id)
 
 
 def frozen(value: Any) -> Any:

@@ -32,16 +32,6 @@ class Options:
     """Called with progress messages."""
 
 
-def experts(setup: TrainingContext, options: Options) -> None:
-    """LoRA experts of some poles."""
-    train_experts(setup, options.poles, resume=options.resume)
-
-
-def rewards(setup: TrainingContext, options: Options) -> None:
-    """Reward models of all poles."""
-    train_rewards(setup, resume=options.resume)
-
-
 def references(setup: TrainingContext, options: Options) -> None:
     """Generate the baseline's replies for all prompts of PCM training; existing ones are kept."""
     used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
@@ -84,8 +74,8 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "experts": Stage(experts, estimate.experts),
-    "rewards": Stage(rewards, estimate.rewards),
+    "experts": Stage(lambda s, o: train_experts(s, o.poles, resume=o.resume), estimate.experts),
+    "rewards": Stage(lambda s, o: train_rewards(s, resume=o.resume), estimate.rewards),
     "references": Stage(references, estimate.references),
     "static": Stage(static, estimate.static),
     "pcm": Stage(pcm, estimate.pcm),

@@ -31,14 +31,9 @@ class TeacherForcing:
         length: int,
         mixes: Mapping[str, AdapterMix] | None = None,
     ) -> None:
-        """Load the base.
+        """Load the base, for at most so many ``texts`` of a pass of so many tokens each.
 
-        Args:
-            setup: for the base.
-            adapters: to read through.
-            texts: most texts of a pass.
-            length: longest text, in tokens.
-            mixes: what else texts can be read through, by name: adapters with their weights.
+        They can be read through each adapter, and through ``mixes`` of them with their weights.
 
         Raises:
             PackError: an adapter that does not fit.

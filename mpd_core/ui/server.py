@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.types import Receive, Scope, Send
 
 from mpd_core.errors import MPDError
 from mpd_core.ui import assets, identity, palette, zerogpu
 from mpd_core.ui.calls import HANDLERS, Calls
-from mpd_core.ui.compressed import CompressedPages
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 from mpd_core.ui.opening import Opening
 
@@ -162,3 +163,17 @@ def _refused(host: str, port: int, error: OSError) -> MPDError:
     if error.errno == errno.EACCES:
         return MPDError(f"Port {port} needs more rights: choose one above 1023 with --port.")
     return MPDError(f"Cannot listen on '{host}': choose another address, e.g. 127.0.0.1.")
+
+
+class CompressedPages(GZipMiddleware):
+    """Compresses pages, which hold this app's scripts: Gradio compresses files alone.
+
+    Events that stream are never held back to be compressed.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        wanted = dict(scope["headers"]).get(b"accept", b"") if scope["type"] == "http" else b""
+        if b"text/html" in wanted:
+            await super().__call__(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)

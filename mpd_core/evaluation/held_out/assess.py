@@ -10,8 +10,14 @@ from statistics import fmean
 
 from mpd_core.engine import Engine
 from mpd_core.evaluation import Figures
-from mpd_core.evaluation.held_out.behaviour import reply_stats, sign_flip, weight_movement, wins
-from mpd_core.evaluation.held_out.identification import identify, likelihood
+from mpd_core.evaluation.held_out.identification import (
+    identify,
+    likelihood,
+    reply_stats,
+    sign_flip,
+    weight_movement,
+    wins,
+)
 from mpd_core.method.preferences import Pole
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.request import Space
@@ -29,7 +35,11 @@ Pairs = Sequence[tuple[Styled, Comparison]]
 def rewards(setup: TrainingContext, models: Rewards) -> Figures:
     """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
-    scored = _scores_of(setup, models, test)
+    named = [(row, name) for row in test for name in row.answers]
+    prompts, texts = [r.prompt for r, _ in named], [r.answers[name] for r, name in named]
+    poles = [pole.name for pole in setup.pack.space.poles]
+    found = models.score(prompts, texts, [poles] * len(named))
+    scored = {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
     figures: Figures = {}
     for pole in setup.pack.space.poles:
         figures[pole.name] = {}
@@ -53,17 +63,6 @@ def rewards(setup: TrainingContext, models: Rewards) -> Figures:
 def _pairs(setup: TrainingContext, rows: Sequence[Styled], pole: Pole) -> Pairs:
     space = setup.pack.space
     return [(r, p) for r in rows for p in comparisons(space, r.answers) if p.pole == pole]
-
-
-def _scores_of(
-    setup: TrainingContext, models: Rewards, rows: Sequence[Styled]
-) -> dict[tuple[str, str], dict[str, float]]:
-    """Every pole's score of every answer, by the row's id and the answer's name."""
-    named = [(row, name) for row in rows for name in row.answers]
-    prompts, texts = [r.prompt for r, _ in named], [r.answers[name] for r, name in named]
-    poles = [pole.name for pole in setup.pack.space.poles]
-    found = models.score(prompts, texts, [poles] * len(named))
-    return {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
 
 
 def _rule(measure: Callable[[str], float], learn: Pairs, held: Pairs) -> float:
@@ -94,8 +93,10 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
         figures[pole.name] = {
             **reply_stats(own),
             "reward_wins": wins(*(_scored(models, pole.name, some) for some in (own, base))),
-            **_measured(setup, pole, own, base),
         }
+        if name := setup.recipe.measures.get(pole.name):
+            texts = ([measures.signed(name)(r.text) for r in some] for some in (own, base))
+            figures[pole.name] |= {"measure": name, "measure_wins": wins(*texts)}
     return figures
 
 
@@ -103,17 +104,6 @@ def _scored(models: Rewards, pole: str, replies: Sequence[Rollout]) -> list[floa
     texts = [r.prompt for r in replies], [r.text for r in replies]
     found = run_in_fresh_thread(models.score, *texts, [(pole,)] * len(replies))
     return [scores[pole] for scores in found]
-
-
-def _measured(
-    setup: TrainingContext, pole: Pole, own: Sequence[Rollout], base: Sequence[Rollout]
-) -> Figures:
-    if pole.name not in setup.recipe.measures:
-        return {}
-    name = setup.recipe.measures[pole.name]
-    measure = measures.signed(name)
-    won = wins([measure(r.text) for r in own], [measure(r.text) for r in base])
-    return {"measure": name, "measure_wins": won}
 
 
 METHODS = ("mpd", "uniform", "static", "soup", "prompting")
@@ -153,7 +143,16 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     reward.prepare(engine, prompts, codes)
     scored = iter(run_in_fresh_thread(reward.score, replies[: len(flat)]))
     by_name = {name: list(itertools.islice(scored, len(some))) for name, some in asks.items()}
-    figures: Figures = {name: _reward_figures(codes, rows) for name, rows in by_name.items()}
+    figures: Figures = {
+        name: {
+            "reward": fmean(j.reward for j in rows),
+            "by_preference": {
+                code: fmean(j.reward for j in rows if j.reply.preference == code) for code in codes
+            },
+            **reply_stats([j.reply for j in rows]),
+        }
+        for name, rows in by_name.items()
+    }
     for other in compared:
         if other != "mpd":
             figures[f"mpd_vs_{other}"] = _paired(codes, by_name["mpd"], by_name[other])
@@ -185,12 +184,6 @@ def _by_preference(setup: TrainingContext, replies: Sequence[Rollout]) -> dict[s
                 some = (reply for reply in replies if reply.method == method)
                 own += [replace(reply, preference=preference.code) for reply in some]
     return found
-
-
-def _reward_figures(codes: Sequence[str], rows: Sequence[ScoredReply]) -> Figures:
-    by_code = {c: fmean(j.reward for j in rows if j.reply.preference == c) for c in codes}
-    manner = reply_stats([j.reply for j in rows])
-    return {"reward": fmean(j.reward for j in rows), "by_preference": by_code, **manner}
 
 
 def _paired(

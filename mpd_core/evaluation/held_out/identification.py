@@ -1,4 +1,4 @@
-"""Whether replies show the poles that were chosen: by reward models, and by measures of the text.
+"""How replies behave and how their weights move; and whether they show the poles that were chosen.
 
 The table that the toggles are judged by: for every method, preference and dimension the share of
 replies that show the chosen pole rather than its opposite. A mean over dimensions hides a dimension
@@ -7,7 +7,11 @@ that was given up for the others; the worst cell does not.
 
 from __future__ import annotations
 
+import math
+import random
+import statistics
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 import torch
 
@@ -15,8 +19,9 @@ from mpd_core.engine.plan import BASE
 from mpd_core.evaluation import Figures
 from mpd_core.evaluation.identified import identify as by_scorer
 from mpd_core.evaluation.measures import Scorer, TextJudge
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.training import measures
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_models import Scorer as RewardScorer
@@ -25,6 +30,7 @@ from mpd_core.training.teacher_forcing import TeacherForcing
 Replies = Mapping[str, Sequence[Rollout]]
 """By method."""
 TEXTS = 8
+FLIPS = 10_000
 
 
 def identify(setup: TrainingContext, models: RewardScorer, replies: Replies) -> Figures:
@@ -65,3 +71,62 @@ def likelihood(setup: TrainingContext, replies: Replies) -> dict[str, float]:
             total += float(read.gather(1, torch.tensor(texts[k])[:, None]).sum())
         found[method] = total / max(1, sum(map(len, texts)))
     return found
+
+
+def reply_stats(replies: Sequence[Rollout]) -> Figures:
+    """How replies end, repeat and read."""
+    return {
+        "finished": fmean(reply.finished for reply in replies),
+        "loops": fmean(measures.loops(reply.text) for reply in replies),
+        **{name: fmean(m(r.text) for r in replies) for name, m in measures.MEASURES.items()},
+    }
+
+
+def weight_movement(replies: Sequence[Rollout]) -> Figures:
+    """How weights vary over tokens and preferences, and whether they do so where experts differ."""
+    spreads, distances, disagreements, entropies = [], [], [], []
+    means: dict[str, list[list[float]]] = {}
+    for reply in replies:
+        columns = list(zip(*reply.weights, strict=True))
+        centre = [fmean(column) for column in columns]
+        means.setdefault(reply.preference, []).append(centre)
+        for row, gap in zip(reply.weights, reply.disagreement, strict=True):
+            off = sum(abs(w - m) for w, m in zip(row, centre, strict=True)) / 2
+            distances.append(off)
+            disagreements.append(gap)
+            entropy = -sum(w * math.log(w) for w in row if w > 0)
+            # Over that of uniform weights: 1 is uniform, 0 a single expert.
+            entropies.append(entropy / math.log(len(row)) if len(row) > 1 else 1.0)
+        spreads.append(fmean(abs(w - m) for c, m in zip(columns, centre, strict=True) for w in c))
+    return {
+        "moved_in_a_reply": fmean(spreads),
+        "entropy": fmean(entropies),
+        "mean_weights": {
+            code: [fmean(column) for column in zip(*rows, strict=True)]
+            for code, rows in means.items()
+        },
+        "correlation_with_disagreement": correlation(distances, disagreements),
+    }
+
+
+def sign_flip(differences: Sequence[float], seed: int = 0) -> float:
+    """Two-sided paired permutation test: how often random signs give a mean as far from zero."""
+    draw = random.Random(seed)
+    observed = abs(sum(differences))
+    hits = sum(
+        abs(sum(d if draw.getrandbits(1) else -d for d in differences)) >= observed - 1e-12
+        for _ in range(FLIPS)
+    )
+    return (hits + 1) / (FLIPS + 1)
+
+
+def wins(first: Sequence[float], second: Sequence[float]) -> float:
+    """Share of pairs in which the first is larger; ties count for half."""
+    pairs = list(zip(first, second, strict=True))
+    return fmean(0.5 if a == b else float(a > b) for a, b in pairs)
+
+
+def correlation(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Pearson's; 0 where one of the two does not vary."""
+    varies = len(set(xs)) > 1 and len(set(ys)) > 1
+    return statistics.correlation(xs, ys) if varies else 0.0

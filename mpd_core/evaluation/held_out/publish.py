@@ -12,7 +12,7 @@ from mpd_core.engine import Engine
 from mpd_core.errors import PackError, RequestError
 from mpd_core.evaluation.held_out import assess as assessing
 from mpd_core.evaluation.held_out import card
-from mpd_core.evaluation.held_out.figures import FILE, PARTS, read, weights
+from mpd_core.evaluation.held_out.card import FILE, PARTS, read, weights
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import load_pack

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, TypeVar, get_args
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import JudgeName, judging
-from mpd_core.evaluation.card import known_pairs
-from mpd_core.evaluation.judges.measures import MeasuresJudge
 from mpd_core.evaluation.judging import READERS, Judge
-from mpd_core.evaluation.measures import FITTED, TextJudge
+from mpd_core.evaluation.measures import FITTED, MeasuresJudge, TextJudge
 from mpd_core.evaluation.record import among, load_run, replies_of
+from mpd_core.evaluation.written import known_pairs
 from mpd_core.packs import Pack
 from mpd_core.training.data import Styled
 
@@ -75,9 +74,9 @@ def judge_run(
     A server says first what both will cost together: half of it is no estimate.
 
     Args:
-        pack: whose preferences the run in ``folder`` is about.
+        pack: whose preferences the run is about.
         judge: that is asked.
-        folder: where verdicts are stored as well.
+        folder: of the run; verdicts are stored there.
         answers: written ones, for the judge's card.
         methods: that are compared; none: all of the run.
         pairs: so many at most, drawn by a seed; None: all.
@@ -95,8 +94,10 @@ def judge_run(
     chosen = [*drawn(met_pairs, pairs), *drawn(known_pairs(pack.space, answers), known)]
     alone = judging.singles_of(pack.space, replies) if single else []
     if judge.costs:
+        asked = judging.questions_of(judge, chosen)
+        unasked = judging.unasked(judge, asked, folder, judging.VERDICTS)
         singles = judging.unasked(judge, alone, folder, judging.SINGLES)
-        judge.announce(judging.unasked_pairs(judge, chosen, folder), singles)
+        judge.announce([question for question in unasked if not question.alike], singles)
     judging.judge_pairs(judge, chosen, folder)
     if judge.reads_singles:
         judging.judge_singles(judge, alone, folder)

@@ -1,14 +1,44 @@
-"""Prompts for an LLM judge, and parsing of its answers."""
+"""Prompts for an LLM judge, and parsing of its answers.
+
+The words of the prompts, with the paper's six poles and worked examples, are our own and stand in
+``criteria.json``; stored verdicts are keyed by a hash of them. A pole that is not among them is
+described by its own instruction, with the example of another dimension to show the form.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
-from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, FORM, RULES, SINGLE_RULES
 from mpd_core.evaluation.judging import Question, Single
 
 Messages = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Example:
+    """Two replies to one instruction, what a careful reader thinks of them, and the verdict."""
+
+    instruction: str
+    first: str
+    second: str
+    thought: str
+    verdict: str
+
+
+_WORDS = json.loads(Path(__file__).with_name("criteria.json").read_text(encoding="utf-8"))
+RULES: str = _WORDS["rules"]
+SINGLE_RULES: str = _WORDS["single_rules"]
+CRITERIA: Mapping[str, str] = _WORDS["criteria"]
+EXAMPLES: Mapping[str, tuple[Example, ...]] = {
+    pole: tuple(Example(**example) for example in examples)
+    for pole, examples in _WORDS["examples"].items()
+}
+FORM = EXAMPLES["elementary"]
+"""Shown for a pole that has no example of its own."""
 
 MOST_CHARACTERS = 12_000
 """Of each reply that is shown; the rest is cut, and the cut is said."""

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mpd_core.errors import MPDError
-from mpd_core.evaluation.judges.asking import Messages, choice, messages, single_messages, verdict
-from mpd_core.evaluation.judges.client import ServerOptions as ServerOptions
-from mpd_core.evaluation.judges.client import client, failed, text, usage
-from mpd_core.evaluation.judges.criteria import CRITERIA, EXAMPLES, RULES, SINGLE_RULES
-from mpd_core.evaluation.judges.spending import Spending, estimate, tokens_of
+from mpd_core.errors import EngineError, MPDError, RequestError
+from mpd_core.evaluation.judges.asking import (
+    CRITERIA,
+    EXAMPLES,
+    RULES,
+    SINGLE_RULES,
+    Messages,
+    choice,
+    messages,
+    single_messages,
+    verdict,
+)
+from mpd_core.evaluation.judges.spending import Limits, Spending, added, estimate, tokens_of
 from mpd_core.evaluation.judging import Answer, Asked, Judge, Question, Single
-from mpd_core.evaluation.store import content_hash
+from mpd_core.evaluation.record import content_hash
 
 Read = Callable[[str], int | None]
 """Parses an answer's text into a verdict."""
@@ -26,6 +35,52 @@ PREFIX = "server-"
 READINGS = 3
 """Attempts at a question whose answers cannot be parsed."""
 SEEDS = 1000
+MOST_KEPT = 20_000
+"""Characters of an answer that are stored."""
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Which model judges, and how it is asked."""
+
+    url: str
+    model: str
+    key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable with the key; a server without keys needs none."""
+    limits: Limits = field(default_factory=Limits)
+    parallel: int = 8
+    max_tokens: int = 400
+    """Limit of an answer in tokens, reasoning included."""
+    timeout_s: float = 60.0
+    retries: int = 4
+    """After failures of the connection, busy servers and refusals that may pass."""
+    total_s: float = 300.0
+    """Of an answer with its retries: a server that sends a byte now and then never times out."""
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise RequestError(f"--url {self.url[:200]}: give an address such as http://host/v1.")
+        if not self.model.strip():
+            raise RequestError("--model: name the model that the server is to judge with.")
+        if not 1 <= self.parallel <= 256:
+            raise RequestError("--parallel: from 1 to 256.")
+        if not 8 <= self.max_tokens <= 32_768:
+            raise RequestError("--max-tokens: from 8 to 32768.")
+
+    def client(self) -> Any:
+        """The package's own client; ``MPDError`` where it is not installed."""
+        try:
+            import openai
+        except ImportError as error:
+            raise MPDError(
+                "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
+            ) from error
+        return openai.OpenAI(
+            base_url=self.url,
+            api_key=os.environ.get(self.key_env) or "none",
+            timeout=self.timeout_s,
+            max_retries=self.retries,
+        )
 
 
 class ServerJudge(Judge):
@@ -41,7 +96,7 @@ class ServerJudge(Judge):
         Raises:
             MPDError: the package ``openai`` is not installed.
         """
-        client(options).close()
+        options.client().close()
         self._options, self._tell, self._announced = options, tell, False
         asked = [options.model, options.max_tokens, RULES, SINGLE_RULES]
         asked += [dict(CRITERIA), repr(dict(EXAMPLES))]
@@ -82,41 +137,48 @@ class ServerJudge(Judge):
         )
 
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
+        """Answers as they come; a failure is raised after those that others gave meanwhile."""
         self._estimate(turns for _, turns, _ in asked)
-        pooled = ThreadPoolExecutor(self._options.parallel)
-        with client(self._options) as self._client, pooled as pool:
+        pooled, failure = ThreadPoolExecutor(self._options.parallel), None
+        with self._options.client() as self._client, pooled as pool:
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
             try:
-                yield from _done(waiting)
+                for future in as_completed(waiting):
+                    if future.cancelled():
+                        continue
+                    try:
+                        answer = future.result()
+                    except MPDError as error:
+                        failure = failure or error
+                        _cancel(waiting)
+                    else:
+                        yield waiting[future], answer
             finally:
-                for future in waiting:
-                    future.cancel()
+                _cancel(waiting)
+        if failure:
+            raise failure
 
     def _ask(self, turns: Messages, read: Read) -> Answer:
         """Ask until the answer can be parsed, at most ``READINGS`` times."""
-        said, found, used = "", None, (0, 0)
+        most = (_tokens(turns), self._options.max_tokens)
+        said, found, spent = "", None, (0, 0)
         for attempt in range(READINGS):
-            said, more = self._say(turns, attempt)
-            used = (used[0] + more[0], used[1] + more[1])
+            self.spending.reserve(most)
+            used = (0, 0)
+            try:
+                answer = self._answer(turns, attempt)
+                said = _text(answer)
+                used = _usage(answer) or (most[0], tokens_of([said]))
+            except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+                said = f"(no chat completion: {type(error).__name__})"
+                used = most  # it answered, with what is no chat completion: paid, perhaps
+            finally:
+                self.spending.settle(most, used)
+            spent = added(spent, used)
             if (found := read(said)) is not None:
                 break
         facts = {"prompt_sha256": content_hash(turns, sort_keys=False)}
-        return Answer(found, said, {**facts, "tokens_in": used[0], "tokens_out": used[1]})
-
-    def _say(self, turns: Messages, attempt: int) -> tuple[str, tuple[int, int]]:
-        most = (_tokens(turns), self._options.max_tokens)
-        self.spending.reserve(most)
-        used = (0, 0)
-        try:
-            answer = self._answer(turns, attempt)
-            said = text(answer)
-            used = usage(answer) or (most[0], tokens_of([said]))
-        except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
-            used = most  # it answered, with what is no chat completion: paid, perhaps
-            return f"(no chat completion: {type(error).__name__})", used
-        finally:
-            self.spending.settle(most, used)
-        return said, used
+        return Answer(found, said, {**facts, "tokens_in": spent[0], "tokens_out": spent[1]})
 
     def _answer(self, turns: Messages, attempt: int) -> Any:
         """What the server says, or ``EngineError``; in a thread, since a client's own limits are
@@ -142,31 +204,39 @@ class ServerJudge(Judge):
         try:
             answer = came.get(timeout=self._options.total_s)
         except queue.Empty:
-            late = TimeoutError(f"no whole answer within {self._options.total_s:g} s")
-            raise failed(self._options, late) from None
+            raise self._failed(f"no whole answer within {self._options.total_s:g} s") from None
         if isinstance(answer, openai.OpenAIError):
-            raise failed(self._options, answer) from answer
+            raise self._failed(str(answer) or type(answer).__name__) from answer
         if isinstance(answer, Exception):
             raise answer
         return answer
 
+    def _failed(self, reason: str) -> EngineError:
+        return EngineError(
+            f"The judge at {self._options.url} failed: {' '.join(reason.split())[:200].rstrip('.')}"
+            ": verdicts so far are stored; check it and judge again to go on."
+        )
 
-def _done(waiting: dict[Future[Answer], Asked]) -> Iterator[tuple[Asked, Answer]]:
-    """Yield finished answers before raising a failure, so that they are stored."""
-    failure: MPDError | None = None
-    for future in as_completed(waiting):
-        if future.cancelled():
-            continue
-        try:
-            answer = future.result()
-        except MPDError as error:
-            failure = failure or error
-            for other in waiting:
-                other.cancel()
-            continue
-        yield waiting[future], answer
-    if failure:
-        raise failure
+
+def _cancel(waiting: Iterable[Future[Answer]]) -> None:
+    for future in waiting:  # not by the pool's shutdown, of which as_completed would not hear
+        future.cancel()
+
+
+def _text(answer: Any) -> str:
+    """Text of a chat completion, of a very long one the end; empty if there is none."""
+    content = answer.choices[0].message.content
+    if content is not None and not isinstance(content, str):
+        raise TypeError("content is no text")
+    # A file of UTF-8 holds no half of a surrogate pair, which JSON can spell.
+    return (content or "").encode("utf-8", "replace").decode("utf-8")[-MOST_KEPT:]
+
+
+def _usage(answer: Any) -> tuple[int, int] | None:
+    """Token usage reported by the server; None if missing or implausible."""
+    usage = getattr(answer, "usage", None)
+    found: list[Any] = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion")]
+    return (found[0], found[1]) if all(type(n) is int and n >= 0 for n in found) else None
 
 
 def _tokens(turns: Messages) -> int:

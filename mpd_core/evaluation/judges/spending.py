@@ -12,6 +12,8 @@ CHARACTERS = 3.0
 """Characters per token for estimates; low, so that estimates are not too low."""
 OVERHEAD = 8
 """Tokens that a chat template adds to a message."""
+Tokens = tuple[int, int]
+"""In and out."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Limits:
         if self.prices and not all(0 <= price < 1e6 for price in self.prices):
             raise RequestError("--price: give two numbers from 0, e.g. --price 0.15,0.6.")
 
-    def price(self, tokens_in: float, tokens_out: float) -> float:
-        """Price of this many tokens."""
+    def price(self, tokens: Tokens) -> float:
+        """Of this many tokens."""
         cost_in, cost_out = self.prices or (0.0, 0.0)
-        return (tokens_in * cost_in + tokens_out * cost_out) / 1e6
+        return (tokens[0] * cost_in + tokens[1] * cost_out) / 1e6
 
-    def over(self, tokens_in: float, tokens_out: float) -> bool:
+    def over(self, tokens: Tokens) -> bool:
         """Whether this many tokens exceed the limits."""
-        dear = self.cost is not None and self.price(tokens_in, tokens_out) > self.cost
-        return dear or tokens_in + tokens_out > self.tokens
+        dear = self.cost is not None and self.price(tokens) > self.cost
+        return dear or sum(tokens) > self.tokens
 
 
 def tokens_of(texts: Iterable[str]) -> int:
@@ -56,43 +58,47 @@ class Spending:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.spent = [0, 0]
-        self._reserved = [0, 0]
+        self.spent: Tokens = (0, 0)
+        self._reserved: list[Tokens] = []
         self._lock = threading.Lock()
 
-    def reserve(self, most: tuple[int, int]) -> None:
+    def reserve(self, most: Tokens) -> None:
         """Before asking: what the answer may cost at most.
 
         Raises:
             MPDError: with what is still under way it could go over the cap.
         """
         with self._lock:
-            total = [s + r + m for s, r, m in zip(self.spent, self._reserved, most, strict=True)]
-            if self.limits.over(*total):
+            if self.limits.over(added(self.spent, most, *self._reserved)):
                 raise MPDError(
                     f"The judge has used {sum(self.spent):,} tokens and another answer could go "
                     "over the cap: verdicts so far are stored; raise --most-tokens or --most-cost "
                     "and judge again to go on."
                 )
-            self._reserved = [r + m for r, m in zip(self._reserved, most, strict=True)]
+            self._reserved.append(most)
 
-    def settle(self, most: tuple[int, int], used: tuple[int, int]) -> None:
+    def settle(self, most: Tokens, used: Tokens) -> None:
         """After the answer, or its failure: what it did cost, whatever it was to cost at most."""
         with self._lock:
-            self._reserved = [r - m for r, m in zip(self._reserved, most, strict=True)]
-            self.spent = [s + u for s, u in zip(self.spent, used, strict=True)]
+            self._reserved.remove(most)
+            self.spent = added(self.spent, used)
 
 
-def estimate(each: Sequence[tuple[int, int]], limits: Limits) -> str:
+def added(*several: Tokens) -> Tokens:
+    """Their sum."""
+    return sum(one for one, _ in several), sum(other for _, other in several)
+
+
+def estimate(each: Sequence[Tokens], limits: Limits) -> str:
     """A sentence on what the given questions cost at most.
 
     Raises:
         RequestError: more than is allowed.
     """
-    tokens_in, tokens_out = sum(one for one, _ in each), sum(most for _, most in each)
-    cost = f", {limits.price(tokens_in, tokens_out):.2f} by the prices" if limits.prices else ""
-    said = f"{len(each):,} questions, about {tokens_in:,} tokens in and at most {tokens_out:,} out"
-    if limits.over(tokens_in, tokens_out):
+    total = added(*each)
+    cost = f", {limits.price(total):.2f} by the prices" if limits.prices else ""
+    said = f"{len(each):,} questions, about {total[0]:,} tokens in and at most {total[1]:,} out"
+    if limits.over(total):
         raise RequestError(
             f"{said}{cost}: more than the cap allows; raise --most-tokens or --most-cost, or ask "
             "less with --pairs and --methods."

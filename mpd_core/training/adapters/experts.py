@@ -20,22 +20,18 @@ from mpd_core.training.adapters.fitting import begins, fit
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
 from mpd_core.training.packed import pack_answers, states
-from mpd_core.training.recipe_parts import StageSpec
+from mpd_core.training.pcm_recipe import StageSpec
 from mpd_core.training.results import ADAPTER, save_adapter
 
 
 def expert_folder(setup: TrainingContext, pole: Pole) -> Path:
     """A folder with the adapter of a pole: trained here, or the pack's."""
-    here = setup.out / "experts" / pole.name / ADAPTER
-    packed = setup.pack.spec.experts.adapters.get(pole.name)
-    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+    return setup.folder(f"experts/{pole.name}", setup.pack.spec.experts.adapters.get(pole.name))
 
 
 def anchor_folder(setup: TrainingContext) -> Path:
     """A folder with the adapter that all experts went on from; see ``expert_folder``."""
-    here = setup.out / "experts" / ANCHOR / ADAPTER
-    packed = setup.pack.spec.experts.anchor
-    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+    return setup.folder(f"experts/{ANCHOR}", setup.pack.spec.experts.anchor)
 
 
 def experts_key(setup: TrainingContext) -> str:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from mpd_core.training import checkpoint
 from mpd_core.training.context import RECORD, TrainingContext
-from mpd_core.training.recipe_parts import StageSpec
+from mpd_core.training.pcm_recipe import StageSpec
 from mpd_core.training.results import ADAPTER, CHECKPOINTS, write_metrics
 
 LOGGED = 10

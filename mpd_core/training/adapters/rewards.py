@@ -20,9 +20,7 @@ from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
 def reward_folder(setup: TrainingContext) -> Path:
     """A folder with the reward models, adapter and head: trained here, or the pack's."""
-    here = setup.out / "rewards" / ADAPTER
-    packed = setup.pack.spec.rewards
-    return setup.pack.path(packed.folder) if packed and not here.is_dir() else here
+    return setup.folder("rewards", setup.pack.spec.rewards)
 
 
 class RewardModel(nn.Module):

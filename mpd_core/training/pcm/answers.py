@@ -32,12 +32,8 @@ OTHERS = 24
 def written(setup: TrainingContext, split: Split, prompts: int | None = None) -> list[Rollout]:
     """The written answers of a split as ``Rollout``s, as if the engine had sampled them.
 
-    They are kept in a file by the experts' hashes: reading them takes minutes.
-
-    Args:
-        setup: with trained experts.
-        split: whose answers.
-        prompts: only of so many, the first ones; None: of all.
+    To the first so many prompts, or to all. They are kept in a file by the experts' hashes: reading
+    them takes minutes.
 
     Raises:
         PackError: no such answers, or experts that are not adapters.

@@ -53,11 +53,8 @@ class Learner:
     ) -> Entry:
         """Update the policy; an epoch that diverges is rolled back, moments too, and is the last.
 
-        Args:
-            replies: groups that lie together.
-            rewards: of each.
-            iteration: for the order of updates.
-            credits: of each, where the algorithm goes by tokens.
+        Groups of replies lie together; ``iteration`` settles the order of updates, and ``credits``
+        are of each reply, where the algorithm goes by tokens.
 
         Returns:
             Loss before and after, divergence from the sampling policy, and how weights move.
@@ -73,27 +70,23 @@ class Learner:
         limit = self._spec.guard * max(before["loss"], 1e-6)
         undone = 0.0
         for _ in range(self._spec.passes):
-            kept = self._kept()
+            kept = (
+                {name: tensor.clone() for name, tensor in checkpoint.trained(self._policy).items()},
+                deepcopy(self._optimiser.state_dict()),
+            )
             if not self._pass(buffer, order) < limit:
                 undone = 1.0
-                self._restore(kept)
+                self._restore(*kept)
                 break
         found = self._measure(buffer, now=True)
         if not undone and not found["loss"] < limit:
             undone = 1.0
-            self._restore(kept)
+            self._restore(*kept)
             found = self._measure(buffer, now=True)
         start = {f"{name}_before": before[name] for name in ("loss", "entropy", "weights_std")}
         return {**found, **start, "undone": undone}
 
-    def _kept(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        weights = {
-            name: tensor.clone() for name, tensor in checkpoint.trained(self._policy).items()
-        }
-        return weights, deepcopy(self._optimiser.state_dict())
-
-    def _restore(self, kept: tuple[dict[str, torch.Tensor], dict[str, Any]]) -> None:
-        weights, moments = kept
+    def _restore(self, weights: dict[str, torch.Tensor], moments: dict[str, Any]) -> None:
         checkpoint.restore(self._policy, weights)
         self._optimiser.load_state_dict(moments)
 

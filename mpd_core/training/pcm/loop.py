@@ -20,16 +20,15 @@ from mpd_core.method.static import uniform
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
-from mpd_core.packs import Pack, file_sha256
+from mpd_core.packs import file_sha256
 from mpd_core.training import checkpoint, rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
 from mpd_core.training.pcm.learner import Entry, Learner
-from mpd_core.training.pcm.mean_weights import fit_mean_weights
 from mpd_core.training.pcm.policy import Policy
-from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers
+from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers, fit_mean_weights
 from mpd_core.training.pcm.token_scores import Credit, token_credit
 from mpd_core.training.results import HEAD, write_metrics
 from mpd_core.training.rollouts import Rollout
@@ -69,11 +68,8 @@ def train_pcm(
 ) -> None:
     """Train from the initial policy, or continue after the last finished iteration.
 
-    Args:
-        setup: with trained experts and reward models.
-        resume: go on where a run was cut off.
-        tell: is told one line an iteration.
-        reward: default: the reward models against the references.
+    ``tell`` is told one line an iteration; ``reward`` is, unless given, that of the reward models
+    against the references.
 
     Raises:
         PackError: experts or reward models are missing.
@@ -148,7 +144,9 @@ class Trainer:
         file = self._folder / "rollouts" / f"{iteration:03d}.jsonl"
         spec, prompts = self._spec.rollouts, prompts_of(self._setup, iteration)
         codes = [preference.code for preference in self._setup.pack.space]
-        with Engine.open(run_in_fresh_thread(self._pack), precision=fastest_precision()) as engine:
+        run_in_fresh_thread(self._policy.save, self._folder)
+        pack = run_in_fresh_thread(trained_pack, self._setup, self._folder)
+        with Engine.open(pack, precision=fastest_precision()) as engine:
             reward.prepare(engine, prompts, codes)
             if file.is_file():  # cut off after sampling: the policy is still the same
                 return rollouts.load(file)
@@ -158,10 +156,6 @@ class Trainer:
             replies = rollouts.run(engine, asks, sampling)
         rollouts.save(file, replies)
         return replies
-
-    def _pack(self) -> Pack:
-        self._policy.save(self._folder)
-        return trained_pack(self._setup, self._folder)
 
     def _begin(self, tell: Callable[[str], None]) -> None:
         """Initialise the policy as the recipe says; cached on disk, since it may take minutes."""
@@ -177,11 +171,10 @@ class Trainer:
                 "{held_loss_uniform:.4f}, best constant {held_loss_constant:.4f})".format(**figures)
             )
         if spec.imitate_static or token_scores:
-            targets: Mapping[str, Sequence[float]] = (
-                self._static_weights()
-                if spec.imitate_static
-                else {p.code: uniform(len(p.poles)) for p in space}
-            )
+            targets: Mapping[str, Sequence[float]]
+            targets = {p.code: uniform(len(p.poles)) for p in space}
+            if spec.imitate_static:
+                targets = self._static_weights()
             distance = fit_mean_weights(self._policy.head, space, targets, token_scores)
             tell(f"mean weights imitated: mean distance {distance:.3f}")
         self._keep()

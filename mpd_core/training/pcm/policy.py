@@ -113,10 +113,7 @@ def reply_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor
 def likely_log_probs(batch: Batch, weights: Tensor, temperature: float) -> Tensor:
     """ln pi of each token, then of the others recorded there, [N, T, 1 + C], 0 outside the mask.
 
-    Args:
-        batch: replies that were sampled at this temperature.
-        weights: alpha, [N, T, E].
-        temperature: after mixing.
+    Of replies that were sampled at this temperature, under weights alpha [N, T, E].
     """
     merging, anchors = batch.merging, batch.log_probs.shape[-1] - weights.shape[-1]
     # The token that was sampled, then the others, in the axes of Eq. 1: [N, T, A + E, 1 + C].

@@ -1,4 +1,8 @@
-"""Search for the best constant weights: the static baseline that a PCM has to beat."""
+"""Search for the best constant weights: the static baseline that a PCM has to beat.
+
+The best of many points that were measured on few prompts each is mostly the luckiest one: a smooth
+surface through noisy rewards of a few points says more of what lies between and beside them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from mpd_core.engine import Engine
 from mpd_core.method.static import Weights, around_uniform, grid, method_name
@@ -23,9 +28,37 @@ from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
-from mpd_core.training.pcm.response_surface import response_surface
 from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
+
+LENGTH = 0.25
+"""Distance on the simplex over which rewards go up or down together."""
+
+
+def response_surface(tried: Tensor, rewards: Tensor, at: Tensor) -> Tensor:
+    """Posterior mean of a Gaussian process, relative to the mean of what was tried.
+
+    A prompt's own level is taken out first: whether it is an easy one says nothing of weights. How
+    far the surface moves is read from the data as well: by as much as the points' means spread
+    beyond chance. Where they do not, it is flat.
+
+    Args:
+        tried: weights, [N, E].
+        rewards: of each on the same P prompts, in the same order, P at least 2, [N, P].
+        at: where to read the surface, [M, E]; the result is [M], fp64.
+    """
+    tried, rewards, at = tried.double(), rewards.double(), at.double()
+    lead = rewards - rewards.mean(dim=0)
+    height = lead.mean(dim=1)
+    noise = lead.var(dim=1) / rewards.shape[1]
+    spread = (height.square().mean() - noise.mean()).clamp_min(0.0)
+    among = spread * _kernel(tried, tried) + torch.diag(noise.clamp_min(1e-12))
+    found: Tensor = spread * _kernel(at, tried) @ torch.linalg.solve(among, height)
+    return found
+
+
+def _kernel(a: Tensor, b: Tensor) -> Tensor:
+    return torch.exp(-torch.cdist(a, b).square() / (2.0 * LENGTH**2))
 
 
 def result(setup: TrainingContext) -> Path:

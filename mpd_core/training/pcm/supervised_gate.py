@@ -5,12 +5,12 @@ Eq. 1 is a mixture of experts whose gate is the PCM, and a gate can be fitted by
 the expert that expects it is listened to. Rewards of whole replies say little about single tokens;
 this says something about each. How much each expert counts on average it says less well than
 rewards do (figures: training/README.md): a constant for each preference and expert takes that up,
-which is thrown away, and constants that rewards have chosen take its place.
+which is thrown away, and constants that rewards have chosen take its place (``imitate_static``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup
 
-from mpd_core.method.weight_head import softmax_over
+from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.method.weight_head import WeightHead, softmax_over
 from mpd_core.training.adapters.fitting import averaged, in_order
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.pcm.answers import written
@@ -30,6 +31,10 @@ from mpd_core.training.results import write_metrics
 from mpd_core.training.rollouts import Rollout
 
 CONSTANT_STEPS = 100
+EXPLORED = 0.15
+"""Share of uniform in the weights that are imitated: of an expert that never speaks nothing could
+be learned afterwards."""
+DECAY, STEPS = 1e-4, 200
 
 
 class SupervisedGate(nn.Module):
@@ -67,11 +72,7 @@ def fit_gate_to_answers(
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Fit the policy's adapter and its head's weight to the training split's written answers.
 
-    Args:
-        setup: with trained experts.
-        policy: a fresh one.
-        spec: epochs, batch and rates.
-        folder: of the log.
+    The policy is a fresh one, and experts have been trained; the log goes to ``folder``.
 
     Returns:
         Figures on the validation split (nats a token), and by preference the scores that the head
@@ -154,3 +155,57 @@ def constant_losses(collate: Collator, replies: Sequence[Rollout]) -> dict[str, 
         uniform, best = uniform + losses[0], best + min(losses)
         tokens += int(batch.mask.sum())
     return {"held_loss_uniform": uniform / tokens, "held_loss_constant": best / tokens}
+
+
+def fit_mean_weights(
+    head: WeightHead,
+    space: PreferenceSpace,
+    targets: Mapping[str, Sequence[float]],
+    token_scores: Mapping[str, Tensor] | None = None,
+) -> float:
+    """Fit a head's bias and pair scores to constant weights; no model is run for it.
+
+    Args:
+        head: a fresh one, whose weight is zero and which says the same whatever the backbone reads;
+            or one whose scores are given.
+        space: of the codes.
+        targets: by code, weights of the preference's experts.
+        token_scores: by code, what the head's weight alone says of some tokens, [T, poles]: its
+            weights will be the wanted ones on average over these.
+
+    Returns:
+        Mean distance (total variation) of the head's weights from what they should be; not zero
+        where weights depend on three poles at once.
+    """
+    chosen = torch.zeros(len(targets), len(space.poles), dtype=torch.bool)
+    wanted = torch.zeros(len(targets), len(space.poles))
+    for row, (code, weights) in enumerate(targets.items()):
+        places = [space.poles.index(pole) for pole in space.parse(code).poles]
+        chosen[row, places] = True
+        wanted[row, places] = smoothed(weights)
+    chosen, wanted = chosen.to(head.pair_bias.device), wanted.to(head.pair_bias.device)
+    silent = head.pair_bias.new_zeros(1, len(space.poles))
+    scores = [(token_scores or {}).get(code, silent) for code in targets]
+    fitted = [head.pair_bias, head.linear.bias]
+    optimiser = torch.optim.LBFGS(fitted, max_iter=STEPS, line_search_fn="strong_wolfe")
+
+    def said() -> Tensor:
+        own = zip(scores, chosen, strict=True)
+        return torch.stack([head.weigh(s + head.linear.bias, c).mean(dim=0) for s, c in own])
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        log = said().clamp_min(1e-30).log()
+        size = sum(parameter.square().sum() for parameter in fitted)
+        loss: Tensor = -(wanted * log).sum(dim=-1).mean() + DECAY * size
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        return float((said() - wanted).abs().sum(dim=-1).mean() / 2)
+
+
+def smoothed(weights: Sequence[float]) -> Tensor:
+    """Weights mixed with uniform ones, [E]."""
+    return (1 - EXPLORED) * torch.tensor(weights) + EXPLORED / len(weights)

@@ -1,14 +1,17 @@
 """Credit of single tokens of sampled replies for the chosen poles; see ``method.token_credit``.
 
-A token speaks for a pole by ln p_pole - ln p_opposite (``pole_shifts``). What that counts for is
-measured: the reward model's score of the whole reply is regressed onto the sum over its tokens, and
-multiplied with how much the reward follows that score. The slope is one for all poles: of a few
-groups of replies that a pole has, its own is mostly noise, and a pole whose slope happens to be
-negative would get no credit at all, though it may be the one that is missing.
+A token speaks for a pole by ln p_pole - ln p_opposite (``pole_shifts``): one is recorded while
+replies are sampled, and the opposite poles' experts, which take no part in a reply, read it
+afterwards. What that counts for is measured: the reward model's score of the whole reply is
+regressed onto the sum over its tokens, and multiplied with how much the reward follows that score.
+The slope is one for all poles: of a few groups of replies that a pole has, its own is mostly noise,
+and a pole whose slope happens to be negative would get no credit at all, though it may be the one
+that is missing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -19,12 +22,19 @@ from torch import Tensor, nn
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.method.reward import aggregate
 from mpd_core.method.token_credit import centred, later_scores, leave_one_out, slope
+from mpd_core.models.adapters import load_adapter
+from mpd_core.training.adapters.experts import expert_folder
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.pcm.batches import Collator, padded_tables
-from mpd_core.training.pcm.pole_shifts import pole_shifts
+from mpd_core.training.data import opposites
+from mpd_core.training.pcm.batches import Collator, others_table, padded_tables
 from mpd_core.training.pcm.policy import likely_log_probs
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply
+from mpd_core.training.teacher_forcing import TeacherForcing
+
+TEXTS = 8
+NOTHING = -1
+"""Padding value for token ids."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +52,7 @@ def token_credit(
 ) -> tuple[list[Credit], dict[str, float]]:
     """Advantages of all tokens, normalised to a standard deviation of 1.
 
-    Args:
-        setup: with trained experts.
-        scored: groups of ``rollouts.samples`` replies that lie together.
-        rewards: of each, as they are learned from, [N].
+    Groups of ``rollouts.samples`` replies lie together, with the rewards [N] that are learned from.
 
     Returns:
         By reply, and the share of the rewards' variance within groups that token scores explain.
@@ -95,13 +102,7 @@ def token_weights(
     setup: TrainingContext, scored: Sequence[ScoredReply], shifts: Sequence[Tensor]
 ) -> dict[tuple[str, str], float]:
     """What a unit of a token's shift towards a pole counts for in the reward, by preference code
-    and pole.
-
-    Args:
-        setup: for the reward's kind.
-        scored: as in ``token_credit``.
-        shifts: of the sampled tokens, one column a chosen pole, [T, E]; by reply.
-    """
+    and pole; ``shifts`` are those of each reply's tokens, one column a chosen pole, [T, E]."""
     space, group = setup.pack.space, setup.recipe.pcm.rollouts.samples
     direct = setup.recipe.pcm.reward == "direct"
     told: dict[str, list[tuple[float, float]]] = {}  # by pole, whose groups lie together
@@ -136,3 +137,60 @@ def stacked(credits: Sequence[Credit], device: torch.device) -> Credit:
     later = nn.utils.rnn.pad_sequence([credit.later for credit in credits], batch_first=True)
     scores = padded_tables([credit.scores for credit in credits])
     return Credit(scores.to(device), later.to(device))
+
+
+def pole_shifts(setup: TrainingContext, replies: Sequence[Rollout]) -> list[Tensor]:
+    """ln p_pole - ln p_opposite of each token and of the others recorded there, less the mean over
+    the tokens of all replies to the preference.
+
+    Returns:
+        By reply, as the engine sampled them, [T, 1 + C, E]; 0 where C is padding.
+
+    Raises:
+        PackError: experts that are no adapters.
+    """
+    space = setup.pack.space
+    ids = [_likely_ids(reply) for reply in replies]
+    opposite = _opposites(setup, replies, ids)
+    shifts = []
+    for reply, theirs in zip(replies, opposite, strict=True):
+        experts = len(space.parse(reply.preference).poles)
+        own = torch.tensor(reply.log_probs)[:, None, -experts:]
+        others = others_table([reply], len(reply.tokens))[0, :, :, -experts:]
+        shifts.append(torch.cat([own, others], dim=1) - theirs)
+    for code in {reply.preference for reply in replies}:
+        rows = [k for k, reply in enumerate(replies) if reply.preference == code]
+        mean = torch.cat([shifts[k][:, 0] for k in rows]).mean(dim=0)
+        for k in rows:
+            shifts[k] = (shifts[k] - mean) * (ids[k] != NOTHING)[..., None]
+    return shifts
+
+
+def _likely_ids(reply: Rollout) -> Tensor:
+    """Ids of the sampled token and the alternatives, [T, 1 + C]; padded with ``NOTHING``."""
+    others = reply.other_ids or ((),) * len(reply.tokens)
+    most = max(map(len, others))
+    rows = zip(reply.tokens, others, strict=True)
+    return torch.tensor([[t, *some] + [NOTHING] * (most - len(some)) for t, some in rows])
+
+
+def _opposites(
+    setup: TrainingContext, replies: Sequence[Rollout], ids: Sequence[Tensor]
+) -> list[Tensor]:
+    """ln p of the same tokens by the opposite poles' experts, [T, 1 + C, E] for each reply."""
+    space, prompts = setup.pack.space, [setup.ids(setup.prompt(r.prompt)) for r in replies]
+    chosen = [space.parse(reply.preference).poles for reply in replies]
+    others = [[opposites(space, pole) for pole in poles] for poles in chosen]
+    names = [[pole.name for some in each for pole in some] for each in others]
+    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in space.poles]
+    length = max(len(p) + len(r.tokens) for p, r in zip(prompts, replies, strict=True))
+    reader = TeacherForcing(setup, adapters, texts=TEXTS, length=length)
+    found: dict[int, Tensor] = {}
+    tokens = [reply.tokens for reply in replies]
+    for k, rows in reader.read(prompts, tokens, names, title="opposite poles"):
+        said = iter([row.gather(1, ids[k].clamp_min(0)) for row in rows])
+        # The opposite of a pole is the mean probability under the others of its dimension.
+        each = [torch.stack([next(said) for _ in some]) for some in others[k]]
+        mixed = [some.logsumexp(dim=0) - math.log(len(some)) for some in each]
+        found[k] = torch.stack(mixed, dim=-1)
+    return [found[k] for k in range(len(replies))]

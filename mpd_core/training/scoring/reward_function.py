@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Protocol
 
 import torch
 
@@ -88,18 +87,8 @@ class References:
         return prompt, "" if self._method == "vanilla" else code
 
 
-class RewardFunction(Protocol):
-    """Interface of the rewards that PCM training maximises."""
-
-    def prepare(self, engine: Engine, prompts: Sequence[str], codes: Sequence[str]) -> None:
-        """Prepare the references of these prompts and preferences."""
-
-    def score(self, replies: Sequence[Rollout]) -> list[ScoredReply]:
-        """Score replies; their references must have been prepared."""
-
-
-class ReferenceReward:
-    """Scores replies with reward models against references, whose scores are computed once."""
+class RewardFunction:
+    """What PCM training maximises: scores of reward models against those of references."""
 
     def __init__(
         self,
@@ -126,27 +115,20 @@ class ReferenceReward:
         texts = [self.references.text(prompt, code) for prompt, code in ordered]
         self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
         scores = self._scores(replies, [reply.text for reply in replies])
-        return [
-            ScoredReply(
-                reply, own, _bt_scores(own, self._known[reply.prompt, reply.preference]), self._kind
-            )
-            for reply, own in zip(replies, scores, strict=True)
-        ]
+        found = []
+        for reply, own in zip(replies, scores, strict=True):
+            theirs = self._known[reply.prompt, reply.preference]
+            reference = torch.tensor([theirs[name] for name in own])
+            against = bradley_terry(torch.tensor(list(own.values())), reference).tolist()
+            bt_scores = dict(zip(own, against, strict=True))
+            found.append(ScoredReply(reply, own, bt_scores, self._kind))
+        return found
 
     def _scores(
         self, asked: Sequence[RolloutRequest | Rollout], texts: Sequence[str]
     ) -> list[Scores]:
         poles = [[p.name for p in self._space.parse(ask.preference).poles] for ask in asked]
         return self.models.score([ask.prompt for ask in asked], texts, poles)
-
-
-def _bt_scores(own: Scores, reference: Scores) -> Scores:
-    names = list(own)
-    found = bradley_terry(
-        torch.tensor([own[name] for name in names]),
-        torch.tensor([reference[name] for name in names]),
-    )
-    return dict(zip(names, found.tolist(), strict=True))
 
 
 def references_of(setup: TrainingContext) -> References:
@@ -161,7 +143,7 @@ def references_of(setup: TrainingContext) -> References:
     return References(setup.out / "references" / name, spec.method, sampling)
 
 
-def reward_function(setup: TrainingContext) -> ReferenceReward:
+def reward_function(setup: TrainingContext) -> RewardFunction:
     """The trained reward models, or what the recipe names instead, against its references."""
     references, kind = references_of(setup), setup.recipe.pcm.aggregate
-    return ReferenceReward(setup.pack.space, rewards_of(setup), references, kind)
+    return RewardFunction(setup.pack.space, rewards_of(setup), references, kind)

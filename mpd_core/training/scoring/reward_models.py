@@ -1,32 +1,88 @@
-"""Scores of replies by pole: from trained reward models, or from other scorers."""
+"""Scores of replies by pole: from trained reward models, servers of others, or text measures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from mpd_core.errors import PackError
+import httpx
+
+from mpd_core.errors import EngineError, PackError
 from mpd_core.models.adapters import load_adapter
 from mpd_core.training.adapters.rewards import load_head, reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.measures import MeasureReward
-from mpd_core.training.recipe import ScorerSpec
 from mpd_core.training.results import HEAD
-from mpd_core.training.scoring.remote_reward import RemoteReward
 from mpd_core.training.teacher_forcing import TeacherForcing
 
+SERVED, TRIES = 64, 3
+"""Replies that a server is asked about at once, and how often."""
+MOST = sys.float_info.max
 REWARD = "reward"
 ROWS = 24
 """Texts of one batch."""
 
 
-class Reward(Protocol):
-    """Scores replies for one pole; higher is more of it, on a scale of its own."""
+class RemoteReward:
+    """Asks ``POST url`` with ``{"prompts": [...], "replies": [...]}`` for ``{"scores": [...]}``."""
+
+    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
+        """Prepare a client; nothing is sent yet."""
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._url = url
+        self._client = httpx.Client(headers=headers, timeout=timeout_s)
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
-        """One score a reply."""
+        """One score a reply.
+
+        Raises:
+            EngineError: no answer after some tries, or one that is not a finite number a reply.
+        """
+        scores: list[float] = []
+        for start in range(0, len(replies), SERVED):
+            part = slice(start, start + SERVED)
+            scores += self._ask(list(prompts[part]), list(replies[part]))
+        return scores
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _ask(self, prompts: list[str], replies: list[str]) -> list[float]:
+        problem = ""
+        for attempt in range(TRIES):
+            if attempt:
+                time.sleep(min(0.2 * 2**attempt, 2.0))
+            try:
+                answer = self._client.post(self._url, json={"prompts": prompts, "replies": replies})
+                answer.raise_for_status()
+                return _checked(answer.json(), len(replies))
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                problem = f"status {status}"
+                if status not in (408, 425, 429) and status < 500:
+                    break  # the key, the address or the request is wrong, and stays so
+            except (httpx.HTTPError, ValueError) as error:
+                problem = str(error) or type(error).__name__
+        raise EngineError(f"The reward server {self._url} failed: {problem}. Check it and resume.")
+
+
+def _checked(answer: object, count: int) -> list[float]:
+    scores = answer.get("scores") if isinstance(answer, dict) else None
+    if not isinstance(scores, list) or len(scores) != count:
+        raise ValueError(f"it must answer with {count} scores")
+    # Bounded and not only finite: JSON has whole numbers of any length.
+    if not all(type(score) in (int, float) and abs(score) <= MOST for score in scores):
+        raise ValueError("a score is not finite")
+    return [float(score) for score in scores]
+
+
+Reward = Callable[[Sequence[str], Sequence[str]], list[float]]
+"""Scores replies to prompts for one pole; higher is more of it, on a scale of its own."""
 
 
 class Scorer(Protocol):
@@ -66,12 +122,7 @@ class RewardModels:
     """The trained reward models: one pass of the base with their adapter scores every pole."""
 
     def __init__(self, setup: TrainingContext, folder: Path, length: int = 1024) -> None:
-        """Load the adapter with its head.
-
-        Args:
-            setup: for the base and the prompts.
-            folder: a PEFT folder with ``head.safetensors`` in it.
-            length: longest text, in tokens.
+        """Load the adapter with its head from a folder; ``length``: longest text, in tokens.
 
         Raises:
             PackError: an adapter that cannot be read or does not fit.
@@ -92,15 +143,9 @@ class RewardModels:
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """Scores of replies for the given poles; texts of similar length are batched.
+        """One {pole: score} per reply, of the poles wanted; texts of similar length are batched.
 
-        Args:
-            prompts: what was asked.
-            replies: without an end-of-turn token, which is added: a reward judges what was said.
-            poles: whose scores are wanted, by reply.
-
-        Returns:
-            By reply, pole to score.
+        Replies come without an end-of-turn token, which is added: a reward judges what was said.
         """
         ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
         scores: list[dict[str, float]] = [{} for _ in ids]
@@ -124,13 +169,11 @@ def rewards_of(setup: TrainingContext) -> Rewards:
     Raises:
         PackError: a reward model that is missing.
     """
-    others = {name: _other(spec) for name, spec in setup.recipe.scorers.items()}
+    others: dict[str, Reward] = {}
+    for name, spec in setup.recipe.scorers.items():
+        key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
+        others[name] = (
+            MeasureReward(spec.measure) if spec.measure else RemoteReward(spec.url or "", key)
+        )
     needed = any(pole.name not in others for pole in setup.pack.space.poles)
     return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)
-
-
-def _other(spec: ScorerSpec) -> Reward:
-    if spec.measure:
-        return MeasureReward(spec.measure)
-    key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
-    return RemoteReward(spec.url or "", key)

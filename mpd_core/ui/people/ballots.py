@@ -11,8 +11,7 @@ from pathlib import Path
 
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.record import MAIN, RunRecord, load_run, meetings, replies_of
-from mpd_core.evaluation.store import Row
+from mpd_core.evaluation.record import MAIN, Row, RunRecord, load_run, meetings, replies_of
 from mpd_core.packs import Pack
 
 

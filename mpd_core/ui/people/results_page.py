@@ -9,7 +9,9 @@ from typing import Any
 import gradio as gr
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.people import Meeting, agreement, meetings_of
+from mpd_core.evaluation import Found
+from mpd_core.evaluation.cells import NOTHING, number
+from mpd_core.evaluation.votes import agreement, meetings_of
 from mpd_core.ui import assets
 from mpd_core.ui.pages import PRIVATE, header, navigation
 from mpd_core.ui.people.place import Place
@@ -90,23 +92,21 @@ def _shown(place: Place) -> tuple[str, list[list[str]]]:
         said += f" {others} more, on other weights or settings, are only in the CSV."
     found = [f"{name} {value:.2f}" for name, value in agreement(votes).items() if value is not None]
     said += f" Agreement: {', '.join(found)}." if found else " No pair has two raters yet."
-    return said, [_row(meeting) for meeting in meetings_of(votes)]
+    return said, [_row(met) for met in meetings_of(votes)]
 
 
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _row(meeting: Meeting) -> list[str]:
-    tally, reach = meeting.tally, meeting.interval
+def _row(met: Found) -> list[str]:
+    reach = met["paper_interval"]
     return [
-        meeting.first,
-        meeting.second,
-        meeting.dimension,
-        str(tally.pairs),
-        f"{tally.wins} / {tally.ties} / {tally.losses}",
-        "–" if tally.paper_rate is None else f"{tally.paper_rate:.2f}",
-        f"{reach[0]:.2f} to {reach[1]:.2f}" if reach else "–",
-        "–" if tally.half_rate is None else f"{tally.half_rate:.2f}",
-        f"{tally.p:.3g}",
+        *(met["first"], met["second"], met["dimension"]),
+        str(met["wins"] + met["ties"] + met["losses"]),
+        f"{met['wins']} / {met['ties']} / {met['losses']}",
+        number(met["paper_rate"]),
+        f"{reach[0]:.2f} to {reach[1]:.2f}" if reach else NOTHING,
+        number(met["half_rate"]),
+        f"{met['p']:.3g}",
     ]
