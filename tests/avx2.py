@@ -9,7 +9,6 @@ from llvmlite import binding as llvm
 
 from tests import tiny
 from tests.fresh_python import in_python
-from tests.test_blocks import MIXES, TEMPLATE, converted
 
 BEYOND = ("avx512", "avx10", "amx", "avxvnni", "avxifma", "avxneconvert", "evex")
 """How features are called that came after AVX2, whose instructions have wider registers."""
@@ -56,6 +55,8 @@ class Started:
 
 def start(folder: Path) -> Started:
     """The first start."""
+    from tests.test_blocks import MIXES, TEMPLATE, converted  # which asks for this
+
     base = converted(folder / "x", kinds=MIXES["Q4_1, output in 8 bits"])
     options = {"adapters": True, "anchor": True, "pcm_trained": True}
     pack = tiny.write_pack(folder, base, prompt="plain", extra=TEMPLATE, **options)
