@@ -41,7 +41,7 @@ COPY --chown=user mpd_core ./mpd_core
 COPY --chown=user assets ./assets
 RUN MPD_PACK=smollm2-135m python -m mpd_core fetch
 # Loops as this CPU runs them; on another kind they are compiled at the first start.
-RUN python -c "from mpd_core.models.kernels import prepare; prepare()"
+RUN python -c "from mpd_core.engine.preparing import prepare; prepare()"
 COPY --chown=user app.py ./
 
 EXPOSE 7860

@@ -16,8 +16,9 @@ import hypothesis
 import pytest
 
 from mpd_core.engine import Engine
+from mpd_core.models.linear import can_pack
 from mpd_core.packs import Pack, load_pack
-from tests import tiny
+from tests import avx2, tiny
 from tests.patience import pytest_timeout_set_timer as pytest_timeout_set_timer
 
 # How long an example takes says what else the machine has to do.
@@ -54,3 +55,11 @@ def tiny_engine(tiny_pack_dir: Path) -> Iterator[Engine]:
     engine = Engine.open(load_pack(tiny_pack_dir))
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def started_with_avx2(tmp_path_factory: pytest.TempPathFactory) -> avx2.Started:
+    """A program that has been started for a CPU with AVX2, for the first time."""
+    if not can_pack():
+        pytest.skip("this machine has no kernels for packed products, nor blocks")
+    return avx2.start(tmp_path_factory.mktemp("avx2"))

@@ -30,10 +30,9 @@ from mpd_core.models.llama_modules import LlamaForCausalLM, LlamaRMSNorm
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from mpd_core.sources.obtain import obtain
-from tests import tiny, tiny_gguf
+from tests import avx2, tiny, tiny_gguf
 from tests.fresh_python import in_python
 from tests.test_engine import ask, assert_engine_is_reference
-from tests.test_instruction_sets import compiled_for_avx2
 from tests.tiny_gguf import write_gguf
 
 LARGEST, LEAST = 65504.0, 6e-8  # of fp16
@@ -104,6 +103,7 @@ def test_a_row_and_an_output_do_not_depend_on_others(bits: int) -> None:
 
 THREADS = """
 import hashlib, torch
+from mpd_core.models.mix_loops import mix
 from mpd_core.models.vector_code import WIDE
 from mpd_core.models.kernels import loop_threads
 from tests.test_blocks import linear
@@ -112,14 +112,18 @@ for bits in (4, 8):
     torch.manual_seed(1)
     for rows in (21, 45):  # fewer and more than a panel is unpacked for
         made += linear(bits, 200, 576)(torch.randn(rows, 576)).numpy().tobytes()
+for heads in range(1, 7):
+    weights, values, out = torch.randn(heads, 41), torch.randn(41, 128), torch.zeros(heads, 128)
+    mix(weights.numpy(), values.numpy(), out.numpy())
+    made += out.numpy().tobytes()
 print(loop_threads(), WIDE, hashlib.sha256(made).hexdigest())
 """
 
 
-def test_threads_and_instructions_change_nothing(tmp_path: Path) -> None:
+def test_threads_and_instructions_change_nothing(started_with_avx2: avx2.Started) -> None:
     """To the bit: each sum is one chain, whoever computes it, in however wide registers."""
-    avx2 = {**compiled_for_avx2(tmp_path), "NUMBA_NUM_THREADS": "1"}
-    ways = ({"NUMBA_NUM_THREADS": "1"}, {"NUMBA_NUM_THREADS": "2"}, avx2)
+    narrow = {**started_with_avx2.environment, "NUMBA_NUM_THREADS": "1"}
+    ways = ({"NUMBA_NUM_THREADS": "1"}, {"NUMBA_NUM_THREADS": "2"}, narrow)
     found = [in_python(THREADS, **way).split() for way in ways]
     assert found[2][1] == "False"
     assert len({digest for *_, digest in found}) == 1

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from llvmlite import binding as llvm
 
-from mpd_core.models.linear import can_pack
-from tests import tiny
-from tests.fresh_python import in_python
+from tests import avx2, tiny
+from tests.fresh_python import ROOT, in_python
 
 SETS = {
     "AVX2": {
@@ -23,21 +24,6 @@ SETS = {
     "this CPU's": {},
 }
 """Switches of the libraries that multiply: fbgemm, torch itself, MKL and oneDNN."""
-BEYOND = ("avx512", "avx10", "amx", "avxvnni", "avxifma", "avxneconvert", "evex")
-"""How features are called that came after AVX2, whose instructions have wider registers."""
-
-
-def compiled_for_avx2(cache: Path) -> dict[str, str]:
-    """Environment in which numba compiles as on Haswell, which has AVX2, and keeps that apart."""
-    features = llvm.get_host_cpu_features().items()
-    said = ("-+"[has and not name.startswith(BEYOND)] + name for name, has in features)
-    return {
-        "NUMBA_CPU_NAME": "haswell",
-        "NUMBA_CPU_FEATURES": ",".join(said),
-        "NUMBA_CACHE_DIR": str(cache),
-    }
-
-
 CODE = """
 import json, sys
 import torch
@@ -47,6 +33,12 @@ from mpd_core.models.linear import PackedLinear
 from mpd_core.packs import load_pack
 from tests.test_engine import ask
 
+@kernels.compiled()
+def double(x):  # of no file, so never from disk, where code cannot be looked into
+    for i in range(len(x)):
+        x[i] += x[i]
+
+double(torch.ones(64).numpy())
 torch.manual_seed(0)
 unequal = []
 for size in ((64, 64), (405, 64), (96, 576)):
@@ -77,21 +69,21 @@ print(json.dumps({
     == [(s.token_id, s.logprobs, s.weights, s.probability) for s in together],
     "crowd": status["crowd"],
     "lanes": sorted({lane["crowd"] for lane in status["models"].values()}),
-    "wide": any("zmm" in code for code in kernels.add_norm.inspect_asm().values()),
+    "wide": any("zmm" in code for code in double.inspect_asm().values()),
     "threads": [status["threads"], status["loop_threads"]],
 }))
 """
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_a_request_is_alone_what_it_is_in_a_crowd(name: str, tmp_path: Path) -> None:
+def test_a_request_is_alone_what_it_is_in_a_crowd(
+    name: str, tmp_path: Path, started_with_avx2: avx2.Started
+) -> None:
     """In a process of its own, since libraries choose their kernels once."""
-    if not can_pack():
-        pytest.skip("this machine has no kernels for packed products")
     base = tiny.save_base(tmp_path / "base")
     tiny.write_pack(tmp_path, base, dimensions=2, prompt="plain", adapters=True, pcm_trained=True)
     code = f"import sys; sys.argv = ['', {str(tmp_path)!r}]" + CODE
-    loops = compiled_for_avx2(tmp_path / "loops") if name == "AVX2" else {}
+    loops = started_with_avx2.environment if name == "AVX2" else {}
     found: dict[str, Any] = json.loads(in_python(code, **SETS[name], **loops).splitlines()[-1])
     if name == "AVX2" and found["capability"] != "AVX2":
         pytest.skip(f"torch cannot be told to use AVX2 here: {found['capability']}")
@@ -101,3 +93,25 @@ def test_a_request_is_alone_what_it_is_in_a_crowd(name: str, tmp_path: Path) -> 
     assert found["crowd"] == "equal to the bit"
     assert found["lanes"] == ["equal to the bit"]
     assert found["threads"][0] == found["threads"][1] > 0
+
+
+LOOPS = (
+    *(f"{name}.py" for name in ("kernels", "levels", "layer_loops", "merge_loops", "step_loops")),
+    "blocks.py::test_products_are_those_of_unpacked_weights",
+    "blocks.py::test_a_row_and_an_output_do_not_depend_on_others",
+)
+"""Tests of what is compiled."""
+
+
+def test_loops_are_right_with_avx2(started_with_avx2: avx2.Started) -> None:
+    """In fewer and narrower registers, and four products take three instructions."""
+    chosen = [*(f"tests/test_{name}" for name in LOOPS), "-k", "not openmp"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *chosen],
+        cwd=ROOT,
+        env={**os.environ, **started_with_avx2.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout

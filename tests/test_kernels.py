@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numba import TypingError
 from torch import Tensor
 
 from mpd_core.engine import Engine
@@ -194,6 +195,17 @@ def test_a_heads_sum_of_values_does_not_depend_on_others(heads: int, width: int)
             own = weights[head : head + 1].contiguous()
             alone = run(mix, torch.empty(1, width), own, values)
             assert torch.equal(alone[0], out[head])
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_sums_of_what_lies_apart_are_refused(which: int) -> None:
+    """They are read and written by address."""
+    weights, values, out = (random(*size) for size in ((3, 2, 2), (2, 64, 2), (3, 64, 2)))
+    arrays = [
+        a[..., 0] if k == which else a[..., 0].clone() for k, a in enumerate((weights, values, out))
+    ]
+    with pytest.raises(TypingError, match="does not lie in one piece: pass a contiguous copy"):
+        run(mix, arrays[2], arrays[0], arrays[1])
 
 
 @pytest.mark.parametrize("loop", [norm, gated, lambda rows: attended(rows)[0], adapted])

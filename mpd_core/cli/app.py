@@ -185,4 +185,11 @@ def _engine(
 ) -> Engine:
     from mpd_core.engine import Engine  # here: --help and bad input should not wait for torch
 
-    return Engine.open(pack, quantize=quantize, device=device, warm=warm, progress=progress)
+    return Engine.open(
+        pack,
+        quantize=quantize,
+        device=device,
+        warm=warm,
+        compile_apart=True,
+        progress=progress,
+    )

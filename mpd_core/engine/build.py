@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
-from mpd_core.engine import distribution, loading
+from mpd_core.engine import loading
 from mpd_core.engine.budget import Need, share_cpu, share_gpu
 from mpd_core.engine.memory import release
 from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
+from mpd_core.engine.preparing import prepare
 from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
-from mpd_core.models import kernels, step_loops
+from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
 from mpd_core.models.base import (
@@ -83,6 +84,9 @@ class EngineOptions(TypedDict, total=False):
     """Of each model, to keep of ended requests, for those that begin alike."""
     warm: bool
     """Whether what all prompts begin with is read before the first one comes, on a CPU."""
+    compile_apart: bool
+    """Whether a process of its own may compile loops that are not on disk yet: this one stays as
+    small as it is when they are. For programs; a library starts no processes by itself."""
     progress: Callable[[str], None]
     """Is told in sentences what is being done."""
 
@@ -109,8 +113,8 @@ def build(pack: Pack, **options: Unpack[EngineOptions]) -> Parts:
     format_ = in_blocks(format_, precision, folder)
     if format_.device == "cpu":
         progress("Preparing loops for this CPU: some seconds the first time, then none.")
-        for loops in (kernels, step_loops, distribution):
-            loops.prepare()
+        in_whole_numbers = format_.blocks or format_.packed is torch.int8
+        prepare(blocks=in_whole_numbers, apart=options.get("compile_apart", False))
         if not kernels.HAS_OPENMP:
             progress("OpenMP's library is missing (Debian: libgomp1): loops run on one core.")
     loading.check_prompts(pack, folder)

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from mpd_core.models.compiling import compiled
 from mpd_core.models.level_loops import BLOCK, DIGITS, Levels
-from mpd_core.models.number_code import Array
+from mpd_core.models.number_code import Array, start_of
 from mpd_core.models.vector_code import (
     DOTS,
     F16,
@@ -188,8 +188,8 @@ def multiply(codes: Codes, scales: Scales, levels: Levels, sizes: Array, y: Arra
     panels, blocks, bits = codes.shape[:3]
     rows, y_row = len(levels), 4 * y.shape[1]
     codes_panel, scales_panel = codes[0].size, 2 * scales[0].size
-    at_codes, at_scales = codes.ctypes.data, scales.ctypes.data
-    at_levels, at_sizes, at_y = levels.ctypes.data, sizes.ctypes.data, y.ctypes.data
+    at_codes, at_scales = start_of(codes), start_of(scales)
+    at_levels, at_sizes, at_y = start_of(levels), start_of(sizes), start_of(y)
     groups = (rows + MOST - 1) // MOST
     for panel in prange(panels):
         own, d = at_codes + panel * codes_panel, at_scales + panel * scales_panel

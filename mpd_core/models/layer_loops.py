@@ -9,7 +9,11 @@ Where things lie in memory is in a table, a line a layer; ``layer_table`` writes
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
+from numba import typeof
 
 from mpd_core.models.block_loops import PANEL, multiply
 from mpd_core.models.compiling import compiled
@@ -111,3 +115,14 @@ def climb(
         _linear(own[GATE_UP:DOWN], normed, levels, sizes, gates, kind, wide)
         gated(wide, narrow)
         _linear(own[DOWN:COLUMNS], narrow, levels, sizes, gates, kind, update)
+
+
+@functools.cache
+def prepare() -> None:
+    """Compile it for this CPU, or take its code from disk: for adapters in fp32 and in fp16."""
+    x, table = np.zeros((1, 1), np.float32), np.zeros((1, COLUMNS), np.int64)
+    each, places = x[None], table[:, :1].copy()
+    loop: Any = climb
+    for kind in (np.float32, np.int16):
+        shared = (each, each, (1, 1, 1, 1), places[0], places, x, np.zeros(0, kind))
+        loop.compile(tuple(map(typeof, (table, 1, 1e-6, x, x, *shared))))

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from mpd_core.models.compiling import compiled
-from mpd_core.models.number_code import ROUND, Array
+from mpd_core.models.number_code import ROUND, Array, start_of
 from mpd_core.models.vector_code import F32, I8, I32, Code
 
 BLOCK = 32
@@ -88,7 +88,7 @@ def to_levels(x: Array, levels: Levels, sizes: Array) -> None:
         sizes: s, and the sum of s n, [rows, blocks, 2].
     """
     blocks = levels.shape[1]
-    at_x, at_levels, at_sizes = x.ctypes.data, levels.ctypes.data, sizes.ctypes.data
+    at_x, at_levels, at_sizes = start_of(x), start_of(levels), start_of(sizes)
     for row in prange(len(x)):
         for block in range(row * blocks, (row + 1) * blocks):
             x_block, levels_block = at_x + block * BLOCK * 4, at_levels + block * BLOCK * DIGITS

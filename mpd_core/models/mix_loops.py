@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from mpd_core.models.compiling import compiled
-from mpd_core.models.number_code import ZERO, Array, add_rows
+from mpd_core.models.number_code import ZERO, Array, add_rows, start_of
 from mpd_core.models.vector_code import F32, I64, LANES, Code
 
 PARTS = 4
@@ -90,7 +90,7 @@ def mix(weights: Array, values: Array, out: Array) -> None:
             own[:] = ZERO
             add_rows(weights[head], values, own)
         return
-    at_weights, at_values, at_out = weights.ctypes.data, values.ctypes.data, out.ctypes.data
+    at_weights, at_values, at_out = start_of(weights), start_of(values), start_of(out)
     own, each = 4 * tokens, 4 * width
     for head in range(0, heads, HEADS):
         count, those, to = min(HEADS, heads - head), at_weights + own * head, at_out + each * head

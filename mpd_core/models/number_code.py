@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, errors
 from numba.extending import intrinsic
 from numba.np import arrayobj
 from numpy.typing import NDArray
@@ -63,6 +63,23 @@ def array_at(_: Any, address: Any, count: Any, kind: Any) -> Any:  # noqa: ARG00
         return made._getvalue()
 
     return array(types.int64, types.int64, kind), generate
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def start_of(_: Any, array: Any) -> Any:
+    """The address of an array's numbers, which lie one after the other.
+
+    Raises:
+        TypingError: they do not; when a loop is compiled, which costs nothing when it runs.
+    """
+    if array.layout != "C":
+        raise errors.TypingError(f"{array} does not lie in one piece: pass a contiguous copy")
+
+    def generate(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        held = context.make_array(array)(context, builder, args[0])
+        return builder.ptrtoint(held.data, ir.IntType(64))
+
+    return types.int64(array), generate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
