@@ -34,8 +34,7 @@ from mpd_core.training.results import ADAPTER
 from mpd_core.training.trunk import Trunk, share_trunk
 
 RUNS = Path("runs")
-RECORD = "run.json"
-MACHINE = "machine.json"
+RECORD, MACHINE = "run.json", "machine.json"
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 """Config keys that limit how many tokens back a layer attends."""
 
