@@ -1,8 +1,7 @@
 """What others run, over PEFT and transformers: several experts with a PCM, and one plain model.
 
-A scheme is a generator: it yields the log-probabilities [V] of the next token and is sent the token
-that was chosen. ``decode`` times it; ``replay`` feeds it the engine's tokens, to see whether it
-gives the engine's distribution.
+A scheme yields the log-probabilities [V] of a token and is sent which was chosen. ``decode`` times
+it; ``replay`` feeds it the engine's tokens, to see whether it gives the engine's distribution.
 """
 
 from __future__ import annotations
