@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from mpd_core.errors import PackError
 from mpd_core.models import kernels
 from mpd_core.models.adapter_config import MERGE
+from mpd_core.models.linear import PACKED
 
 
 class Routing:
@@ -125,15 +127,27 @@ class SideBySideLora(StackedLora):
     _laid_out: tuple[int, ...] | None = None
     _columns: tuple[int, ...] = ()
 
+    def __init__(
+        self,
+        base: nn.Module,
+        routing: Routing,
+        parts: Sequence[tuple[str, int]],
+        packed: torch.dtype | None,
+    ) -> None:
+        """``packed``: A and B in fp16 or bf16, as ``linear`` has them, which only a CPU can: what a
+        row is given is then the same whatever other rows there are."""
+        super().__init__(base, routing, parts)
+        self._product = PACKED[packed] if packed else _product
+
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if self._laid_out != self._routing.in_use:
             self._lay_out(y.shape[-1])
         if not self._columns:
             return y
         mask = self._routing.mask(self._columns, self._places)
+        down, up = self._products
         # Not a product alone: where an adapter overflows, rows without it would get 0 x inf, NaN.
-        inner = (F.linear(x, self._a) * mask).masked_fill_(mask == 0.0, 0.0)
-        return y.add_(F.linear(inner, self._b))
+        return y.add_(up((down(x) * mask).masked_fill_(mask == 0.0, 0.0)))
 
     def _lay_out(self, width: int) -> None:
         self._laid_out, like = self._routing.in_use, self._routing.weights
@@ -143,14 +157,19 @@ class SideBySideLora(StackedLora):
         self._places = torch.tensor(self._columns, dtype=torch.long, device=like.device)
         if not blocks:
             return
-        self._a = torch.cat([block.factors[0] for block in blocks]).to(like)
-        self._b = self._a.new_zeros(width, len(self._a))
+        a = torch.cat([block.factors[0] for block in blocks]).to(like)
+        b = a.new_zeros(width, len(a))
         column = 0
         for block in blocks:
-            b = block.factors[1]
-            height, rank = b.shape
-            self._b[block.start : block.start + height, column : column + rank] = b
+            own = block.factors[1]
+            height, rank = own.shape
+            b[block.start : block.start + height, column : column + rank] = own
             column += rank
+        self._products = self._product(a), self._product(b)
+
+
+def _product(weight: Tensor) -> Callable[[Tensor], Tensor]:
+    return partial(F.linear, weight=weight)
 
 
 class RowLoopLora(StackedLora):
