@@ -153,6 +153,7 @@ def test_an_interrupted_thread_is_not_waited_for() -> None:
     code = """
 import os, signal, threading, time
 from mpd_core.models.threads import run_in_fresh_thread
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     run_in_fresh_thread(time.sleep, 3000)
