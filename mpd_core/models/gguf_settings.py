@@ -51,13 +51,14 @@ NOTHING: dict[str, object] = {
 AT_LEAST_ONE = frozenset({"block_count", "embedding_length"})
 SIZES = (
     *sorted(AT_LEAST_ONE),
-    *(
-        "attention.head_count",
-        "attention.head_count_kv",
-        "attention.key_length",
-        "attention.value_length",
-    ),
-    *("feed_forward_length", "expert_count", "expert_feed_forward_length", "vocab_size"),
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "feed_forward_length",
+    "expert_count",
+    "expert_feed_forward_length",
+    "vocab_size",
 )
 """Settings that are sizes of tensors, or a count of them."""
 EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
