@@ -26,10 +26,10 @@ from mpd_core.evaluation.judging import Question
 from mpd_core.evaluation.measures import MeasuresJudge, TextJudge, measures_of, unanswered
 from mpd_core.evaluation.remarks import KINDS
 from mpd_core.evaluation.topic import Topic
-from mpd_core.evaluation.written import calibrate, validation
+from mpd_core.evaluation.written import calibrate, in_common, one_letter_apart, validation
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
-from mpd_core.training.data import Styled, load_styles
+from mpd_core.training.data import Split, Styled, load_styles
 from mpd_core.training.measures import words
 from mpd_core.training.recipe import load_recipe
 from tests.fresh_python import in_python
@@ -138,8 +138,8 @@ def test_remarks_at_its_ends_give_a_plain_answer_its_tone(
 
 
 def test_no_remark_is_taken_from_what_experts_learn_from() -> None:
-    """A list that knew the training answers' own phrases would be no independent judge of a pack
-    that learned them: no remark stands in any of them, and none of its three words in a row in more
+    """The scale counts words in these answers as it is; the list is for a tone said in other words
+    than theirs. So no remark stands in any of them, and none of its three words in a row in more
     than one answer of a hundred."""
     file = load_recipe(PACK).data.experts
     assert file
@@ -204,13 +204,10 @@ def test_the_committed_scales_read_held_out_answers() -> None:
 
 
 def test_the_committed_scales_read_the_answers_in_plain_words() -> None:
-    """Of which nothing was fitted; poles apart, since a mean would hide one that is not seen."""
-    file = load_recipe(PACK).data.experts
-    assert file
-    rows = load_styles(PACK.path(file)).split("valid")
-    figures = validation(TextJudge.of(PACK), PACK.space, rows)
+    """Held-out ones; poles apart, since a mean would hide one that is not seen."""
+    figures = validation(TextJudge.of(PACK), PACK.space, plain_answers("valid"))
     for index, (dimension, least) in enumerate(
-        (("expertise", 0.8), ("length", 0.95), ("tone", 0.8))
+        (("expertise", 0.85), ("length", 0.95), ("tone", 0.95))
     ):
         for letter in "AB":
             own = [
@@ -218,6 +215,55 @@ def test_the_committed_scales_read_the_answers_in_plain_words() -> None:
             ]
             assert sum(own) / len(own) > least, (dimension, letter)
         assert figures["minimal_pairs"][dimension]["accuracy"] > 0.98
+
+
+def plain_answers(split: Split) -> tuple[Styled, ...]:
+    file = load_recipe(PACK).data.experts
+    assert file
+    return load_styles(PACK.path(file)).split(split)
+
+
+def test_tone_is_in_the_remarks_and_not_in_what_stands_between(judge: TextJudge) -> None:
+    """What a held-out answer in plain words says in both tones mostly shows none; nor does another
+    letter turn a tone into its opposite."""
+    rows = plain_answers("valid")
+    tone = next(d.poles for d in PACK.space.dimensions if d.name == "tone")
+    bare = list(in_common(PACK.space, tone, rows))
+    assert len(bare) > 100
+    assert [judge("", text)["tone"] for text in bare].count(None) > 0.85 * len(bare)
+    turned = [
+        {judge("", row.answers[code])["tone"] for code in pair} >= {pole.name for pole in tone}
+        for _, _, *pair in (one for one in one_letter_apart(PACK.space) if one[0] != "tone")
+        for row in rows
+        if set(pair) <= row.answers.keys()
+    ]
+    assert sum(turned) < 0.02 * len(turned)
+
+
+SCIENCE = (
+    "Combustion oxidises hydrocarbon fuel, and thermal convection transports the hot gas upwards. "
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "tone"),
+    [
+        (f"A timely question, colleague! {SCIENCE}", "friendly"),
+        (f"{SCIENCE}Happy learning!", "friendly"),
+        (f"Good thinking, dear colleague! {SCIENCE}Enjoy the view!", "friendly"),
+        (f"Seriously? {SCIENCE}", "unfriendly"),
+        (f"Basic chemistry, obviously. {SCIENCE}Now go away.", "unfriendly"),
+        (SCIENCE, None),
+        (f"{SCIENCE}A colleague of the author measured it in 1990.", None),
+        (f"{SCIENCE}The flame goes away once the fuel is used up.", None),
+    ],
+)
+def test_a_remark_to_the_reader_shows_its_tone_between_terms(
+    judge: TextJudge, text: str, tone: str | None
+) -> None:
+    """As a model of ours says it, and blind readers take it; its words alone, of a third, do
+    not."""
+    assert judge("", text)["tone"] == tone
 
 
 @pytest.mark.parametrize(
@@ -322,7 +368,7 @@ def test_scales_are_fitted_from_any_packs_answers(tmp_path: Path) -> None:
     space = space_of(("dense", "plain"), ("short", "long"))
     named = {"dense": "rare", "plain": "-rare", "short": "-words", "long": "words"}
     rows = [Styled(str(n), "train", f"Prompt {n}?", _answers(n)) for n in range(20)]
-    fitted = calibrate(space, named, rows)
+    fitted = calibrate(space, named, {"written": rows})
     assert list(fitted) == ["rare", "words"]
     assert list(fitted["rare"].cues) == ["rare"]
     scales.save_scales(tmp_path / "scales.json", fitted, {"kind": "test"})
@@ -330,6 +376,37 @@ def test_scales_are_fitted_from_any_packs_answers(tmp_path: Path) -> None:
     found = validation(judge, space, rows)
     assert min(share for row in found["shares"].values() for share in row.values()) > 0.9
     assert found["minimal_pairs"]["d0"] == {"pairs": 40, "accuracy": 1.0}
+
+
+def test_a_tone_is_learned_from_each_set_of_answers_in_its_own_words() -> None:
+    """With two sets either's words count; what both sides of a pair say shows nothing."""
+    space = space_of(("kind", "curt"))
+    named = {"kind": "sentiment", "curt": "-sentiment"}
+    sets = {
+        "written": [_toned(n, "dearest petal", "vile worm") for n in range(40)],
+        "experts": [_toned(n, "howdy partner", "begone pest") for n in range(40)],
+    }
+    scale = calibrate(space, named, sets)["sentiment"]
+    assert list(scale.lexicons) == ["written", "experts"]
+    alone = calibrate(space, named, {"written": sets["written"]})["sentiment"]
+    content = _content(99)
+    for said, end in (("dearest petal", 1), ("vile worm", -1)):
+        assert scale.shows(f"{said}. {content}") == alone.shows(f"{said}. {content}") == end
+    for said, end in (("howdy partner", 1), ("begone pest", -1)):
+        assert scale.shows(f"{said}. {content}") == end
+        assert alone.shows(f"{said}. {content}") == 0
+    assert scale.shows(content) == 0
+    assert list(in_common(space, space.poles, sets["experts"][:1])) == [_content(0)]
+
+
+def _toned(number: int, kind: str, curt: str) -> Styled:
+    content = _content(number)
+    answers = {"neutral": content, "A": f"{kind}. {content}", "B": f"{curt}. {content}"}
+    return Styled(str(number), "train", f"Prompt {number}?", answers)
+
+
+def _content(number: int) -> str:
+    return f"The sea near town {number} is deep and cold in the winter. It has waves."
 
 
 def _answers(number: int) -> dict[str, str]:
@@ -356,6 +433,8 @@ def _answers(number: int) -> dict[str, str]:
         (lambda found: found["scales"]["grade"].update(low=float("nan")), "finite"),
         (lambda found: found["scales"]["words"]["cues"].update(wrds={}), "TypeError"),
         (lambda found: found.update(scales=[1]), "AttributeError"),
+        (lambda found: found["scales"]["sentiment"]["lexicons"].pop("experts"), "unknown cue"),
+        (lambda found: found["scales"]["sentiment"].pop("lexicons"), "KeyError"),
     ],
 )
 def test_damaged_scales_are_refused_by_name(tmp_path: Path, spoil: object, said: str) -> None:

@@ -96,3 +96,12 @@ def styles(pack: Pack) -> Styles:
     from mpd_core.training.recipe import load_recipe
 
     return load_styles(pack.path(load_recipe(pack).data.file))
+
+
+def experts_styles(pack: Pack) -> Styles | None:
+    """The answers that a pack's experts learn from, where they are others than its written ones."""
+    from mpd_core.training.data import load_styles
+    from mpd_core.training.recipe import load_recipe
+
+    file = load_recipe(pack).data.experts
+    return load_styles(pack.path(file)) if file else None

@@ -44,18 +44,16 @@ def validate(
 ) -> None:
     """How well the text measures read the written answers, by preference and dimension.
 
-    And those that the experts learn from, of which nothing was fitted, where they are others.
+    And those that the experts learn from, where they are others.
     """
     loaded = parts.opened(pack)
     from mpd_core.evaluation.measures import TextJudge
     from mpd_core.evaluation.written import validation, validation_text
-    from mpd_core.training.data import load_styles
-    from mpd_core.training.recipe import load_recipe
 
     judge = TextJudge.of(loaded)
     figures = validation(judge, loaded.space, parts.styles(loaded).split(split))
-    others = load_recipe(loaded).data.experts
-    if rows := load_styles(loaded.path(others)).split(split) if others else ():
+    others = parts.experts_styles(loaded)
+    if rows := others.split(split) if others else ():
         figures["experts"] = validation(judge, loaded.space, rows)
     print(json_.dumps(figures, indent=1) if json else validation_text(figures))
 
@@ -64,18 +62,23 @@ def calibrate(
     pack: options.PackOption = None,
     out: Annotated[Path | None, typer.Option(help="Default: scales.json beside the pack.")] = None,
 ) -> None:
-    """Fit the text measures' scales on the training split of a pack's written answers."""
+    """Fit the text measures' scales on the training split of a pack's written answers.
+
+    And of those that its experts learn from, where they are others.
+    """
     loaded = parts.opened(pack)
-    from mpd_core.evaluation.measures import measures_of
+    from mpd_core.evaluation.measures import FITTED, measures_of
     from mpd_core.evaluation.scales import FILE, save_scales
     from mpd_core.evaluation.written import calibrate as fitted
 
-    answers = parts.styles(loaded)
-    train = answers.split("train")
+    answers = {"written": parts.styles(loaded)}
+    if experts := parts.experts_styles(loaded):
+        answers["experts"] = experts
+    train = {name: styles.split("train") for name, styles in answers.items()}
     facts = {
-        "kind": "fitted on the written answers' surface measures, not a neural model",
-        "prompts": len(train),
-        "data_sha256": answers.sha256,
+        "kind": FITTED,
+        "prompts": {name: len(rows) for name, rows in train.items()},
+        "data_sha256": {name: styles.sha256 for name, styles in answers.items()},
     }
     file = out or loaded.folder / FILE
     save_scales(file, fitted(loaded.space, measures_of(loaded), train), facts)

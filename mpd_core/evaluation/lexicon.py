@@ -38,8 +38,8 @@ class Lexicon:
     low_remarks: Weights
     high_remarks: Weights
 
-    def cues(self, text: str) -> dict[str, float]:
-        """By ``NAMES``, of a settled text."""
+    def cues(self, text: str) -> list[float]:
+        """Of a settled text, in the order of ``NAMES``."""
         spoken = [remarks(part) for part in sentences(text)] or [set()]
         said = words(text)
         values: list[float] = []
@@ -50,7 +50,7 @@ class Lexicon:
             sharp = [_sum(at_once, found) / math.sqrt(len(found) + 2) for found in spoken]
             whole = _sum(all_over, said) / math.sqrt(len(said) + 1)
             values += [max(sharp), sharp[0], sharp[-1], whole]
-        return dict(zip(NAMES, values, strict=True))
+        return values
 
 
 def words(text: str) -> set[str]:

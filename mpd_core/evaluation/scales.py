@@ -3,14 +3,16 @@
 A scale is named after the plain measure that it grew from (``grade``, ``words``, ``sentiment``: the
 names that a recipe's ``[measures]`` uses) and tells three things apart, as a reader would: the text
 shows the low end, the high end, or neither. Its coefficients were fitted on the written answers'
-surface measures; there is no neural model in it, and none was trained on it.
+surface measures, those that experts learn from among them; there is no neural model in it, and none
+was trained on it.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from mpd_core.evaluation.remarks import dressed
 from mpd_core.training.measures import words
 
 Floats = NDArray[np.float64]
+Labelled = Sequence[tuple[str, int]]
+"""Texts, each with the end of a scale that it shows."""
 
 LOW, NEITHER, HIGH = -1, 0, 1
 FEWEST_WORDS = 3
@@ -40,19 +44,18 @@ EXTENDED: Mapping[str, tuple[str, ...]] = {
     ),
     "sentiment": (
         *("sentiment", "asks", "shortened", "closing_you", "commonness"),
-        *("playful", "colloquial", "curt", *LEXICAL),
+        *("playful", "colloquial", "curt"),
         *("most_curt", "most_warm", "ends_curt", "ends_warm"),
     ),
 }
 """The cues of a scale where they are more than the measure itself. Bare denials, short sentences
 and full forms ("it is") would read the written answers a little better, but a small model says such
 things in earnest, and a reader takes it for no tone at all."""
-DRESSED_WEIGHT = 0.3
-"""Of a neutral text between remarks, in a scale with a lexicon, against a written answer."""
-HANDICAP: Mapping[str, tuple[float, float]] = {"grade": (0.0, 1.0), "sentiment": (0.5, 0.5)}
-"""Added to the log-odds of the low and of the high end against neither, chosen on validation
-answers. A written answer shows its tone in every sentence and neutral ones are an encyclopedia's
-prose; in the plain words of a small model a remark, or a few terms, are enough."""
+WITH_LEXICONS = frozenset({"sentiment"})
+"""Scales that have a lexicon of each set of written answers as well."""
+DRESSED_WEIGHT, FURTHER_WEIGHT = 0.3, 0.4
+"""In a fit, of a neutral text between remarks and of an answer of any set but the first, where an
+answer of the first set counts 1."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,12 @@ class Scale:
     low: float
     high: float
     """Log-odds of the ends, against neither, at the mean of every cue."""
-    lexicon: Lexicon | None = None
-    """Of a scale with lexical cues."""
+    lexicons: Mapping[str, Lexicon] = field(default_factory=dict)
+    """By the set of written answers that each was learned from."""
 
     def log_odds(self, text: str) -> tuple[float, float]:
         """Of the low and of the high end, each against neither."""
-        found = _read(tuple(self.cues), settled(text), self.lexicon)
+        found = _read(tuple(self.cues), settled(text), self.lexicons)
         low, high = self.low, self.high
         for (_, cue), value in zip(self.cues.items(), found, strict=True):
             off = (value - cue.mean) / cue.spread
@@ -98,9 +101,17 @@ class Scale:
         return NEITHER if max(low, high) <= 0 else HIGH if high > low else LOW
 
 
-def _read(names: Sequence[str], text: str, lexicon: Lexicon | None) -> list[float]:
-    lexical = lexicon.cues(text) if lexicon else {}
+def _read(names: Sequence[str], text: str, lexicons: Mapping[str, Lexicon]) -> list[float]:
+    lexical = {
+        name: value
+        for source, lexicon in lexicons.items()
+        for name, value in zip(_lexical([source]), lexicon.cues(text), strict=True)
+    }
     return [lexical[name] if name in lexical else CUES[name](text) for name in names]
+
+
+def _lexical(sources: Iterable[str]) -> list[str]:
+    return [f"{source}_{name}" for source in sources for name in LEXICAL]
 
 
 def _says_something(text: str) -> bool:
@@ -125,14 +136,15 @@ def load_scales(file: Path = BUILT_IN) -> dict[str, Scale]:
 
 def _scale(row: Mapping[str, Any]) -> Scale:
     cues = {name: Cue(**numbers) for name, numbers in row["cues"].items()}
-    lexicon = Lexicon(**row["lexicon"]) if row.get("lexicon") else None
-    if unknown := set(cues) - {*CUES, *(LEXICAL if lexicon else ())}:
+    lexicons = {name: Lexicon(**weights) for name, weights in row["lexicons"].items()}
+    if unknown := set(cues) - {*CUES, *_lexical(lexicons)}:
         raise ValueError(f"unknown cue '{min(unknown)}'")
     numbers = [row["low"], row["high"], *(v for cue in cues.values() for v in asdict(cue).values())]
-    numbers += [w for weights in (row.get("lexicon") or {}).values() for w in weights.values()]
+    parts = [part for lexicon in row["lexicons"].values() for part in lexicon.values()]
+    numbers += [weight for part in parts for weight in part.values()]
     if not np.isfinite(numbers).all() or not all(cue.spread > 0 for cue in cues.values()):
         raise ValueError("numbers must be finite and spreads above 0")
-    return Scale(cues, row["low"], row["high"], lexicon)
+    return Scale(cues, row["low"], row["high"], lexicons)
 
 
 def save_scales(file: Path, scales: Mapping[str, Scale], facts: Mapping[str, Any]) -> None:
@@ -141,41 +153,56 @@ def save_scales(file: Path, scales: Mapping[str, Scale], facts: Mapping[str, Any
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def fit(measure: str, texts: Sequence[str], labels: Sequence[int]) -> Scale:
+def fit(measure: str, answers: Mapping[str, Labelled]) -> Scale:
     """A scale from texts that show its low end, its high end or neither.
 
     Multinomial logistic regression with ``neither`` as reference and a ridge penalty, by Newton's
-    method on standardised cues. A scale with lexical cues first counts its lexicon, and is fitted
-    on the neutral texts between remarks as well.
+    method on standardised cues. A scale of ``WITH_LEXICONS`` first counts a lexicon in each set,
+    and is fitted on the neutral texts of the first set between remarks as well.
 
     Args:
         measure: a name of ``EXTENDED``, or of one cue.
-        texts: N texts.
-        labels: N of ``LOW``, ``NEITHER``, ``HIGH``.
+        answers: by the name of a set, the pack's own first, its texts, each with ``LOW``,
+            ``NEITHER`` or ``HIGH``.
 
     Raises:
         KeyError: no such cue.
     """
-    names = EXTENDED.get(measure, (measure,))
-    plain = [(settled(text), label) for text, label in zip(texts, labels, strict=True)]
-    lexicon, more = None, []
-    if set(LEXICAL) & set(names):
-        neutral = [text for text, label in zip(texts, labels, strict=True) if label == NEITHER]
+    sets = {name: [(settled(text), label) for text, label in own] for name, own in answers.items()}
+    more: list[tuple[str, int]] = []
+    names, lexicons = list(EXTENDED.get(measure, (measure,))), {}
+    if measure in WITH_LEXICONS:
+        neutral = [text for text, label in next(iter(answers.values())) if label == NEITHER]
         more = [(settled(text), label) for text, label in dressed(neutral)]
-        lexicon = learn(plain, more)
-    found = np.array([_read(names, text, lexicon) for text, _ in (*plain, *more)])
-    means, spreads = found[: len(plain)].mean(0), found[: len(plain)].std(0) + 1e-6
+        lexicons = {n: learn(own, [] if k else more) for k, (n, own) in enumerate(sets.items())}
+        names += _lexical(lexicons)
+    every = [*itertools.chain(*sets.values()), *more]
+    each = [1.0, *[FURTHER_WEIGHT] * (len(sets) - 1), DRESSED_WEIGHT]
+    counts = np.repeat(each, [*map(len, sets.values()), len(more)])
+    found = np.array([_read(names, text, lexicons) for text, _ in every])
+    return _logistic(names, found, [label for _, label in every], counts, lexicons)
+
+
+def _logistic(
+    names: Sequence[str],
+    found: Floats,
+    labels: Sequence[int],
+    counts: Floats,
+    lexicons: Mapping[str, Lexicon],
+) -> Scale:
+    """The scale of cues [N, C], with labels and weights of the N texts."""
+    means = np.average(found, 0, counts)
+    spreads = np.maximum(np.average((found - means) ** 2, 0, counts) ** 0.5, 10.0**-DIGITS)
     rows = np.c_[(found - means) / spreads, np.ones(len(found))]
-    ends = np.array([[label == LOW, label == HIGH] for _, label in (*plain, *more)], float)
-    counts = np.r_[np.ones(len(plain)), np.full(len(more), DRESSED_WEIGHT)]
+    ends = np.array([[label == LOW, label == HIGH] for label in labels], float)
     weights = _newton(rows, ends, counts)
     columns = zip(names, means.tolist(), spreads.tolist(), strict=True)
     cues = {
         name: Cue(*(round(float(number), DIGITS) for number in (mean, spread, *weights[:, k])))
         for k, (name, mean, spread) in enumerate(columns)
     }
-    low, high = weights[:, -1] + HANDICAP.get(measure, (0.0, 0.0))
-    return Scale(cues, round(float(low), DIGITS), round(float(high), DIGITS), lexicon)
+    low, high = (round(float(number), DIGITS) for number in weights[:, -1])
+    return Scale(cues, low, high, lexicons)
 
 
 def _newton(rows: Floats, ends: Floats, counts: Floats) -> Floats:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from mpd_core.evaluation import Figures, Found
 from mpd_core.evaluation.cells import union
+from mpd_core.evaluation.cues import sentences, settled
 from mpd_core.evaluation.identified import identify, shares_of
 from mpd_core.evaluation.judging import WRITTEN, Pair, Question
 from mpd_core.evaluation.measures import FITTED, Scorer, TextJudge, end_of
 from mpd_core.evaluation.record import Row
-from mpd_core.evaluation.scales import Scale, fit
+from mpd_core.evaluation.scales import NEITHER, WITH_LEXICONS, Scale, fit
 from mpd_core.evaluation.statistics import mean_known
 from mpd_core.evaluation.verdicts import Judged
 from mpd_core.method.preferences import Pole, PreferenceSpace
 from mpd_core.training.data import NEUTRAL, Styled
+from mpd_core.training.measures import words
 
 OPPOSITE = "opposite"
 """In place of a method: the written answer to a preference with another letter."""
+FEWEST_IN_COMMON = 8
+"""Words that two answers must share to tell what their subject is like without a pole."""
 
 
 def one_letter_apart(space: PreferenceSpace) -> Iterator[tuple[str, Pole, str, str]]:
@@ -146,12 +150,16 @@ def validation_text(figures: Found) -> str:
 
 
 def calibrate(
-    space: PreferenceSpace, measures: Mapping[str, str], rows: Sequence[Styled]
+    space: PreferenceSpace, measures: Mapping[str, str], answers: Mapping[str, Sequence[Styled]]
 ) -> dict[str, Scale]:
     """Scales for all measures of a pack, from written answers of the training split.
 
     An answer in the style of a pole, or to a preference with it, shows it; the answers in other
-    styles, and the neutral one, show neither.
+    styles, and the neutral one, show neither. Nor does, for a scale that counts words, what two
+    answers have in common that differ in its dimension alone.
+
+    Args:
+        answers: by the name of a set, the pack's own first.
     """
     by_name = {pole.name: pole for pole in space.poles}
     shown: dict[str, tuple[Pole, ...]] = {name: (pole,) for name, pole in by_name.items()}
@@ -160,12 +168,33 @@ def calibrate(
     scales = {}
     for measure in dict.fromkeys(measure for measure, _ in ends.values()):
         side = {pole: end for pole, (other, end) in ends.items() if other == measure}
-        labelled = [
-            (text, sum(side.get(pole, 0) for pole in shown[name]))
-            for row in rows
-            for name, text in row.answers.items()
-            if name in shown
-        ]
-        texts, labels = zip(*labelled, strict=True)
-        scales[measure] = fit(measure, texts, [max(-1, min(1, label)) for label in labels])
+        sets: dict[str, list[tuple[str, int]]] = {}
+        for source, rows in answers.items():
+            sets[source] = [
+                (text, max(-1, min(1, sum(side.get(pole, 0) for pole in shown[name]))))
+                for row in rows
+                for name, text in row.answers.items()
+                if name in shown
+            ]
+            if measure in WITH_LEXICONS:
+                sets[source] += [(text, NEITHER) for text in in_common(space, side, rows)]
+        scales[measure] = fit(measure, sets)
     return scales
+
+
+def in_common(
+    space: PreferenceSpace, poles: Collection[Pole], rows: Iterable[Styled]
+) -> Iterator[str]:
+    """The sentences that stand in both of two answers which differ in one of these poles alone."""
+    apart = [
+        (own, other)
+        for _, pole, own, other in one_letter_apart(space)
+        if own < other and pole in poles
+    ]
+    for row in rows:
+        for own, other in apart:
+            if {own, other} <= row.answers.keys():
+                said = set(sentences(settled(row.answers[other])))
+                same = [part for part in sentences(settled(row.answers[own])) if part in said]
+                if len(words(" ".join(same))) >= FEWEST_IN_COMMON:
+                    yield " ".join(same)
