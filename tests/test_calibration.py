@@ -63,6 +63,7 @@ def test_readers_poles_score_above_zero(setup: TrainingContext, tmp_path: Path) 
     assert signs == [{"up0", "down1"}, {"down1"}, {"up0"}, {"down0", "up1"}]
     figures = json.loads((folder / RECORD).read_text(encoding="utf-8"))["figures"]
     assert figures["after"]["dim0"]["agrees"] > figures["before"]["dim0"]["agrees"]
+    assert figures["after"]["dim0"]["ranks"] > 0.95
     assert str(figures) in told[0]
     for pole in names:
         tiny.save_adapter(
@@ -72,6 +73,21 @@ def test_readers_poles_score_above_zero(setup: TrainingContext, tmp_path: Path) 
     there = RewardModels(setup, pack.folder / "rewards")
     assert there.score(["explain 3"] * 4, REPLIES, [names] * 4) == found
     load_pack(pack.folder).verify_files()
+
+
+def test_figures_are_of_the_poles_that_were_asked_for(
+    setup: TrainingContext, tmp_path: Path
+) -> None:
+    """Readers saw down1 in half of the replies, and up0 in all: then nothing can be ranked."""
+    rows = [row(f"explain {k}", REPLIES[k % 2], ("A-", "AB")[k % 2]) for k in range(10)]
+    file = written(tmp_path / "verdicts.jsonl", *rows)
+    setup.recipe = setup.recipe.model_copy(update={"verdicts": VerdictSpec(file=file, ridge=0.01)})
+    calibrate(setup, lambda _: None, resume=False)
+    record = setup.out / "rewards" / ADAPTER / RECORD
+    assert json.loads(record.read_text(encoding="utf-8"))["figures"]["after"] == {
+        "dim0": {"agrees": 1.0},
+        "dim1": {"agrees": 1.0, "ranks": 1.0},
+    }
 
 
 def test_resumed_calibration_keeps_the_head(setup: TrainingContext) -> None:

@@ -130,7 +130,8 @@ def _figures(
     setup: TrainingContext, verdicts: Sequence[Verdict], scores: Tensor, named: Tensor
 ) -> dict[str, dict[str, float]]:
     """By dimension, of the poles that replies were generated for: how often a score's sign is what
-    the reader saw, and how often it ranks a reply that shows its pole above one that does not."""
+    the reader saw, and, where both were seen, how often it ranks a reply that shows its pole above
+    one that does not."""
     space = setup.pack.space
     found: dict[str, dict[str, float]] = {}
     for dimension in space.dimensions:
@@ -143,16 +144,13 @@ def _figures(
         ]
         at = torch.tensor(rows).T
         own, seen = scores[at[0], at[1]], named[at[0], at[1]] > 0
-        found[dimension.name] = {
-            "agrees": fmean(((own > 0) == seen).tolist()),
-            "ranks": _ranked(own[seen], own[~seen]),
-        }
+        found[dimension.name] = {"agrees": round(fmean(((own > 0) == seen).tolist()), 4)}
+        if seen.any() and not seen.all():
+            found[dimension.name]["ranks"] = round(_ranked(own[seen], own[~seen]), 4)
     return found
 
 
 def _ranked(high: Tensor, low: Tensor) -> float:
     """Share of pairs in which one of ``high`` is above one of ``low``, ties half (AUC)."""
     apart = high[:, None] - low[None, :]
-    if not apart.numel():
-        return float("nan")
     return float(((apart > 0).double() + (apart == 0).double() / 2).mean())
