@@ -20,7 +20,7 @@ LAYERS = """
     engine
     training.measures
     training.pcm_recipe
-    training.data training.recipe training.results training.checkpoint
+    training.data training.verdicts training.recipe training.results training.checkpoint
     training.trunk training.rollouts
     training.context
     training.packed training.teacher_forcing training.adapters.fitting

@@ -47,10 +47,11 @@ def experts(
 
 STAGES = {
     "rewards": "Reward models of all poles: pairwise loss on single styles and minimal pairs.",
+    "verdicts": "The reward models' head, fitted to what blind readers saw, if the recipe says so.",
     "references": "The baseline's replies to the prompts that the PCM will learn from; made once.",
     "static": "The best constant weights of each preference, by a grid on validation prompts.",
     "pcm": "The Preference Control Model, by REBEL or PPO as the recipe says.",
-    "all": "Experts, rewards, references, static weights and PCM, one after the other.",
+    "all": "Experts, rewards, verdicts, references, static weights and PCM, one after the other.",
 }
 
 

@@ -37,6 +37,15 @@ class RewardSpec(StageSpec):
     """Rows of the training split over whose answers to all preferences scores get the mean 0."""
 
 
+class VerdictSpec(Table):
+    """What blind readers saw in replies, for reward models to say the same."""
+
+    file: Path
+    """See ``verdicts.load_verdicts`` for the format."""
+    ridge: float = Field(100.0, gt=0)
+    """How much evidence it takes to move the reward models' head; see ``calibration.fit_head``."""
+
+
 class ScorerSpec(Table):
     """A scorer that replaces a pole's reward model: a text measure, or a server."""
 
@@ -98,6 +107,8 @@ class Recipe(Table):
     sft: StageSpec
     """Fine-tuning of each pole's expert. Batches are counted in prompts, with all their answers."""
     reward: RewardSpec
+    verdicts: VerdictSpec | None = None
+    """Where there is such a table, the reward models' head is fitted to it after training."""
     scorers: dict[str, ScorerSpec] = Field(default_factory=dict)
     """By pole, what scores replies instead of a trained reward model."""
     references: ReferenceSpec = ReferenceSpec()

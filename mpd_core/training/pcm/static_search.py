@@ -28,6 +28,7 @@ from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
+from mpd_core.training.results import HEAD
 from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
 
@@ -63,13 +64,13 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 def result(setup: TrainingContext) -> Path:
     """Result file of a search with the current settings and experts."""
-    models, recipe = reward_folder(setup) / WEIGHTS_FILE, setup.recipe
+    models, recipe = reward_folder(setup), setup.recipe
     made_by = {
         "sampling": repr(references_of(setup).sampling),
         "merging": setup.pack.merging(next(iter(setup.pack.space))),
         "references": recipe.references.model_dump(),
         "static": recipe.static.model_dump(),
-        "rewards": file_sha256(models) if models.is_file() else "",
+        "rewards": [file_sha256(f) for f in (models / WEIGHTS_FILE, models / HEAD) if f.is_file()],
         "scorers": {name: spec.model_dump() for name, spec in recipe.scorers.items()},
         "reward": [recipe.pcm.reward, recipe.pcm.aggregate],
         "penalties": [recipe.pcm.rollouts.unfinished, recipe.pcm.rollouts.repeated],

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Protocol
 
 import httpx
+import torch
+from torch import Tensor
 
 from mpd_core.errors import EngineError, PackError
 from mpd_core.models.adapters import load_adapter
@@ -143,19 +145,24 @@ class RewardModels:
     def score(
         self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
     ) -> list[dict[str, float]]:
-        """One {pole: score} per reply, of the poles wanted; texts of similar length are batched.
+        """One {pole: score} per reply, of the poles wanted.
 
         Replies come without an end-of-turn token, which is added: a reward judges what was said.
         """
+        every = self.states(prompts, replies) @ self._weight.T + self._bias
+        found = (dict(zip(self._poles, row.tolist(), strict=True)) for row in every)
+        return [{p: of[p] for p in names} for of, names in zip(found, poles, strict=True)]
+
+    def states(self, prompts: Sequence[str], replies: Sequence[str]) -> Tensor:
+        """What the head reads: the last hidden state of each reply, fp32 on the CPU, [N, D]; texts
+        of similar length are batched."""
         ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
-        scores: list[dict[str, float]] = [{} for _ in ids]
+        found = torch.zeros(len(ids), self._weight.shape[1])
         for batch in self._reader.batches(ids):
             states = self._reader.states([ids[k] for k in batch], [(REWARD,)] * len(batch))
             for k, (row,) in zip(batch, states, strict=True):
-                every = (self._weight @ row[-1].float().cpu() + self._bias).tolist()
-                found = dict(zip(self._poles, every, strict=True))
-                scores[k] = {name: found[name] for name in poles[k]}
-        return scores
+                found[k] = row[-1].float().cpu()
+        return found
 
     def _ids(self, prompt: str, reply: str) -> list[int]:
         ids = self._setup.ids(self._setup.prompt(prompt) + reply + self._setup.end_of_turn)

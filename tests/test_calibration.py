@@ -1,0 +1,153 @@
+"""Reward models that learn from readers' verdicts on replies."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mpd_core.errors import PackError
+from mpd_core.packs import load_pack
+from mpd_core.training.context import TrainingContext
+from mpd_core.training.export import write_pack
+from mpd_core.training.recipe import VerdictSpec
+from mpd_core.training.results import ADAPTER, HEAD
+from mpd_core.training.scoring.calibration import RECORD, calibrate, fit_head
+from mpd_core.training.scoring.reward_models import RewardModels
+from mpd_core.training.verdicts import load_verdicts
+from tests import tiny
+from tests.training_fixtures import write_training_pack
+
+REPLIES = ("the cat sat", "a dog ran off", "on the mat", "it was red")
+
+
+def row(prompt: str, reply: str, shown: str) -> dict[str, object]:
+    return {"prompt": prompt, "preference": "AB", "reply": reply, "shown": shown, "quality": 3}
+
+
+def written(file: Path, *rows: dict[str, object]) -> Path:
+    file.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def setup(tiny_base: Path, tmp_path: Path) -> TrainingContext:
+    """Reward models that say anything, and readers who name up0 and down1 in some replies."""
+    pack = write_training_pack(tmp_path / "pack", tiny_base, adapters=False)
+    context = TrainingContext.open(pack, tmp_path / "out")
+    tiny.save_adapter(tiny_base, context.out / "rewards" / ADAPTER, rank=2, seed=0, first_layer=1)
+    tiny.save_head(context.out / "rewards" / ADAPTER / HEAD, hidden=64, poles=4)
+    rows = [
+        row(f"explain {k}", reply, shown)
+        for k in range(10)
+        for reply, shown in zip(REPLIES, ("AB", "-B", "A-", "BA"), strict=True)
+    ]
+    file = written(tmp_path / "verdicts.jsonl", *rows)
+    context.recipe = context.recipe.model_copy(
+        update={"verdicts": VerdictSpec(file=file, ridge=0.01)}
+    )
+    return context
+
+
+def test_readers_poles_score_above_zero(setup: TrainingContext, tmp_path: Path) -> None:
+    """On prompts and replies as they saw; the installed pack says the same."""
+    told: list[str] = []
+    calibrate(setup, told.append, resume=False)
+    names = [pole.name for pole in setup.pack.space.poles]
+    folder = setup.out / "rewards" / ADAPTER
+    found = RewardModels(setup, folder).score(["explain 3"] * 4, REPLIES, [names] * 4)
+    signs = [{name for name, score in scores.items() if score > 0} for scores in found]
+    assert signs == [{"up0", "down1"}, {"down1"}, {"up0"}, {"down0", "up1"}]
+    figures = json.loads((folder / RECORD).read_text(encoding="utf-8"))["figures"]
+    assert figures["after"]["dim0"]["agrees"] > figures["before"]["dim0"]["agrees"]
+    assert figures["after"]["dim0"]["ranks"] > 0.95
+    assert str(figures) in told[0]
+    for pole in names:
+        tiny.save_adapter(
+            setup.base, setup.out / "experts" / pole / ADAPTER, rank=2, seed=0, first_layer=1
+        )
+    pack = write_pack(setup, tmp_path / "installed")
+    there = RewardModels(setup, pack.folder / "rewards")
+    assert there.score(["explain 3"] * 4, REPLIES, [names] * 4) == found
+    load_pack(pack.folder).verify_files()
+
+
+def test_figures_are_of_the_poles_that_were_asked_for(
+    setup: TrainingContext, tmp_path: Path
+) -> None:
+    """Readers saw down1 in half of the replies, and up0 in all: then nothing can be ranked."""
+    rows = [row(f"explain {k}", REPLIES[k % 2], ("A-", "AB")[k % 2]) for k in range(10)]
+    file = written(tmp_path / "verdicts.jsonl", *rows)
+    setup.recipe = setup.recipe.model_copy(update={"verdicts": VerdictSpec(file=file, ridge=0.01)})
+    calibrate(setup, lambda _: None, resume=False)
+    record = setup.out / "rewards" / ADAPTER / RECORD
+    assert json.loads(record.read_text(encoding="utf-8"))["figures"]["after"] == {
+        "dim0": {"agrees": 1.0},
+        "dim1": {"agrees": 1.0, "ranks": 1.0},
+    }
+
+
+def test_resumed_calibration_keeps_the_head(setup: TrainingContext) -> None:
+    """And one that is begun anew goes on from where the head is."""
+    head = setup.out / "rewards" / ADAPTER / HEAD
+    calibrate(setup, lambda _: None, resume=True)
+    once = head.read_bytes()
+    calibrate(setup, lambda _: None, resume=True)
+    assert head.read_bytes() == once
+    calibrate(setup, lambda _: None, resume=False)
+    assert head.read_bytes() != once
+
+
+def test_without_verdicts_nothing_changes(setup: TrainingContext) -> None:
+    setup.recipe = setup.recipe.model_copy(update={"verdicts": None})
+    head = setup.out / "rewards" / ADAPTER / HEAD
+    before = head.read_bytes()
+    calibrate(setup, lambda _: None, resume=False)
+    assert head.read_bytes() == before
+    assert not (head.parent / RECORD).exists()
+
+
+def test_verdicts_need_reward_models(setup: TrainingContext, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match="run train rewards first"):
+        calibrate(replace(setup, out=tmp_path / "empty"), lambda _: None, resume=False)
+
+
+def test_the_ridge_holds_the_head() -> None:
+    """Without evidence it stays; with one number for all, the bias takes what they share."""
+    torch.manual_seed(0)
+    states = torch.cat([torch.randn(200, 3), torch.ones(200, 1)], dim=1).double()
+    truth = torch.tensor([[2.0, -1.0, 0.0, 0.5]]).double()
+    named = (states @ truth.T > 0).double()
+    start = torch.tensor([[0.0, 1.0, 1.0, -3.0]]).double()
+    held = fit_head(states, named, start, 1e9)
+    assert held[0, :3].tolist() == pytest.approx(start[0, :3].tolist(), abs=1e-5)
+    assert float(torch.sigmoid(states @ held[0]).mean()) == pytest.approx(float(named.mean()))
+    free = fit_head(states, named, start, 1e-3)
+    assert ((states @ free.T > 0).double() == named).double().mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("nothing", "not a reply with what a reader saw"),
+        (json.dumps(row("p", "r", "AC")), "'C' is no pole of dimension 'dim1'"),
+        (json.dumps(row("p", "r", "A")), "not a reply with what a reader saw"),
+        (json.dumps(row("p", " ", "AB")), "must be text"),
+        (json.dumps({"prompt": "p"}), "not a reply with what a reader saw"),
+    ],
+)
+def test_unreadable_verdicts_name_their_line(
+    setup: TrainingContext, tmp_path: Path, line: str, problem: str
+) -> None:
+    file = written(tmp_path / "some.jsonl", row("p", "r", "A-"))
+    file.write_text(file.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+    with pytest.raises(PackError, match=f"some.jsonl:2: .*{problem}"):
+        load_verdicts(file, setup.pack.space)
+
+
+def test_missing_verdicts_are_named(setup: TrainingContext, tmp_path: Path) -> None:
+    with pytest.raises(PackError, match=r"verdicts\.file: .*none\.jsonl cannot be read"):
+        load_verdicts(tmp_path / "none.jsonl", setup.pack.space)
