@@ -1,4 +1,4 @@
-"""Lines as SVG, by hand: pages of some kilobytes that open offline.
+"""Line charts as SVG, by hand: pages of some kilobytes that open offline.
 
 Plotly would bring four megabytes of script to each stage's curves.
 """
@@ -6,67 +6,50 @@ Plotly would bring four megabytes of script to each stage's curves.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 560, 320, 64, 44, 34, 16
-COLOUR = "#4f46e5"
-TEXT = 'font-family="system-ui, sans-serif" font-size="12" fill="#333"'
-TICKS = 4
-MOST_MARKS = 24
+from markupsafe import Markup
+
+from mpd_core.rendering import rendered
+
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 64, 56, 34, 16
+TICKS, LABELS = 4, 8
 
 Points = Sequence[tuple[float, float]]
 
 
-def document(title: str, body: str, style: str = "body{font-family:system-ui,sans-serif}") -> str:
-    """An HTML page that opens offline: ``body`` is HTML, ``title`` text, ``style`` CSS."""
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{style}</style><body><h1>{escape(title)}</h1>{body}</body></html>\n"
+def line_chart(title: str, curves: Mapping[str, Points], *, powers: bool = False) -> Markup:
+    """Curves over one pair of axes; the legend names those that have a name.
+
+    y begins at zero, or at its least value where that is below zero. With ``powers`` both axes are
+    logarithmic, base 2, and all numbers are above 0.
+    """
+    xs = sorted({x for points in curves.values() for x, _ in points})
+    ys = [y for points in curves.values() for _, y in points]
+    if powers:
+        low, high = math.floor(math.log2(min(ys))), math.ceil(math.log2(max(ys)))
+        ticks = [2.0**power for power in range(low, high + 1)]
+    else:
+        least, most = min(0.0, *ys), max(0.0, *ys) or 1.0
+        ticks = [least + (most - least) * k / TICKS for k in range(TICKS + 1)]
+    scale = math.log2 if powers else float
+    across = _axis(scale, xs, LEFT, WIDTH - RIGHT)
+    up = _axis(scale, ticks, HEIGHT - BOTTOM, TOP)
+    drawn = rendered(
+        "chart.html",
+        title=title,
+        size=(WIDTH, HEIGHT),
+        frame=(LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM),
+        rows=[(up(tick), f"{tick:.3g}") for tick in ticks],
+        columns=[(across(x), f"{x:g}") for x in xs[:: math.ceil(len(xs) / LABELS)]],
+        curves={name: [(across(x), up(y)) for x, y in curve] for name, curve in curves.items()},
     )
+    return Markup(drawn)
 
 
-def page(title: str, note: str, curves: Mapping[str, Points]) -> str:
-    """An HTML page with a panel for each curve that has points; its name is the heading."""
-    panels = [panel(name, points) for name, points in curves.items() if points]
-    return document(title, f"<p>{escape(note)}</p>{''.join(panels)}")
-
-
-def panel(title: str, points: Points) -> str:
-    """One chart; y from zero, or from its least value where that is below zero."""
-    xs, ys = zip(*points, strict=True)
-    low, high = min(0.0, *ys), max(0.0, *ys) or 1.0
-    left, right = min(xs), max(xs)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - left) / ((right - left) or 1.0)
-        up = (y - low) / ((high - low) or 1.0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (
-            HEIGHT - BOTTOM - TOP
-        )
-
-    parts = [_text(LEFT, 20, title, "start")]
-    for tick in range(TICKS + 1):
-        value = low + (high - low) * tick / TICKS
-        y = place(left, value)[1]
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{value:.3g}", "end"))
-    below = HEIGHT - BOTTOM + 18
-    for x, _ in points[:: math.ceil(len(points) / 8)]:
-        parts.append(_text(place(x, low)[0], below, f"{x:g}", "middle"))
-    parts += _line([place(x, y) for x, y in points])
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
-        f'width="{WIDTH}" height="{HEIGHT}" role="img">{"".join(parts)}</svg>'
-    )
-
-
-def _line(points: Points) -> list[str]:
-    path = "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-    dots = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOUR}"/>' for x, y in points]
-    line = f'<path d="M{path}" fill="none" stroke="{COLOUR}" stroke-width="2"/>'
-    return [line, *(dots if len(dots) <= MOST_MARKS else [])]
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {TEXT}>{escape(text)}</text>'
+def _axis(
+    scale: Callable[[float], float], values: Sequence[float], start: float, end: float
+) -> Callable[[float], float]:
+    """Where a value lies between two ends, which the first and the last of these have."""
+    low, high = scale(values[0]), scale(values[-1])
+    return lambda value: round(start + (end - start) * (scale(value) - low) / (high - low or 1), 1)

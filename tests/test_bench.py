@@ -31,7 +31,7 @@ from mpd_core.bench.values import (
     StepLogProbs,
     Timing,
 )
-from mpd_core.charts import panel
+from mpd_core.charts import line_chart
 from mpd_core.cli.soak import SoakResult
 from mpd_core.console import aligned
 from mpd_core.engine import Engine
@@ -260,7 +260,7 @@ def test_run_arithmetic() -> None:
 def test_tables_and_charts_are_well_formed() -> None:
     assert aligned([("a", "b"), ("long", "1")]).splitlines()[2] == "long  1"
     assert aligned([("only", "heading")]) == ""
-    tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)]))
+    tree = xml.etree.ElementTree.fromstring(line_chart("<x> & y", {"a": [(1, 0.0), (64, 3.5)]}))
     assert tree.tag.endswith("svg")
 
 

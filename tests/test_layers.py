@@ -9,7 +9,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
     errors lazily resources
-    saving fields
+    saving fields rendering
     request trace
     method
     packs

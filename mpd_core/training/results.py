@@ -9,9 +9,10 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from mpd_core.charts import page
+from mpd_core.charts import line_chart
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.rendering import rendered
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.html"
@@ -26,13 +27,15 @@ def write_metrics(folder: Path, title: str, history: list[dict[str, float]]) -> 
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     (folder / METRICS).write_text(lines, encoding="utf-8")
     names = sorted({name for entry in history for name in entry} - {"step", "epoch"})
-    curves = {
+    points = {
         name: [
             (entry["step"], entry[name]) for entry in history if name in entry and "step" in entry
         ]
         for name in names
     }
-    (folder / CURVES).write_text(page(title, "Each by optimiser step.", curves), encoding="utf-8")
+    charts = [line_chart(name, {"": curve}) for name, curve in points.items() if curve]
+    page = rendered("curves.html", title=title, charts=charts)
+    (folder / CURVES).write_text(page, encoding="utf-8")
 
 
 def save_adapter(model: Any, folder: Path) -> None:

@@ -10,8 +10,8 @@ import gradio as gr
 
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import Found
-from mpd_core.evaluation.cells import NOTHING, number
 from mpd_core.evaluation.votes import agreement, meetings_of
+from mpd_core.rendering import NOTHING, number
 from mpd_core.ui import assets
 from mpd_core.ui.pages import PRIVATE, header, navigation
 from mpd_core.ui.people.place import Place
