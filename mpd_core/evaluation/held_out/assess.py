@@ -129,7 +129,7 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     """MPD against its baselines on the test prompts, every preference, greedy, in every space."""
     reward = run_in_fresh_thread(reward_function, setup)
     prompts = [row.prompt for row in setup.styles.split("test")][: setup.recipe.report.prompts]
-    codes = [preference.code for preference in setup.pack.space]
+    codes = setup.pack.space.codes
     compared = schemes(engine)
     asks = {
         name: [RolloutRequest(p, code, method, space=space) for p in prompts for code in codes]
