@@ -32,12 +32,10 @@ def _silent(_: str) -> None:
 
 
 def obtain(pack: Pack, source: Source, *, progress: Progress = _silent) -> Path:
-    """A local folder with the model of ``source``, obtained and converted if need be.
+    """A local folder with the model of a source, obtained and converted if need be.
 
-    Args:
-        pack: the pack that names the source; its folder resolves relative paths.
-        source: the base's source, or the PCM backbone's.
-        progress: called with one line before each long step.
+    The pack that names the source resolves relative paths; ``progress`` hears a line before each
+    long step.
 
     Raises:
         ModelSourceError: says what was tried and what to do.

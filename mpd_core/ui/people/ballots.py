@@ -71,12 +71,9 @@ class Ballots:
         return self._by_key.get(key)
 
     def draw(self, seed: int, done: Collection[str], votes: Mapping[str, int]) -> Ballot | None:
-        """One of the pairs that fewest people have judged; None where this one has seen all.
+        """One of the pairs with the fewest ``votes``; None where this rater has ``done`` all.
 
-        Args:
-            seed: the same pair and order come of the same seed, pairs done and votes.
-            done: keys of the pairs that this rater has judged.
-            votes: how often each pair has been judged.
+        Both go by keys; with the same of them, the same pair comes of the same seed.
         """
         left = [key for key in sorted(self._by_key) if key not in done]
         if not left:

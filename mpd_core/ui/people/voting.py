@@ -64,13 +64,10 @@ class Voting:
         return Shown({"pair": ballot.key, "seed": seed}, note, ballot, len(done))
 
     def cast(self, cookie: str, state: State, choices: Sequence[str | None]) -> Shown | str:
-        """Keep what a rater chose, and go on; or say what is missing.
+        """Keep what a rater chose of what was shown, and go on; or say what is missing.
 
-        Args:
-            cookie: the rater's.
-            state: what was shown.
-            choices: one of ``CHOICES`` for each dimension of the pack; of those that the
-                preference leaves out, anything.
+        ``choices`` has one of ``CHOICES`` for each dimension of the pack; of those that the
+        preference leaves out, anything.
         """
         try:
             ballot = self._place.ballots().find(str(state.get("pair")))
