@@ -31,12 +31,12 @@ from mpd_core.bench.values import (
     StepLogProbs,
     Timing,
 )
-from mpd_core.charts import line_chart
 from mpd_core.cli.soak import SoakResult
 from mpd_core.console import aligned
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
 from mpd_core.packs import Precision, load_pack
+from mpd_core.rendering import line_chart
 from tests import tiny
 from tests.test_blocks import MIXES, TEMPLATE
 from tests.tiny_gguf import MEMBER, write_gguf, write_wheel

@@ -13,14 +13,14 @@ LAYERS = """
     request trace
     method
     packs
-    prompts sampling charts console options analysis
+    prompts sampling console options analysis
     models
     sources remote
     engine.plan
     engine
     training.measures
     training.pcm_recipe
-    training.data training.recipe training.results training.checkpoint
+    training.data training.recipe training.results training.checkpoint training.machine
     training.trunk training.rollouts
     training.context
     training.packed training.teacher_forcing training.adapters.fitting

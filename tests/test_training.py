@@ -257,7 +257,7 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
 # Which product is said to be the faster one: beside other work, a process may measure either.
 SCRIPT = """
 import sys
-from mpd_core.models import machine
+from mpd_core.training import machine
 machine._bf16_is_faster = lambda: sys.argv[3] == "bf16"
 from mpd_core.cli import main
 sys.exit(main(["train", "experts", "--pack", sys.argv[1], "--pole", "up0", "--out", sys.argv[2],

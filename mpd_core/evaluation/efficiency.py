@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpd_core.charts import line_chart
 from mpd_core.errors import MPDError
-from mpd_core.rendering import Table, number, percent, rendered
+from mpd_core.rendering import Table, line_chart, number, percent, rendered
 
 PAPER = (13.25, 10.48)
 """Seconds a request of the paper's soups and of its MPD, on one A6000."""

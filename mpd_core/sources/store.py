@@ -21,7 +21,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mpd_core.errors import ModelSourceError, one_line
-from mpd_core.saving import CACHE_ENV, need_space
+from mpd_core.models.files import CACHE_ENV, need_space
 
 LAYOUT = 4
 """Part of each folder's name: raise it when the conversion changes, and models are redone."""

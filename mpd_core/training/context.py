@@ -19,7 +19,6 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.architecture import text_config
 from mpd_core.models.base import check_keys
 from mpd_core.models.files import LOCAL
-from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.packs.schema import AdapterSpec
@@ -28,6 +27,7 @@ from mpd_core.request import Message
 from mpd_core.saving import write_json
 from mpd_core.sources.obtain import obtain
 from mpd_core.training.data import Split, Styled, Styles, load_styles
+from mpd_core.training.machine import trains_in_bf16
 from mpd_core.training.pcm_recipe import LoraSpec
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
 from mpd_core.training.results import ADAPTER

@@ -9,10 +9,9 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from mpd_core.charts import line_chart
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
-from mpd_core.rendering import rendered
+from mpd_core.rendering import line_chart, rendered
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.html"

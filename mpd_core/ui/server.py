@@ -13,10 +13,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets, identity, palette, zerogpu
+from mpd_core.ui import assets, palette, zerogpu
 from mpd_core.ui.calls import HANDLERS, Calls
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 from mpd_core.ui.opening import Opening
+from mpd_core.ui.pages import use_own_head
 
 if TYPE_CHECKING:
     from mpd_core.ui.opening import Host
@@ -71,7 +72,7 @@ def launch(
     port = _chosen_port() if port is None else port
     check_port(host, port)
     gr.set_static_paths([assets.PLOTLY])
-    identity.apply()
+    use_own_head()
     # Past the queue a call would be answered with the first words of its reply, as if these were
     # all.
     page = build(engine).queue(
