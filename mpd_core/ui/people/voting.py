@@ -40,8 +40,9 @@ class Shown:
         """Output 1 and Output 2."""
         if self.ballot is None:
             return "", ""
-        first, second = self.ballot.texts
-        return (second, first) if swapped(self.state["seed"]) else (first, second)
+        asked = self.ballot.pair.whole
+        shown = asked.swapped if swapped(self.state["seed"]) else asked
+        return shown.first, shown.second
 
 
 class Voting:
@@ -84,7 +85,8 @@ class Voting:
     def _vote(
         self, rater: str, ballot: Ballot, seed: int, choices: Sequence[str | None]
     ) -> Vote | None:
-        chosen = self._place.pack.space.parse(ballot.code)
+        pair, pack = ballot.pair, self._place.pack
+        chosen = pack.space.parse(pair.code)
         sign = -1 if swapped(seed) else 1
         value = {FIRST: sign, TIE: 0, SECOND: -sign}
         verdicts = {}
@@ -94,19 +96,18 @@ class Voting:
             if choice not in value:
                 return None
             verdicts[dimension.name] = value[choice]
-        pack, content = self._place.pack.spec.name, self._place.ballots().content
         return Vote(
-            rater,
-            ballot.key,
-            pack,
-            content,
-            ballot.id,
-            ballot.code,
-            ballot.first,
-            ballot.second,
-            swapped(seed),
-            seed,
-            verdicts,
+            rater=rater,
+            pair=ballot.key,
+            pack=pack.spec.name,
+            content=self._place.ballots().content,
+            prompt=pair.id,
+            code=pair.code,
+            first=pair.first,
+            second=pair.second,
+            swapped=swapped(seed),
+            seed=seed,
+            verdicts=verdicts,
         )
 
 
