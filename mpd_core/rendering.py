@@ -71,6 +71,8 @@ def percent(value: float | None) -> str:
 def line_chart(title: str, curves: Mapping[str, Points], *, powers: bool = False) -> Markup:
     """Curves over one pair of axes as SVG; the legend names those that have a name.
 
+    By hand: Plotly would bring four megabytes of script to each page.
+
     y begins at zero, or at its least value where that is below zero. With ``powers`` both axes are
     logarithmic, base 2, and all numbers are above 0.
     """

@@ -68,7 +68,9 @@ def launch(
     Raises:
         MPDError: as ``serve``.
     """
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or _usual_host()
+    # A Space is reached from outside its container, anything else from this machine.
+    usual = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or usual
     port = _chosen_port() if port is None else port
     check_port(host, port)
     gr.set_static_paths([assets.PLOTLY])
@@ -138,11 +140,6 @@ def _switches(page: gr.Blocks) -> dict[str, Any]:
         },
         "favicon_path": assets.FOLDER / "favicon.svg",
     }
-
-
-def _usual_host() -> str:
-    """A Space is reached from outside its container, anything else from this machine."""
-    return "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
 
 
 def _chosen_port() -> int:
