@@ -1,7 +1,8 @@
-"""Files that are replaced as a whole."""
+"""Files that are replaced as a whole, and hashes of what is in them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,3 +27,9 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically, creating its folder if needed."""
     with replacing(file) as scratch:
         scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def content_hash(value: object, *, sort_keys: bool = True) -> str:
+    """SHA-256 of a value as JSON: what rows, and files made by other files, are keyed by."""
+    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

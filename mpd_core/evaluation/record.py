@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -88,12 +87,6 @@ def read_rows(file: Path) -> Iterator[Row]:
             if not known:
                 raise MPDError(f"{file}:{number}: not a row of a run: delete this line.")
             yield row
-
-
-def content_hash(value: object, *, sort_keys: bool = True) -> str:
-    """SHA-256 of a value as JSON: what rows are keyed by."""
-    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True)

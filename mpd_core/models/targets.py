@@ -1,6 +1,7 @@
 """Which modules of a model an adapter's configuration means: PEFT's rules, as of 0.21.
 
-``check_target_module_exists`` and ``get_pattern_key`` there; a test holds these against them.
+``check_target_module_exists`` and ``get_pattern_key`` there; a test holds these against them. Rules
+may be regular expressions of strangers, some of which never come to an end: see ``endless``.
 """
 
 from __future__ import annotations

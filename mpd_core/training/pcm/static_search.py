@@ -6,7 +6,6 @@ surface through noisy rewards of a few points says more of what lies between and
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,7 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import file_sha256
-from mpd_core.saving import write_json
+from mpd_core.saving import content_hash, write_json
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
@@ -74,8 +73,7 @@ def result(setup: TrainingContext) -> Path:
         "reward": [recipe.pcm.reward, recipe.pcm.aggregate],
         "penalties": [recipe.pcm.rollouts.unfinished, recipe.pcm.rollouts.repeated],
     }
-    setting = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:6]
-    return setup.out / "static" / f"{experts_key(setup)}-{setting}.json"
+    return setup.out / "static" / f"{experts_key(setup)}-{content_hash(made_by)[:6]}.json"
 
 
 def _begun(setup: TrainingContext) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from mpd_core.errors import MPDError
 from mpd_core.evaluation.judging import Pair, pairs_of
 from mpd_core.evaluation.record import MAIN, load_run, replies_of
 from mpd_core.packs import Pack
+from mpd_core.saving import content_hash
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,4 @@ def swapped(seed: int) -> bool:
 
 def _key(pair: Pair, keys: Mapping[tuple[str, str, str], str]) -> str:
     own = (keys[pair.id, pair.code, method] for method in (pair.first, pair.second))
-    parts = [pair.code, *sorted(own)]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    return content_hash([pair.code, *sorted(own)])[:32]
