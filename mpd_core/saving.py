@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole, and hashes of what is in them."""
+"""Files that are replaced as a whole, JSON in them, and hashes of such values."""
 
 from __future__ import annotations
 
@@ -27,6 +27,11 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically, creating its folder if needed."""
     with replacing(file) as scratch:
         scratch.write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; ``OSError`` or ``ValueError`` where it cannot be read."""
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def content_hash(value: object, *, sort_keys: bool = True) -> str:

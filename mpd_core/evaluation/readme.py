@@ -19,6 +19,7 @@ from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
 from mpd_core.evaluation.texts import results, short
 from mpd_core.packs import Pack
+from mpd_core.saving import read_json
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
 STORED = "evaluation"
@@ -39,7 +40,7 @@ def measured(pack: Pack, root: Path) -> dict[str, Any] | None:
         target.write_bytes(found.read_bytes())
     if not target.is_file():
         return None
-    read: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    read: dict[str, Any] = read_json(target)
     return read
 
 
@@ -47,7 +48,7 @@ def keep(pack: Pack, folder: Path) -> Path:
     """Store a run's report beside the pack."""
     target = pack.folder / STORED / f"{folder.name.removeprefix(PREFIX)}.json"
     target.parent.mkdir(exist_ok=True)
-    found = json.loads((folder / JSON).read_text(encoding="utf-8"))
+    found = read_json(folder / JSON)
     target.write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
     return target
 
@@ -67,7 +68,7 @@ def stored(pack: Pack) -> dict[str, Any]:
     found = {}
     for file in files:
         try:
-            report = json.loads(file.read_text(encoding="utf-8"))
+            report = read_json(file)
             content = report["run"]["content"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MPDError(f"{file}: not a report ({type(error).__name__}): delete it.") from error

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.method.preferences import LEFT_OUT
-from mpd_core.saving import write_json
+from mpd_core.saving import read_json, write_json
 
 Row = dict[str, Any]
 FILE = "run.json"
@@ -117,7 +117,7 @@ def load_run(folder: Path) -> RunRecord:
         MPDError: there is none, or it cannot be read.
     """
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = read_json(folder / FILE)
         lists = {name: tuple(found[name]) for name in ("methods", "codes", "keys")}
         return RunRecord(**{**found, **lists})
     except FileNotFoundError:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.rendering import line_chart, rendered
+from mpd_core.saving import read_json
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.html"
@@ -53,7 +54,7 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 def _portable(file: Path) -> None:
     """Make an adapter's config reproducible: no local path of the base, and sorted lists."""
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file)
     config["base_model_name_or_path"] = None
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in any order
     file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")

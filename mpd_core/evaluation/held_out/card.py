@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +12,7 @@ from mpd_core.errors import PackError
 from mpd_core.evaluation import Found
 from mpd_core.packs import Pack
 from mpd_core.rendering import rendered
+from mpd_core.saving import read_json
 from mpd_core.training import recipe
 
 FILE = "report.json"
@@ -37,7 +37,7 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
         return {}
     if not file.is_file():
         raise PackError(f"{file} is missing: run train report --recompute.")
-    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    figures: dict[str, Any] = read_json(file)
     made_of = figures.get("weights", {})
     figures["stale"] = [part for part in made_of if made_of[part] != weights(pack, part)]
     return figures
