@@ -27,8 +27,7 @@ class _Later(ModuleType):
 def import_later(name: str) -> None:
     """Have a package imported when something of it is asked for, not when it is imported.
 
-    Args:
-        name: of a package; where it is loaded already, or not installed, nothing changes.
+    Where it is loaded already, or not installed, nothing changes.
     """
     if name in sys.modules or not (spec := find_spec(name)):
         return

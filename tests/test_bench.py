@@ -31,12 +31,12 @@ from mpd_core.bench.values import (
     StepLogProbs,
     Timing,
 )
-from mpd_core.charts import panel
 from mpd_core.cli.soak import SoakResult
 from mpd_core.console import aligned
 from mpd_core.engine import Engine
 from mpd_core.errors import RequestError
 from mpd_core.packs import Precision, load_pack
+from mpd_core.rendering import line_chart
 from tests import tiny
 from tests.test_blocks import MIXES, TEMPLATE
 from tests.tiny_gguf import MEMBER, write_gguf, write_wheel
@@ -260,7 +260,7 @@ def test_run_arithmetic() -> None:
 def test_tables_and_charts_are_well_formed() -> None:
     assert aligned([("a", "b"), ("long", "1")]).splitlines()[2] == "long  1"
     assert aligned([("only", "heading")]) == ""
-    tree = xml.etree.ElementTree.fromstring(panel("<x> & y", [(1, 0.0), (64, 3.5)]))
+    tree = xml.etree.ElementTree.fromstring(line_chart("<x> & y", {"a": [(1, 0.0), (64, 3.5)]}))
     assert tree.tag.endswith("svg")
 
 

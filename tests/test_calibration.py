@@ -58,7 +58,8 @@ def test_readers_poles_score_above_zero(setup: TrainingContext, tmp_path: Path) 
     calibrate(setup, told.append, resume=False)
     names = [pole.name for pole in setup.pack.space.poles]
     folder = setup.out / "rewards" / ADAPTER
-    found = RewardModels(setup, folder).score(["explain 3"] * 4, REPLIES, [names] * 4)
+    asked = [("explain 3", reply, names) for reply in REPLIES]
+    found = RewardModels(setup, folder).score(asked)
     signs = [{name for name, score in scores.items() if score > 0} for scores in found]
     assert signs == [{"up0", "down1"}, {"down1"}, {"up0"}, {"down0", "up1"}]
     figures = json.loads((folder / RECORD).read_text(encoding="utf-8"))["figures"]
@@ -71,7 +72,7 @@ def test_readers_poles_score_above_zero(setup: TrainingContext, tmp_path: Path) 
         )
     pack = write_pack(setup, tmp_path / "installed")
     there = RewardModels(setup, pack.folder / "rewards")
-    assert there.score(["explain 3"] * 4, REPLIES, [names] * 4) == found
+    assert there.score(asked) == found
     load_pack(pack.folder).verify_files()
 
 

@@ -24,13 +24,13 @@ from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.figures import kinds, positions, weights_by
 from mpd_core.evaluation.generators import by_engine, store
-from mpd_core.evaluation.html import html
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, Judge, Question
 from mpd_core.evaluation.measures import MeasuresJudge, TextJudge
 from mpd_core.evaluation.prompts import Prompt, prompts_of
 from mpd_core.evaluation.record import Lines, RunRecord, load_run, meetings, read_rows, replies_of
 from mpd_core.evaluation.report import report
+from mpd_core.evaluation.texts import html
 from mpd_core.evaluation.verdicts import Judged, judged
 from mpd_core.evaluation.written import card, known_pairs
 from mpd_core.method.preferences import PreferenceSpace
@@ -428,9 +428,9 @@ def test_the_page_of_a_report_is_whole_and_safe(written_run: Path) -> None:
     seen.feed(page)
     assert seen.open == []
     assert not {"script", "link", "img", "i", "iframe"} & seen.kinds
-    assert "http" not in page.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "http" not in page
     assert "&lt;i&gt;c" in page
-    assert page.count("<circle") == 5  # of six meetings one has no decided pair
+    assert page.count('class="rate"') == 5  # of six meetings one has no decided pair
     assert "mpd against uniform" in page
     row = next(r for r in page.split("<tr>") if '"row">soup</th><td>' in r and "Holm" in r)
     assert re.search(r"<td>100\.0 \(100\.0 to 100\.0\), p \S+, Holm \S+, n \d+</td>", row)
@@ -458,22 +458,43 @@ class Tags(HTMLParser):
             pass
 
 
+def page_of(**figures: Any) -> str:
+    """The page of a run of which nothing else is known."""
+    nothing: dict[str, Any] = {"quality": {}, "judges": {}, "identification": {}, "weights": {}}
+    run = {"pack": "p", "count": 1, "prompts": "test"}
+    validation, people = {"said": "k", "shares": {}}, {"meetings": []}
+    about = {"run": run, "validation": validation, "people": people, "paper": {"table_3": []}}
+    return html({**nothing, **about, **figures})
+
+
 def test_the_worst_cell_is_framed_and_colours_follow_the_share() -> None:
     rows = {"AA": {"x": {"measure": 0.25}}, "AB": {"x": {"measure": 1.0}}}
-    run = {"pack": "p", "count": 1, "prompts": "test"}
-    validation = {"said": "k", "shares": {}}
-    found = {"run": run, "identification": {"mpd": rows}, "validation": validation}
-    found |= {
-        "paper": {"table_3": []},
-        "quality": {},
-        "judges": {},
-        "people": {"meetings": []},
-        "weights": {},
-    }
-    page = html(found)
+    page = page_of(identification={"mpd": rows})
     assert '<td class="worst" style="background:oklch(87% 0.065 25)">0.25</td>' in page
     assert '<td style="background:oklch(77% 0.130 150)">1.00</td>' in page
     assert "mpd: mean 0.62" in page
+
+
+def test_bars_show_each_weight_as_wide_as_it_is() -> None:
+    row = {"experts": ["a", "b"], "tokens": 3, "by_kind": {"<x>": [0.05, 0.95]}}
+    page = page_of(weights={"m&m": {"AB": {**row, "by_position": {"<first>": [0.25, 0.75]}}}})
+    assert re.findall(r'width:([\d.]+)%;background:var\(--c(\d)\)">(.*?)<', page) == [
+        ("25.0", "0", "0.25"),
+        ("75.0", "1", "0.75"),
+        ("5.0", "0", ""),
+        ("95.0", "1", "0.95"),
+    ]
+    assert '<th scope="row">&lt;first&gt;</th>' in page
+    assert 'aria-label="Mean weights of m&amp;m for AB"' in page
+
+
+def test_a_win_rate_stands_where_it_is_between_its_ends() -> None:
+    row = {"first": "a", "second": "b", "dimension": "<d>", "paper_rate": 0.6}
+    people = {"votes": 3, "raters": 1, "meetings": [{**row, "paper_interval": (0.25, 0.75)}]}
+    page = page_of(people=people)
+    assert "a against b, &lt;d&gt;" in page
+    assert 'left:25.0%;width:50.0%"' in page
+    assert 'left:60.0%"' in page
 
 
 def test_missing_replies_and_runs_are_said(written_run: Path, tmp_path: Path) -> None:

@@ -17,18 +17,18 @@ from mpd_core.cli import main
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import full as whole
 from mpd_core.evaluation import paper
-from mpd_core.evaluation.cells import table
 from mpd_core.evaluation.efficiency import KINDS, WAYS, efficiency, save
 from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
 from mpd_core.evaluation.identified import judges_of
-from mpd_core.evaluation.plots import bars
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.readme import BEGIN, END, RESULTS, keep, rewrite, runs_of, short, stored
+from mpd_core.evaluation.readme import BEGIN, END, RESULTS, keep, rewrite, runs_of, stored
 from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.tables import heat
+from mpd_core.evaluation.texts import short
 from mpd_core.packs import Pack, load_pack
+from mpd_core.rendering import table
 from mpd_core.request import Sampling
 from tests.judge_server import JudgeServer
 from tests.training_fixtures import write_training_pack
@@ -144,14 +144,6 @@ def test_strengths_are_the_likeliest_of_davidsons_model() -> None:
     ours = bradley_terry({pair: Tally(*seen) for pair, seen in table.items()}, "b")
     for name, found in (("a", best[0]), ("c", best[1])):
         assert (ours[name] - 1000) / 400 * math.log(10) == pytest.approx(found, abs=2e-3)
-
-
-def test_bars_show_each_weight_as_wide_as_it_is() -> None:
-    page = bars([("<first>", [0.25, 0.75])], ["a", "b"], "said & shown")
-    assert 'width="82.5"' in page
-    assert 'width="247.5"' in page
-    assert "&lt;first&gt;" in page
-    assert 'aria-label="said &amp; shown"' in page
 
 
 @pytest.fixture
@@ -270,7 +262,7 @@ def test_readmes_table_by_hand() -> None:
             "so|up": {"A": {"x": {"measure": 0.7}}},
         },
     }
-    lines = list(short({"a": found}, None, ("new", "r")))
+    lines = short({"a": found}, None, ("new", "r")).splitlines()
     assert lines[2:5] == [
         "| a | mpd | 0.88, 0.50 | – | – | – |",
         "|  | so\\|up | – | 0.88, 0.50 | 0.25 (0.20 to 0.40) | – |",
@@ -281,9 +273,9 @@ def test_readmes_table_by_hand() -> None:
     assert "prompts. Some methods have only the first of them: dare 1. Judge" in said
     assert "Judge measures of an earlier version: From worst" in said
     assert "Judge rewards: From worst to best by Bradley-Terry: soup < mpd" in said
-    assert "earlier" not in "".join(short({"a": found}, None, ("new", "old", "r")))
-    assert "Judge rewards of an earlier version" in "".join(short({"a": found}, None, ("old",)))
-    twice = list(short({"a": found, "b": found}, None, ("old",)))
+    assert "earlier" not in short({"a": found}, None, ("new", "old", "r"))
+    assert "Judge rewards of an earlier version" in short({"a": found}, None, ("old",))
+    twice = short({"a": found, "b": found}, None, ("old",)).splitlines()
     assert twice.count("- Measures: Right in 0.95.") == 1  # what the judge is worth, with its table
 
 
@@ -504,10 +496,9 @@ def test_the_heat_table_has_every_method_dimension_and_judge() -> None:
         "soup|": {"AA": {"x": {"r": 0.4}}},
     }
     assert judges_of(shown) == ["measure", "r"]
-    assert table(*heat(shown, "measure"))[2:] == [
+    assert table(heat(shown, "measure")).splitlines()[2:] == [
         "| mpd | x | 🟥 **20.0** | ⬜ 50.0 |",
         "| mpd | y | 🟩 90.0 | – |",
-        "",
     ]
-    assert table(*heat(shown, "r"))[3] == "| soup\\| | x | ⬜ **40.0** | – |"
+    assert table(heat(shown, "r")).splitlines()[3] == "| soup\\| | x | ⬜ **40.0** | – |"
     assert heat(shown, "nobody")[1] == []

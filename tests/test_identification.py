@@ -13,6 +13,7 @@ from mpd_core.evaluation.held_out import identification
 from mpd_core.training import teacher_forcing as reading
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.rollouts import Rollout
+from mpd_core.training.scoring.reward_models import Asked
 from tests.training_fixtures import write_training_pack
 
 
@@ -24,17 +25,9 @@ def reply(code: str, text: str, tokens: Sequence[int] = (5,)) -> Rollout:
 class Words:
     """A reward model of each pole that counts its letter."""
 
-    def score(
-        self,
-        prompts: Sequence[str],  # noqa: ARG002
-        replies: Sequence[str],
-        poles: Sequence[Sequence[str]],
-    ) -> list[dict[str, float]]:
+    def score(self, asked: Sequence[Asked]) -> list[dict[str, float]]:
         letters = {"up0": "a", "down0": "b", "up1": "x", "down1": "y"}
-        return [
-            {name: float(text.count(letters[name])) for name in names}
-            for text, names in zip(replies, poles, strict=True)
-        ]
+        return [{n: float(text.count(letters[n])) for n in names} for _, text, names in asked]
 
 
 def test_shares_by_hand(tiny_base: Path, tmp_path: Path) -> None:

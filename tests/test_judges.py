@@ -28,6 +28,7 @@ from mpd_core.evaluation.judging import (
 from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.packs import load_pack
+from mpd_core.training.scoring.reward_models import Asked
 from tests.judge_server import JudgeServer
 from tests.vote_fixtures import write_run
 
@@ -343,12 +344,9 @@ class CountedWords:
     def __init__(self) -> None:
         self.texts: list[str] = []
 
-    def score(
-        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
-    ) -> list[Mapping[str, float]]:
-        del prompts
-        self.texts += replies
-        return [{pole: -0.15 * len(text.split()) for pole in p} for text, p in zip(replies, poles)]  # noqa: B905
+    def score(self, asked: Sequence[Asked]) -> list[Mapping[str, float]]:
+        self.texts += (text for _, text, _ in asked)
+        return [{pole: -0.15 * len(text.split()) for pole in poles} for _, text, poles in asked]
 
 
 def test_reward_models_score_each_text_once_and_tie_where_they_are_near(tmp_path: Path) -> None:
@@ -466,9 +464,8 @@ def test_reward_models_name_a_pole_only_where_it_stands_out() -> None:
     """Centred scores: 0.3 and 0.0 tell, 0.1 and 0.0 do not."""
 
     class Fixed:
-        def score(self, prompts: object, texts: Sequence[str], poles: object) -> list[Any]:
-            del prompts, poles
-            return [{"a": float(text), "b": 0.0} for text in texts]
+        def score(self, asked: Sequence[Asked]) -> list[Any]:
+            return [{"a": float(text), "b": 0.0} for _, text, _ in asked]
 
     judge = RewardsJudge(Fixed(), "1", ["a", "b"])  # type: ignore[arg-type]
     asked = [Single("?", text, "d", ("a", "b"), ("x", "y")) for text in ("0.3", "0.1", "-0.3")]

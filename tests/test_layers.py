@@ -9,11 +9,11 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
     errors lazily resources
-    saving fields
+    saving fields rendering
     request trace
     method
     packs
-    prompts sampling charts console options analysis
+    prompts sampling console options analysis
     models
     sources remote
     engine.plan
@@ -21,6 +21,7 @@ LAYERS = """
     training.measures
     training.pcm_recipe
     training.data training.verdicts training.recipe training.results training.checkpoint
+    training.machine
     training.trunk training.rollouts
     training.context
     training.packed training.teacher_forcing training.adapters.fitting

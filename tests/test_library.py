@@ -83,8 +83,9 @@ def test_a_wheel_holds_the_default_pack_and_the_page(tmp_path: Path) -> None:
     wheel.extractall(tmp_path / "site")
     code = (
         "from mpd_core.packs import load_pack; from mpd_core.ui.assets import FOLDER;"
-        "from mpd_core.evaluation.scales import BUILT_IN;"
-        "load_pack().verify_files(); print(FOLDER / 'main.js', BUILT_IN, sep='\\n')"
+        "from mpd_core.evaluation.scales import BUILT_IN; from mpd_core.rendering import rendered;"
+        "rendered('curves.html', title='', charts=[]); load_pack().verify_files();"
+        "print(FOLDER / 'main.js', BUILT_IN, sep='\\n')"
     )
     told = subprocess.run(
         [sys.executable, "-c", code],

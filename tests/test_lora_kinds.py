@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from mpd_core.errors import PackError
-from mpd_core.models import expressions
+from mpd_core.models import targets
 from mpd_core.models.adapter_config import CONFIG_FILE, LoraSettings
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter, lowest_layer
 from mpd_core.models.linear import can_pack
@@ -197,7 +197,7 @@ def test_an_expression_without_an_end_is_refused(
     config: dict[str, Any], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would hold the whole process: Python breaks no match off."""
-    monkeypatch.setattr(expressions, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(targets, "PATIENCE_S", 1.0)
     folder = tiny.save_adapter(tiny_base, tmp_path / "mine", rank=2, seed=0)
     configured(**config)(folder)
     with pytest.raises(PackError, match=r"adapter 'mine': .* without an end: correct it"):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mpd_core.models import machine
+from mpd_core.training import machine
 
 CPU_ONLY = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU its kind decides")
 

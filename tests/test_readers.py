@@ -15,10 +15,10 @@ from mpd_core.errors import RequestError
 from mpd_core.evaluation.judges import judge_named
 from mpd_core.evaluation.judging import pairs_of
 from mpd_core.evaluation.readers import JUDGE, Readers, bring
-from mpd_core.evaluation.readme import results
 from mpd_core.evaluation.record import load_run, read_rows, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.sheets import labels
+from mpd_core.evaluation.texts import results
 from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
@@ -131,7 +131,7 @@ def test_verdicts_of_readers_stand_in_every_table(
     assert found["readers"]["quality"]["mpd"] == {"mean": 4.0, "replies": 4}
     assert found["readers"]["quality"]["soup"] == {"mean": 2.0, "replies": 4}
     text, page = ((run / f"report.{end}").read_text() for end in ("md", "html"))
-    whole = "\n".join(results({"x": found}, None, "t"))
+    whole = results({"x": found}, "", "t")
     for said in (text, whole):
         assert "| mpd | 4.00 | 4 |" in said
         assert "| mpd | expertise | 🟩 **100.0** | 🟩 **100.0** |" in said

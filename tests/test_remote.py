@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_whole_vocabulary_equals_the_local_model(
 ) -> None:
     vocab_size = expected[name].shape[-1]
     spec = spec.model_copy(update={"model": name, "top_k": vocab_size})
-    with RemoteExpert("friendly", spec, vocab_size) as expert:
+    with closing(RemoteExpert("friendly", spec, vocab_size)) as expert:
         answers = expert.log_probs(PROMPTS)
     for answer, local in zip(answers, expected[name], strict=True):
         torch.testing.assert_close(answer.log_probs, local, atol=1e-4, rtol=0)
@@ -58,7 +59,7 @@ def test_top_k_is_exact_where_listed(
 ) -> None:
     local = expected["one"]
     spec = spec.model_copy(update={"top_k": top_k})
-    with RemoteExpert("friendly", spec, local.shape[-1]) as expert:
+    with closing(RemoteExpert("friendly", spec, local.shape[-1])) as expert:
         answers = expert.log_probs(PROMPTS)
     for answer, row in zip(answers, local, strict=True):
         assert answer.listed.tolist() == row.topk(top_k).indices.sort().values.tolist()
@@ -76,7 +77,7 @@ def test_choices_in_any_order(
     remote_server: RemoteServer, spec: RemoteTable, expected: dict[str, Tensor]
 ) -> None:
     remote_server.fault("shuffled")
-    with RemoteExpert("friendly", spec, expected["one"].shape[-1]) as expert:
+    with closing(RemoteExpert("friendly", spec, expected["one"].shape[-1])) as expert:
         answers = expert.log_probs(PROMPTS)
     best = [int(answer.log_probs.argmax()) for answer in answers]
     assert best == expected["one"].argmax(-1).tolist()
@@ -88,13 +89,13 @@ def test_key_is_sent_and_never_shown(
     vocab_size: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with RemoteExpert("friendly", spec, vocab_size) as expert:
+    with closing(RemoteExpert("friendly", spec, vocab_size)) as expert:
         expert.log_probs(PROMPTS)
         assert KEY not in repr(expert) + repr(spec)
     assert remote_server.asked()[-1]["authorization"] == f"Bearer {KEY}"
     monkeypatch.setenv("MPD_TEST_KEY", "sk-wrong")  # this server's refusal repeats the key
     with (
-        RemoteExpert("friendly", spec, vocab_size) as expert,
+        closing(RemoteExpert("friendly", spec, vocab_size)) as expert,
         pytest.raises(RemoteError, match=r"401: Unauthorized: Bearer \*\*\*") as error,
     ):
         expert.log_probs(PROMPTS)
@@ -107,7 +108,7 @@ def test_no_part_of_the_key_is_shown(
     """Not where the server's message is cut in the middle of it either."""
     remote_server.fault("status", status=400, message="x" * 190 + KEY)
     with (
-        RemoteExpert("friendly", spec, vocab_size) as expert,
+        closing(RemoteExpert("friendly", spec, vocab_size)) as expert,
         pytest.raises(RemoteError, match=r"x\*\*\*") as error,
     ):
         expert.log_probs(PROMPTS)
@@ -147,7 +148,7 @@ def test_proxy_that_cannot_work(monkeypatch: pytest.MonkeyPatch, proxy: str) -> 
 def test_connections_are_kept_and_threads_may_share(
     remote_server: RemoteServer, spec: RemoteTable, expected: dict[str, Tensor]
 ) -> None:
-    with RemoteExpert("friendly", spec, expected["one"].shape[-1]) as expert:
+    with closing(RemoteExpert("friendly", spec, expected["one"].shape[-1])) as expert:
         for _ in range(3):
             expert.log_probs(PROMPTS)
         assert len({asked["client"] for asked in remote_server.asked()}) == 1

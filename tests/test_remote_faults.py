@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,7 +57,7 @@ def test_lies_and_refusals_end_at_once(
     """One attempt; one line that names the expert and the host; the next call is served."""
     fault, message = LIES[lie]
     remote_server.fault(**fault, times=1)
-    with RemoteExpert("friendly", spec, vocab_size) as expert:
+    with closing(RemoteExpert("friendly", spec, vocab_size)) as expert:
         with pytest.raises(RemoteError, match=message) as error:
             expert.log_probs(PROMPTS)
         assert len(remote_server.asked()) == 1
@@ -87,7 +88,7 @@ def test_passing_trouble_is_tried_again(
     fault, message = PASSING[trouble]
     timeout = 1.0 if trouble in ("slow", "drip") else PATIENCE  # a good answer takes its time, too
     spec = spec.model_copy(update={"timeout_s": timeout})
-    with RemoteExpert("friendly", spec, vocab_size) as expert:
+    with closing(RemoteExpert("friendly", spec, vocab_size)) as expert:
         remote_server.fault(**fault, times=2)
         assert len(expert.log_probs(PROMPTS)) == len(PROMPTS)
         assert len(remote_server.asked()) == 3
@@ -112,7 +113,7 @@ def test_retry_after_is_kept_or_given_up(
     # Its own sleeping alone: other tests' servers may sleep in this process as well.
     watched = SimpleNamespace(**{**vars(asyncio), "sleep": noted})
     monkeypatch.setattr("mpd_core.remote.expert.asyncio", watched)
-    with RemoteExpert("friendly", spec, vocab_size) as expert:
+    with closing(RemoteExpert("friendly", spec, vocab_size)) as expert:
         remote_server.fault("status", status=429, retry_after="1", times=1)
         start = time.monotonic()
         expert.log_probs(PROMPTS)
@@ -144,7 +145,7 @@ def test_retry_after_values(value: str, seconds: float) -> None:
 def test_server_that_dies(tiny_base: Path) -> None:
     with serve(tiny_base) as server:
         spec = RemoteTable(url=server.url, model="base", timeout_s=5, retries=1)
-        with RemoteExpert("friendly", spec, 405) as expert:
+        with closing(RemoteExpert("friendly", spec, 405)) as expert:
             assert len(expert.log_probs(PROMPTS)) == len(PROMPTS)
             server.kill()
             with pytest.raises(RemoteError, match="cannot be reached"):
@@ -166,10 +167,10 @@ def test_tls_is_verified(tiny_base: Path, tmp_path: Path) -> None:
     with serve(tiny_base, options=("--certificate", str(pem), str(key))) as server:
         spec = RemoteTable(url=server.url, model="base")
         with (
-            RemoteExpert("friendly", spec, 405) as expert,
+            closing(RemoteExpert("friendly", spec, 405)) as expert,
             pytest.raises(RemoteError, match=r"cannot be verified .*: name its authority"),
         ):
             expert.log_probs(PROMPTS)
         spec = spec.model_copy(update={"ca_file": pem})
-        with RemoteExpert("friendly", spec, 405) as expert:
+        with closing(RemoteExpert("friendly", spec, 405)) as expert:
             assert len(expert.log_probs(PROMPTS)) == len(PROMPTS)

@@ -141,7 +141,7 @@ def test_reward_models_learn_in_the_words_of_replies_too(tiny_base: Path, tmp_pa
         train_rewards(setup, resume=False)
         models = RewardModels(setup, reward_folder(setup))
         texts = [f"the {word}" for word in words.values()]
-        found = models.score(["go 9"] * 4, texts, [("up0", "down0")] * 4)
+        found = models.score([("go 9", text, ("up0", "down0")) for text in texts])
         scores[name] = [row["up0"] - row["down0"] for row in found]
         record = json.loads((setup.out / "rewards" / RECORD).read_text())
         assert record["taught_sha256"] == setup.taught.sha256
@@ -235,20 +235,17 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
     rows = setup.styles.split("train")
     names = [pole.name for pole in setup.pack.space.poles]
     for row in rows:
-        found = models.score(
-            [row.prompt] * len(row.answers), list(row.answers.values()), [names] * len(row.answers)
-        )
+        found = models.score([(row.prompt, text, names) for text in row.answers.values()])
         scores = dict(zip(row.answers, found, strict=True))
         for pair in data.comparisons(setup.pack.space, row.answers):
             assert scores[pair.chosen][pair.pole.name] > scores[pair.rejected][pair.pole.name]
     oracle = _scores(setup, reward_folder(setup))("explain 3", "the mat 3")
-    ours = models.score(["explain 3"], ["the mat 3"], [names])[0]
+    ours = models.score([("explain 3", "the mat 3", names)])[0]
     assert [ours[name] for name in names] == pytest.approx(oracle, rel=0.1, abs=0.15)  # bf16
-    mixed = rewards.score(["explain 3"], ["the cat 3"], [("up0", "up1")])
+    mixed = rewards.score([("explain 3", "the cat 3", ("up0", "up1"))])
     assert mixed[0]["up1"] == -3.0
-    whole = [text for row in rows for text in row.texts(("AA", "AB", "BA", "BB"))]
-    asked = [row.prompt for row in rows for _ in range(4)]
-    found = models.score(asked, whole, [names] * len(whole))
+    codes = ("AA", "AB", "BA", "BB")
+    found = models.score([(r.prompt, text, names) for r in rows for text in r.texts(codes)])
     for name in names:
         mean = sum(row[name] for row in found) / len(found)
         assert mean == pytest.approx(0.0, abs=0.3)  # bf16, of scores around 5
@@ -257,7 +254,7 @@ def test_rewards_prefer_their_style(tiny_base: Path, tmp_path: Path) -> None:
 # Which product is said to be the faster one: beside other work, a process may measure either.
 SCRIPT = """
 import sys
-from mpd_core.models import machine
+from mpd_core.training import machine
 machine._bf16_is_faster = lambda: sys.argv[3] == "bf16"
 from mpd_core.cli import main
 sys.exit(main(["train", "experts", "--pack", sys.argv[1], "--pole", "up0", "--out", sys.argv[2],

@@ -17,7 +17,7 @@ from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import Candidate, StepRecord
-from mpd_core.ui import ask, identity, palette, settings, wire, zerogpu
+from mpd_core.ui import ask, pages, palette, settings, wire, zerogpu
 from mpd_core.ui.ask import uses_preference, whole
 from mpd_core.ui.handlers import Handlers
 from mpd_core.ui.runs import KEPT, Run, Runs
@@ -345,7 +345,7 @@ def test_the_page_template_loses_what_is_gradios() -> None:
       content="https://elsewhere/x.jpg"
     />
     <meta name="viewport" content="w" /></head>"""
-    renamed = identity.rename(template)
+    renamed = pages.rename(template)
     assert 'property="og:title" content="MPD Studio"' in renamed
     assert "viewport" in renamed
     for wrong in ("Gradio", "{url}", "elsewhere"):

@@ -104,8 +104,8 @@ def test_pairs_are_mpd_with_others_that_say_something_else(place: Place, pack: P
     seen: dict[str, int] = {}
     done: set[str] = set()
     while ballot := ballots.draw(len(done), done, seen):
-        assert ballot.first == "mpd"
-        assert ballot.texts[0].startswith("mpd")
+        assert ballot.pair.first == "mpd"
+        assert ballot.pair.whole.first.startswith("mpd")
         assert ballot == ballots.draw(len(done), done, seen)
         done.add(ballot.key)
     assert len(done) == 8

@@ -126,11 +126,7 @@ class Analysis:
 
 
 def analyse(traces: Mapping[str, Trace]) -> Analysis:
-    """Aggregate traces.
-
-    Args:
-        traces: by what they are called, e.g. the file.
-    """
+    """Aggregate traces, which come by what they are called, e.g. the file."""
     steps = [
         (name, i, step) for name, trace in traces.items() for i, step in enumerate(trace.steps)
     ]

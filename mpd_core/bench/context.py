@@ -147,7 +147,7 @@ class BenchContext:
 
     def crowd(self, count: int, method: str = "mpd", tokens: int = 0) -> list[GenerationRequest]:
         """Requests with random preferences: the same ones for every method."""
-        draw, codes = random.Random(0), [p.code for p in self.pack.space]
+        draw, codes = random.Random(0), self.pack.space.codes
         drawn = [draw.choice(codes) for _ in range(count)]
         return [self.ask(k, method, preference=p, tokens=tokens) for k, p in enumerate(drawn)]
 

@@ -34,15 +34,9 @@ app = typer.Typer(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; what a user did wrong is one line on stderr and exit code 2.
+    """Run a command; its exit code. What a user did wrong is one line on stderr and code 2.
 
     What a terminal's encoding lacks is escaped, and a reader that has gone ends the command.
-
-    Args:
-        arguments: default: those of the process.
-
-    Returns:
-        The exit code.
     """
     console.escape_what_is_lacking()
     try:

@@ -56,7 +56,7 @@ class SoakResult:
 def make_requests(engine: Engine, count: int, seed: int = 0) -> list[GenerationRequest]:
     """Requests of different prompts, preferences, methods, lengths and temperatures."""
     draw = random.Random(seed)
-    codes = [preference.code for preference in engine.pack.space]
+    codes = engine.pack.space.codes
     methods = [m for m in engine.methods if not m.startswith("expert:")]
     requests = []
     for _ in range(count):

@@ -1,31 +1,13 @@
-"""Tables as head and rows of text, and the cells in them; Markdown is drawn here."""
+"""Names in rows, and rows by what they have in common."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
-
-NOTHING = "–"
-
-Table = tuple[Sequence[str], Sequence[Sequence[str]]]
-"""Head and rows, for whatever draws them."""
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table in Markdown, and an empty one after it."""
-    safe = [[line(cell) for cell in row] for row in (head, *rows)]
-    drawn = ["| " + " | ".join(row) + " |" for row in safe]
-    return [drawn[0], "|" + "---|" * len(head), *drawn[1:], ""]
-
-
-def blocks(*parts: str | Table) -> Iterator[str]:
-    """Lines of Markdown: headings, paragraphs and tables, an empty line after each."""
-    for part in parts:
-        yield from (part, "") if isinstance(part, str) else table(*part)
 
 
 def union(rows: Iterable[Iterable[str]]) -> list[str]:
@@ -39,18 +21,3 @@ def grouped(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found
-
-
-def line(text: str) -> str:
-    """Untrusted text as one line that Markdown does not read as a table, heading or tag."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """Rounded; a dash where there is none."""
-    return NOTHING if value is None else f"{value:.{digits}f}"
-
-
-def percent(value: float | None) -> str:
-    """A share in percent with one digit, which is as much as these samples support."""
-    return NOTHING if value is None else f"{100 * value:.1f}"

@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Tables of a run, from its stored replies and verdicts; written beside it, and printed."""
     loaded = parts.opened(pack)
-    from mpd_core.evaluation.markdown import markdown
+    from mpd_core.evaluation.texts import markdown
 
     found = _reported(loaded, parts.folder_of(loaded, out))
     print(json_.dumps(found, indent=1) if json else markdown(found))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from html import escape
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpd_core.charts import document
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.cells import blocks, number, percent
-from mpd_core.evaluation.plots import STYLE, lines
+from mpd_core.rendering import Table, line_chart, number, percent, rendered
 
 PAPER = (13.25, 10.48)
 """Seconds a request of the paper's soups and of its MPD, on one A6000."""
@@ -88,7 +85,7 @@ def save(found: Mapping[str, Any], folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
         JSON: json.dumps(found, indent=1, allow_nan=False) + "\n",
-        MARKDOWN: "\n".join(["# Efficiency", "", *markdown(found)]) + "\n",
+        MARKDOWN: f"# Efficiency\n\n{markdown(found)}",
         HTML: page(found),
     }
     for name, text in texts.items():
@@ -96,44 +93,53 @@ def save(found: Mapping[str, Any], folder: Path) -> Path:
     return folder / HTML
 
 
-def markdown(found: Mapping[str, Any]) -> Iterator[str]:
+def markdown(found: Mapping[str, Any]) -> str:
     """Both tables."""
-    facts = [f"{key} {value}" for key, value in found["machine"].items() if value is not None]
-    yield from blocks(", ".join(facts))
-    if crowd := found.get("crowd"):
-        count, (soups, theirs) = crowd["requests"], PAPER
-        mine = f"{crowd['mpd_seconds'] / count:.3f}"
-        rows = [
-            [row["way"], f"{row['seconds'] / count:.3f}", mine, percent(row["mpd_over_it"])]
-            for row in crowd["rows"]
+    crowd, growth = found.get("crowd"), found.get("growth")
+    machine = [f"{key} {value}" for key, value in found["machine"].items() if value is not None]
+    return rendered(
+        "efficiency.md",
+        machine=machine,
+        crowd=crowd,
+        soups=_soups(crowd) if crowd else None,
+        model=MODEL,
+        growth=growth,
+        costs=_costs(growth) if growth else None,
+    )
+
+
+def _soups(crowd: Mapping[str, Any]) -> Table:
+    count, (soups, theirs) = crowd["requests"], PAPER
+    mine = f"{crowd['mpd_seconds'] / count:.3f}"
+    said = ["the paper's soups, one A6000", f"{soups}", f"{theirs}", percent(theirs / soups)]
+    rows = (
+        [row["way"], f"{row['seconds'] / count:.3f}", mine, percent(row["mpd_over_it"])]
+        for row in crowd["rows"]
+    )
+    return ["soups", "a soup", "MPD", "MPD over it, percent"], [said, *rows]
+
+
+def _costs(growth: Mapping[str, Any]) -> Table:
+    head = ["requests", "cost over one request", "model", "over one by one", "model"]
+    rows = [
+        [
+            *(f"{row['requests']:g}", number(row["measured"]), number(row["model"])),
+            *(number(row[kind] / row["one_by_one"], 3) for kind in ("measured", "model")),
         ]
-        said = ["the paper's soups, one A6000", f"{soups}", f"{theirs}", percent(theirs / soups)]
-        yield from blocks(
-            f"{count} simultaneous requests of {crowd['preferences']} preferences; loading and "
-            "merging left out, as in the paper. Average time a request, in seconds:",
-            (["soups", "a soup", "MPD", "MPD over it, percent"], [said, *rows]),
-        )
-    if growth := found.get("growth"):
-        head = ["requests", "cost over one request", "model", "over one by one", "model"]
-        rows = [
-            [
-                *(f"{row['requests']:g}", number(row["measured"]), number(row["model"])),
-                *(number(row[kind] / row["one_by_one"], 3) for kind in ("measured", "model")),
-            ]
-            for row in growth["rows"]
-        ]
-        told = f"{MODEL} Measured with {growth['experts']:g} experts and a PCM:"
-        yield from blocks(told, (head, rows))
+        for row in growth["rows"]
+    ]
+    return head, rows
 
 
 def page(found: Mapping[str, Any]) -> str:
     """One page that opens offline, with the plot of the model against what was measured."""
-    plot = ""
+    chart = ""
     if growth := found.get("growth"):
         curves = {
             kind: [(row["requests"], row[key]) for row in growth["rows"]]
             for kind, key in zip(KINDS, ("measured", "model", "one_by_one"), strict=True)
         }
-        plot = lines(curves, "Cost of a step over that of one request, by requests")
-    tables = escape("\n".join(markdown(found)))
-    return document("Efficiency", f"<p>{escape(MODEL)}</p>{plot}<pre>{tables}</pre>", STYLE)
+        title = "Cost of a step over that of one request, by requests"
+        chart = line_chart(title, curves, powers=True)
+    tables = markdown(found)
+    return rendered("efficiency.html", title="Efficiency", model=MODEL, chart=chart, tables=tables)

@@ -86,7 +86,7 @@ def full(
     sets = {source: prompts_of(pack, source, settings.limit) for source in settings.prompts}
     methods = methods_of(pack, settings.methods) if settings.methods else usual_methods(pack)
     judges = [judge_named(name, pack, settings.server, tell) for name in settings.judges]
-    codes = [preference.code for preference in pack.space]
+    codes = pack.space.codes
     folders, start = [], time.monotonic()
     how = {"quantize": settings.quantize, "device": settings.device}
     with closing(Generators(pack, tell, **how)) as generators:
@@ -116,7 +116,7 @@ def _generate(
     end: float,
 ) -> list[Job]:
     """Generate replies to as many prompts as the time allows, at least the first few."""
-    codes = [preference.code for preference in pack.space]
+    codes = pack.space.codes
     done: list[Job] = []
     longest: dict[str, float] = {}  # seconds a prompt
     for prompts, methods in _in_turn(*what):

@@ -11,11 +11,12 @@ from typing import Any, cast, get_args
 from mpd_core.engine.plan import TOP, has_soup, method_names, plan_request
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.record import Row, RunRecord, content_hash
+from mpd_core.evaluation.record import Row, RunRecord
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.method.static import STATIC
 from mpd_core.packs import Pack, Quantize
 from mpd_core.request import GenerationRequest, Message, Sampling, Space
+from mpd_core.saving import content_hash
 
 WEIGHTS = "adapter_model.safetensors"
 WEIGHED = ("mpd", TOP)

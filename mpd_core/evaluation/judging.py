@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from mpd_core.evaluation.record import Lines, Row, content_hash, meetings, read_rows
+from mpd_core.evaluation.record import Lines, Row, meetings, read_rows
 from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.saving import content_hash
 
 VERDICTS, SINGLES = "verdicts-{judge}.jsonl", "singles-{judge}.jsonl"
 READERS = "readers"

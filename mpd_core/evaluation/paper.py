@@ -7,11 +7,11 @@ from itertools import pairwise
 
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.evaluation import Figures, Found
-from mpd_core.evaluation.cells import NOTHING
 from mpd_core.evaluation.figures import rate
 from mpd_core.evaluation.jobs import AT, WEIGHED
 from mpd_core.evaluation.record import MAIN
 from mpd_core.evaluation.statistics import mean_known
+from mpd_core.rendering import NOTHING
 
 BASELINES = ("vanilla", "prompting", "soup")
 ORDER = (*BASELINES, "uniform", MAIN)

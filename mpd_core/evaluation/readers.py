@@ -13,10 +13,11 @@ from mpd_core.errors import RequestError
 from mpd_core.evaluation import judging, sheets
 from mpd_core.evaluation.cells import grouped
 from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge
-from mpd_core.evaluation.record import Lines, Row, content_hash, main_of, read_rows
+from mpd_core.evaluation.record import Lines, Row, main_of, read_rows
 from mpd_core.evaluation.verdicts import by_hand
 from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.saving import content_hash
 from mpd_core.training.data import Styled
 
 _HEADING = re.compile(r"^=== ([sp]\d+)\n", re.MULTILINE)

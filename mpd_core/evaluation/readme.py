@@ -4,124 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError
-from mpd_core.evaluation import Found
-from mpd_core.evaluation.cells import NOTHING, blocks, line, percent, union
 from mpd_core.evaluation.efficiency import JSON as EFFICIENCY
-from mpd_core.evaluation.efficiency import markdown as efficiency_text
+from mpd_core.evaluation.efficiency import markdown
 from mpd_core.evaluation.full import PREFIX
-from mpd_core.evaluation.jobs import AT, content_of
-from mpd_core.evaluation.judges import MEASURES, REWARDS
+from mpd_core.evaluation.jobs import content_of
 from mpd_core.evaluation.judges.rewards import version_of
-from mpd_core.evaluation.markdown import heats, paper_tables, readers
 from mpd_core.evaluation.measures import MeasuresJudge, TextJudge
-from mpd_core.evaluation.paper import order_said
-from mpd_core.evaluation.record import FILE, MAIN
+from mpd_core.evaluation.record import FILE
 from mpd_core.evaluation.report import JSON
-from mpd_core.evaluation.tables import FORCED, IDENTIFIED, MEASURE, fewer, heat, identified
+from mpd_core.evaluation.texts import results, short
 from mpd_core.packs import Pack
+from mpd_core.saving import read_json
 
 BEGIN, END = "<!-- results: written by make report -->", "<!-- end of results -->"
 STORED = "evaluation"
 """Folder beside ``pack.toml`` with one report a set of prompts."""
 RESULTS = "RESULTS.md"
 """Every table of these reports, beside ``pack.toml``: it is void with the weights next to it."""
-
-
-def results(reports: Mapping[str, Found], measured: Found | None, title: str) -> Iterator[str]:
-    """All tables of reports, by set of prompts, and of the efficiency, as lines of Markdown."""
-    yield from blocks(
-        f"# Results of {line(title)}",
-        "Written by `make report` from the stored reports in `evaluation/`; do not edit.",
-    )
-    for name, found in reports.items():
-        yield from blocks(f"## {line(name)}", _run(found["run"]) + fewer(found))
-        yield from paper_tables(found)
-        yield from blocks(
-            "### Toggle identification",
-            "Share of replies, in percent, in which a judge that sees one reply alone names the "
-            "chosen pole; neither counts half. The text measures: "
-            f"{found['validation']['said']}",
-            IDENTIFIED,
-            identified(found["identified"]),
-        )
-        yield from heats(found, "Cell by cell, judge '{}':", without=FORCED)
-        yield from readers(found)
-    if measured:
-        yield from ("## Efficiency", "", *efficiency_text(measured))
-
-
-def _run(run: Found) -> str:
-    sampling = run["sampling"]
-    return (
-        f"{run['count']} prompts, {run['replies']} replies of at most "
-        f"{sampling['max_new_tokens']} tokens, temperature {sampling['temperature']:g}, loop "
-        f"penalty {sampling['dry_multiplier']:g}; {'; '.join(run['devices'])}; SHA-256 of the "
-        f"replies {run['replies_sha256'][:12]}. Win rates in percent by the paper's rule."
-    )
-
-
-def short(
-    reports: Mapping[str, Found], measured: Found | None, versions: Collection[str]
-) -> Iterator[str]:
-    """README's table: MPD and the baselines on every prompt set, by every judge.
-
-    ``versions`` are those of the text measures and reward models as they are now: a report by
-    others says so.
-    """
-    judges = union(found["judges"] for found in reports.values())
-    head = [f"{judge}: poles shown, worst cell" for judge in judges]
-    head += [f"{judge}: wins against MPD" for judge in judges]
-    rows = [row for name, found in reports.items() for row in _rows(name, found, judges)]
-    yield from blocks((["prompts", "method", *head], rows))
-    of_mpd = {
-        f"{MAIN}, {name}": found["identification"][MAIN]
-        for name, found in reports.items()
-        if MAIN in found["identification"]
-    }
-    if (cells := heat(of_mpd, MEASURE))[1]:  # by the judge that no model here was trained on
-        yield from blocks("Cell by cell, by the measures, in percent of MPD's replies:", cells)
-    for name, found in reports.items():
-        orders = " ".join(_orders(found, versions))
-        yield f"- {line(name)}, {found['run']['count']} prompts.{fewer(found)} {orders}"
-    for said in dict.fromkeys(found["validation"]["said"] for found in reports.values()):
-        yield f"- Measures: {said}"
-    if crowd := (measured or {}).get("crowd"):
-        ways = (f"{percent(row['mpd_over_it'])}% of {row['way']}" for row in crowd["rows"])
-        yield f"- The paper's {crowd['requests']} requests, time of MPD: {'; '.join(ways)}."
-    yield ""
-
-
-def _rows(prompts: str, found: Found, judges: list[str]) -> Iterator[list[str]]:
-    methods = [m for m in found["run"]["methods"] if AT not in m and not m.startswith(ONE_EXPERT)]
-    for method in methods:
-        by_judge = found["identified"].get(method, {})
-        cells = (by_judge.get(MEASURE if j == MEASURES else j) for j in judges)
-        shown = [f"{c['mean']:.2f}, {c['worst'][-1]:.2f}" if c else NOTHING for c in cells]
-        wins = [_wins(found["judges"].get(j), method) for j in judges]
-        yield [prompts if method == methods[0] else "", method, *shown, *wins]
-
-
-def _wins(judge: Found | None, method: str) -> str:
-    """Win rate of a method over MPD, with its interval."""
-    for row in judge["meetings"] if judge else ():
-        if (row["first"], row["second"]) == (MAIN, method) and row["paper_rate"] is not None:
-            low, high = row["paper_interval"] or (row["paper_rate"],) * 2
-            return f"{1 - row['paper_rate']:.2f} ({1 - high:.2f} to {1 - low:.2f})"
-    return NOTHING
-
-
-def _orders(found: Found, versions: Collection[str]) -> Iterator[str]:
-    for name, tables in found["paper"]["judges"].items():
-        older = name in (MEASURES, REWARDS) and found["judges"][name]["version"] not in versions
-        said = f"{line(name)} of an earlier version" if older else line(name)
-        order = order_said(tables["order"], found["judges"][name]["meetings"])
-        yield f"Judge {said}: {order}"
 
 
 def runs_of(root: Path) -> list[Path]:
@@ -136,7 +40,7 @@ def measured(pack: Pack, root: Path) -> dict[str, Any] | None:
         target.write_bytes(found.read_bytes())
     if not target.is_file():
         return None
-    read: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    read: dict[str, Any] = read_json(target)
     return read
 
 
@@ -144,7 +48,7 @@ def keep(pack: Pack, folder: Path) -> Path:
     """Store a run's report beside the pack."""
     target = pack.folder / STORED / f"{folder.name.removeprefix(PREFIX)}.json"
     target.parent.mkdir(exist_ok=True)
-    found = json.loads((folder / JSON).read_text(encoding="utf-8"))
+    found = read_json(folder / JSON)
     target.write_text(json.dumps(found, allow_nan=False) + "\n", encoding="utf-8")
     return target
 
@@ -164,7 +68,7 @@ def stored(pack: Pack) -> dict[str, Any]:
     found = {}
     for file in files:
         try:
-            report = json.loads(file.read_text(encoding="utf-8"))
+            report = read_json(file)
             content = report["run"]["content"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MPDError(f"{file}: not a report ({type(error).__name__}): delete it.") from error
@@ -198,9 +102,8 @@ def rewrite(
     versions = {*MeasuresJudge.of(TextJudge.of(pack)).versions}
     if pack.spec.rewards:
         versions.add(version_of(pack.path(pack.spec.rewards.folder)))
-    lines = [*short(reports, measured, versions), f"Every table: [{RESULTS}]({place})."]
-    whole = "\n".join(results(reports, measured, pack.spec.title)).rstrip("\n")
-    target.write_text(f"{whole}\n", encoding="utf-8")
-    inside = "\n".join(lines)
+    whole = results(reports, markdown(measured) if measured else "", pack.spec.title)
+    target.write_text(whole.rstrip("\n") + "\n", encoding="utf-8")
+    inside = f"{short(reports, measured, versions)}\nEvery table: [{RESULTS}]({place})."
     readme.write_text(f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}", encoding="utf-8")
     return target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.method.preferences import LEFT_OUT
-from mpd_core.saving import write_json
+from mpd_core.saving import read_json, write_json
 
 Row = dict[str, Any]
 FILE = "run.json"
@@ -90,12 +89,6 @@ def read_rows(file: Path) -> Iterator[Row]:
             yield row
 
 
-def content_hash(value: object, *, sort_keys: bool = True) -> str:
-    """SHA-256 of a value as JSON: what rows are keyed by."""
-    text = json.dumps(value, sort_keys=sort_keys, ensure_ascii=False)
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
 @dataclass(frozen=True)
 class RunRecord:
     """What a run consists of."""
@@ -124,7 +117,7 @@ def load_run(folder: Path) -> RunRecord:
         MPDError: there is none, or it cannot be read.
     """
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        found = read_json(folder / FILE)
         lists = {name: tuple(found[name]) for name in ("methods", "codes", "keys")}
         return RunRecord(**{**found, **lists})
     except FileNotFoundError:

@@ -10,14 +10,13 @@ from typing import Any
 from mpd_core.errors import MPDError
 from mpd_core.evaluation import figures as compute
 from mpd_core.evaluation import identified, paper
-from mpd_core.evaluation.html import html
 from mpd_core.evaluation.judges import MEASURES, kind_of
 from mpd_core.evaluation.judging import READERS, VERDICTS, WRITTEN, Judge, pairs_of
-from mpd_core.evaluation.markdown import markdown
 from mpd_core.evaluation.measures import FITTED, MeasuresJudge, Scorer, TextJudge
 from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, Row, RunRecord, load_run, read_rows, replies_of
 from mpd_core.evaluation.tables import FORCED, MEASURE
+from mpd_core.evaluation.texts import html, markdown
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.verdicts import (
     judged,

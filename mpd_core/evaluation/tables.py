@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mpd_core.evaluation import Found
-from mpd_core.evaluation.cells import NOTHING, Table, line, number, percent, union
+from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.identified import shares_of
+from mpd_core.rendering import NOTHING, Table, line, number, percent
 
 Column = str | Callable[[Found], str]
 """A name in the figures of a row, or what makes the cell of them."""
@@ -182,13 +183,26 @@ def _mean(cell: Found) -> str:
     return f"{cell['mean']:.2f}; {number(cell['whole'])}; {share:.2f} ({name} of {code})"
 
 
-def worst(head: Sequence[str], found: Iterable[tuple[Sequence[str], Found]]) -> Table:
-    """The weakest dimension of each preference, by what ``head`` names."""
-    rows = [
-        (who, {code: f"{name} {share:.2f}" for code, (name, share) in row.items()})
-        for who, row in found
-    ]
-    return crossed(head, rows)
+def worst(found: Mapping[str, Found]) -> Table:
+    """The weakest dimension of each preference, by method."""
+    return crossed(["method"], [([method], _weakest(row)) for method, row in found.items()])
+
+
+def worst_met(meetings: Sequence[Found]) -> Table:
+    """The same of meetings: of MPD's with all others, where it is there."""
+    mine = [row for row in meetings if row["first"] == meetings[0]["first"]]
+    return crossed(list(WHO), [((r["first"], r["second"]), _weakest(r["worst"])) for r in mine])
+
+
+def _weakest(found: Found) -> dict[str, str]:
+    return {code: f"{name} {share:.2f}" for code, (name, share) in found.items()}
+
+
+def agreed(found: Found) -> str:
+    """How far raters agree, in a sentence."""
+    known = [f"{name} {number(value)}" for name, value in found.items() if value is not None]
+    alpha = f"Krippendorff's alpha: {', '.join(known)}."
+    return alpha if known else "No pair has two raters."
 
 
 def validation(found: Found) -> Table:

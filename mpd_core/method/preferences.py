@@ -99,6 +99,11 @@ class PreferenceSpace:
         """Every pole of every dimension, dimension by dimension: the order of the PCM's head."""
         return tuple(pole for dimension in self.dimensions for pole in dimension.poles)
 
+    @property
+    def codes(self) -> list[str]:
+        """Of every full preference, in order: AAA, AAB, ABA ..."""
+        return [preference.code for preference in self]
+
     def parse(self, code: str) -> Preference:
         """``"AAB"`` or ``"A-B"`` to a preference.
 

@@ -16,9 +16,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from torch import nn
 
 from mpd_core.errors import PackError, others_as, shortened
-from mpd_core.models.expressions import endless
 from mpd_core.models.files import check_no_pointer
-from mpd_core.models.targets import by_pattern, layer_after, suffix, targeted
+from mpd_core.models.targets import by_pattern, endless, layer_after, suffix, targeted
 from mpd_core.packs import complaints
 from mpd_core.resources import read_settings_text
 

@@ -187,12 +187,8 @@ def check_keys(folder: Path, info: Mapping[str, Any], architecture: str) -> None
     """Hold a folder's tensors against those of the model that was made for them.
 
     transformers fills what is missing with random numbers, and drops what is left over; of both it
-    only warns. Tied weights may be missing, and causal masks left over, which old files hold.
-
-    Args:
-        folder: that was read.
-        info: transformers' loading info.
-        architecture: for errors.
+    only warns: ``info`` is its loading info. Tied weights may be missing, and causal masks left
+    over, which old files hold.
 
     Raises:
         PackError: names the first tensor that is missing, left over, or of another shape.

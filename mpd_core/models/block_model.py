@@ -30,10 +30,7 @@ def block_names(folder: Path) -> frozenset[str]:
 
 
 def load_in_blocks(folder: Path) -> Any | None:
-    """The model of a converted base, on the CPU; what is not in blocks is fp32.
-
-    Args:
-        folder: as ``convert_gguf`` writes it.
+    """The model of a base as ``convert_gguf`` writes it, on the CPU; what is not in blocks is fp32.
 
     Returns:
         None where there are no blocks, or no decoder is written out that they are for.

@@ -113,8 +113,7 @@ class RowCacheLayer(CacheLayerMixin):  # type: ignore[misc]
     def arrays(self, key_states: Tensor) -> tuple[Any, Any]:
         """Keys and values of all rows as arrays, to be written in place; on a CPU.
 
-        Args:
-            key_states: shaped as in ``update``, in case there are none yet.
+        In case there are none yet, ``key_states`` are shaped as in ``update``.
         """
         if not self.is_initialized:
             self.lazy_initialization(key_states)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import ModelSourceError, others_as
-from mpd_core.models.files import BLOCKS, LOCAL
-from mpd_core.saving import need_space
+from mpd_core.models.files import BLOCKS, LOCAL, need_space
 
 if TYPE_CHECKING:
     from mpd_core.models.gguf_file import GGUFContents

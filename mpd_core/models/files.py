@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -22,16 +23,15 @@ LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """How every model and tokenizer is read: said outright, or transformers asks at the terminal."""
 UNREADABLE = (OSError, ValueError, OverflowError, RecursionError)
 """What reading a file as JSON can raise; the last where brackets are nested without end."""
+CACHE_ENV = "MPD_CACHE"
+"""Where bases are kept that were converted."""
 _POINTER = b"version https://git-lfs"
 
 
 def checked_folder(folder: Path, name: str, *, tokenizer: bool = False) -> Path:
     """``folder``, when it holds a configuration and all of its safetensors, each of them whole.
 
-    Args:
-        folder: as ``save_pretrained`` writes it.
-        name: for errors.
-        tokenizer: whether it must hold one.
+    With ``tokenizer`` it must hold one, too; errors begin with ``name``.
 
     Raises:
         ModelSourceError: names the file that is missing, cut, a git-lfs pointer, or too many.
@@ -146,4 +146,18 @@ def _check_json(file: Path) -> None:
         raise ModelSourceError(
             f"{file} sets transformers_weights; only {WEIGHTS}, or what {INDEX} names, is read: "
             "remove the setting, or rename the file."
+        )
+
+
+def need_space(folder: Path, size: int, variable: str = CACHE_ENV) -> None:
+    """Refuse early when the disk has less than ``size`` bytes free.
+
+    Raises:
+        ModelSourceError: says how much is missing and how to use another disk.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise ModelSourceError(
+            f"No disk space for the base model: {folder} has {free / 1e9:.2f} GB free and "
+            f"{size / 1e9:.2f} GB are needed; free some, or set {variable} to a larger disk."
         )

@@ -48,14 +48,10 @@ class LayerTable:
                 row[start : start + loops.ADAPTERS] = own
 
     def climb(self, x: Tensor, update: Tensor, shared: Pass, cache: RowCache, whole: int) -> None:
-        """So many whole layers, and keys and values of the next; see ``layer_loops.climb``.
+        """So many ``whole`` layers, and keys and values of the next; see ``layer_loops.climb``.
 
-        Args:
-            x: states, [rows, T, D]; written.
-            update: likewise.
-            shared: of this pass.
-            cache: the model's, whose window is this pass's.
-            whole: layers.
+        States x and what they lack, [rows, T, D] both, are written; the cache's window is that of
+        this pass.
         """
         if self._count != self._stack.count:
             self._find_adapters()

@@ -56,11 +56,8 @@ def _size(tensor: Tensor) -> float:
 def check_types(folder: Path, model: Any) -> None:
     """Refuse numbers that stand for others: transformers would take them as they are.
 
-    Masks, of four axes, are never read.
-
-    Args:
-        folder: that the model was read from.
-        model: of transformers, which may have been told how the numbers are quantised.
+    Masks, of four axes, are never read, and a model of transformers may have been told how the
+    numbers in its ``folder`` are quantised.
 
     Raises:
         PackError: names the first weight that is no floating-point tensor.
@@ -78,10 +75,7 @@ def check_types(folder: Path, model: Any) -> None:
 def check_numbers(folder: Path, model: nn.Module, packed: torch.dtype | None) -> None:
     """Hold a model's numbers against the types that they are computed in.
 
-    Args:
-        folder: that the model was read from.
-        model: with its weights.
-        packed: type that linears and embeddings will be held in; None: as they are.
+    ``packed`` is the type that linears and embeddings will be held in; None: as they are.
 
     Raises:
         PackError: names the first tensor that is not finite, or that packing would change.

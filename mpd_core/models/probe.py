@@ -48,11 +48,9 @@ class Sample:
 
 
 def take_sample(model: Any, length: int) -> Sample:
-    """Read two texts by a model's own forward pass, before anything in it is replaced.
+    """Read two texts by a causal LM's own forward pass, before anything in it is replaced.
 
-    Args:
-        model: a causal LM.
-        length: tokens that a row will be able to hold.
+    They are no longer than the tokens that a row will be able to hold, ``length``.
 
     Raises:
         PackError: the model fails, or changes its logits after the output layer.
@@ -165,11 +163,7 @@ def check_adapters(
 ) -> None:
     """Read with all adapters in one of two rows: whatever fails, fails when the base is loaded.
 
-    Args:
-        read: as ``RowModel.forward``, through a cache for two rows.
-        sample: for its texts.
-        model: for its name.
-        names: of the adapters.
+    ``read`` is ``RowModel.forward`` with a cache for two rows, ``names`` are the adapters'.
 
     Raises:
         PackError: a linear is called in a way that adapters cannot follow, or the pass fails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,12 +116,10 @@ class RowModel:
         if sample:
             tolerance = probe.tolerance_of(self.products(), packed, like)
             self.cache = RowCache(count, 2, sample.length, 1, spare=WINDOW_STEP)
-            probe.check_rows(self._read, sample, model, tolerance=tolerance)
+            read = partial(self.forward, first=0, adapters=[(), ()])
+            probe.check_rows(read, sample, model, tolerance=tolerance)
             names = [adapter.name for adapter in adapters]
             probe.check_adapters(self.forward, sample, model, names)
-
-    def _read(self, inputs: Tensor, positions: Tensor) -> Tensor:
-        return self.forward(inputs, positions, 0, [()] * len(inputs))
 
     @torch.inference_mode()
     def forward(

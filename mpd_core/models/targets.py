@@ -1,11 +1,15 @@
 """Which modules of a model an adapter's configuration means: PEFT's rules, as of 0.21.
 
-``check_target_module_exists`` and ``get_pattern_key`` there; a test holds these against them.
+``check_target_module_exists`` and ``get_pattern_key`` there; a test holds these against them. Rules
+may be regular expressions of strangers, some of which never come to an end: see ``endless``.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
@@ -17,6 +21,18 @@ from mpd_core.models.blocks import BlockLinear
 ALL_LINEAR = "all-linear"
 LAYER = r".*?\.[^.]*\.(?P<number>\d+)\."
 """The first number that stands within a module's name, for its layer's."""
+
+FEW = 3
+"""So many repetitions of names of some dozens of letters end soon, if none stands in another."""
+PATIENCE_S = 10.0
+"""For all names of a model together, which take milliseconds."""
+_TRIAL = """
+import json, re, sys
+expressions, names = json.load(sys.stdin)
+for expression in map(re.compile, expressions):
+    for name in names:
+        expression.match(name), expression.fullmatch(name)
+"""
 
 T = TypeVar("T")
 Names = str | Collection[str]
@@ -114,3 +130,30 @@ def _all_linear(model: Any) -> list[str]:
         for name, module in model.named_modules()
         if linear_shape(module) and module is not output
     ]
+
+
+def endless(expressions: Collection[str], names: Collection[str]) -> bool:
+    """Whether matching these expressions with these names takes too long to be waited for.
+
+    Repetitions in repetitions, as in ``(a+)+b``, can double a match's time with each letter, and
+    Python cannot break one off: expressions that might are matched in a process of their own.
+    """
+    doubtful = sorted({expression for expression in expressions if not _ends(expression)})
+    if not doubtful:
+        return False
+    try:
+        subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _TRIAL],
+            input=json.dumps([doubtful, sorted(names)]).encode(),
+            timeout=PATIENCE_S,
+            check=True,
+            capture_output=True,
+        )
+    except (subprocess.SubprocessError, OSError):
+        return True
+    return False
+
+
+def _ends(expression: str) -> bool:
+    """Whether it is plain to see: few repetitions, and none of a group."""
+    return len(re.findall(r"[*+{]", expression)) <= FEW and not re.search(r"\)[*+{]", expression)

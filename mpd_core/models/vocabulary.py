@@ -16,12 +16,7 @@ SHOWN = 3
 def check_same_vocabulary(
     base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase, name: str
 ) -> None:
-    """Check that a checkpoint numbers tokens as the base does, special tokens included.
-
-    Args:
-        base_tokenizer: the base's.
-        other_tokenizer: the expert's.
-        name: of the expert, for the message.
+    """Check that the expert ``name`` numbers tokens as the base does, special tokens included.
 
     Raises:
         PackError: one line with the sizes and the first differences.

@@ -1,9 +1,16 @@
 """Packs: what a deployment is made of, in TOML."""
 
 from mpd_core.packs.pack import DEFAULT_PACK, Pack, file_sha256, load_pack, pack_names
-from mpd_core.packs.reading import complaints, read_table
 from mpd_core.packs.schema import PackSpec, Precision, Quantize, RemoteTable, TemplateSpec
-from mpd_core.packs.sources import FolderSource, GGUFSource, HubSource, Source, Table
+from mpd_core.packs.tables import (
+    FolderSource,
+    GGUFSource,
+    HubSource,
+    Source,
+    Table,
+    complaints,
+    read_table,
+)
 
 __all__ = [
     "DEFAULT_PACK",

@@ -15,9 +15,8 @@ from typing import Any
 
 from mpd_core.errors import PackError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
-from mpd_core.packs.reading import read_table
 from mpd_core.packs.schema import NAME, PackSpec
-from mpd_core.packs.sources import GGUFSource
+from mpd_core.packs.tables import GGUFSource, read_table
 from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
 from mpd_core.resources import ASSETS
 
@@ -30,12 +29,9 @@ class Pack:
     """A validated pack: its specification, its folder, and the hashes of its files."""
 
     def __init__(self, spec: PackSpec, folder: Path, toml_sha256: str | None = None) -> None:
-        """Check a specification for consistency.
+        """Check a specification, whose paths are relative to ``folder``, for consistency.
 
-        Args:
-            spec: what the pack says.
-            folder: that its paths are relative to.
-            toml_sha256: of the file that it was read from; None: it was made in memory.
+        ``toml_sha256`` is of the file that it was read from; None: it was made in memory.
         """
         self.spec = spec
         self.folder = folder

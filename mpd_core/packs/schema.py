@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mpd_core.errors import RequestError
 from mpd_core.method.static import is_simplex
-from mpd_core.packs.sources import SHA256, Source, Table
+from mpd_core.packs.tables import SHA256, Source, Table
 from mpd_core.request import NUMBERS, Sampling, Space
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"

@@ -39,12 +39,9 @@ class RemoteAnswer:
 
 
 def completion_request(model: str, prompts: Sequence[Sequence[int]], top_k: int) -> bytes:
-    """The JSON body that asks for one token after each prompt, with log-probabilities.
+    """The JSON body that asks for one token after each prompt, with the ``top_k`` likeliest listed.
 
-    Args:
-        model: as the server names it.
-        prompts: token ids, one list a prompt.
-        top_k: how many log-probabilities of the likeliest tokens to list.
+    Prompts are lists of token ids; ``model`` is what the server calls it.
     """
     body = {
         "model": model,
@@ -59,13 +56,9 @@ def completion_request(model: str, prompts: Sequence[Sequence[int]], top_k: int)
 
 
 def parse_answers(body: bytes, prompts: int, vocab_size: int, top_k: int) -> list[RemoteAnswer]:
-    """The distributions in a response's body, in the order of the prompts.
+    """The distributions in a response's body, in the order of so many ``prompts``.
 
-    Args:
-        body: JSON as the server sent it.
-        prompts: how many were asked.
-        vocab_size: V.
-        top_k: how many tokens a prompt were asked for.
+    ``vocab_size`` is V, ``top_k`` how many tokens a prompt were asked for.
 
     Raises:
         BadAnswerError: anything that an honest server with the base's vocabulary would not send.

@@ -63,13 +63,9 @@ def make_client(url: httpx.URL, key: str, ca_file: Path | None) -> httpx.AsyncCl
 async def exchange(
     client: httpx.AsyncClient, url: httpx.URL, payload: bytes, timeout_s: float
 ) -> bytes:
-    """Post a body; the response's body.
+    """Post JSON to a whole address; the response's body. Redirects are not followed.
 
-    Args:
-        client: holds the connections and headers; follows no redirects.
-        url: the whole address.
-        payload: JSON.
-        timeout_s: for everything, from connecting to the last byte.
+    ``timeout_s`` is for everything, from connecting to the last byte.
 
     Raises:
         FailureError: anything but a whole response with status 200.

@@ -13,7 +13,6 @@ import random
 import re
 import threading
 from collections.abc import Sequence
-from types import TracebackType
 
 import httpx
 
@@ -82,12 +81,9 @@ class RemoteExpert:
         self._thread.start()
 
     def log_probs(self, prompts: Sequence[Sequence[int]]) -> list[RemoteAnswer]:
-        """The next-token distribution after each prompt, from one call to the server.
+        """The next-token distribution after each prompt (token ids), from one call to the server.
 
         Blocks for at most (retries + 1) x timeout_s and retries x 10 s of pauses.
-
-        Args:
-            prompts: token ids of the base's vocabulary, one sequence a prompt.
 
         Raises:
             RemoteError: no answer in time, a refusal, or an answer that cannot be believed.
@@ -111,17 +107,6 @@ class RemoteExpert:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-
-    def __enter__(self) -> RemoteExpert:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _wait(self, payload: bytes) -> bytes:
         """Run the request on the event loop's thread and block until it returns."""

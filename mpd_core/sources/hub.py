@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.errors import ModelSourceError, one_line, others_as
-from mpd_core.models.files import INDEX, WEIGHTS, checked_folder, weight_files
-from mpd_core.saving import need_space
+from mpd_core.models.files import INDEX, WEIGHTS, checked_folder, need_space, weight_files
 from mpd_core.sources.store import Progress, is_no_space
 
 SMALL: dict[str, list[str]] = {

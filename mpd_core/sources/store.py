@@ -21,7 +21,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mpd_core.errors import ModelSourceError, one_line
-from mpd_core.saving import CACHE_ENV, need_space
+from mpd_core.models.files import CACHE_ENV, need_space
+from mpd_core.saving import read_json
 
 LAYOUT = 4
 """Part of each folder's name: raise it when the conversion changes, and models are redone."""
@@ -54,7 +55,7 @@ def cache_root() -> Path:
 def is_complete(folder: Path) -> bool:
     """Whether the folder holds each file that its manifest names, in the size that it names."""
     try:
-        sizes = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        sizes = read_json(folder / MANIFEST)["files"]
         return bool(sizes) and all(
             (folder / name).stat().st_size == size for name, size in sizes.items()
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,15 +18,15 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.architecture import text_config
 from mpd_core.models.base import check_keys
 from mpd_core.models.files import LOCAL
-from mpd_core.models.machine import trains_in_bf16
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.packs.schema import AdapterSpec
 from mpd_core.prompts import PromptRenderer
 from mpd_core.request import Message
-from mpd_core.saving import write_json
+from mpd_core.saving import read_json, write_json
 from mpd_core.sources.obtain import obtain
 from mpd_core.training.data import Split, Styled, Styles, load_styles
+from mpd_core.training.machine import trains_in_bf16
 from mpd_core.training.pcm_recipe import LoraSpec
 from mpd_core.training.recipe import FILE, Recipe, load_recipe
 from mpd_core.training.results import ADAPTER
@@ -121,7 +120,7 @@ class TrainingContext:
         """
         if not (file := self.out / MACHINE).is_file():
             write_json(file, {"bf16": trains_in_bf16()})
-        return bool(json.loads(file.read_text(encoding="utf-8"))["bf16"])
+        return bool(read_json(file)["bf16"])
 
     def causal_lm(self, lora: LoraSpec, start: Path | None = None) -> Any:
         """The frozen base with an adapter to train: a fresh one, or a copy of a saved one."""

@@ -93,7 +93,7 @@ def pole_answers(space: PreferenceSpace, pole: Pole) -> tuple[str, ...]:
 
 def common_answers(space: PreferenceSpace) -> tuple[str, ...]:
     """Names of the answers that the anchor learns from: of all preferences, and neutral ones."""
-    return (*(preference.code for preference in space), NEUTRAL)
+    return (*space.codes, NEUTRAL)
 
 
 def opposites(space: PreferenceSpace, pole: Pole) -> tuple[Pole, ...]:

@@ -88,7 +88,7 @@ def references(setup: TrainingContext) -> Iterator[Work]:
     prompts = min(
         recipe.pcm.iterations * recipe.pcm.rollouts.prompts, len(setup.styles.split("train"))
     )
-    replies = prompts * len(list(setup.pack.space))
+    replies = prompts * len(setup.pack.space.codes)
     yield Work("references", generated=replies * recipe.references.max_new_tokens)
 
 
@@ -102,7 +102,7 @@ def static(setup: TrainingContext) -> Iterator[Work]:
         return
     points = sum(len(list(grid(len(p.poles), spec.parts, spec.least))) for p in setup.pack.space)
     half = -(-spec.prompts // 2)
-    finals = len(list(setup.pack.space)) * spec.finalists
+    finals = len(setup.pack.space.codes) * spec.finalists
     replies = points * half + finals * (spec.prompts - half)
     yield Work("static weights", generated=replies * tokens)
 
@@ -110,13 +110,13 @@ def static(setup: TrainingContext) -> Iterator[Work]:
 def pcm(setup: TrainingContext) -> Iterator[Work]:
     """Rollouts and updates."""
     spec = setup.recipe.pcm
-    groups = spec.rollouts.prompts * len(list(setup.pack.space))
+    groups = spec.rollouts.prompts * len(setup.pack.space.codes)
     replies = groups * spec.rollouts.samples * spec.iterations
     generated = replies * spec.rollouts.max_new_tokens
     steps = spec.iterations * spec.passes * -(-groups // spec.batch)
     if spec.answers:
         rows = setup.taught.split("train")[: spec.answers.prompts]
-        codes = [preference.code for preference in setup.pack.space]
+        codes = setup.pack.space.codes
         texts = [[setup.prompt(row.prompt) + text] for row in rows for text in row.texts(codes)]
         yield _learning(setup, "PCM, written answers", spec.answers, texts)
     yield Work("PCM", steps, 2 * generated * spec.passes, generated)
@@ -149,7 +149,7 @@ def _learning_rate(setup: TrainingContext) -> float:
 
 
 def _generating_rate(setup: TrainingContext) -> float:
-    codes = [preference.code for preference in setup.pack.space]
+    codes = setup.pack.space.codes
     prompts = [row.prompt for row in setup.styles.split("train")]
     asks = rollouts.every(prompts, codes, 1, 0)[:PROBE_REPLIES]
     with Engine.open(setup.pack) as engine:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpd_core.training.context import TrainingContext
-from mpd_core.training.trunk import PADDING, Layout, Trunk
+from mpd_core.training.trunk import PADDING, Layout, Trunk, padded
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,11 @@ def pack_row(prompt: Sequence[int], texts: Iterable[Sequence[int]]) -> PackedRow
 
 def stack_rows(rows: Sequence[PackedRow], pad: int) -> tuple[Tensor, Layout]:
     """Token ids [G, L], padded on the right, and their layout."""
-
-    def stacked(name: str, padding: int) -> Tensor:
-        lists = [torch.tensor(getattr(row, name)) for row in rows]
-        return nn.utils.rnn.pad_sequence(lists, batch_first=True, padding_value=padding)
-
-    return stacked("ids", pad), Layout(stacked("positions", 0), stacked("segments", PADDING))
+    ids, positions, segments = (
+        padded((torch.tensor(getattr(row, name)) for row in rows), filling)
+        for name, filling in (("ids", pad), ("positions", 0), ("segments", PADDING))
+    )
+    return ids, Layout(positions, segments)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from mpd_core.charts import page
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.rendering import line_chart, rendered
+from mpd_core.saving import read_json
 
 METRICS = "metrics.jsonl"
 CURVES = "curves.html"
@@ -26,13 +27,15 @@ def write_metrics(folder: Path, title: str, history: list[dict[str, float]]) -> 
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     (folder / METRICS).write_text(lines, encoding="utf-8")
     names = sorted({name for entry in history for name in entry} - {"step", "epoch"})
-    curves = {
+    points = {
         name: [
             (entry["step"], entry[name]) for entry in history if name in entry and "step" in entry
         ]
         for name in names
     }
-    (folder / CURVES).write_text(page(title, "Each by optimiser step.", curves), encoding="utf-8")
+    charts = [line_chart(name, {"": curve}) for name, curve in points.items() if curve]
+    page = rendered("curves.html", title=title, charts=charts)
+    (folder / CURVES).write_text(page, encoding="utf-8")
 
 
 def save_adapter(model: Any, folder: Path) -> None:
@@ -51,7 +54,7 @@ def save_adapter(model: Any, folder: Path) -> None:
 
 def _portable(file: Path) -> None:
     """Make an adapter's config reproducible: no local path of the base, and sorted lists."""
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file)
     config["base_model_name_or_path"] = None
     config["target_modules"] = sorted(config["target_modules"])  # PEFT writes a set, in any order
     file.write_text(json.dumps(config, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -42,7 +42,7 @@ def references(setup: TrainingContext, options: Options) -> None:
     """Generate the baseline's replies for all prompts of PCM training; existing ones are kept."""
     used = (prompts_of(setup, k) for k in range(setup.recipe.pcm.iterations))
     prompts = list(dict.fromkeys(prompt for some in used for prompt in some))
-    codes = [preference.code for preference in setup.pack.space]
+    codes = setup.pack.space.codes
     pack = run_in_fresh_thread(trained_pack, setup)
     size = setup.recipe.pcm.rollouts.prompts
     with Engine.open(pack, precision=fastest_precision()) as engine:

@@ -14,6 +14,7 @@ from mpd_core.models.base import fastest_precision, load_model, weight_format
 from mpd_core.models.llama import is_llama
 from mpd_core.models.rows import RowModel
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.trunk import padded
 
 Ids = Sequence[int]
 AdapterMix = tuple[tuple[str, float], ...]
@@ -102,11 +103,8 @@ class TeacherForcing:
         Returns:
             By text and adapter, [tokens of the text, D] on the model's device.
         """
-        longest = max(map(len, texts))
-        tokens = torch.zeros(len(texts), longest, dtype=torch.long)
-        for row, text in enumerate(texts):
-            tokens[row, : len(text)] = torch.tensor(text)
-        positions = torch.arange(longest).expand_as(tokens)
+        tokens = padded(torch.tensor(text) for text in texts)
+        positions = torch.arange(tokens.shape[1]).expand_as(tokens)
         inputs = tokens
         if self._trunk is not None:
             inputs = self._trunk.forward(tokens, positions, 0, [()] * len(texts))

@@ -8,6 +8,7 @@ text's states up, or computes and keeps them. What a trainer sees is an ordinary
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,11 @@ from mpd_core.errors import PackError
 
 MEMORY_BYTES = 4 * 2**30
 PADDING = -1
+
+
+def padded(rows: Iterable[Tensor], value: float = 0.0) -> Tensor:
+    """Rows of different lengths as one tensor, filled up behind their ends."""
+    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
 
 @dataclass(frozen=True)
@@ -129,18 +135,13 @@ class Trunk(nn.Module):
     def _compute(self, texts: list[_Row], device: torch.device) -> list[Tensor]:
         if not texts:
             return []
-
-        def stacked(rows: list[Tensor], padding: int) -> Tensor:
-            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=padding)
-            return padded.to(device)
-
         layout = Layout(
-            stacked([text.layout.positions for text in texts], 0),
-            stacked([text.layout.segments for text in texts], PADDING),
+            padded((text.layout.positions for text in texts), 0).to(device),
+            padded((text.layout.segments for text in texts), PADDING).to(device),
         )
         packed = bool((layout.segments > 0).any())  # plain texts need no mask but the causal one
         states = self._lower[0](
-            input_ids=stacked([text.ids for text in texts], self._pad),
+            input_ids=padded((text.ids for text in texts), self._pad).to(device),
             position_ids=layout.positions,
             attention_mask=layout.visible() if packed else None,
             use_cache=False,

@@ -32,13 +32,7 @@ class Opening:
         opener: Callable[[Callable[[str], None]], Engine],
         tell: Callable[[str], None] = print,
     ) -> None:
-        """Begin with ``start``.
-
-        Args:
-            pack: what the engine will run.
-            opener: opens it, and tells in sentences what it is doing.
-            tell: hears the same sentences.
-        """
+        """Begin with ``start``; ``tell`` hears in sentences what ``opener`` is doing."""
         self.pack = pack
         self.methods = method_names(pack)
         self.stage = "Starting."

@@ -13,10 +13,11 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import Receive, Scope, Send
 
 from mpd_core.errors import MPDError
-from mpd_core.ui import assets, identity, palette, zerogpu
+from mpd_core.ui import assets, palette, zerogpu
 from mpd_core.ui.calls import HANDLERS, Calls
 from mpd_core.ui.layout import CONCURRENT_RUNS, build
 from mpd_core.ui.opening import Opening
+from mpd_core.ui.pages import use_own_head
 
 if TYPE_CHECKING:
     from mpd_core.ui.opening import Host
@@ -67,11 +68,13 @@ def launch(
     Raises:
         MPDError: as ``serve``.
     """
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or _usual_host()
+    # A Space is reached from outside its container, anything else from this machine.
+    usual = "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or usual
     port = _chosen_port() if port is None else port
     check_port(host, port)
     gr.set_static_paths([assets.PLOTLY])
-    identity.apply()
+    use_own_head()
     # Past the queue a call would be answered with the first words of its reply, as if these were
     # all.
     page = build(engine).queue(
@@ -137,11 +140,6 @@ def _switches(page: gr.Blocks) -> dict[str, Any]:
         },
         "favicon_path": assets.FOLDER / "favicon.svg",
     }
-
-
-def _usual_host() -> str:
-    """A Space is reached from outside its container, anything else from this machine."""
-    return "0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1"
 
 
 def _chosen_port() -> int:

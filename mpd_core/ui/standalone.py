@@ -46,9 +46,7 @@ def inert(value: object) -> str:
 def viewer_page(css: str, pack: dict[str, Any]) -> str:
     """The page of one reply, with ``MARK`` in place of its trace.
 
-    Args:
-        css: the stylesheet of the app.
-        pack: what the app's JavaScript knows of the pack.
+    It has the stylesheet of the app, and what the app's JavaScript knows of the pack.
     """
     engine = {
         "ready": False, "offline": True, "stage": "", "device": "", "precision": "", "notes": [],

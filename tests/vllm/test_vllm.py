@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -227,7 +228,7 @@ def test_refusals_of_a_real_server(experts: dict[str, RemoteExpert]) -> None:
     )
     for change, message in cases:
         changed = spec.model_copy(update=change)
-        with RemoteExpert("one", changed, vocab_size) as expert:
+        with closing(RemoteExpert("one", changed, vocab_size)) as expert:
             with pytest.raises(RemoteError, match=message) as error:
                 expert.log_probs([[1, 2, 3]])
             print(error.value)

@@ -36,9 +36,8 @@ def rewards(setup: TrainingContext, models: Rewards) -> Figures:
     """Pair accuracy on the test split, by pole and by what is held, beside two simple rules."""
     train, test = setup.styles.split("train"), setup.styles.split("test")
     named = [(row, name) for row in test for name in row.answers]
-    prompts, texts = [r.prompt for r, _ in named], [r.answers[name] for r, name in named]
     poles = [pole.name for pole in setup.pack.space.poles]
-    found = models.score(prompts, texts, [poles] * len(named))
+    found = models.score([(row.prompt, row.answers[name], poles) for row, name in named])
     scored = {(row.id, name): scores for (row, name), scores in zip(named, found, strict=True)}
     figures: Figures = {}
     for pole in setup.pack.space.poles:
@@ -101,8 +100,8 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
 
 
 def _scored(models: Rewards, pole: str, replies: Sequence[Rollout]) -> list[float]:
-    texts = [r.prompt for r in replies], [r.text for r in replies]
-    found = run_in_fresh_thread(models.score, *texts, [(pole,)] * len(replies))
+    asked = [(reply.prompt, reply.text, (pole,)) for reply in replies]
+    found = run_in_fresh_thread(models.score, asked)
     return [scores[pole] for scores in found]
 
 
@@ -129,7 +128,7 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     """MPD against its baselines on the test prompts, every preference, greedy, in every space."""
     reward = run_in_fresh_thread(reward_function, setup)
     prompts = [row.prompt for row in setup.styles.split("test")][: setup.recipe.report.prompts]
-    codes = [preference.code for preference in setup.pack.space]
+    codes = setup.pack.space.codes
     compared = schemes(engine)
     asks = {
         name: [RolloutRequest(p, code, method, space=space) for p in prompts for code in codes]

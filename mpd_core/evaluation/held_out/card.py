@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -12,6 +11,8 @@ from mpd_core.console import aligned
 from mpd_core.errors import PackError
 from mpd_core.evaluation import Found
 from mpd_core.packs import Pack
+from mpd_core.rendering import rendered
+from mpd_core.saving import read_json
 from mpd_core.training import recipe
 
 FILE = "report.json"
@@ -23,7 +24,6 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Parts of a report, and how the names of the weights begin that each depends on."""
 
 CARD = "README.md"
-TEMPLATE = Path(__file__).with_name("card.md")
 
 
 def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def read(pack: Pack, *, missing_ok: bool = False) -> dict[str, Any]:
         return {}
     if not file.is_file():
         raise PackError(f"{file} is missing: run train report --recompute.")
-    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    figures: dict[str, Any] = read_json(file)
     made_of = figures.get("weights", {})
     figures["stale"] = [part for part in made_of if made_of[part] != weights(pack, part)]
     return figures
@@ -155,35 +155,17 @@ def _share(value: float) -> str:
 
 def write(pack: Pack, figures: Mapping[str, Any]) -> Path:
     """Write the card beside the pack; figures that are not known are not in it."""
-    spec, data = pack.spec, recipe.load_recipe(pack).data
-    taught = f", and `{data.experts.name}`, which experts learn from" if data.experts else ""
-    card = TEMPLATE.read_text(encoding="utf-8").format(
-        title=spec.title,
-        description=spec.description,
-        name=spec.name,
-        base=spec.base.name,
-        licence=spec.base.license or "see its own card",
-        experts=len(spec.experts.adapters),
-        poles=", ".join(spec.experts.adapters),
-        anchor="the adapter that experts went on from" if spec.experts.anchor else "the bare base",
-        rewards="one adapter with a score a pole" if spec.rewards else "none",
-        pcm=_pcm(pack),
-        learned=", which the PCM was trained on" if pack.trained else "",
-        megabytes=_bytes(pack) / 1e6,
-        data=f"`{data.file.name}`{taught}",
+    card = rendered(
+        "card.md",
+        spec=pack.spec,
+        data=recipe.load_recipe(pack).data,
         recipe=recipe.FILE,
+        megabytes=_bytes(pack) / 1e6,
         measured=text(figures) if figures else "Nothing has been measured yet.",
     )
     file = pack.folder / CARD
     file.write_text(card, encoding="utf-8")
     return file
-
-
-def _pcm(pack: Pack) -> str:
-    if not pack.trained:
-        return "untrained: it weighs uniformly"
-    where = "on the base" if pack.spec.pcm.backbone == "base" else "on a backbone of its own"
-    return f"LoRA and a weight head {where}, trained by this project"
 
 
 def _bytes(pack: Pack) -> int:

@@ -49,7 +49,7 @@ def by_rewards(space: PreferenceSpace, models: RewardScorer, rows: Sequence[Row]
     """A scorer of these replies that names, in each dimension, the pole with the largest reward."""
     dimensions, names = space.dimensions, [pole.name for pole in space.poles]
     texts = list(dict.fromkeys((row["prompt"], row["text"]) for row in rows))
-    scores = models.score([p for p, _ in texts], [t for _, t in texts], [names] * len(texts))
+    scores = models.score([(*text, names) for text in texts])
     shown = {
         text: {d.name: max((p.name for p in d.poles), key=by_pole.__getitem__) for d in dimensions}
         for text, by_pole in zip(texts, scores, strict=True)

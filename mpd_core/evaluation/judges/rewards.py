@@ -66,9 +66,7 @@ class RewardsJudge(Judge):
     def _scores(self, texts: Iterable[Text]) -> Mapping[Text, Mapping[str, float]]:
         """Scores of (prompt, reply) texts, cached."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        found = self._models.score(
-            [prompt for prompt, _ in new], [reply for _, reply in new], [self._poles] * len(new)
-        )
+        found = self._models.score([(*text, self._poles) for text in new])
         self._known |= zip(new, found, strict=True)
         return self._known
 

@@ -26,7 +26,7 @@ from mpd_core.evaluation.judges.asking import (
 )
 from mpd_core.evaluation.judges.spending import Limits, Spending, added, estimate, tokens_of
 from mpd_core.evaluation.judging import Answer, Asked, Judge, Question, Single
-from mpd_core.evaluation.record import content_hash
+from mpd_core.saving import content_hash
 
 Read = Callable[[str], int | None]
 """Parses an answer's text into a verdict."""

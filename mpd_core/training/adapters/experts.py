@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from mpd_core.errors import PackError
 from mpd_core.method.preferences import Pole
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
+from mpd_core.saving import content_hash
 from mpd_core.training.adapters.fitting import begins, fit
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled, common_answers, pole_answers
@@ -43,7 +42,7 @@ def experts_key(setup: TrainingContext) -> str:
     for name, folder in {**folders, ANCHOR: anchor_folder(setup)}.items():
         file = folder / WEIGHTS_FILE
         known[name] = file_sha256(file) if file.is_file() else "none of its own"
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
+    return content_hash(known)[:12]
 
 
 def train_experts(setup: TrainingContext, poles: Sequence[Pole], *, resume: bool) -> None:

@@ -97,7 +97,7 @@ def _centre(setup: TrainingContext, model: RewardModel, rows: Sequence[Styled]) 
     Half of them show a pole of two and half do not, so that 0 lies between, and scores of different
     poles can be compared.
     """
-    codes = [preference.code for preference in setup.pack.space]
+    codes = setup.pack.space.codes
     scores = [model([(row.prompt, row.texts(codes))]) for row in rows if row.texts(codes)]
     if scores:
         model.head.bias.sub_(torch.cat(scores).mean(dim=0))

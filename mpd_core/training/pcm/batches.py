@@ -13,7 +13,7 @@ from mpd_core.request import Space
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.packed import PackedRow, pack_row, stack_rows
 from mpd_core.training.rollouts import Rollout
-from mpd_core.training.trunk import Layout
+from mpd_core.training.trunk import Layout, padded
 
 UNLIKELY = -1e4
 """Log-probability used as padding: effectively zero mass, but with a finite gradient."""
@@ -83,12 +83,12 @@ class Collator:
         return Batch(
             ids=ids,
             layout=layout,
-            at=_stacked(at, 0),
+            at=padded(at),
             mask=torch.arange(int(lengths.max())) < lengths[:, None],
             log_probs=padded_tables([torch.tensor(reply.log_probs) for reply in replies]),
             others=others_table(replies, int(lengths.max())),
             merging=self._merging,
-            poles=_stacked([self._poles(reply.preference) for reply in replies], -1),
+            poles=padded((self._poles(reply.preference) for reply in replies), -1),
         )
 
     def _row(self, prompt: str, preference: str, replies: Iterable[Rollout]) -> PackedRow:
@@ -114,12 +114,7 @@ def others_table(replies: Sequence[Rollout], length: int) -> Tensor:
     return table
 
 
-def _stacked(rows: Sequence[Tensor], padding: int) -> Tensor:
-    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=padding)
-
-
 def padded_tables(tables: Sequence[Tensor]) -> Tensor:
     """Pad tables [T, E] of different sizes to [N, T, E]."""
     most = max(table.shape[1] for table in tables)
-    wide = [nn.functional.pad(table, (0, most - table.shape[1])) for table in tables]
-    return nn.utils.rnn.pad_sequence(wide, batch_first=True)
+    return padded(nn.functional.pad(table, (0, most - table.shape[1])) for table in tables)

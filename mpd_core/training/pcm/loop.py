@@ -143,7 +143,7 @@ class Trainer:
     def _sample(self, iteration: int, reward: RewardFunction) -> list[Rollout]:
         file = self._folder / "rollouts" / f"{iteration:03d}.jsonl"
         spec, prompts = self._spec.rollouts, prompts_of(self._setup, iteration)
-        codes = [preference.code for preference in self._setup.pack.space]
+        codes = self._setup.pack.space.codes
         run_in_fresh_thread(self._policy.save, self._folder)
         pack = run_in_fresh_thread(trained_pack, self._setup, self._folder)
         with Engine.open(pack, precision=fastest_precision()) as engine:

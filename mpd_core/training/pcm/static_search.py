@@ -6,8 +6,6 @@ surface through noisy rewards of a few points says more of what lies between and
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import file_sha256
-from mpd_core.saving import write_json
+from mpd_core.saving import content_hash, read_json, write_json
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import reward_folder
@@ -75,8 +73,7 @@ def result(setup: TrainingContext) -> Path:
         "reward": [recipe.pcm.reward, recipe.pcm.aggregate],
         "penalties": [recipe.pcm.rollouts.unfinished, recipe.pcm.rollouts.repeated],
     }
-    setting = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:6]
-    return setup.out / "static" / f"{experts_key(setup)}-{setting}.json"
+    return setup.out / "static" / f"{experts_key(setup)}-{content_hash(made_by)[:6]}.json"
 
 
 def _begun(setup: TrainingContext) -> Path:
@@ -143,7 +140,7 @@ class _Heats:
         self._sampling = references_of(setup).sampling
         self._rewards: dict[tuple[str, Weights], dict[str, float]] = {}
         if self._file.is_file():
-            for code, weights, prompt, found in json.loads(self._file.read_text("utf-8"))["rows"]:
+            for code, weights, prompt, found in read_json(self._file)["rows"]:
                 self._rewards.setdefault((code, tuple(weights)), {})[prompt] = found
 
     def run(self, prompts: Sequence[str], points: Mapping[str, Sequence[Weights]]) -> None:
@@ -213,5 +210,5 @@ class _Heats:
 
 def best_weights(file: Path) -> dict[str, list[float]]:
     """The best weights by preference, from a search's result."""
-    table = json.loads(file.read_text(encoding="utf-8"))["preferences"]
+    table = read_json(file)["preferences"]
     return {code: entry["best"] for code, entry in table.items()}

@@ -43,7 +43,7 @@ class SupervisedGate(nn.Module):
     def __init__(self, setup: TrainingContext, policy: Policy) -> None:
         super().__init__()
         self.policy = policy
-        self._codes = [preference.code for preference in setup.pack.space]
+        self._codes = setup.pack.space.codes
         experts = max(len(preference.poles) for preference in setup.pack.space)
         self.constants = nn.Parameter(torch.zeros(len(self._codes), experts, device=policy.device))
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.method.reward import aggregate
@@ -31,6 +31,7 @@ from mpd_core.training.pcm.policy import likely_log_probs
 from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.teacher_forcing import TeacherForcing
+from mpd_core.training.trunk import padded
 
 TEXTS = 8
 NOTHING = -1
@@ -134,7 +135,7 @@ def _sensitivity(some: Sequence[ScoredReply], *, direct: bool) -> Mapping[str, f
 
 def stacked(credits: Sequence[Credit], device: torch.device) -> Credit:
     """Stack the credits of several replies, padded with zeros."""
-    later = nn.utils.rnn.pad_sequence([credit.later for credit in credits], batch_first=True)
+    later = padded(credit.later for credit in credits)
     scores = padded_tables([credit.scores for credit in credits])
     return Credit(scores.to(device), later.to(device))
 

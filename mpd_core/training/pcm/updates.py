@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mpd_core.method.ppo import masked_mean, ppo_loss
 from mpd_core.method.rebel import rebel_loss
@@ -23,6 +22,7 @@ from mpd_core.training.pcm.policy import (
 from mpd_core.training.pcm.token_scores import Credit, stacked
 from mpd_core.training.pcm_recipe import PCMTrainSpec
 from mpd_core.training.rollouts import Rollout
+from mpd_core.training.trunk import padded
 
 REPLIES_AT_ONCE = 16
 """Replies of one forward pass of the PCM; whole groups."""
@@ -92,8 +92,7 @@ class RolloutBuffer:
         """The minibatch of some groups."""
         places = self.places(groups)
         log_probs, weights, values = zip(*(self.old[i] for i in places), strict=True)
-        padded = partial(nn.utils.rnn.pad_sequence, batch_first=True)
-        old = padded(list(log_probs)), padded_tables(weights), padded(list(values))
+        old = padded(log_probs), padded_tables(weights), padded(values)
         return Minibatch(
             batch=collate([self.replies[i] for i in places]).to(device),
             rewards=self.rewards[places].to(device),

@@ -47,9 +47,7 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
     if not (source / HEAD).is_file():
         raise PackError("rewards are missing: run train rewards first.")
     verdicts = load_verdicts(setup.pack.path(spec.file), setup.pack.space)
-    read = RewardModels(setup, source).states(
-        [v.prompt for v in verdicts], [v.reply for v in verdicts]
-    )
+    read = RewardModels(setup, source).states([(v.prompt, v.reply) for v in verdicts])
     states = torch.cat([read, torch.ones(len(read), 1)], dim=1).double()
     head = torch.cat([part.reshape(len(part), -1) for part in load_head(source)], dim=1).double()
     poles = [pole.name for pole in setup.pack.space.poles]

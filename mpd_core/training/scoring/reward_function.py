@@ -19,7 +19,7 @@ from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.measures import repeated
 from mpd_core.training.pcm_recipe import PCMTrainSpec
-from mpd_core.training.rollouts import Rollout, RolloutRequest
+from mpd_core.training.rollouts import Rollout
 from mpd_core.training.scoring.reward_models import Scorer, rewards_of
 
 Scores = dict[str, float]
@@ -111,24 +111,22 @@ class RewardFunction:
         """Score replies; the references must exist."""
         keys = {(reply.prompt, reply.preference) for reply in replies} - set(self._known)
         ordered = sorted(keys)
-        asked = [RolloutRequest(prompt, code) for prompt, code in ordered]
-        texts = [self.references.text(prompt, code) for prompt, code in ordered]
-        self._known.update(zip(ordered, self._scores(asked, texts), strict=True))
-        scores = self._scores(replies, [reply.text for reply in replies])
+        theirs = [(prompt, self.references.text(prompt, code), code) for prompt, code in ordered]
+        self._known.update(zip(ordered, self._scores(theirs), strict=True))
+        scores = self._scores([(reply.prompt, reply.text, reply.preference) for reply in replies])
         found = []
         for reply, own in zip(replies, scores, strict=True):
-            theirs = self._known[reply.prompt, reply.preference]
-            reference = torch.tensor([theirs[name] for name in own])
+            known = self._known[reply.prompt, reply.preference]
+            reference = torch.tensor([known[name] for name in own])
             against = bradley_terry(torch.tensor(list(own.values())), reference).tolist()
             bt_scores = dict(zip(own, against, strict=True))
             found.append(ScoredReply(reply, own, bt_scores, self._kind))
         return found
 
-    def _scores(
-        self, asked: Sequence[RolloutRequest | Rollout], texts: Sequence[str]
-    ) -> list[Scores]:
-        poles = [[p.name for p in self._space.parse(ask.preference).poles] for ask in asked]
-        return self.models.score([ask.prompt for ask in asked], texts, poles)
+    def _scores(self, texts: Sequence[tuple[str, str, str]]) -> list[Scores]:
+        """Of prompts, replies and the codes whose poles are wanted."""
+        poles = {code: [pole.name for pole in self._space.parse(code).poles] for *_, code in texts}
+        return self.models.score([(prompt, reply, poles[code]) for prompt, reply, code in texts])
 
 
 def references_of(setup: TrainingContext) -> References:

@@ -87,12 +87,14 @@ Reward = Callable[[Sequence[str], Sequence[str]], list[float]]
 """Scores replies to prompts for one pole; higher is more of it, on a scale of its own."""
 
 
+Asked = tuple[str, str, Sequence[str]]
+"""A prompt, a reply to it, and the poles that it is scored for."""
+
+
 class Scorer(Protocol):
     """Scores replies for several poles at once."""
 
-    def score(
-        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
-    ) -> list[dict[str, float]]:
+    def score(self, asked: Sequence[Asked]) -> list[dict[str, float]]:
         """One {pole: score} per reply."""
 
 
@@ -104,17 +106,16 @@ class Rewards:
         self._models = models
         self._others = others
 
-    def score(
-        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
-    ) -> list[dict[str, float]]:
+    def score(self, asked: Sequence[Asked]) -> list[dict[str, float]]:
         """One {pole: score} per reply."""
-        ours = [[name for name in names if name not in self._others] for names in poles]
-        scores: list[dict[str, float]] = [{} for _ in replies]
+        scores: list[dict[str, float]] = [{} for _ in asked]
         if self._models is not None:
-            scores = self._models.score(prompts, replies, ours)
+            scores = self._models.score(
+                [(p, r, [n for n in names if n not in self._others]) for p, r, names in asked]
+            )
         for name, reward in self._others.items():
-            rows = [row for row, names in enumerate(poles) if name in names]
-            found = reward([prompts[row] for row in rows], [replies[row] for row in rows])
+            rows = [row for row, (_, _, names) in enumerate(asked) if name in names]
+            found = reward([asked[row][0] for row in rows], [asked[row][1] for row in rows])
             for row, score in zip(rows, found, strict=True):
                 scores[row][name] = score
         return scores
@@ -142,21 +143,20 @@ class RewardModels:
                 f"{len(self._poles)}: run train rewards."
             )
 
-    def score(
-        self, prompts: Sequence[str], replies: Sequence[str], poles: Sequence[Sequence[str]]
-    ) -> list[dict[str, float]]:
+    def score(self, asked: Sequence[Asked]) -> list[dict[str, float]]:
         """One {pole: score} per reply, of the poles wanted.
 
         Replies come without an end-of-turn token, which is added: a reward judges what was said.
         """
-        every = self.states(prompts, replies) @ self._weight.T + self._bias
-        found = (dict(zip(self._poles, row.tolist(), strict=True)) for row in every)
-        return [{p: of[p] for p in names} for of, names in zip(found, poles, strict=True)]
+        states = self.states([(prompt, reply) for prompt, reply, _ in asked])
+        every = (states @ self._weight.T + self._bias).tolist()
+        found = [dict(zip(self._poles, row, strict=True)) for row in every]
+        return [{p: of[p] for p in poles} for of, (_, _, poles) in zip(found, asked, strict=True)]
 
-    def states(self, prompts: Sequence[str], replies: Sequence[str]) -> Tensor:
-        """What the head reads: the last hidden state of each reply, fp32 on the CPU, [N, D]; texts
-        of similar length are batched."""
-        ids = [self._ids(*pair) for pair in zip(prompts, replies, strict=True)]
+    def states(self, replies: Sequence[tuple[str, str]]) -> Tensor:
+        """What the head reads: the last hidden state of each prompt with its reply, [N, D], fp32 on
+        the CPU; texts of similar length are batched."""
+        ids = [self._ids(*pair) for pair in replies]
         found = torch.zeros(len(ids), self._weight.shape[1])
         for batch in self._reader.batches(ids):
             states = self._reader.states([ids[k] for k in batch], [(REWARD,)] * len(batch))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +10,19 @@ from pathlib import Path
 
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import MPDError
-from mpd_core.evaluation.record import MAIN, Row, RunRecord, load_run, meetings, replies_of
+from mpd_core.evaluation.judging import Pair, pairs_of
+from mpd_core.evaluation.record import MAIN, load_run, replies_of
 from mpd_core.packs import Pack
+from mpd_core.saving import content_hash
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """Two replies to one prompt under one preference."""
+    """A pair of replies that people are asked about."""
 
     key: str
     """Of the two stored replies, whichever stands first."""
-    id: str
-    prompt: str
-    code: str
-    first: str
-    second: str
-    """Methods."""
-    texts: tuple[str, str]
+    pair: Pair
 
 
 class Ballots:
@@ -51,16 +46,13 @@ class Ballots:
         run = load_run(folder)
         if run.pack != pack.spec.name:
             raise MPDError(f"{folder}: a run of the pack '{run.pack[:60]}', not of this one.")
-        for code in run.codes:
-            pack.space.parse(code)  # refused: a run from before the pack's dimensions changed
-        said: dict[tuple[str, str], dict[str, Row]] = {}
-        for row in replies_of(folder, run):
-            said.setdefault((row["id"], row["code"]), {})[row["method"]] = row
+        replies = replies_of(folder, run)
+        keys = {(row["id"], row["code"], row["method"]): row["key"] for row in replies}
+        methods = [method for method in run.methods if not method.startswith(ONE_EXPERT)]
         found = [
-            ballot
-            for by_method in said.values()
-            for pair in _asked(run)
-            for ballot in _ballot(by_method, *pair)
+            Ballot(_key(pair, keys), pair)
+            for pair in pairs_of(pack.space, replies, methods)
+            if (pair.first == MAIN or MAIN not in methods) and not pair.whole.alike
         ]
         if not found:
             raise MPDError(f"{folder}: no two methods of this run have different replies.")
@@ -71,12 +63,9 @@ class Ballots:
         return self._by_key.get(key)
 
     def draw(self, seed: int, done: Collection[str], votes: Mapping[str, int]) -> Ballot | None:
-        """One of the pairs that fewest people have judged; None where this one has seen all.
+        """One of the pairs with the fewest ``votes``; None where this rater has ``done`` all.
 
-        Args:
-            seed: the same pair and order come of the same seed, pairs done and votes.
-            done: keys of the pairs that this rater has judged.
-            votes: how often each pair has been judged.
+        Both go by keys; with the same of them, the same pair comes of the same seed.
         """
         left = [key for key in sorted(self._by_key) if key not in done]
         if not left:
@@ -91,16 +80,6 @@ def swapped(seed: int) -> bool:
     return bool(hashlib.sha256(f"order {seed}".encode()).digest()[0] & 1)
 
 
-def _asked(run: RunRecord) -> list[tuple[str, str]]:
-    pairs = meetings([method for method in run.methods if not method.startswith(ONE_EXPERT)])
-    return [pair for pair in pairs if pair[0] == MAIN] or pairs
-
-
-def _ballot(by_method: Mapping[str, Row], first: str, second: str) -> list[Ballot]:
-    one, other = by_method.get(first), by_method.get(second)
-    if one is None or other is None or one["text"] == other["text"]:
-        return []
-    parts = [one["code"], *sorted((one["key"], other["key"]))]
-    key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-    texts = (one["text"], other["text"])
-    return [Ballot(key, one["id"], one["prompt"], one["code"], first, second, texts)]
+def _key(pair: Pair, keys: Mapping[tuple[str, str, str], str]) -> str:
+    own = (keys[pair.id, pair.code, method] for method in (pair.first, pair.second))
+    return content_hash([pair.code, *sorted(own)])[:32]

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation import Found
-from mpd_core.evaluation.cells import NOTHING, number
+from mpd_core.evaluation import tables
 from mpd_core.evaluation.votes import agreement, meetings_of
+from mpd_core.rendering import NOTHING
 from mpd_core.ui import assets
 from mpd_core.ui.pages import PRIVATE, header, navigation
 from mpd_core.ui.people.place import Place
 
-HEAD = [
-    *("first", "second", "dimension", "votes", "wins / ties / losses", "win rate"),
-    *("95% interval", "(W+T/2)/N", "binomial p"),
-]
+COLUMNS: Mapping[str, tables.Column] = {
+    **{name: name for name in ("first", "second", "dimension")},
+    "votes": lambda met: met["wins"] + met["ties"] + met["losses"],
+    "wins / ties / losses": lambda met: f"{met['wins']} / {met['ties']} / {met['losses']}",
+    "win rate": "paper_rate",
+    "95% interval": lambda met: _reach(met["paper_interval"]),
+    "(W+T/2)/N": "half_rate",
+    "binomial p": lambda met: f"{met['p']:.3g}",
+}
+HEAD = list(COLUMNS)
 LEAD = "## What people chose"
 NOBODY = "Nobody has voted yet: the page Vote asks for it."
 MEANINGS = (
@@ -72,7 +79,7 @@ def build(page: Any, place: Place) -> None:
         export.click(write, None, file, **PRIVATE)
 
 
-def _shown(place: Place) -> tuple[str, list[list[str]]]:
+def _shown(place: Place) -> tuple[str, Sequence[Sequence[str]]]:
     """What is said above the table, and the table's rows."""
     try:
         every = place.votes().all()
@@ -92,21 +99,12 @@ def _shown(place: Place) -> tuple[str, list[list[str]]]:
         said += f" {others} more, on other weights or settings, are only in the CSV."
     found = [f"{name} {value:.2f}" for name, value in agreement(votes).items() if value is not None]
     said += f" Agreement: {', '.join(found)}." if found else " No pair has two raters yet."
-    return said, [_row(met) for met in meetings_of(votes)]
+    return said, tables.listed(meetings_of(votes), COLUMNS)[1]
 
 
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _row(met: Found) -> list[str]:
-    reach = met["paper_interval"]
-    return [
-        *(met["first"], met["second"], met["dimension"]),
-        str(met["wins"] + met["ties"] + met["losses"]),
-        f"{met['wins']} / {met['ties']} / {met['losses']}",
-        number(met["paper_rate"]),
-        f"{reach[0]:.2f} to {reach[1]:.2f}" if reach else NOTHING,
-        number(met["half_rate"]),
-        f"{met['p']:.3g}",
-    ]
+def _reach(ends: tuple[float, float] | None) -> str:
+    return f"{ends[0]:.2f} to {ends[1]:.2f}" if ends else NOTHING

@@ -78,7 +78,7 @@ def _updates(place: Place, shown: Shown) -> list[Any]:
     ballot = shown.ballot
     rows = [gr.update(value=None, visible=False) for _ in place.pack.space.dimensions]
     if ballot:
-        chosen = place.pack.space.parse(ballot.code)
+        chosen = place.pack.space.parse(ballot.pair.code)
         rows = [
             gr.update(value=None, visible=False)
             if pole is None
@@ -92,7 +92,7 @@ def _updates(place: Place, shown: Shown) -> list[Any]:
         shown.state,
         gr.update(value=shown.note, visible=bool(shown.note)),
         gr.update(visible=ballot is not None),
-        ballot.prompt if ballot else "",
+        ballot.pair.whole.prompt if ballot else "",
         *shown.texts,
         *rows,
         done,

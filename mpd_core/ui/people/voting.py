@@ -40,8 +40,9 @@ class Shown:
         """Output 1 and Output 2."""
         if self.ballot is None:
             return "", ""
-        first, second = self.ballot.texts
-        return (second, first) if swapped(self.state["seed"]) else (first, second)
+        asked = self.ballot.pair.whole
+        shown = asked.swapped if swapped(self.state["seed"]) else asked
+        return shown.first, shown.second
 
 
 class Voting:
@@ -64,13 +65,10 @@ class Voting:
         return Shown({"pair": ballot.key, "seed": seed}, note, ballot, len(done))
 
     def cast(self, cookie: str, state: State, choices: Sequence[str | None]) -> Shown | str:
-        """Keep what a rater chose, and go on; or say what is missing.
+        """Keep what a rater chose of what was shown, and go on; or say what is missing.
 
-        Args:
-            cookie: the rater's.
-            state: what was shown.
-            choices: one of ``CHOICES`` for each dimension of the pack; of those that the
-                preference leaves out, anything.
+        ``choices`` has one of ``CHOICES`` for each dimension of the pack; of those that the
+        preference leaves out, anything.
         """
         try:
             ballot = self._place.ballots().find(str(state.get("pair")))
@@ -87,7 +85,8 @@ class Voting:
     def _vote(
         self, rater: str, ballot: Ballot, seed: int, choices: Sequence[str | None]
     ) -> Vote | None:
-        chosen = self._place.pack.space.parse(ballot.code)
+        pair, pack = ballot.pair, self._place.pack
+        chosen = pack.space.parse(pair.code)
         sign = -1 if swapped(seed) else 1
         value = {FIRST: sign, TIE: 0, SECOND: -sign}
         verdicts = {}
@@ -97,19 +96,18 @@ class Voting:
             if choice not in value:
                 return None
             verdicts[dimension.name] = value[choice]
-        pack, content = self._place.pack.spec.name, self._place.ballots().content
         return Vote(
-            rater,
-            ballot.key,
-            pack,
-            content,
-            ballot.id,
-            ballot.code,
-            ballot.first,
-            ballot.second,
-            swapped(seed),
-            seed,
-            verdicts,
+            rater=rater,
+            pair=ballot.key,
+            pack=pack.spec.name,
+            content=self._place.ballots().content,
+            prompt=pair.id,
+            code=pair.code,
+            first=pair.first,
+            second=pair.second,
+            swapped=swapped(seed),
+            seed=seed,
+            verdicts=verdicts,
         )
 
 
