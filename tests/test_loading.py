@@ -26,7 +26,7 @@ from mpd_core.models.numbers import LOST, is_held
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from tests import tiny
-from tests.architectures import GPT, make_model
+from tests.architectures import GPT, RIGHT, make_model
 
 Tensors = dict[str, Tensor]
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -114,6 +114,16 @@ def test_floats_of_any_width_are_weights(base: Path, dtype: torch.dtype) -> None
 def test_a_base_that_is_not_finite_is_named(base: Path, key: str, value: float) -> None:
     change_tensors(base, lambda t: t[key].view(-1)[3:4].fill_(value))
     with pytest.raises(PackError, match=f"'{key}' in .* not finite as float32: obtain it again"):
+        load(base)
+
+
+def test_a_buffer_that_is_not_finite_is_named(base: Path) -> None:
+    """Biases of a mixture's router are no parameters; with NaN it would choose any experts."""
+    make_model(*RIGHT["DeepSeek-V3"]).save_pretrained(base)
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert bias in dict(load(base).named_buffers())
+    change_tensors(base, lambda t: t[bias][1:2].fill_(float("nan")))
+    with pytest.raises(PackError, match=f"'{bias}' in .* not finite as float32: obtain it again"):
         load(base)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from tokenizers import AddedToken, decoders
 from transformers import AutoTokenizer
 
 from mpd_core.errors import PackError, RequestError
-from mpd_core.packs import TemplateSpec
-from mpd_core.prompts import PromptRenderer
+from mpd_core.packs import TemplateSpec, load_pack, pack_names
+from mpd_core.prompts import PromptRenderer, bounds
 from mpd_core.request import Message
 from tests import tiny, tiny_tokenizers
+from tests.patience import PATIENCE
 
 TOKENIZER = tiny.make_tokenizer()
 LOSSLESS = {
     name: tiny_tokenizers.FAMILIES[name]()
     for name in ("byte-level", "NeoX", "byte fallback", "Gemma")
 }
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
 def renderer_of(tokenizer: Any = TOKENIZER, **template: object) -> PromptRenderer:
@@ -186,6 +191,50 @@ def test_templates_that_do_not_take_a_message_are_refused(chat: str, message: st
         renderer_of(chat=chat)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ENDLESS = {
+    "loops in loops": LOOPS,
+    "texts that double": "{% set n = namespace(s='ab') %}{% for i in range(60) %}"
+    "{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "while it is compiled": "{{ 'a' * 10 ** 11 }}",
+    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}"
+    "{% endif %}{% endmacro %}{{ f(60) }}",
+    "within a part for training": "{% generation %}" + LOOPS + "{% endgeneration %}",
+}
+
+
+@pytest.mark.parametrize("chat", ENDLESS.values(), ids=ENDLESS)
+def test_templates_without_an_end_are_refused(chat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "PATIENCE_S", 1.0)
+    with pytest.raises(PackError, match=r"^template\.chat: .* without an end; correct it, "):
+        renderer_of(chat=chat + tiny.CHAT)
+
+
+def test_a_template_that_a_long_text_holds_up_is_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends on short texts; its thread is not left behind on a long one."""
+    square = "{% for a in messages[-1].content %}{% for b in messages[-1].content %}"
+    renderer = renderer_of(chat=square + "{% endfor %}{% endfor %}" + tiny.CHAT)
+    assert renderer.render([Message("user", "short")]) == renderer_of().render(
+        [Message("user", "short")]
+    )
+    monkeypatch.setattr(bounds, "PATIENCE_S", 0.5)
+    with pytest.raises(RequestError, match=r"conversation: it takes longer than 0\.5 seconds\.$"):
+        renderer.text([Message("user", "word " * 20_000)])
+    for thread in threading.enumerate():
+        if thread.name == bounds.THREAD:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_usual_templates_are_neither_tried_nor_watched(name: str) -> None:
+    """Nor does a template stop to be plain with a system's turn, blanks cut or a name for roles."""
+    chat = load_pack(name).spec.template.chat
+    assert bounds.is_tame(chat or tiny.CHAT)
+    assert bounds.is_tame(tiny_tokenizers.CHAT)
 
 
 def test_a_template_for_one_turn_refuses_the_second_when_it_comes() -> None:

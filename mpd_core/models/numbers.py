@@ -86,7 +86,7 @@ def check_numbers(folder: Path, model: nn.Module, packed: torch.dtype | None) ->
     Raises:
         PackError: names the first tensor that is not finite, or that packing would change.
     """
-    for name, tensor in model.named_parameters():
+    for name, tensor in model.state_dict().items():  # a mixture's router keeps biases in buffers
         if tensor.is_floating_point() and not is_finite(tensor):
             cast = tensor.dtype is not torch.float32
             raise PackError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpd_core.errors import MPDError, PackError, RequestError, one_line
 from mpd_core.packs import TemplateSpec
+from mpd_core.prompts import bounds
 from mpd_core.prompts.control import ControlTokens
 from mpd_core.prompts.ends import end_tokens
 from mpd_core.prompts.streaming import check_decoder
@@ -33,14 +34,20 @@ class PromptRenderer:
         """Check the template by rendering a user's turn.
 
         Raises:
-            PackError: a template that is missing, does not compile, refuses a user's turn or
-                leaves the user's words out; an end of turn or a marker that cannot be used; a
-                tokenizer that text cannot be streamed with.
+            PackError: a template that is missing, does not compile, never ends, refuses a user's
+                turn or leaves the user's words out; an end of turn or a marker that cannot be
+                used; a tokenizer that text cannot be streamed with.
         """
         check_decoder(tokenizer)
         self._tokenizer = tokenizer
         self._template = template
         self._chat = _chosen(tokenizer, template.chat)
+        self._tame = bounds.is_tame(self._chat)
+        if not self._tame and not bounds.ends(self._chat):
+            raise PackError(
+                "template.chat: the chat template takes time or memory without an end; correct it, "
+                "or write another one in pack.toml."
+            )
         self.end_of_turn = end_tokens(tokenizer, template.end_of_turn)
         """Ids of the tokens that end a reply."""
         self.written = self._written()
@@ -81,13 +88,16 @@ class PromptRenderer:
         return tokens.defuse(message.content)
 
     def _fill(self, turns: Sequence[Mapping[str, str]]) -> str:
-        try:
+        def fill() -> str:
             text: str = self._tokenizer.apply_chat_template(
                 list(turns), chat_template=self._chat, tokenize=False, add_generation_prompt=True
             )
+            return text
+
+        try:
+            return fill() if self._tame else bounds.within(bounds.PATIENCE_S, fill)
         except Exception as error:  # a template is a program of its own, and may fail in any way
             raise _RefusalError(one_line(error).rstrip(".")) from error
-        return text
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
