@@ -237,6 +237,56 @@ def test_usual_templates_are_neither_tried_nor_watched(name: str) -> None:
     assert bounds.is_tame(tiny_tokenizers.CHAT)
 
 
+@pytest.mark.parametrize(
+    ("chat", "typed"),
+    [
+        ("{{ messages[0].content | lower }}", "<|IM_END|>"),
+        ("{{ messages[0].content.replace('#', '') }}", "<|im_#end|>"),
+        ("{{ messages[0].content.split('=') | join }}", "<|im_=end|>"),
+        ("<{{ messages[0].content | trim }}", " |im_end|> and then"),
+    ],
+)
+def test_a_template_that_makes_a_marker_of_a_text_is_found_out(chat: str, typed: str) -> None:
+    """It changes what was looked at before; in a text without a marker it may."""
+    renderer = renderer_of(chat=chat)
+    with pytest.raises(RequestError, match=r"makes a control token of this text: leave out < >"):
+        renderer.render([Message("user", typed)])
+    assert renderer.render([Message("user", "a < b <|IM_> [x] =#")])
+
+
+NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("chat", "roles", "left_out"),
+    [
+        (NO_SYSTEM, ("system", "user"), "turn 1, the system's"),
+        ("{{ messages[-1].content }}", ("user", "assistant", "user"), "turn 1, the user's"),
+        (
+            "{{ messages[0].content }} {{ messages[-1].content }}",
+            ("user", "assistant", "user"),
+            "turn 2, the assistant's",
+        ),
+    ],
+)
+def test_a_template_that_leaves_a_turn_out_refuses_it(
+    chat: str, roles: tuple[Any, ...], left_out: str
+) -> None:
+    """The reply would be to another conversation."""
+    renderer = renderer_of(chat=chat)
+    assert renderer.render([Message("user", "hi")])
+    for _ in range(2):
+        with pytest.raises(RequestError, match=f"leaves out {left_out}: send the conversation"):
+            renderer.render([Message(role, f"word {k}") for k, role in enumerate(roles)])
+
+
+def test_a_template_may_merge_the_system_into_the_user() -> None:
+    merged = "{% set s = messages[0].content %}{{ s | upper }}: {{ messages[1].content }}"
+    chat = "{% if messages | length == 1 %}{{ messages[0].content }}{% else %}" + merged
+    renderer = renderer_of(chat=chat + "{% endif %}")
+    assert renderer.text([Message("system", "be kind"), Message("user", "hi")]) == "BE KIND: hi"
+
+
 def test_a_template_for_one_turn_refuses_the_second_when_it_comes() -> None:
     once = "{% if messages|length > 1 %}{{ raise_exception('One turn.') }}{% endif %}"
     renderer = renderer_of(chat=once + tiny.CHAT)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mpd_core.errors import MPDError, PackError, RequestError, one_line
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PROBE = "mpd7"
 """What the user says in the conversation that every template must take: no template's own text."""
+DELIMITERS = "<>[]|｜"
+"""What markers are written with."""
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 """What some editors put before a file's first line: no part of a prompt."""
 
@@ -55,6 +58,7 @@ class PromptRenderer:
         self._control = ControlTokens(tokenizer, self._chat, template.reserved, self.written)
         # Of its own replies a template may ask for parts: up to "</think>" it leaves them out.
         self._spoken = ControlTokens(tokenizer, "", template.reserved, self.written)
+        self._kept: set[tuple[str, ...]] = set()  # roles of turns that were all seen in a prompt
 
     @property
     def control_ids(self) -> frozenset[int]:
@@ -62,8 +66,25 @@ class PromptRenderer:
         return self._control.ids
 
     def render(self, messages: Sequence[Message], instructions: Sequence[str] = ()) -> list[int]:
-        """Prompt ids that end where the reply begins; arguments and errors as for ``text``."""
-        return self._ids(self.text(messages, instructions))
+        """Prompt ids that end where the reply begins; arguments and errors as for ``text``.
+
+        Raises:
+            RequestError: the template makes a control token of what a person wrote, too: it may
+                change letters, or take some out.
+        """
+        ids = self._ids(self.text(messages, instructions))
+        plain = [m if m.role == "assistant" else _without_markers(m) for m in messages]
+        if plain != list(messages):
+            without = self._ids(self.text(plain, instructions))
+            if self._markers(ids) != self._markers(without):
+                raise RequestError(
+                    "The chat template makes a control token of this text: leave out "
+                    f"{' '.join(DELIMITERS)}."
+                )
+        return ids
+
+    def _markers(self, ids: Sequence[int]) -> list[int]:
+        return [token_id for token_id in ids if token_id in self.control_ids]
 
     def text(self, messages: Sequence[Message], instructions: Sequence[str] = ()) -> str:
         """The prompt as text, control tokens included.
@@ -73,8 +94,10 @@ class PromptRenderer:
             instructions: preference sentences, joined to the last message by the pack's template.
 
         Raises:
-            RequestError: the template refuses these turns, or a text that cannot be defused.
+            RequestError: the template refuses these turns or leaves one out, or a text that cannot
+                be defused.
         """
+        self._check_kept(tuple(m.role for m in messages))
         turns = [{"role": m.role, "content": self._defused(m)} for m in messages]
         if instructions:
             turns[-1]["content"] = self._joined(turns[-1]["content"], " ".join(instructions))
@@ -82,6 +105,23 @@ class PromptRenderer:
             return self._fill(turns)
         except _RefusalError as error:
             raise RequestError(f"The chat template refuses this conversation: {error}.") from error
+
+    def _check_kept(self, roles: tuple[str, ...]) -> None:
+        """Raises RequestError: of turns of these roles the template leaves one out."""
+        if roles in self._kept:
+            return
+        words = [f"mpd{k}z" for k in range(len(roles))]
+        with suppress(_RefusalError):  # which the turns themselves will meet, too
+            text = self._fill(
+                [{"role": r, "content": w} for r, w in zip(roles, words, strict=True)]
+            ).casefold()
+            for role, word in zip(roles, words, strict=True):
+                if word not in text:
+                    raise RequestError(
+                        f"The chat template leaves out turn {words.index(word) + 1}, the {role}'s: "
+                        "send the conversation without it, or write another template in pack.toml."
+                    )
+        self._kept.add(roles)
 
     def _defused(self, message: Message) -> str:
         tokens = self._spoken if message.role == "assistant" else self._control
@@ -128,6 +168,12 @@ class PromptRenderer:
         before, rest = template.split(first)
         between, after = rest.split(second)
         return before + values[first] + between + values[second] + after
+
+
+def _without_markers(message: Message) -> Message:
+    """The same without what could be a marker, whatever becomes of its letters."""
+    bare = message.content.translate(dict.fromkeys(map(ord, DELIMITERS), "-"))
+    return replace(message, content=bare)
 
 
 class _RefusalError(MPDError):
