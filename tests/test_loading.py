@@ -127,6 +127,21 @@ def test_a_buffer_that_is_not_finite_is_named(base: Path) -> None:
         load(base)
 
 
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": float("nan")},
+        {"rope_type": "default", "rope_theta": 0.0},
+        {"rope_type": "default", "rope_theta": -10.0},
+    ],
+    ids=str,
+)
+def test_rope_settings_that_give_no_frequencies_are_named(base: Path, rope: dict[str, Any]) -> None:
+    change_config(base, rope_parameters=rope)
+    with pytest.raises(PackError, match=r"rope settings in .*config\.json give freq"):
+        load(base)
+
+
 @pytest.mark.parametrize("key", [QUERY, "model.embed_tokens.weight"])
 @pytest.mark.parametrize("scale", [1e6, 1e-8])
 def test_packing_does_not_change_a_base(base: Path, key: str, scale: float) -> None:

@@ -363,3 +363,20 @@ def test_a_decoder_that_strips_the_end_is_refused(nested: bool) -> None:
         renderer_of(tokenizer)
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     assert renderer_of(tokenizer).render([Message("user", "Hi")])
+
+
+def test_a_tokenizer_that_draws_its_tokens_is_refused() -> None:
+    """Dropout of merges: the same text has other tokens each time."""
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.backend_tokenizer.model.dropout = 0.5
+    with pytest.raises(PackError, match=r"^tokenizer\.json: .*dropout .* set it to null\.$"):
+        renderer_of(tokenizer)
+
+
+def test_a_tokenizer_that_spells_markers_is_refused() -> None:
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.split_special_tokens = True
+    with pytest.raises(PackError, match=r"split_special_tokens the markers .* set it to false\.$"):
+        renderer_of(tokenizer)
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}assistant:"
+    assert renderer_of(tokenizer, chat=bare)

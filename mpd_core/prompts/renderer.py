@@ -42,6 +42,7 @@ class PromptRenderer:
                 used; a tokenizer that text cannot be streamed with.
         """
         check_decoder(tokenizer)
+        _check_steady(tokenizer)
         self._tokenizer = tokenizer
         self._template = template
         self._chat = _chosen(tokenizer, template.chat)
@@ -158,7 +159,14 @@ class PromptRenderer:
             )
         with suppress(_RefusalError):  # made for one turn: a second is refused when asked for
             text += self._fill([user, reply, user])
-        return frozenset(self._ids(text))
+        ids = self._ids(text)
+        whole = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
+        if ids != list(whole["input_ids"]):
+            raise PackError(
+                "tokenizer_config.json: with split_special_tokens the markers of the chat template "
+                "are read letter by letter, which no model learned: set it to false."
+            )
+        return frozenset(ids)
 
     def _joined(self, instruction: str, preference: str) -> str:
         # Filled by position, not by repeated replacement: user text may hold "{preference}".
@@ -168,6 +176,16 @@ class PromptRenderer:
         before, rest = template.split(first)
         between, after = rest.split(second)
         return before + values[first] + between + values[second] + after
+
+
+def _check_steady(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises PackError: tokens are drawn at random, and experts would read different ones."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(model, "dropout", None):
+        raise PackError(
+            "tokenizer.json: its model's dropout splits words at random, which is for training: "
+            "set it to null."
+        )
 
 
 def _without_markers(message: Message) -> Message:
