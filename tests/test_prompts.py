@@ -380,3 +380,33 @@ def test_a_tokenizer_that_spells_markers_is_refused() -> None:
         renderer_of(tokenizer)
     bare = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}assistant:"
     assert renderer_of(tokenizer, chat=bare)
+
+
+NO_BEGINNING = tiny.CHAT.partition("{% if add_generation_prompt")[0]
+
+
+@pytest.mark.parametrize("roles", [("user",), ("system", "user"), ("user", "assistant", "user")])
+def test_a_reply_begins_after_its_marker_whatever_the_template_knows(
+    roles: tuple[Any, ...],
+) -> None:
+    """Else the model would have to write the marker itself, and the role into the text."""
+    turns = [Message(role, f"word {k}") for k, role in enumerate(roles)]
+    assert renderer_of(chat=NO_BEGINNING).text(turns) == renderer_of().text(turns)
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        NO_BEGINNING + "<|im_start|>assistant\n",
+        "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% else %} {{ m.content }}<|endoftext|>{% endif %}{% endfor %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        NO_BEGINNING + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}",
+    ],
+    ids=["always", "between two markers", "without markers", "with a thought"],
+)
+def test_a_template_that_begins_replies_or_needs_no_marker_is_left_alone(chat: str) -> None:
+    text = renderer_of(chat=chat).text([Message("user", "hi")])
+    filled = [{"role": "user", "content": "hi"}]
+    options = {"tokenize": False, "add_generation_prompt": True}
+    assert text == TOKENIZER.apply_chat_template(filled, chat_template=chat, **options)

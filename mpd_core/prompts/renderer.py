@@ -59,6 +59,7 @@ class PromptRenderer:
         self._control = ControlTokens(tokenizer, self._chat, template.reserved, self.written)
         # Of its own replies a template may ask for parts: up to "</think>" it leaves them out.
         self._spoken = ControlTokens(tokenizer, "", template.reserved, self.written)
+        self._beginning = self._left_to_begin()
         self._kept: set[tuple[str, ...]] = set()  # roles of turns that were all seen in a prompt
 
     @property
@@ -103,7 +104,7 @@ class PromptRenderer:
         if instructions:
             turns[-1]["content"] = self._joined(turns[-1]["content"], " ".join(instructions))
         try:
-            return self._fill(turns)
+            return self._fill(turns) + self._beginning
         except _RefusalError as error:
             raise RequestError(f"The chat template refuses this conversation: {error}.") from error
 
@@ -128,10 +129,10 @@ class PromptRenderer:
         tokens = self._spoken if message.role == "assistant" else self._control
         return tokens.defuse(message.content)
 
-    def _fill(self, turns: Sequence[Mapping[str, str]]) -> str:
+    def _fill(self, turns: Sequence[Mapping[str, str]], *, begun: bool = True) -> str:
         def fill() -> str:
             text: str = self._tokenizer.apply_chat_template(
-                list(turns), chat_template=self._chat, tokenize=False, add_generation_prompt=True
+                list(turns), chat_template=self._chat, tokenize=False, add_generation_prompt=begun
             )
             return text
 
@@ -167,6 +168,23 @@ class PromptRenderer:
                 "are read letter by letter, which no model learned: set it to false."
             )
         return frozenset(ids)
+
+    def _left_to_begin(self) -> str:
+        """What replies begin after, where a template does not end in it for all that is said.
+
+        Some know nothing of ``add_generation_prompt``, and write a role's markers only before what
+        it says: the model would have to begin with them, and the role would be in the text.
+        """
+        user, reply = {"role": "user", "content": "u"}, {"role": "assistant", "content": PROBE}
+        with suppress(_RefusalError):
+            prompt, whole = self._fill([user]), self._fill([user, reply])
+            between, found, _ = whole.removeprefix(prompt).partition(PROBE)
+            added = self._tokenizer.added_tokens_decoder
+            marked = any(i in added and added[i].special for i in self._ids(between))
+            ignored = prompt == self._fill([user], begun=False)
+            if marked and ignored and found and whole.startswith(prompt):
+                return between
+        return ""
 
     def _joined(self, instruction: str, preference: str) -> str:
         # Filled by position, not by repeated replacement: user text may hold "{preference}".
