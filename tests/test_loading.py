@@ -418,3 +418,23 @@ def test_an_expert_of_its_own_is_named_by_its_own_key(
     damage(base)
     with pytest.raises(MPDError, match=rf"^experts\.checkpoints\.up0{sentence}"):
         Engine.open(load_pack(expert_over(base, tiny_base)), device="cpu")
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_tensor_in_two_files_is_refused(base: Path, twice: bool) -> None:
+    """Of two models' files in one folder, transformers would take the last one that has it."""
+    tensors = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    halves = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    places = {key: halves[key.startswith("model.layers.1")] for key in tensors}
+    for half in halves:
+        held = {key: t for key, t in tensors.items() if places[key] == half}
+        if twice and half == halves[1]:
+            held["model.norm.weight"] = tensors["model.norm.weight"] * 2
+        save_file(held, base / half, metadata={"format": "pt"})
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    if not twice:
+        assert checked_folder(base, "base") == base
+        return
+    with pytest.raises(ModelSourceError, match=r"00001.* and .*00002.* both hold 'model\.norm\."):
+        checked_folder(base, "base")

@@ -7,6 +7,7 @@ end, when a template is compiled or when it is filled.
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -33,9 +34,9 @@ METHODS = frozenset({"strip", "lstrip", "rstrip", "startswith", "endswith", "spl
 METHODS |= {"lower", "title"}
 _TRIAL = """
 import json, re, sys
+chat, conversations, names, sys.path[:] = json.load(sys.stdin)
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-chat, conversations, names = json.load(sys.stdin)
 chat = re.sub(r"{%-?\\s*(end)?generation\\s*-?%}", "", chat)
 def refuse(message):
     raise TemplateError(message)
@@ -97,7 +98,7 @@ def ends(chat: str) -> bool:
     turns = [{"role": ("user", "assistant")[k % 2], "content": TEXT} for k in range(TURNS)]
     conversations = [turns[:1], turns, [{"role": "system", "content": TEXT}, *turns]]
     names = {"bos_token": "<s>", "eos_token": "</s>", "tools": None, "documents": None}
-    return apart.ends(_TRIAL, [chat, conversations, names], PATIENCE_S)
+    return apart.ends(_TRIAL, [chat, conversations, names, sys.path], PATIENCE_S)
 
 
 class _StoppedError(BaseException):
