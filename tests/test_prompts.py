@@ -229,6 +229,26 @@ def test_a_template_that_a_long_text_holds_up_is_broken_off(
             assert not thread.is_alive()
 
 
+@pytest.mark.parametrize(
+    "part",
+    [
+        LOOPS,
+        "{{ 'a' * 9 }}",
+        "{{ 2 ** 9 }}",
+        "{{ messages[0].content % 5 }}",
+        "{% set s = s ~ s %}",
+        "{% for m in range(9) %}{% endfor %}",
+        "{{ messages[0].content | center(9) }}",
+        "{{ lipsum(n=9) }}",
+        "{% for m in messages recursive %}{% endfor %}",
+    ],
+)
+def test_what_could_grow_is_tried(part: str) -> None:
+    """A text may be a form to fill in, of any width."""
+    assert bounds.is_tame(tiny.CHAT)
+    assert not bounds.is_tame(part + tiny.CHAT)
+
+
 @pytest.mark.parametrize("name", pack_names())
 def test_usual_templates_are_neither_tried_nor_watched(name: str) -> None:
     """Nor does a template stop to be plain with a system's turn, blanks cut or a name for roles."""

@@ -87,8 +87,9 @@ def _is_tame(node: nodes.Node) -> bool:
         called = node.node
         name = getattr(called, "name", "") if isinstance(called, nodes.Name) else ""
         return name == "raise_exception" or getattr(called, "attr", "") in METHODS
-    if isinstance(node, nodes.Mod):  # of numbers: a text on its left would be filled in
-        return isinstance(node.right, nodes.Const) and not isinstance(node.left, nodes.Const)
+    if isinstance(node, nodes.Mod):  # of a turn's number: a text on its left would be filled in
+        turn = getattr(node.left, "node", None)
+        return isinstance(turn, nodes.Name) and turn.name == "loop"
     return isinstance(node, TAME)
 
 
