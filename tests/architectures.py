@@ -158,6 +158,11 @@ RIGHT: dict[str, tuple[str, dict[str, Any]]] = {
         {**COMMON, "d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 256}
         | {"initializer_range": 0.3},
     ),
+    "MPT, a scale of logits that it does not read": (
+        "mpt",
+        {**COMMON, "d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 256}
+        | {"initializer_range": 0.3, "logit_scale": "inv_sqrt_d_model"},
+    ),
 }
 """Computed as transformers computes it; by name, its ``model_type`` and settings."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mpd_core"
 LAYERS = """
-    errors lazily resources
+    errors lazily resources apart
     saving fields rendering
     request trace
     method

@@ -26,7 +26,7 @@ from mpd_core.models.numbers import LOST, is_held
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from tests import tiny
-from tests.architectures import GPT, make_model
+from tests.architectures import GPT, RIGHT, make_model
 
 Tensors = dict[str, Tensor]
 QUERY = "model.layers.1.self_attn.q_proj.weight"
@@ -114,6 +114,31 @@ def test_floats_of_any_width_are_weights(base: Path, dtype: torch.dtype) -> None
 def test_a_base_that_is_not_finite_is_named(base: Path, key: str, value: float) -> None:
     change_tensors(base, lambda t: t[key].view(-1)[3:4].fill_(value))
     with pytest.raises(PackError, match=f"'{key}' in .* not finite as float32: obtain it again"):
+        load(base)
+
+
+def test_a_buffer_that_is_not_finite_is_named(base: Path) -> None:
+    """Biases of a mixture's router are no parameters; with NaN it would choose any experts."""
+    make_model(*RIGHT["DeepSeek-V3"]).save_pretrained(base)
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    assert bias in dict(load(base).named_buffers())
+    change_tensors(base, lambda t: t[bias][1:2].fill_(float("nan")))
+    with pytest.raises(PackError, match=f"'{bias}' in .* not finite as float32: obtain it again"):
+        load(base)
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": float("nan")},
+        {"rope_type": "default", "rope_theta": 0.0},
+        {"rope_type": "default", "rope_theta": -10.0},
+    ],
+    ids=str,
+)
+def test_rope_settings_that_give_no_frequencies_are_named(base: Path, rope: dict[str, Any]) -> None:
+    change_config(base, rope_parameters=rope)
+    with pytest.raises(PackError, match=r"rope settings in .*config\.json give freq"):
         load(base)
 
 
@@ -393,3 +418,23 @@ def test_an_expert_of_its_own_is_named_by_its_own_key(
     damage(base)
     with pytest.raises(MPDError, match=rf"^experts\.checkpoints\.up0{sentence}"):
         Engine.open(load_pack(expert_over(base, tiny_base)), device="cpu")
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_tensor_in_two_files_is_refused(base: Path, twice: bool) -> None:
+    """Of two models' files in one folder, transformers would take the last one that has it."""
+    tensors = load_file(base / "model.safetensors")
+    (base / "model.safetensors").unlink()
+    halves = [f"model-0000{k}-of-00002.safetensors" for k in (1, 2)]
+    places = {key: halves[key.startswith("model.layers.1")] for key in tensors}
+    for half in halves:
+        held = {key: t for key, t in tensors.items() if places[key] == half}
+        if twice and half == halves[1]:
+            held["model.norm.weight"] = tensors["model.norm.weight"] * 2
+        save_file(held, base / half, metadata={"format": "pt"})
+    (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    if not twice:
+        assert checked_folder(base, "base") == base
+        return
+    with pytest.raises(ModelSourceError, match=r"00001.* and .*00002.* both hold 'model\.norm\."):
+        checked_folder(base, "base")

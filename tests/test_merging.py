@@ -68,6 +68,12 @@ def test_strength_fades_to_what_is_settled() -> None:
     assert fading_strength(6.0, 1.0, 25.0, torch.tensor([0, 25])).tolist() == [6.0, 6.0]
 
 
+@pytest.mark.parametrize("fade", [1e-6, 1e-40, 1e-300, 5e-324])
+def test_a_strength_may_fade_at_once(fade: float) -> None:
+    """What fp32 takes for zero as well: the first token has all of it."""
+    assert fading_strength(6.0, 0.5, fade, torch.tensor([0, 1, 4096])).tolist() == [6.0, 3.0, 3.0]
+
+
 def test_each_distribution_may_have_its_own_strength() -> None:
     log_probs, weights = random_experts(3, 7)
     base = random_experts(1, 8)[0]

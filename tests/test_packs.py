@@ -89,15 +89,24 @@ def test_mistakes_are_named(
         b"a = 1\na = 2",
         b"\xff",
         b"#" * (MOST_BYTES + 1),
+        b"a" + b".a" * 100_000 + b" = 1",
+        b"[" + b'"a\\"" . ' * 40 + b"a]",
     ],
     ids=lambda content: repr(content[:12]),
 )
 def test_what_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
-    """Brackets without end, numbers without end, a key twice, other bytes, megabytes."""
+    """Brackets and numbers without end, a key twice, other bytes, megabytes, keys of many parts."""
     (tmp_path / "pack.toml").write_bytes(content)
     with pytest.raises(PackError, match=r"pack\.toml: cannot be read: ") as caught:
         load_pack(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_of_very_many_mistakes_the_first_are_told(tmp_path: Path) -> None:
+    (tmp_path / "pack.toml").write_text("".join(f"t{k} = 1\n" for k in range(1000)))
+    with pytest.raises(PackError, match=r"t3: unknown key; .*; 985 more$") as caught:
+        load_pack(tmp_path)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "~nobody-of-that-name/x", "a\0b"])

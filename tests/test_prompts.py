@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from tokenizers import AddedToken, decoders
 from transformers import AutoTokenizer
 
 from mpd_core.errors import PackError, RequestError
-from mpd_core.packs import TemplateSpec
-from mpd_core.prompts import PromptRenderer
+from mpd_core.packs import TemplateSpec, load_pack, pack_names
+from mpd_core.prompts import PromptRenderer, bounds
 from mpd_core.request import Message
 from tests import tiny, tiny_tokenizers
+from tests.patience import PATIENCE
 
 TOKENIZER = tiny.make_tokenizer()
 LOSSLESS = {
     name: tiny_tokenizers.FAMILIES[name]()
     for name in ("byte-level", "NeoX", "byte fallback", "Gemma")
 }
+
+
+LOOPS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 
 
 def renderer_of(tokenizer: Any = TOKENIZER, **template: object) -> PromptRenderer:
@@ -188,6 +193,120 @@ def test_templates_that_do_not_take_a_message_are_refused(chat: str, message: st
     assert "\n" not in str(caught.value)
 
 
+ENDLESS = {
+    "loops in loops": LOOPS,
+    "texts that double": "{% set n = namespace(s='ab') %}{% for i in range(60) %}"
+    "{% set n.s = n.s ~ n.s %}{% endfor %}",
+    "while it is compiled": "{{ 'a' * 10 ** 11 }}",
+    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}"
+    "{% endif %}{% endmacro %}{{ f(60) }}",
+    "within a part for training": "{% generation %}" + LOOPS + "{% endgeneration %}",
+}
+
+
+@pytest.mark.parametrize("chat", ENDLESS.values(), ids=ENDLESS)
+def test_templates_without_an_end_are_refused(chat: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bounds, "PATIENCE_S", 1.0)
+    with pytest.raises(PackError, match=r"^template\.chat: .* without an end; correct it, "):
+        renderer_of(chat=chat + tiny.CHAT)
+
+
+def test_a_template_that_a_long_text_holds_up_is_broken_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends on short texts; its thread is not left behind on a long one."""
+    square = "{% for a in messages[-1].content %}{% for b in messages[-1].content %}"
+    renderer = renderer_of(chat=square + "{% endfor %}{% endfor %}" + tiny.CHAT)
+    assert renderer.render([Message("user", "short")]) == renderer_of().render(
+        [Message("user", "short")]
+    )
+    monkeypatch.setattr(bounds, "PATIENCE_S", 0.5)
+    with pytest.raises(RequestError, match=r"conversation: it takes longer than 0\.5 seconds\.$"):
+        renderer.text([Message("user", "word " * 20_000)])
+    for thread in threading.enumerate():
+        if thread.name == bounds.THREAD:
+            thread.join(PATIENCE)
+            assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        LOOPS,
+        "{{ 'a' * 9 }}",
+        "{{ 2 ** 9 }}",
+        "{{ messages[0].content % 5 }}",
+        "{% set s = s ~ s %}",
+        "{% for m in range(9) %}{% endfor %}",
+        "{{ messages[0].content | center(9) }}",
+        "{{ lipsum(n=9) }}",
+        "{% for m in messages recursive %}{% endfor %}",
+    ],
+)
+def test_what_could_grow_is_tried(part: str) -> None:
+    """A text may be a form to fill in, of any width."""
+    assert bounds.is_tame(tiny.CHAT)
+    assert not bounds.is_tame(part + tiny.CHAT)
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_usual_templates_are_neither_tried_nor_watched(name: str) -> None:
+    """Nor does a template stop to be plain with a system's turn, blanks cut or a name for roles."""
+    chat = load_pack(name).spec.template.chat
+    assert bounds.is_tame(chat or tiny.CHAT)
+    assert bounds.is_tame(tiny_tokenizers.CHAT)
+
+
+@pytest.mark.parametrize(
+    ("chat", "typed"),
+    [
+        ("{{ messages[0].content | lower }}", "<|IM_END|>"),
+        ("{{ messages[0].content.replace('#', '') }}", "<|im_#end|>"),
+        ("{{ messages[0].content.split('=') | join }}", "<|im_=end|>"),
+        ("<{{ messages[0].content | trim }}", " |im_end|> and then"),
+    ],
+)
+def test_a_template_that_makes_a_marker_of_a_text_is_found_out(chat: str, typed: str) -> None:
+    """It changes what was looked at before; in a text without a marker it may."""
+    renderer = renderer_of(chat=chat)
+    with pytest.raises(RequestError, match=r"makes a control token of this text: leave out < >"):
+        renderer.render([Message("user", typed)])
+    assert renderer.render([Message("user", "a < b <|IM_> [x] =#")])
+
+
+NO_SYSTEM = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("chat", "roles", "left_out"),
+    [
+        (NO_SYSTEM, ("system", "user"), "turn 1, the system's"),
+        ("{{ messages[-1].content }}", ("user", "assistant", "user"), "turn 1, the user's"),
+        (
+            "{{ messages[0].content }} {{ messages[-1].content }}",
+            ("user", "assistant", "user"),
+            "turn 2, the assistant's",
+        ),
+    ],
+)
+def test_a_template_that_leaves_a_turn_out_refuses_it(
+    chat: str, roles: tuple[Any, ...], left_out: str
+) -> None:
+    """The reply would be to another conversation."""
+    renderer = renderer_of(chat=chat)
+    assert renderer.render([Message("user", "hi")])
+    for _ in range(2):
+        with pytest.raises(RequestError, match=f"leaves out {left_out}: send the conversation"):
+            renderer.render([Message(role, f"word {k}") for k, role in enumerate(roles)])
+
+
+def test_a_template_may_merge_the_system_into_the_user() -> None:
+    merged = "{% set s = messages[0].content %}{{ s | upper }}: {{ messages[1].content }}"
+    chat = "{% if messages | length == 1 %}{{ messages[0].content }}{% else %}" + merged
+    renderer = renderer_of(chat=chat + "{% endif %}")
+    assert renderer.text([Message("system", "be kind"), Message("user", "hi")]) == "BE KIND: hi"
+
+
 def test_a_template_for_one_turn_refuses_the_second_when_it_comes() -> None:
     once = "{% if messages|length > 1 %}{{ raise_exception('One turn.') }}{% endif %}"
     renderer = renderer_of(chat=once + tiny.CHAT)
@@ -264,3 +383,50 @@ def test_a_decoder_that_strips_the_end_is_refused(nested: bool) -> None:
         renderer_of(tokenizer)
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     assert renderer_of(tokenizer).render([Message("user", "Hi")])
+
+
+def test_a_tokenizer_that_draws_its_tokens_is_refused() -> None:
+    """Dropout of merges: the same text has other tokens each time."""
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.backend_tokenizer.model.dropout = 0.5
+    with pytest.raises(PackError, match=r"^tokenizer\.json: .*dropout .* set it to null\.$"):
+        renderer_of(tokenizer)
+
+
+def test_a_tokenizer_that_spells_markers_is_refused() -> None:
+    tokenizer = tiny.make_tokenizer()
+    tokenizer.split_special_tokens = True
+    with pytest.raises(PackError, match=r"split_special_tokens the markers .* set it to false\.$"):
+        renderer_of(tokenizer)
+    bare = "{% for m in messages %}{{ m.role }}: {{ m.content }} {% endfor %}assistant:"
+    assert renderer_of(tokenizer, chat=bare)
+
+
+NO_BEGINNING = tiny.CHAT.partition("{% if add_generation_prompt")[0]
+
+
+@pytest.mark.parametrize("roles", [("user",), ("system", "user"), ("user", "assistant", "user")])
+def test_a_reply_begins_after_its_marker_whatever_the_template_knows(
+    roles: tuple[Any, ...],
+) -> None:
+    """Else the model would have to write the marker itself, and the role into the text."""
+    turns = [Message(role, f"word {k}") for k, role in enumerate(roles)]
+    assert renderer_of(chat=NO_BEGINNING).text(turns) == renderer_of().text(turns)
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        NO_BEGINNING + "<|im_start|>assistant\n",
+        "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% else %} {{ m.content }}<|endoftext|>{% endif %}{% endfor %}",
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        NO_BEGINNING + "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}",
+    ],
+    ids=["always", "between two markers", "without markers", "with a thought"],
+)
+def test_a_template_that_begins_replies_or_needs_no_marker_is_left_alone(chat: str) -> None:
+    text = renderer_of(chat=chat).text([Message("user", "hi")])
+    filled = [{"role": "user", "content": "hi"}]
+    options = {"tokenize": False, "add_generation_prompt": True}
+    assert text == TOKENIZER.apply_chat_template(filled, chat_template=chat, **options)

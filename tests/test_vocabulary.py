@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -182,4 +183,17 @@ def test_a_backbone_that_lacks_the_templates_tokens_is_refused(
     tiny.make_model(size + 1, seed=0).save_pretrained(base)
     pack = tiny.write_pack(tmp_path, base, pcm_backbone=tiny_base)
     with pytest.raises(PackError, match=rf"^pcm\.backbone: .*'<\|odd\|>' {size}, but the model"):
+        Engine.open(load_pack(pack))
+
+
+def test_a_backbone_with_another_tokenizer_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Its weights would come of another text: of as many tokens, numbered otherwise."""
+    backbone = Path(shutil.copytree(tiny_base, tmp_path / "backbone"))
+    file = backbone / "tokenizer.json"
+    told = json.loads(file.read_text())
+    words = told["model"]["vocab"]
+    words["a"], words["b"] = words["b"], words["a"]
+    file.write_text(json.dumps(told))
+    pack = tiny.write_pack(tmp_path, tiny_base, pcm_backbone=backbone)
+    with pytest.raises(PackError, match=r"^pcm\.backbone: its tokenizer .*: 'a' is \d+ there and"):
         Engine.open(load_pack(pack))

@@ -11,7 +11,7 @@ from mpd_core.engine.plan import PCM
 from mpd_core.errors import PackError
 from mpd_core.models.base import LoadedModel, in_blocks, load_model, weight_format
 from mpd_core.models.light import read_tokenizer
-from mpd_core.models.vocabulary import check_same_vocabulary
+from mpd_core.models.vocabulary import check_reads_alike, check_same_vocabulary
 from mpd_core.packs import Pack, Precision, Source
 from mpd_core.prompts import PromptRenderer
 from mpd_core.remote.expert import RemoteExpert
@@ -71,6 +71,7 @@ def backbone(
             f"pcm.backbone: its vocabulary lacks {missing} tokens of the base's tokenizer; "
             "use a backbone with the same tokenizer."
         )
+    check_reads_alike(base.tokenizer, backbone.tokenizer, "pcm.backbone")
     return backbone
 
 

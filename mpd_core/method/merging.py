@@ -51,7 +51,8 @@ def fading_strength(strength: float, settled: float, fade: float, index: Tensor)
     Returns:
         fp32, [...].
     """
-    return strength * (settled + (1.0 - settled) * torch.exp(-index.float() / fade))
+    span = max(fade, torch.finfo(torch.float32).tiny)  # less is 0 in fp32, and 0 / 0 is nothing
+    return strength * (settled + (1.0 - settled) * torch.exp(-index.float() / span))
 
 
 def shift_logits(

@@ -30,9 +30,9 @@ def body_of(model: Any) -> Any:
 
 def finish(config: Any) -> Callable[[Tensor], Tensor]:
     """What some architectures do to their logits after the output layer: scale or cap them."""
-    scale = _setting(config, "logit_scale") or 1.0
-    scale /= _setting(config, "logits_scaling") or 1.0
-    cap = _setting(config, "final_logit_softcapping")
+    scale = _number(config, "logit_scale") or 1.0
+    scale /= _number(config, "logits_scaling") or 1.0
+    cap = _number(config, "final_logit_softcapping")
 
     def apply(logits: Tensor) -> Tensor:
         logits = logits if scale == 1 else logits * scale
@@ -89,6 +89,12 @@ def _setting(config: Any, name: str) -> Any:
         return getattr(config, name, None)
     except RuntimeError:  # transformers', of what may differ from layer to layer
         return None
+
+
+def _number(config: Any, name: str) -> float | None:
+    """The same where it is a number: what it is otherwise, the probe sees by what is computed."""
+    found = _setting(config, name)
+    return found if isinstance(found, (int, float)) else None
 
 
 def _ropes(config: Any) -> list[dict[str, Any]]:

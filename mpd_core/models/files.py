@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,7 +35,8 @@ def checked_folder(folder: Path, name: str, *, tokenizer: bool = False) -> Path:
     With ``tokenizer`` it must hold one, too; errors begin with ``name``.
 
     Raises:
-        ModelSourceError: names the file that is missing, cut, a git-lfs pointer, or too many.
+        ModelSourceError: names the file that is missing, cut, a git-lfs pointer, or too many,
+            or the tensor that two of them hold.
     """
     with about(name):
         _check_folder(folder, tokenizer=tokenizer)
@@ -59,8 +61,7 @@ def _check_folder(folder: Path, *, tokenizer: bool) -> None:
     small = (path.name for path in folder.iterdir() if path.suffix in READ and path.is_file())
     for file in (*sorted(small), *weights):
         check_no_pointer(folder / file, ModelSourceError)
-    for file in weights:
-        _check_whole(folder / file)
+    _check_weights(folder, weights)
     _check_json(folder / CONFIG)
 
 
@@ -124,11 +125,23 @@ def check_no_pointer(file: Path, kind: type[MPDError]) -> None:
         )
 
 
-def _check_whole(file: Path) -> None:
-    """The library holds a file's length, which its header says, and its tensors against it."""
+def _check_weights(folder: Path, weights: Sequence[str]) -> None:
+    """Each file whole, and each tensor in one of them: transformers would take the last one's."""
+    held: dict[str, str] = {}
+    for file in weights:
+        for key in _keys_of_whole(folder / file):
+            if (other := held.setdefault(key, file)) != file:
+                raise ModelSourceError(
+                    f"{folder / other} and {file} both hold '{key}', maybe of two models: obtain "
+                    "the weights again, into an empty folder."
+                )
+
+
+def _keys_of_whole(file: Path) -> list[str]:
+    """Names of tensors; the library holds a file's length, and these against its header."""
     try:
-        with safe_open(file, "pt"):
-            pass
+        with safe_open(file, "pt") as tensors:
+            return list(tensors.keys())
     except (OSError, SafetensorError) as error:
         raise ModelSourceError(
             f"{file} is cut, or no safetensors file ({one_line(error)}); download it again."

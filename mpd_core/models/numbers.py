@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mpd_core.errors import PackError
 from mpd_core.models.blocks import rounded_scales
-from mpd_core.models.files import tensor_headers
+from mpd_core.models.files import CONFIG, tensor_headers
 
 NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int8: "q8"}
 """What people call the types that weights are packed to."""
@@ -78,15 +78,22 @@ def check_numbers(folder: Path, model: nn.Module, packed: torch.dtype | None) ->
     ``packed`` is the type that linears and embeddings will be held in; None: as they are.
 
     Raises:
-        PackError: names the first tensor that is not finite, or that packing would change.
+        PackError: names the first tensor that is not finite, or that packing would change, or the
+            rope settings, if they give no frequencies.
     """
-    for name, tensor in model.named_parameters():
+    for name, tensor in model.state_dict().items():  # a mixture's router keeps biases in buffers
         if tensor.is_floating_point() and not is_finite(tensor):
             cast = tensor.dtype is not torch.float32
             raise PackError(
                 f"base: '{name}' in {folder} holds numbers that are not finite as "
                 f"{str(tensor.dtype)[6:]}: obtain it again"
                 + (', or set base.precision = "fp32" if they are in the file.' if cast else ".")
+            )
+    for name, tensor in model.named_buffers():
+        if name.endswith("inv_freq") and not is_finite(tensor):  # computed, never in a file
+            raise PackError(
+                f"base: the rope settings in {folder / CONFIG} give frequencies that are not "
+                "finite: use the config.json that belongs to the weights."
             )
     for prefix, module in model.named_modules() if packed else ():
         if not isinstance(module, (nn.Linear, nn.Embedding)):

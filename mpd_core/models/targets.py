@@ -6,16 +6,14 @@ may be regular expressions of strangers, some of which never come to an end: see
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from mpd_core import apart
 from mpd_core.models.blocks import BlockLinear
 
 ALL_LINEAR = "all-linear"
@@ -25,7 +23,7 @@ LAYER = r".*?\.[^.]*\.(?P<number>\d+)\."
 FEW = 3
 """So many repetitions of names of some dozens of letters end soon, if none stands in another."""
 PATIENCE_S = 10.0
-"""For all names of a model together, which take milliseconds."""
+"""Of a processor for all names of a model together, which take milliseconds."""
 _TRIAL = """
 import json, re, sys
 expressions, names = json.load(sys.stdin)
@@ -139,19 +137,7 @@ def endless(expressions: Collection[str], names: Collection[str]) -> bool:
     Python cannot break one off: expressions that might are matched in a process of their own.
     """
     doubtful = sorted({expression for expression in expressions if not _ends(expression)})
-    if not doubtful:
-        return False
-    try:
-        subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _TRIAL],
-            input=json.dumps([doubtful, sorted(names)]).encode(),
-            timeout=PATIENCE_S,
-            check=True,
-            capture_output=True,
-        )
-    except (subprocess.SubprocessError, OSError):
-        return True
-    return False
+    return bool(doubtful) and not apart.ends(_TRIAL, [doubtful, sorted(names)], PATIENCE_S)
 
 
 def _ends(expression: str) -> bool:

@@ -35,6 +35,30 @@ def check_same_vocabulary(
         )
 
 
+def check_reads_alike(
+    base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase, model: str
+) -> None:
+    """Check that a model which only reads numbers tokens as the base does; it may lack added ones.
+
+    Args:
+        base_tokenizer: the base's, which all texts are read with.
+        other_tokenizer: the model's own.
+        model: its key in the pack, for the message.
+
+    Raises:
+        PackError: one line with the first differences.
+    """
+    base, other = base_tokenizer.get_vocab(), other_tokenizer.get_vocab()
+    added = {str(token) for token in base_tokenizer.added_tokens_decoder.values()}
+    own = {token: i for token, i in base.items() if token not in added}
+    differences = _tokens(own, {token: other[token] for token in own.keys() & other.keys()})
+    if differences:
+        raise PackError(
+            f"{model}: its tokenizer is not the base's: {'; '.join(differences)}. It reads the "
+            "base's tokens: use a backbone of the same family."
+        )
+
+
 def check_embedded(
     tokenizer: PreTrainedTokenizerBase, size: int, *, unused: Collection[int], model: str
 ) -> None:

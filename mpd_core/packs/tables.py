@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,11 @@ T = TypeVar("T", bound=BaseModel)
 MOST_PATH = 1000
 """Bytes of a path; systems take 1,024 to 4,096 with the folders before it."""
 SHA256 = r"^[0-9a-f]{64}$"
+SHOWN = 20
+DEEPEST = 30
+"""Parts of a key, and so of a header. A parser's time grows with their square."""
+_PART = r"""(?:[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*')"""
+_DEEP = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*\.[ \t]*{_PART}){{{DEEPEST}}}")
 
 
 class Table(BaseModel):
@@ -77,7 +83,11 @@ def read_table(path: Path, kind: type[T]) -> T:
         PackError: names the file, and the key if there is one to name.
     """
     try:
-        return kind.model_validate(tomllib.loads(read_settings_text(path)))
+        text = read_settings_text(path)
+        if deep := _DEEP.search(text):
+            line = text.count("\n", 0, deep.start()) + 1
+            raise ValueError(f"the key in line {line} has over {DEEPEST} parts: no table has such")
+        return kind.model_validate(tomllib.loads(text))
     except ValidationError as error:  # a ValueError as well
         raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
     except (OSError, ValueError, RecursionError) as error:
@@ -85,8 +95,9 @@ def read_table(path: Path, kind: type[T]) -> T:
 
 
 def complaints(error: ValidationError) -> Iterator[str]:
-    """The validation errors of a TOML file, one line per key."""
-    for problem in error.errors():
+    """The validation errors of a file of settings, one line per key; of very many the first."""
+    problems = error.errors()
+    for problem in problems[:SHOWN]:
         key = ".".join(str(part) for part in problem["loc"]) or "the file"
         if problem["type"] == "extra_forbidden":
             yield f"{key}: unknown key"
@@ -94,3 +105,5 @@ def complaints(error: ValidationError) -> Iterator[str]:
             yield f"{key}: missing key"
         else:
             yield f"{key}: {problem['msg'].removeprefix('Value error, ')}"
+    if len(problems) > SHOWN:
+        yield f"{len(problems) - SHOWN} more"
