@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import write_pack
 from mpd_core.training.recipe import VerdictSpec
 from mpd_core.training.results import ADAPTER, HEAD
-from mpd_core.training.scoring.calibration import RECORD, calibrate, fit_head
+from mpd_core.training.scoring.calibration import FITTED, calibrate, fit_head
 from mpd_core.training.scoring.reward_models import RewardModels
 from mpd_core.training.verdicts import load_verdicts
 from tests import tiny
@@ -62,10 +63,11 @@ def test_readers_poles_score_above_zero(setup: TrainingContext, tmp_path: Path) 
     found = RewardModels(setup, folder).score(asked)
     signs = [{name for name, score in scores.items() if score > 0} for scores in found]
     assert signs == [{"up0", "down1"}, {"down1"}, {"up0"}, {"down0", "up1"}]
-    figures = json.loads((folder / RECORD).read_text(encoding="utf-8"))["figures"]
+    figures = json.loads((folder / FITTED).read_text(encoding="utf-8"))["figures"]
     assert figures["after"]["dim0"]["agrees"] > figures["before"]["dim0"]["agrees"]
     assert figures["after"]["dim0"]["ranks"] > 0.95
-    assert str(figures) in told[0]
+    assert json.dumps(figures["before"]) in told[0]
+    assert json.dumps(figures["after"]) in told[1]
     for pole in names:
         tiny.save_adapter(
             setup.base, setup.out / "experts" / pole / ADAPTER, rank=2, seed=0, first_layer=1
@@ -84,22 +86,52 @@ def test_figures_are_of_the_poles_that_were_asked_for(
     file = written(tmp_path / "verdicts.jsonl", *rows)
     setup.recipe = setup.recipe.model_copy(update={"verdicts": VerdictSpec(file=file, ridge=0.01)})
     calibrate(setup, lambda _: None, resume=False)
-    record = setup.out / "rewards" / ADAPTER / RECORD
-    assert json.loads(record.read_text(encoding="utf-8"))["figures"]["after"] == {
-        "dim0": {"agrees": 1.0},
-        "dim1": {"agrees": 1.0, "ranks": 1.0},
-    }
+    record = setup.out / "rewards" / ADAPTER / FITTED
+    after = json.loads(record.read_text(encoding="utf-8"))["figures"]["after"]
+    assert set(after["dim0"]) == {"agrees"}
+    assert after["dim1"] == {"agrees": 1.0, "ranks": 1.0}
 
 
-def test_resumed_calibration_keeps_the_head(setup: TrainingContext) -> None:
-    """And one that is begun anew goes on from where the head is."""
+def test_a_fit_begins_at_what_pairs_taught(setup: TrainingContext, tmp_path: Path) -> None:
+    """So one that is made again is the same, here or from the pack that it was installed in; a
+    resumed one is kept, unless verdicts or ridge are others."""
     head = setup.out / "rewards" / ADAPTER / HEAD
     calibrate(setup, lambda _: None, resume=True)
-    once = head.read_bytes()
-    calibrate(setup, lambda _: None, resume=True)
+    once, told = head.read_bytes(), list[str]()
+    calibrate(setup, told.append, resume=True)
+    assert not told
+    calibrate(setup, told.append, resume=False)
+    assert told
     assert head.read_bytes() == once
-    calibrate(setup, lambda _: None, resume=False)
+    elsewhere = replace(setup, out=tmp_path / "elsewhere")
+    (elsewhere.out / "rewards").mkdir(parents=True)
+    shutil.copytree(head.parent, elsewhere.out / "rewards" / ADAPTER)
+    (elsewhere.out / "rewards" / ADAPTER / FITTED).unlink()
+    calibrate(elsewhere, lambda _: None, resume=False)
+    assert (elsewhere.out / "rewards" / ADAPTER / HEAD).read_bytes() == once
+    assert setup.recipe.verdicts
+    other = setup.recipe.verdicts.model_copy(update={"ridge": 1000.0})
+    setup.recipe = setup.recipe.model_copy(update={"verdicts": other})
+    calibrate(setup, lambda _: None, resume=True)
     assert head.read_bytes() != once
+
+
+def test_dimensions_that_nobody_asked_for_have_no_figures(
+    setup: TrainingContext, tmp_path: Path
+) -> None:
+    rows = [row(f"explain {k}", REPLIES[k % 2], "A-") | {"preference": "A-"} for k in range(4)]
+    file = written(tmp_path / "verdicts.jsonl", *rows)
+    setup.recipe = setup.recipe.model_copy(update={"verdicts": VerdictSpec(file=file)})
+    calibrate(setup, lambda _: None, resume=False)
+    record = setup.out / "rewards" / ADAPTER / FITTED
+    assert set(json.loads(record.read_text(encoding="utf-8"))["figures"]["after"]) == {"dim0"}
+
+
+def test_one_prompt_is_not_enough(setup: TrainingContext, tmp_path: Path) -> None:
+    file = written(tmp_path / "verdicts.jsonl", row("p", "r", "AB"), row("p", "s", "AB"))
+    setup.recipe = setup.recipe.model_copy(update={"verdicts": VerdictSpec(file=file)})
+    with pytest.raises(PackError, match="at least two prompts"):
+        calibrate(setup, lambda _: None, resume=False)
 
 
 def test_without_verdicts_nothing_changes(setup: TrainingContext) -> None:
@@ -108,7 +140,7 @@ def test_without_verdicts_nothing_changes(setup: TrainingContext) -> None:
     before = head.read_bytes()
     calibrate(setup, lambda _: None, resume=False)
     assert head.read_bytes() == before
-    assert not (head.parent / RECORD).exists()
+    assert not (head.parent / FITTED).exists()
 
 
 def test_verdicts_need_reward_models(setup: TrainingContext, tmp_path: Path) -> None:

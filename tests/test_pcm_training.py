@@ -37,9 +37,11 @@ from mpd_core.training.pcm.policy import Policy
 from mpd_core.training.pcm.supervised_gate import fit_gate_to_answers, fit_mean_weights, smoothed
 from mpd_core.training.pcm.updates import best_of_each
 from mpd_core.training.recipe import load_recipe
+from mpd_core.training.results import ADAPTER, HEAD
 from mpd_core.training.rollouts import Rollout, RolloutRequest
 from mpd_core.training.scoring.reward_function import ScoredReply
 from mpd_core.training.trunk import Trunk
+from tests import tiny
 from tests.training_fixtures import history, training, write_training_pack
 
 POLES = {"A": "up", "B": "down"}
@@ -321,6 +323,17 @@ def test_a_state_of_other_experts_is_refused(tiny_base: Path, tmp_path: Path) ->
     expert = setup.out / "experts" / "up0" / "adapter"
     shutil.copytree(setup.pack.path(setup.pack.spec.experts.adapters["up1"].folder), expert)
     with pytest.raises(PackError, match=r"other experts.*without --resume"):
+        pcm.train_pcm(setup, resume=True, reward=Planted())
+
+
+def test_a_state_of_other_rewards_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """Also where only the head was fitted anew."""
+    setup = training(tmp_path, tiny_base, iterations=1)
+    pcm.train_pcm(setup, resume=False, reward=Planted())
+    folder = setup.out / "rewards" / ADAPTER
+    folder.mkdir(parents=True)
+    tiny.save_head(folder / HEAD, hidden=64, poles=4)
+    with pytest.raises(PackError, match=r"other rewards.*without --resume"):
         pcm.train_pcm(setup, resume=True, reward=Planted())
 
 

@@ -43,7 +43,8 @@ class VerdictSpec(Table):
     file: Path
     """See ``verdicts.load_verdicts`` for the format."""
     ridge: float = Field(100.0, gt=0)
-    """How much evidence it takes to move the reward models' head; see ``calibration.fit_head``."""
+    """Penalty on moving the reward models' head away from what pairs taught it; see
+    ``calibration.fit_head``."""
 
 
 class ScorerSpec(Table):

@@ -17,7 +17,7 @@ from mpd_core.training.estimate import Work
 from mpd_core.training.export import check_experts, check_rewards, trained_pack
 from mpd_core.training.pcm import static_search
 from mpd_core.training.pcm.loop import prompts_of, train_pcm
-from mpd_core.training.scoring.calibration import calibrate
+from mpd_core.training.scoring.calibration import calibrate, verdicts_of
 from mpd_core.training.scoring.reward_function import references_of, reward_function
 
 
@@ -36,6 +36,12 @@ class Options:
 def verdicts(setup: TrainingContext, options: Options) -> None:
     """The reward models' head, by what blind readers saw."""
     run_in_fresh_thread(calibrate, setup, options.tell, resume=options.resume)
+
+
+def checked_verdicts(setup: TrainingContext) -> Iterator[Work]:
+    """Seconds of work, after minutes of reading; a file with mistakes is refused before all."""
+    verdicts_of(setup)
+    return iter(())
 
 
 def references(setup: TrainingContext, options: Options) -> None:
@@ -82,7 +88,7 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     "experts": Stage(lambda s, o: train_experts(s, o.poles, resume=o.resume), estimate.experts),
     "rewards": Stage(lambda s, o: train_rewards(s, resume=o.resume), estimate.rewards),
-    "verdicts": Stage(verdicts, lambda _: iter(())),
+    "verdicts": Stage(verdicts, checked_verdicts),
     "references": Stage(references, estimate.references),
     "static": Stage(static, estimate.static),
     "pcm": Stage(pcm, estimate.pcm),

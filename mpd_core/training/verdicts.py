@@ -34,12 +34,12 @@ def load_verdicts(file: Path, space: PreferenceSpace) -> tuple[Verdict, ...]:
         PackError: names the line and what is wrong with it.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        with file.open(encoding="utf-8-sig") as lines:
+            return tuple(
+                _verdict(f"{file}:{number}", line, space) for number, line in enumerate(lines, 1)
+            )
     except (OSError, UnicodeDecodeError) as error:
         raise PackError(f"verdicts.file: {file} cannot be read: {error}.") from error
-    if not lines:
-        raise PackError(f"verdicts.file: {file} has no lines.")
-    return tuple(_verdict(f"{file}:{number}", line, space) for number, line in enumerate(lines, 1))
 
 
 def _verdict(place: str, line: str, space: PreferenceSpace) -> Verdict:
@@ -47,7 +47,7 @@ def _verdict(place: str, line: str, space: PreferenceSpace) -> Verdict:
         row = json.loads(line)
         prompt, reply, shown = row["prompt"], row["reply"], row["shown"]
         code = space.parse(row["preference"]).code
-        letters = list(zip(space.dimensions, shown, strict=True))
+        letters = list(zip(space.dimensions, str(shown), strict=True))
         named = {d.by_letter(letter).name for d, letter in letters if letter != LEFT_OUT}
     except (ValueError, KeyError, TypeError, MPDError) as error:
         raise PackError(f"{place}: not a reply with what a reader saw ({error}).") from None

@@ -11,6 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.packs import file_sha256
+from mpd_core.saving import content_hash
 from mpd_core.training.adapters.fitting import begins, fit
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Styled, comparisons
@@ -21,6 +24,12 @@ from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 def reward_folder(setup: TrainingContext) -> Path:
     """A folder with the reward models, adapter and head: trained here, or the pack's."""
     return setup.folder("rewards", setup.pack.spec.rewards)
+
+
+def rewards_key(setup: TrainingContext) -> str:
+    """A short hash of the current reward models, adapter and head; see ``experts_key``."""
+    files = (reward_folder(setup) / name for name in (WEIGHTS_FILE, HEAD))
+    return content_hash([file_sha256(file) for file in files if file.is_file()])[:12]
 
 
 class RewardModel(nn.Module):

@@ -23,6 +23,7 @@ from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import file_sha256
 from mpd_core.training import checkpoint, rollouts
 from mpd_core.training.adapters.experts import experts_key
+from mpd_core.training.adapters.rewards import rewards_key
 from mpd_core.training.context import RECORD, TrainingContext
 from mpd_core.training.export import trained_pack
 from mpd_core.training.pcm import static_search as static
@@ -40,7 +41,7 @@ from mpd_core.training.scoring.reward_function import (
 )
 
 STATE = "state.safetensors"
-LOG, EXPERTS = "log", "experts"
+LOG, EXPERTS, REWARDS = "log", "experts", "rewards"
 """Metadata keys of a state file: the log so far, as JSON, and ``experts_key`` of whom the policy
 weighs."""
 
@@ -189,12 +190,15 @@ class Trainer:
         """Go on from what ``_keep`` wrote.
 
         Raises:
-            PackError: the experts have changed since: rewards and log would not go together.
+            PackError: the experts or the reward models have changed since: rewards and log would
+                not go together.
         """
         file = self._folder / STATE
         facts = checkpoint.facts_of(file)
         if facts.get(EXPERTS) != experts_key(self._setup):
             raise PackError(f"{file} belongs to other experts: train the PCM without --resume.")
+        if facts.get(REWARDS, rewards_key(self._setup)) != rewards_key(self._setup):
+            raise PackError(f"{file} belongs to other rewards: train the PCM without --resume.")
         former = {f"head.{FORMERLY}": f"head.{PAIR_BIAS}"}
         checkpoint.load(file, self._policy, self._optimiser, former)
         self._history = json.loads(facts[LOG])
@@ -202,7 +206,11 @@ class Trainer:
 
     def _keep(self) -> None:
         self._policy.save(self._folder)
-        facts = {LOG: json.dumps(self._history), EXPERTS: experts_key(self._setup)}
+        facts = {
+            LOG: json.dumps(self._history),
+            EXPERTS: experts_key(self._setup),
+            REWARDS: rewards_key(self._setup),
+        }
         checkpoint.save(self._folder / STATE, self._policy, self._optimiser, facts)
         write_metrics(self._folder, f"PCM: {self._folder.name}", self._history)
 

@@ -16,17 +16,14 @@ from torch import Tensor
 
 from mpd_core.engine import Engine
 from mpd_core.method.static import Weights, around_uniform, grid, method_name
-from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
-from mpd_core.packs import file_sha256
 from mpd_core.saving import content_hash, read_json, write_json
 from mpd_core.training import rollouts
 from mpd_core.training.adapters.experts import experts_key
-from mpd_core.training.adapters.rewards import reward_folder
+from mpd_core.training.adapters.rewards import rewards_key
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.export import trained_pack
-from mpd_core.training.results import HEAD
 from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import RewardFunction, references_of, reward_of
 
@@ -62,13 +59,13 @@ def _kernel(a: Tensor, b: Tensor) -> Tensor:
 
 def result(setup: TrainingContext) -> Path:
     """Result file of a search with the current settings and experts."""
-    models, recipe = reward_folder(setup), setup.recipe
+    recipe = setup.recipe
     made_by = {
         "sampling": repr(references_of(setup).sampling),
         "merging": setup.pack.merging(next(iter(setup.pack.space))),
         "references": recipe.references.model_dump(),
         "static": recipe.static.model_dump(),
-        "rewards": [file_sha256(f) for f in (models / WEIGHTS_FILE, models / HEAD) if f.is_file()],
+        "rewards": rewards_key(setup),
         "scorers": {name: spec.model_dump() for name, spec in recipe.scorers.items()},
         "reward": [recipe.pcm.reward, recipe.pcm.aggregate],
         "penalties": [recipe.pcm.rollouts.unfinished, recipe.pcm.rollouts.repeated],

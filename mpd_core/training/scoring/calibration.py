@@ -1,39 +1,61 @@
 """Reward models that say what readers would: the head fitted to verdicts on replies.
 
-Pairs of written answers teach a reward model which of two shows a pole more, and not from where on
-a reader would name it; and a small model's replies are no written answers. So what the adapter
-reads in a reply stays, and the linear head is moved to where the sigmoid of a pole's score is the
-probability that a reader names it: logistic regression with a ridge around the head as it was.
+Pairs of written answers teach a reward model which of two shows a pole more, and not the score
+above which a reader names it; and a small model's replies are no written answers. So what the
+adapter reads in a reply stays, and the linear head is moved to where the sigmoid of a pole's score
+is the probability that a reader names it: logistic regression with a ridge around the head that
+pairs taught, which stays in the file beside the fitted one.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mpd_core.errors import PackError
+from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
 from mpd_core.saving import write_json
-from mpd_core.training.adapters.rewards import load_head, reward_folder
+from mpd_core.training.adapters.rewards import reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.results import ADAPTER, HEAD
 from mpd_core.training.scoring.reward_models import RewardModels
 from mpd_core.training.verdicts import Verdict, load_verdicts
 
-RECORD = "verdicts.json"
+FITTED = "verdicts.json"
+PAIRS = "pairs."
+"""Before the names of the tensors that pairs of written answers taught, where others follow."""
 FOLDS, STEPS, HALVINGS = 5, 50, 30
+
+
+def verdicts_of(setup: TrainingContext) -> tuple[Verdict, ...]:
+    """What the recipe names; nothing where it names none.
+
+    Raises:
+        PackError: a file that cannot be read, or replies to one prompt only.
+    """
+    spec = setup.recipe.verdicts
+    if spec is None:
+        return ()
+    found = load_verdicts(setup.pack.path(spec.file), setup.pack.space)
+    if len({verdict.prompt for verdict in found}) < 2:
+        raise PackError(f"verdicts.file: {spec.file} needs replies to at least two prompts.")
+    return found
 
 
 def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bool) -> None:
     """Fit the head of the reward models, trained here or the pack's, to the recipe's verdicts.
 
     The result lies where trained reward models do, with its figures on prompts that were left out,
-    before and after. When resuming, reward models that were fitted here are kept.
+    before and after. When resuming, a fit to the same verdicts is kept.
 
     Raises:
         PackError: no reward models, or verdicts that cannot be read.
@@ -42,14 +64,19 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
     if spec is None:
         return
     source, target = reward_folder(setup), setup.out / "rewards" / ADAPTER
-    if resume and (target / RECORD).is_file():
-        return
     if not (source / HEAD).is_file():
         raise PackError("rewards are missing: run train rewards first.")
-    verdicts = load_verdicts(setup.pack.path(spec.file), setup.pack.space)
+    facts = {
+        **spec.model_dump(mode="json"),
+        "file_sha256": file_sha256(setup.pack.path(spec.file)),
+        "weights_sha256": file_sha256(source / WEIGHTS_FILE),
+    }
+    if resume and _recorded(target).items() >= facts.items():
+        return
+    verdicts, pairs = verdicts_of(setup), pairs_head(source)
     read = RewardModels(setup, source).states([(v.prompt, v.reply) for v in verdicts])
     states = torch.cat([read, torch.ones(len(read), 1)], dim=1).double()
-    head = torch.cat([part.reshape(len(part), -1) for part in load_head(source)], dim=1).double()
+    head = torch.cat([pairs["weight"], pairs["bias"][:, None]], dim=1).double()
     poles = [pole.name for pole in setup.pack.space.poles]
     named = torch.tensor([[float(p in v.shown) for p in poles] for v in verdicts]).double()
     held = _left_out(states, named, head, [v.prompt for v in verdicts], spec.ridge)
@@ -58,19 +85,41 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
         for name, scores in {"before": states @ head.T, "after": held}.items()
     }
     fitted = fit_head(states, named, head, spec.ridge).float()
-    if source != target:
-        shutil.copytree(source, target)
-    parts = {"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()}
-    save_file(parts, target / HEAD)
-    facts = {"file_sha256": file_sha256(setup.pack.path(spec.file)), "replies": len(verdicts)}
-    write_json(target / RECORD, {**facts, **spec.model_dump(mode="json"), "figures": figures})
-    tell(f"reward models, on prompts left out, before and after readers' verdicts: {figures}")
+    tensors = {"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()}
+    tensors |= {PAIRS + name: tensor for name, tensor in pairs.items()}
+    _write(source, target, tensors, {**facts, "replies": len(verdicts), "figures": figures})
+    for name, found in figures.items():
+        tell(f"reward models and readers, on prompts left out, {name}: {json.dumps(found)}")
+
+
+def pairs_head(folder: Path) -> dict[str, Tensor]:
+    """Weight [poles, D] and bias [poles] as pairs of written answers taught them."""
+    tensors = load_file(folder / HEAD)
+    return {name: tensors.get(PAIRS + name, tensors[name]) for name in ("weight", "bias")}
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    file = folder / FITTED
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _write(source: Path, target: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+    """The adapter with another head, whole: a crash leaves what there was."""
+    scratch = target.with_name(target.name + ".part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.copytree(source, scratch)
+    (scratch / HEAD).unlink()
+    save_file(tensors, scratch / HEAD)
+    write_json(scratch / FITTED, record)
+    shutil.rmtree(target, ignore_errors=True)
+    scratch.rename(target)
 
 
 def fit_head(states: Tensor, named: Tensor, head: Tensor, ridge: float) -> Tensor:
     """Logistic regression of each column of ``named`` on states, around a head that there is.
 
-    Newton's method with steps halved until they help: far from the data a full step overshoots.
+    Newton's method with steps halved until they help: far from the data a full step overshoots. A
+    pole that all or none of the readers named stays as it is: its bias would have no bound.
 
     Args:
         states: what the head reads, a column of ones last, [N, D + 1], fp64.
@@ -82,8 +131,14 @@ def fit_head(states: Tensor, named: Tensor, head: Tensor, ridge: float) -> Tenso
     Returns:
         The head, [poles, D + 1].
     """
-    scale = ridge * states.var(dim=0)
-    return torch.stack([_logistic(states, named[:, k], head[k], scale) for k in range(len(head))])
+    scale = ridge * states.var(dim=0, correction=0)
+    some = (named.max(dim=0).values > named.min(dim=0).values).tolist()
+    return torch.stack(
+        [
+            _logistic(states, named[:, k], row, scale) if some[k] else row
+            for k, row in enumerate(head)
+        ]
+    )
 
 
 def _logistic(states: Tensor, named: Tensor, start: Tensor, ridge: Tensor) -> Tensor:
@@ -127,9 +182,11 @@ def _left_out(
 def _figures(
     setup: TrainingContext, verdicts: Sequence[Verdict], scores: Tensor, named: Tensor
 ) -> dict[str, dict[str, float]]:
-    """By dimension, of the poles that replies were generated for: how often a score's sign is what
-    the reader saw, and, where both were seen, how often it ranks a reply that shows its pole above
-    one that does not."""
+    """By dimension, of the poles that replies were generated for.
+
+    ``agrees``: how often a score's sign is what the reader saw. ``ranks``, where both were seen:
+    how often a reply that shows its pole has a higher score than one that does not.
+    """
     space = setup.pack.space
     found: dict[str, dict[str, float]] = {}
     for dimension in space.dimensions:
@@ -140,6 +197,8 @@ def _figures(
             for pole in poles
             if pole in dimension.poles
         ]
+        if not rows:
+            continue
         at = torch.tensor(rows).T
         own, seen = scores[at[0], at[1]], named[at[0], at[1]] > 0
         found[dimension.name] = {"agrees": round(fmean(((own > 0) == seen).tolist()), 4)}
