@@ -91,6 +91,8 @@ def test_mistakes_are_named(
         b"#" * (MOST_BYTES + 1),
         b"a" + b".a" * 100_000 + b" = 1",
         b"[" + b'"a\\"" . ' * 40 + b"a]",
+        b'a = {b = """"""""' + b", c" + b".c" * 40 + b" = 1}",
+        b'a = "' + b'\\"' * 400_000,
     ],
     ids=lambda content: repr(content[:12]),
 )
@@ -100,6 +102,18 @@ def test_what_is_no_toml_is_named(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(PackError, match=r"pack\.toml: cannot be read: ") as caught:
         load_pack(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_texts_and_lists_may_have_any_number_of_dots(make_pack: Callable[..., Pack]) -> None:
+    """Keys may not: a parser's time grows with the square of their parts."""
+    folder = make_pack().folder
+    file, dots = folder / "pack.toml", "a. b. c. " * 40
+    text = f"# {dots}\n{file.read_text()}\n[dotted]\nnumbers = [{'0.5, ' * 100}]\n"
+    for k, quote in enumerate(['"', "'", '"""\n', "'''\n"]):
+        text += f"text{k} = {quote}{dots}{quote.strip()}\n"
+    file.write_text(text)
+    with pytest.raises(PackError, match=r"pack\.toml: dotted: unknown key$"):
+        load_pack(folder)
 
 
 def test_of_very_many_mistakes_the_first_are_told(tmp_path: Path) -> None:

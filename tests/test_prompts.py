@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders
 from transformers import AutoTokenizer
 
+from mpd_core import apart
 from mpd_core.errors import PackError, RequestError
 from mpd_core.packs import TemplateSpec, load_pack, pack_names
 from mpd_core.prompts import PromptRenderer, bounds
@@ -241,12 +245,61 @@ def test_a_template_that_a_long_text_holds_up_is_broken_off(
         "{{ messages[0].content | center(9) }}",
         "{{ lipsum(n=9) }}",
         "{% for m in messages recursive %}{% endfor %}",
+        "{% for c in messages[0]['content'] %}{{ messages[0]['content'] }}{% endfor %}",
+        "{{ messages | tojson | tojson }}",
+        "{{ messages | string }}",
+        "{{ [[messages ~ ''] ~ ''] ~ '' }}",
+        "{{ (messages[0].content.split('a') ~ '').split('b') ~ '' }}",
+        "{{ 'a'" + " + 'a'" * 5000 + " }}",
     ],
 )
 def test_what_could_grow_is_tried(part: str) -> None:
     """A text may be a form to fill in, of any width."""
     assert bounds.is_tame(tiny.CHAT)
     assert not bounds.is_tame(part + tiny.CHAT)
+
+
+def test_a_plain_template_may_loop_over_some_turns() -> None:
+    """After a system's turn, say."""
+    assert bounds.is_tame("{% for m in messages[1:] %}{{ m.content }}{% endfor %}")
+
+
+@pytest.mark.parametrize("program", ["import no_such_module", "raise ValueError", "1"])
+def test_what_cannot_be_tried_is_taken(program: str) -> None:
+    assert apart.ends(program, [], 1.0)
+
+
+@pytest.mark.parametrize(("name", "value"), [("executable", ""), ("executable", "/nowhere/python")])
+def test_where_no_python_is_found_nothing_is_tried(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, name, value)
+    assert apart.ends("while True: pass", [], 1.0)
+    monkeypatch.setattr(sys, "path", [*sys.path, Path("folder")])
+    bounds.check.__wrapped__(LOOPS)
+
+
+def test_memory_without_an_end_is_told_from_a_failure() -> None:
+    assert not apart.ends("raise MemoryError", [], 1.0)
+
+
+needs_clocks = pytest.mark.skipif(
+    not hasattr(time, "pthread_getcpuclockid"), reason="threads have no clocks here"
+)
+
+
+@needs_clocks
+def test_a_thread_that_gets_no_processor_is_waited_for() -> None:
+    def late() -> str:
+        time.sleep(0.5)
+        return "late"
+
+    assert bounds.within(0.1, late) == "late"
+
+
+def test_what_a_template_raises_is_no_timeout() -> None:
+    with pytest.raises(SystemExit):
+        bounds.within(PATIENCE, sys.exit)
 
 
 @pytest.mark.parametrize("name", pack_names())
@@ -298,6 +351,32 @@ def test_a_template_that_leaves_a_turn_out_refuses_it(
     for _ in range(2):
         with pytest.raises(RequestError, match=f"leaves out {left_out}: send the conversation"):
             renderer.render([Message(role, f"word {k}") for k, role in enumerate(roles)])
+
+
+def test_a_time_out_is_spent_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns of these roles take too long, whatever they say."""
+    hold = "{% if messages | length > 3 %}" + LOOPS + "{% endif %}"
+    monkeypatch.setattr(bounds, "check", str)
+    renderer = renderer_of(chat=hold + tiny.CHAT)
+    monkeypatch.setattr(bounds, "PATIENCE_S", 0.1)
+    tried: list[float] = []
+    within = bounds.within
+
+    def counted(seconds: float, call: Callable[[], str]) -> str:
+        tried.append(seconds)
+        return within(seconds, call)
+
+    monkeypatch.setattr(bounds, "within", counted)
+    with pytest.raises(RequestError, match=r"refuses this conversation: it takes longer than"):
+        renderer.text([Message("user", "hi")] * 4)
+    assert len(tried) == 1
+
+
+def test_of_what_clients_send_little_is_kept() -> None:
+    renderer = renderer_of()
+    for count in range(1, 100):
+        renderer.text([Message("user", "hi")] * count)
+        assert len(renderer._kept) <= 64
 
 
 def test_a_template_may_merge_the_system_into_the_user() -> None:
@@ -412,6 +491,12 @@ def test_a_reply_begins_after_its_marker_whatever_the_template_knows(
     """Else the model would have to write the marker itself, and the role into the text."""
     turns = [Message(role, f"word {k}") for k, role in enumerate(roles)]
     assert renderer_of(chat=NO_BEGINNING).text(turns) == renderer_of().text(turns)
+
+
+def test_the_blank_before_a_replys_first_word_is_left_to_its_token() -> None:
+    """A blank of its own would be another token than those that models learned from."""
+    chat = NO_BEGINNING.replace("}}\n{{", "}}:\n {{")
+    assert renderer_of(chat=chat).text([Message("user", "hi")]).endswith(">assistant:\n")
 
 
 @pytest.mark.parametrize(

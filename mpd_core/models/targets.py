@@ -23,7 +23,7 @@ LAYER = r".*?\.[^.]*\.(?P<number>\d+)\."
 FEW = 3
 """So many repetitions of names of some dozens of letters end soon, if none stands in another."""
 PATIENCE_S = 10.0
-"""Of a processor for all names of a model together, which take milliseconds."""
+"""Seconds of processor time allowed for all names of a model; good expressions take far less."""
 _TRIAL = """
 import json, re, sys
 expressions, names = json.load(sys.stdin)

@@ -26,8 +26,16 @@ SHA256 = r"^[0-9a-f]{64}$"
 SHOWN = 20
 DEEPEST = 30
 """Parts of a key, and so of a header. A parser's time grows with their square."""
-_PART = r"""(?:[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*')"""
-_DEEP = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*\.[ \t]*{_PART}){{{DEEPEST}}}")
+_TEXT = re.compile(
+    r'"""(?:\\.|.)*?(?:"{3,5}|\Z)'
+    r"|'''.*?(?:'{3,5}|\Z)"
+    r'|"(?:\\[^\n]|[^"\\\n])*"?'
+    r"|'[^'\n]*'?"
+    r"|#[^\n]*",
+    re.DOTALL,
+)
+"""TOML's strings and comments, up to the end where that is missing: none is read twice."""
+_BETWEEN_KEYS = re.compile(r"[=,{}\[\]]")
 
 
 class Table(BaseModel):
@@ -84,14 +92,22 @@ def read_table(path: Path, kind: type[T]) -> T:
     """
     try:
         text = read_settings_text(path)
-        if deep := _DEEP.search(text):
-            line = text.count("\n", 0, deep.start()) + 1
-            raise ValueError(f"the key in line {line} has over {DEEPEST} parts: no table has such")
+        _check_keys(text)
         return kind.model_validate(tomllib.loads(text))
     except ValidationError as error:  # a ValueError as well
         raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
     except (OSError, ValueError, RecursionError) as error:
         raise PackError(f"{path}: cannot be read: {error}") from error
+
+
+def _check_keys(text: str) -> None:
+    """Raises ValueError: a key has too many parts. In time that grows with the text's length."""
+    bare = _TEXT.sub(lambda found: "\n" * found[0].count("\n"), text)
+    for at, line in enumerate(bare.split("\n"), 1):
+        if line.count(".") < DEEPEST:
+            continue
+        if any(piece.count(".") >= DEEPEST for piece in _BETWEEN_KEYS.split(line)):
+            raise ValueError(f"the key in line {at} has over {DEEPEST} parts: no table has such")
 
 
 def complaints(error: ValidationError) -> Iterator[str]:

@@ -25,6 +25,8 @@ DELIMITERS = "<>[]|｜"
 """What markers are written with."""
 BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
 """What some editors put before a file's first line: no part of a prompt."""
+MOST_KEPT = 64
+"""Of sequences of roles that were seen to be taken: clients choose them."""
 END_FILES, END_KEY = ("generation_config.json", "config.json"), "eos_token_id"
 """Where a base's own files name the tokens that end a reply."""
 
@@ -50,11 +52,8 @@ class PromptRenderer:
         self._template = template
         self._chat = _chosen(tokenizer, template.chat)
         self._tame = bounds.is_tame(self._chat)
-        if not self._tame and not bounds.ends(self._chat):
-            raise PackError(
-                "template.chat: the chat template takes time or memory without an end; correct it, "
-                "or write another one in pack.toml."
-            )
+        if not self._tame:
+            bounds.check(self._chat)
         self.end_of_turn = end_tokens(tokenizer, template.end_of_turn)
         """Ids of the tokens that end a reply."""
         self.written = self._written()
@@ -100,30 +99,38 @@ class PromptRenderer:
             RequestError: the template refuses these turns or leaves one out, or a text that cannot
                 be defused.
         """
-        self._check_kept(tuple(m.role for m in messages))
         turns = [{"role": m.role, "content": self._defused(m)} for m in messages]
         if instructions:
             turns[-1]["content"] = self._joined(turns[-1]["content"], " ".join(instructions))
         try:
+            self._check_kept(tuple(m.role for m in messages))
             return self._fill(turns) + self._beginning
         except _RefusalError as error:
             raise RequestError(f"The chat template refuses this conversation: {error}.") from error
 
     def _check_kept(self, roles: tuple[str, ...]) -> None:
-        """Raises RequestError: of turns of these roles the template leaves one out."""
+        """Raises RequestError: of turns of these roles the template leaves one out.
+
+        It raises _RefusalError where short ones take too long: the turns themselves would, too.
+        """
         if roles in self._kept:
             return
         words = [f"mpd{k}z" for k in range(len(roles))]
-        with suppress(_RefusalError):  # which the turns themselves will meet, too
-            text = self._fill(
-                [{"role": r, "content": w} for r, w in zip(roles, words, strict=True)]
-            ).casefold()
-            for role, word in zip(roles, words, strict=True):
-                if word not in text:
-                    raise RequestError(
-                        f"The chat template leaves out turn {words.index(word) + 1}, the {role}'s: "
-                        "send the conversation without it, or write another template in pack.toml."
-                    )
+        turns = [{"role": r, "content": w} for r, w in zip(roles, words, strict=True)]
+        try:
+            text = self._fill(turns).casefold()
+        except _RefusalError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise
+            text = "".join(words)  # the turns themselves will be refused, too
+        for k, (role, word) in enumerate(zip(roles, words, strict=True), 1):
+            if word not in text:
+                raise RequestError(
+                    f"The chat template leaves out turn {k}, the {role}'s: send the conversation "
+                    "without it, or write another template in pack.toml."
+                )
+        if len(self._kept) >= MOST_KEPT:
+            self._kept.clear()
         self._kept.add(roles)
 
     def _defused(self, message: Message) -> str:
@@ -184,7 +191,7 @@ class PromptRenderer:
             marked = any(i in added and added[i].special for i in self._ids(between))
             ignored = prompt == self._fill([user], begun=False)
             if marked and ignored and found and whole.startswith(prompt):
-                return between
+                return between.rstrip(" ")  # a reply's first token brings the blank before a word
         return ""
 
     def _joined(self, instruction: str, preference: str) -> str:
