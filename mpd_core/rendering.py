@@ -7,7 +7,7 @@ which ``table`` does with every cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,9 @@ NOTHING = "–"
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Head and rows, for whatever draws them."""
+Found = Mapping[str, Any]
+Column = str | Callable[[Found], str]
+"""A name in the figures of a row, or what makes the cell of them."""
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 640, 360, 64, 56, 34, 16
 TICKS, LABELS = 4, 8
@@ -51,6 +54,16 @@ def table(drawn: Table) -> str:
     cells = [[line(cell) for cell in row] for row in (head, *rows)]
     first, *others = ("| " + " | ".join(row) + " |" for row in cells)
     return "\n".join([first, "|" + "---|" * len(head), *others])
+
+
+def listed(rows: Iterable[Found], columns: Mapping[str, Column]) -> Table:
+    """A line for each row, with the figures that the columns name."""
+    return list(columns), [[_text(row, what) for what in columns.values()] for row in rows]
+
+
+def _text(row: Found, what: Column) -> str:
+    value = row.get(what) if isinstance(what, str) else what(row)
+    return str(value) if isinstance(value, (str, int)) else number(value)
 
 
 def line(text: str) -> str:

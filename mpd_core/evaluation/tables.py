@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from mpd_core.evaluation import Found
 from mpd_core.evaluation.cells import union
 from mpd_core.evaluation.identified import shares_of
-from mpd_core.rendering import NOTHING, Table, line, number, percent
-
-Column = str | Callable[[Found], str]
-"""A name in the figures of a row, or what makes the cell of them."""
+from mpd_core.rendering import NOTHING, Column, Table, line, listed, number, percent
 
 MEASURE, FORCED = "measure", "measure_forced"
 """The text measures as judge of single replies, free to say "neither" or not."""
@@ -25,16 +22,6 @@ TABLE_3 = (
     "adjusted over all meetings of the judge."
 )
 TABLE_4 = "Average win rate over the three baselines, in percent."
-
-
-def listed(rows: Iterable[Found], columns: Mapping[str, Column]) -> Table:
-    """A line for each row, with the figures that the columns name."""
-    return list(columns), [[_text(row, what) for what in columns.values()] for row in rows]
-
-
-def _text(row: Found, what: Column) -> str:
-    value = row.get(what) if isinstance(what, str) else what(row)
-    return str(value) if isinstance(value, (str, int)) else number(value)
 
 
 def crossed(

@@ -10,14 +10,13 @@ from typing import Any
 import gradio as gr
 
 from mpd_core.errors import MPDError
-from mpd_core.evaluation import tables
 from mpd_core.evaluation.votes import agreement, meetings_of
-from mpd_core.rendering import NOTHING
+from mpd_core.rendering import NOTHING, Column, listed
 from mpd_core.ui import assets
 from mpd_core.ui.pages import PRIVATE, header, navigation
 from mpd_core.ui.people.place import Place
 
-COLUMNS: Mapping[str, tables.Column] = {
+COLUMNS: Mapping[str, Column] = {
     **{name: name for name in ("first", "second", "dimension")},
     "votes": lambda met: met["wins"] + met["ties"] + met["losses"],
     "wins / ties / losses": lambda met: f"{met['wins']} / {met['ties']} / {met['losses']}",
@@ -99,7 +98,7 @@ def _shown(place: Place) -> tuple[str, Sequence[Sequence[str]]]:
         said += f" {others} more, on other weights or settings, are only in the CSV."
     found = [f"{name} {value:.2f}" for name, value in agreement(votes).items() if value is not None]
     said += f" Agreement: {', '.join(found)}." if found else " No pair has two raters yet."
-    return said, tables.listed(meetings_of(votes), COLUMNS)[1]
+    return said, listed(meetings_of(votes), COLUMNS)[1]
 
 
 def _counted(count: int, thing: str) -> str:
