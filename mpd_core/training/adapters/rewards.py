@@ -20,6 +20,9 @@ from mpd_core.training.data import Styled, comparisons
 from mpd_core.training.packed import pack_answers, states
 from mpd_core.training.results import ADAPTER, HEAD, save_adapter
 
+PAIRS = "pairs."
+"""Before the names of the tensors that pairs of written answers taught, where others follow."""
+
 
 def reward_folder(setup: TrainingContext) -> Path:
     """A folder with the reward models, adapter and head: trained here, or the pack's."""
@@ -112,7 +115,12 @@ def _centre(setup: TrainingContext, model: RewardModel, rows: Sequence[Styled]) 
         model.head.bias.sub_(torch.cat(scores).mean(dim=0))
 
 
-def load_head(folder: Path) -> tuple[Tensor, Tensor]:
-    """Weight [poles, D] and bias [poles] of saved reward models."""
+def load_head(folder: Path, *, of_pairs: bool = False) -> tuple[Tensor, Tensor]:
+    """Weight [poles, D] and bias [poles] of saved reward models.
+
+    ``of_pairs``: as pairs of written answers taught them, where verdicts have moved them since.
+    """
     tensors = load_file(folder / HEAD)
-    return tensors["weight"], tensors["bias"]
+    moved = PAIRS + "weight" in tensors
+    before = PAIRS if of_pairs and moved else ""
+    return tensors[before + "weight"], tensors[before + "bias"]

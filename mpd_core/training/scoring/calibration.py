@@ -17,22 +17,20 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
-from mpd_core.saving import write_json
-from mpd_core.training.adapters.rewards import reward_folder
+from mpd_core.saving import read_json, write_json
+from mpd_core.training.adapters.rewards import PAIRS, load_head, reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.results import ADAPTER, HEAD
 from mpd_core.training.scoring.reward_models import RewardModels
 from mpd_core.training.verdicts import Verdict, load_verdicts
 
 FITTED = "verdicts.json"
-PAIRS = "pairs."
-"""Before the names of the tensors that pairs of written answers taught, where others follow."""
 FOLDS, STEPS, HALVINGS = 5, 50, 30
 
 
@@ -71,12 +69,14 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
         "file_sha256": file_sha256(setup.pack.path(spec.file)),
         "weights_sha256": file_sha256(source / WEIGHTS_FILE),
     }
-    if resume and _recorded(target).items() >= facts.items():
+    record = target / FITTED
+    if resume and record.is_file() and read_json(record).items() >= facts.items():
         return
-    verdicts, pairs = verdicts_of(setup), pairs_head(source)
+    verdicts = verdicts_of(setup)
+    weight, bias = load_head(source, of_pairs=True)
     read = RewardModels(setup, source).states([(v.prompt, v.reply) for v in verdicts])
     states = torch.cat([read, torch.ones(len(read), 1)], dim=1).double()
-    head = torch.cat([pairs["weight"], pairs["bias"][:, None]], dim=1).double()
+    head = torch.cat([weight, bias[:, None]], dim=1).double()
     poles = [pole.name for pole in setup.pack.space.poles]
     named = torch.tensor([[float(p in v.shown) for p in poles] for v in verdicts]).double()
     held = _left_out(states, named, head, [v.prompt for v in verdicts], spec.ridge)
@@ -86,21 +86,10 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
     }
     fitted = fit_head(states, named, head, spec.ridge).float()
     tensors = {"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()}
-    tensors |= {PAIRS + name: tensor for name, tensor in pairs.items()}
+    tensors |= {PAIRS + "weight": weight, PAIRS + "bias": bias}
     _write(source, target, tensors, {**facts, "replies": len(verdicts), "figures": figures})
     for name, found in figures.items():
         tell(f"reward models and readers, on prompts left out, {name}: {json.dumps(found)}")
-
-
-def pairs_head(folder: Path) -> dict[str, Tensor]:
-    """Weight [poles, D] and bias [poles] as pairs of written answers taught them."""
-    tensors = load_file(folder / HEAD)
-    return {name: tensors.get(PAIRS + name, tensors[name]) for name in ("weight", "bias")}
-
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    file = folder / FITTED
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def _write(source: Path, target: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
