@@ -25,8 +25,8 @@ from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, join, un
 from mpd_core.models.convert import convert_gguf
 from mpd_core.models.files import BLOCKS
 from mpd_core.models.gguf_blocks import KINDS, is_decoded, split
+from mpd_core.models.light import LlamaForCausalLM
 from mpd_core.models.linear import PackedLinear, SideBySide, can_pack, fuse
-from mpd_core.models.llama_modules import LlamaForCausalLM, LlamaRMSNorm
 from mpd_core.models.rows import RowModel
 from mpd_core.packs import load_pack
 from mpd_core.sources.obtain import obtain
@@ -213,7 +213,7 @@ def logits_of(model: LlamaForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
     """By transformers' class, with the modules of ours: its linears and its embedding."""
     whole = transformers.LlamaForCausalLM(transformers.LlamaConfig(**model.config.to_dict())).eval()
     for name, module in model.named_modules():
-        if isinstance(module, LlamaRMSNorm):
+        if type(module).__name__ == "LlamaRMSNorm":
             whole.get_submodule(name).weight = module.weight
         elif isinstance(module, nn.Linear | nn.Embedding | BlockLinear | BlockEmbedding):
             whole.set_submodule(name, module)

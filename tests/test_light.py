@@ -15,9 +15,8 @@ from transformers import LlamaForCausalLM as Transformers
 
 from mpd_core.errors import PackError
 from mpd_core.models.files import LOCAL
-from mpd_core.models.light import read_config, read_tokenizer
+from mpd_core.models.light import LlamaForCausalLM, read_config, read_tokenizer
 from mpd_core.models.llama import is_llama
-from mpd_core.models.llama_modules import LlamaForCausalLM
 from tests import tiny
 from tests.fresh_python import ROOT, in_python
 from tests.test_blocks import MIXES, TEMPLATE, converted, in_own_blocks

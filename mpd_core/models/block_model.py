@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from mpd_core.errors import PackError
 from mpd_core.models.blocks import BlockEmbedding, BlockLinear, Panels, unpack
 from mpd_core.models.files import BLOCKS, LOCAL, weight_files
-from mpd_core.models.light import read_config
+from mpd_core.models.light import LlamaForCausalLM, read_config
 from mpd_core.models.llama import is_llama
-from mpd_core.models.llama_modules import LlamaForCausalLM
 from mpd_core.models.numbers import is_finite
 
 WEIGHT, CODES = ".weight", ".codes"

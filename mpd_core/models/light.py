@@ -1,6 +1,7 @@
-"""A converted LLaMA's configuration and tokenizer, read without transformers' model code.
+"""A converted LLaMA read without transformers' model code: configuration, tokenizer and modules.
 
-Whatever is not plain here is left to transformers.
+That code takes 130 MB of a process for good, with what it imports: torch's distributed tensors,
+sympy, and accelerate and scipy where they are. Whatever is not plain here is left to it.
 """
 
 from __future__ import annotations
@@ -9,38 +10,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
 
 from mpd_core.models.files import CONFIG, LOCAL, UNREADABLE
 
 SIZES = (
-    "head_dim",
-    "hidden_size",
-    "intermediate_size",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "vocab_size",
+    *("head_dim", "hidden_size", "intermediate_size", "max_position_embeddings", "vocab_size"),
+    *("num_attention_heads", "num_hidden_layers", "num_key_value_heads"),
 )
 SWITCHES = ("attention_bias", "mlp_bias", "tie_word_embeddings")
 PLAIN = {"hidden_act": "silu", "model_type": "llama"}
-IDLE = frozenset(
-    {
-        "_model_name_or_path",
-        "_name_or_path",
-        "architectures",
-        "attention_dropout",
-        "bos_token_id",
-        "dtype",
-        "eos_token_id",
-        "initializer_range",
-        "pad_token_id",
-        "pretraining_tp",
-        "transformers_version",
-        "unk_token_id",
-        "use_cache",
-    }
+IDLE = (
+    *("_model_name_or_path", "_name_or_path", "architectures", "dtype", "transformers_version"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id"),
+    *("attention_dropout", "initializer_range", "pretraining_tp", "use_cache"),
 )
 """Settings that change nothing of what is computed from weights."""
 KNOWN = frozenset({*SIZES, *SWITCHES, *PLAIN, *IDLE, "rope_parameters", "rms_norm_eps"})
@@ -99,3 +84,109 @@ def _read(file: Path) -> dict[str, Any]:
     except UNREADABLE:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+class LlamaForCausalLM(nn.Module):
+    """A LLaMA's weights under transformers' names; ``llama.LlamaBody`` is what computes."""
+
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        size = (config.vocab_size, config.hidden_size)
+        self.model = _holder(
+            "LlamaModel",
+            embed_tokens=nn.Embedding(*size, _weight=torch.empty(size)),
+            layers=nn.ModuleList(_layer(config) for _ in range(config.num_hidden_layers)),
+            norm=_norm(config.hidden_size),
+            rotary_emb=LlamaRotaryEmbedding(config),
+        )
+        output: Any = _undrawn(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            output.weight = self.model.embed_tokens.weight
+        self.lm_head: nn.Module = output
+
+    def get_input_embeddings(self) -> nn.Module:
+        embeddings: nn.Module = self.model.embed_tokens
+        return embeddings
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    @property
+    def cached_bytes(self) -> int:
+        """Of keys and values of one token in all layers."""
+        config = self.config
+        heads = config.num_hidden_layers * config.num_key_value_heads
+        return int(2 * heads * config.head_dim * self.dtype.itemsize)
+
+
+def _layer(config: Any) -> nn.Module:
+    width, inner, d = config.hidden_size, config.intermediate_size, config.head_dim
+    own, shared = config.num_attention_heads * d, config.num_key_value_heads * d
+    bias, mlp_bias = config.attention_bias, config.mlp_bias
+    return _holder(
+        "LlamaDecoderLayer",
+        self_attn=_holder(
+            "LlamaAttention",
+            q_proj=_undrawn(width, own, bias),
+            k_proj=_undrawn(width, shared, bias),
+            v_proj=_undrawn(width, shared, bias),
+            o_proj=_undrawn(own, width, bias),
+        ),
+        mlp=_holder(
+            "LlamaMLP",
+            gate_proj=_undrawn(width, inner, mlp_bias),
+            up_proj=_undrawn(width, inner, mlp_bias),
+            down_proj=_undrawn(inner, width, mlp_bias),
+        ),
+        input_layernorm=_norm(width),
+        post_attention_layernorm=_norm(width),
+    )
+
+
+def _norm(width: int) -> nn.Module:
+    return _holder("LlamaRMSNorm", weight=nn.Parameter(torch.empty(width)))
+
+
+def _holder(kind: str, **parts: Any) -> Any:
+    """What has these parts, under the name of transformers' class, and computes nothing."""
+    made = type(kind, (nn.Module,), {})()
+    for name, part in parts.items():
+        setattr(made, name, part)
+    return made
+
+
+class _Undrawn(nn.Linear):
+    """With whatever is in its memory: on "meta", drawing numbers imports torch's compiler."""
+
+    def reset_parameters(self) -> None:
+        pass
+
+
+def _undrawn(inputs: int, outputs: int, bias: bool) -> nn.Linear:
+    """A linear that waits for its weights."""
+    made: nn.Linear = _Undrawn(inputs, outputs, bias)
+    made.__class__ = nn.Linear  # what is packed is told by its type
+    return made
+
+
+class LlamaRotaryEmbedding(nn.Module):
+    """Of positions as transformers computes it, to the bit."""
+
+    rope_type = "default"
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        size, base = config.head_dim, config.rope_parameters["rope_theta"]
+        steps = torch.arange(0, size, 2, dtype=torch.float, device="cpu") / size
+        inverse = 1.0 / (base**steps)
+        self.register_buffer("inv_freq", inverse, persistent=False)
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """cos and sin of positions [rows, T], [rows, T, head_dim] in the type of ``x``."""
+        frequencies: Any = self.inv_freq
+        angles = position_ids[..., None].float() * frequencies
+        both = torch.cat([angles, angles], dim=-1)
+        return both.cos().to(x.dtype), both.sin().to(x.dtype)

@@ -19,7 +19,7 @@ from mpd_core.errors import PackError, others_as
 from mpd_core.models.architecture import body_of, finish, local_sizes, text_config
 from mpd_core.models.files import QUANTISED
 from mpd_core.models.layouts import base_of
-from mpd_core.models.llama_modules import LlamaForCausalLM
+from mpd_core.models.light import LlamaForCausalLM
 from mpd_core.models.lora import Mix
 
 SMALL = 300_000_000
