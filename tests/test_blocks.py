@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mpd_core.engine import Engine
-from mpd_core.engine.memory import held_bytes
+from mpd_core.engine.status import held_bytes
 from mpd_core.errors import PackError
 from mpd_core.models.base import in_blocks, load_model, weight_format
 from mpd_core.models.block_loops import MOST

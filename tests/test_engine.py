@@ -22,10 +22,10 @@ from transformers import AutoTokenizer
 from mpd_core.analysis import trace_from_dict
 from mpd_core.engine import Engine
 from mpd_core.engine.build import build
-from mpd_core.engine.memory import held_bytes, release
 from mpd_core.engine.processor import RequestProcessor
+from mpd_core.engine.records import Reply
 from mpd_core.engine.reference import ReferenceDecoder
-from mpd_core.engine.reply import Reply
+from mpd_core.engine.status import held_bytes, release
 from mpd_core.errors import BusyError, EngineError, RequestError
 from mpd_core.models import kernels
 from mpd_core.models.cache import RowCache

@@ -14,7 +14,7 @@ from numba import TypingError
 from torch import Tensor
 
 from mpd_core.engine import Engine
-from mpd_core.engine.memory import held_bytes
+from mpd_core.engine.status import held_bytes
 from mpd_core.models import kernels, merge_loops, step_loops
 from mpd_core.models.mix_loops import mix
 from mpd_core.models.operators import rotate

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from mpd_core.engine import Engine
 from mpd_core.engine import runner as runner_module
-from mpd_core.engine.pieces import Pieces
 from mpd_core.engine.plan import ExpertCall
+from mpd_core.engine.prefill import Pieces
 from mpd_core.engine.sequence import CacheRow
 from mpd_core.models.adapters import load_adapter
 from mpd_core.models.linear import can_pack

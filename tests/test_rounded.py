@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mpd_core.engine import Engine
-from mpd_core.engine.memory import held_bytes
+from mpd_core.engine.status import held_bytes
 from mpd_core.errors import PackError, RequestError
 from mpd_core.models import base as base_module
 from mpd_core.models.base import load_model, weight_format

@@ -34,7 +34,7 @@ from mpd_core.bench.values import (
 )
 from mpd_core.console import tell
 from mpd_core.engine import Engine
-from mpd_core.engine.memory import held_bytes, process_memory
+from mpd_core.engine.status import held_bytes, process_memory
 from mpd_core.errors import MPDError
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message, Sampling

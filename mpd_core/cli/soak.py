@@ -12,7 +12,7 @@ from typing import Any
 
 from mpd_core.bench.values import PROMPTS
 from mpd_core.engine import Engine
-from mpd_core.engine.memory import process_memory
+from mpd_core.engine.status import process_memory
 from mpd_core.errors import BusyError
 from mpd_core.request import GenerationRequest, Message, Sampling
 

@@ -2,7 +2,7 @@
 
 ``engine.py`` has the loop: schedule, run, postprocess. A request becomes an expert plan
 (``plan.py``), then a sequence of rows (``sequence.py``); ``scheduler.py`` admits it, ``runner.py``
-computes it, ``reply.py`` writes what comes of it, ``records.py`` describes its steps.
+computes it, ``records.py`` writes what comes of it, step by step.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -145,7 +145,7 @@ class LoopDistribution:
         loops.sum_up(self._at.ravel(), vocabulary, *sums)
         self.merged = torch.empty(count, vocabulary)
         self._merged = self.merged.numpy()
-        self._sums = np.empty((count, pieces, loops.SUMS), np.float32)
+        self._sums = np.empty((count, pieces, chunks.SUMS), np.float32)
         self._mixtures = np.empty((count, 3))
         loops.merge(
             self._at,

@@ -13,7 +13,7 @@ from mpd_core.errors import EngineError, RequestError
 from mpd_core.method.static import is_simplex
 from mpd_core.models.vocabulary import check_embedded
 from mpd_core.packs import Pack
-from mpd_core.prompts import PromptRenderer, StreamDecoder, name_tokens
+from mpd_core.prompts import PromptRenderer, name_tokens
 from mpd_core.request import SHIFTING, Branch, GenerationRequest
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
 
@@ -69,10 +69,6 @@ class RequestProcessor:
                 "or the reply, or leave dimensions out."
             )
         return sequence
-
-    def decoder(self) -> StreamDecoder:
-        """From a reply's tokens to its text."""
-        return StreamDecoder(self.tokenizer, self.end_of_turn)
 
     def finish(self, sequence: Sequence) -> FinishReason | None:
         """Why a reply is over with its last token, or None while it is not.

@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
-from mpd_core.errors import PackError, about
+from mpd_core.errors import PackError, about, others_as
 from mpd_core.method import soup
 from mpd_core.models.adapter_config import AGAIN, CONFIG_FILE, MERGE, LoraSettings, read_settings
-from mpd_core.models.adapter_weights import WEIGHTS_FILE as WEIGHTS_FILE
-from mpd_core.models.adapter_weights import Copies, Factors, read_copies, read_weights
 from mpd_core.models.blocks import weight_of_blocks
-from mpd_core.models.numbers import is_held
+from mpd_core.models.files import check_no_pointer
+from mpd_core.models.numbers import is_finite, is_held
 from mpd_core.models.targets import linear_shape
 
+WEIGHTS_FILE = "adapter_model.safetensors"
 OTHER_BASE = "use the base that it was trained on"
+_PREFIX = r"^base_model\.model\.(?P<module>.+)"
+_FACTOR = re.compile(_PREFIX + r"\.lora_(?P<side>[AB])\.weight$")
+_COPY = re.compile(_PREFIX + r"\.(?P<parameter>weight|bias)$")
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_KNOWN = {
+    "lora_embedding_": "adapts the embeddings",
+    "lora_magnitude_vector": "is of DoRA",
+    "modules_to_save": "is of a module that was saved whole",
+    "lora_B.bias": "is a bias of LoRA's own",
+}
+"""Parts of keys that PEFT writes, but not for plain LoRA."""
+
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""Module name to A [rank, in] and B [out, rank]."""
+Copies = Mapping[str, tuple[Path, str]]
+"""By names in the base, file and key of the base's own parameters, which PEFT saves beside the
+factors of an output layer."""
 
 
 @dataclass(frozen=True)
@@ -59,20 +77,47 @@ class LoraAdapter:
                 f"{CONFIG_FILE} targets no module of {type(model).__name__}: name its linears in "
                 "target_modules."
             )
-        for module in sorted(targeted - set(self.factors)):
-            self._check_is_linear(module, model.get_submodule(module))
-            raise PackError(
-                f"{WEIGHTS_FILE} lacks '{module}', which its {CONFIG_FILE} targets: {OTHER_BASE}, "
-                f"or {AGAIN}."
-            )
+        for module in sorted(targeted):
+            self._check_module(module, model.get_submodule(module))
         for module in sorted(set(self.factors) - targeted):
             raise PackError(
                 f"'{module}' is no linear of the base that its {CONFIG_FILE} targets: {OTHER_BASE}."
             )
-        for module in self.factors:
-            self._check_is_linear(module, model.get_submodule(module))
-            self._check_shapes(module, model.get_submodule(module))
         self._check_copies(model)
+
+    def _check_module(self, module: str, found: nn.Module) -> None:
+        shape = linear_shape(found)
+        if shape is None:
+            raise PackError(
+                f"{CONFIG_FILE} targets '{module}', a {type(found).__name__}, and only linears are "
+                f"computed: {MERGE}."
+            )
+        if module not in self.factors:
+            raise PackError(
+                f"{WEIGHTS_FILE} lacks '{module}', which its {CONFIG_FILE} targets: {OTHER_BASE}, "
+                f"or {AGAIN}."
+            )
+        shapes, rank = (
+            tuple(tuple(f.shape) for f in self.factors[module]),
+            self.settings.rank(module),
+        )
+        if shapes != (expected := ((rank, shape[0]), (shape[1], rank))):
+            raise PackError(
+                f"'{module}' has A and B of shapes {shapes}, which do not fit the base's {expected}"
+                f", with the rank that {CONFIG_FILE} names: {OTHER_BASE}."
+            )
+
+    def _check_copies(self, model: nn.Module) -> None:
+        """PEFT would put these in the base's place: they must be what stands there."""
+        own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+        for name, (file, key) in self.copies.items():
+            with safe_open(file, "pt") as tensors:  # one by one: they may be large
+                copy = tensors.get_tensor(key)
+            held = own[name] if name in own else weight_of_blocks(model, name)
+            if held is None or not torch.equal(copy.to(held), held):
+                raise PackError(
+                    f"{WEIGHTS_FILE} holds a '{name}' that is not what the base has: {MERGE}."
+                )
 
     def check_held(self, factors: torch.dtype, gates: torch.dtype) -> None:
         """Whether the types of factors and of scaled weights hold this adapter's numbers.
@@ -82,44 +127,17 @@ class LoraAdapter:
         """
         for module, pair in self.factors.items():
             for side, tensor in zip("AB", pair, strict=True):
-                self._check_close(f"lora_{side} of '{module}'", tensor, factors)
-        self._check_close("its scaling", torch.tensor(self.scaling, dtype=torch.float64), gates)
+                _check_close(f"lora_{side} of '{module}'", tensor, factors)
+        _check_close("its scaling", torch.tensor(self.scaling, dtype=torch.float64), gates)
 
-    def _check_close(self, what: str, tensor: Tensor, dtype: torch.dtype) -> None:
-        if not is_held(tensor, dtype):
-            remedy = 'set precision = "fp32" under [base] in the pack, or "bf16" on a GPU'
-            if dtype is torch.float32:
-                remedy = f"correct lora_alpha in {CONFIG_FILE}, or use an earlier checkpoint"
-            largest = f"largest number {float(tensor.abs().max()):.3g}"
-            raise PackError(f"{str(dtype)[6:]} cannot hold {what} ({largest}): {remedy}.")
 
-    def _check_is_linear(self, module: str, found: nn.Module) -> None:
-        if linear_shape(found) is None:
-            raise PackError(
-                f"{CONFIG_FILE} targets '{module}', a {type(found).__name__}, and only linears are "
-                f"computed: {MERGE}."
-            )
-
-    def _check_shapes(self, module: str, linear: nn.Module) -> None:
-        found = tuple(tuple(factor.shape) for factor in self.factors[module])
-        width, height = linear_shape(linear) or (0, 0)
-        rank = self.settings.rank(module)
-        expected = ((rank, width), (height, rank))
-        if found != expected:
-            raise PackError(
-                f"'{module}' has A and B of shapes {found}, which do not fit the base's {expected}"
-                f", with the rank that {CONFIG_FILE} names: {OTHER_BASE}."
-            )
-
-    def _check_copies(self, model: nn.Module) -> None:
-        """PEFT would put these in the base's place: they must be what stands there."""
-        own: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-        for name, copy in read_copies(self.copies):
-            held = own[name] if name in own else weight_of_blocks(model, name)
-            if held is None or not torch.equal(copy.to(held), held):
-                raise PackError(
-                    f"{WEIGHTS_FILE} holds a '{name}' that is not what the base has: {MERGE}."
-                )
+def _check_close(what: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    if not is_held(tensor, dtype):
+        remedy = 'set precision = "fp32" under [base] in the pack, or "bf16" on a GPU'
+        if dtype is torch.float32:
+            remedy = f"correct lora_alpha in {CONFIG_FILE}, or use an earlier checkpoint"
+        largest = f"largest number {float(tensor.abs().max()):.3g}"
+        raise PackError(f"{str(dtype)[6:]} cannot hold {what} ({largest}): {remedy}.")
 
 
 def load_adapter(name: str, folder: Path) -> LoraAdapter:
@@ -130,18 +148,64 @@ def load_adapter(name: str, folder: Path) -> LoraAdapter:
     """
     with about(f"adapter '{name}'"):
         settings = read_settings(folder)
-        factors, copies = read_weights(folder)
+        factors, copies = _read_weights(folder / WEIGHTS_FILE)
         settings.check_ends(set(factors))
-    scaling, factors = _scaled(settings, factors)
-    return LoraAdapter(name, scaling, factors, settings, copies)
-
-
-def _scaled(settings: LoraSettings, factors: Factors) -> tuple[float, Factors]:
-    """One scaling for all modules, or 1 and B that are scaled each by its own."""
     scalings = {module: settings.scaling(module) for module in factors}
     if len(set(scalings.values())) <= 1:
-        return next(iter(scalings.values()), 1.0), factors
-    return 1.0, {m: (a, b.float() * scalings[m]) for m, (a, b) in factors.items()}
+        return LoraAdapter(name, next(iter(scalings.values()), 1.0), factors, settings, copies)
+    scaled = {m: (a, b.float() * scalings[m]) for m, (a, b) in factors.items()}
+    return LoraAdapter(name, 1.0, scaled, settings, copies)
+
+
+def _read_weights(file: Path) -> tuple[Factors, Copies]:
+    """An adapter's factors, all finite, in the file's type or fp32; and what lies beside them.
+
+    Raises:
+        PackError: a file that is missing or broken, or tensors that are not plain LoRA's.
+    """
+    sides: dict[str, dict[str, Tensor]] = {}
+    beside: dict[str, tuple[Path, str]] = {}
+    with others_as(PackError, lambda why: f"{file} cannot be read ({why}): {AGAIN}."):
+        check_no_pointer(file, PackError)
+        with safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                if match := _FACTOR.match(key):
+                    side = _checked(key, tensors.get_tensor(key))
+                    sides.setdefault(match["module"], {})[match["side"]] = side
+                elif (match := _COPY.match(key)) and not any(p in key for p in (*_KNOWN, "lora_")):
+                    module = match["module"].removesuffix(".base_layer")
+                    beside[f"{module}.{match['parameter']}"] = file, key
+                else:
+                    raise PackError(_unknown(key))
+    for module, pair in sides.items():
+        if set(pair) != {"A", "B"}:
+            raise PackError(f"'{module}' has lora_{''.join(pair)} only in {WEIGHTS_FILE}: {AGAIN}.")
+    return {module: (pair["A"], pair["B"]) for module, pair in sides.items()}, beside
+
+
+def _checked(key: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype not in _FLOATS:
+        raise PackError(
+            f"'{key}' in {WEIGHTS_FILE} is {str(tensor.dtype)[6:]}: save it again as fp32, fp16 or "
+            "bf16."
+        )
+    tensor = tensor.float() if tensor.dtype is torch.float64 else tensor
+    if not is_finite(tensor):
+        raise PackError(
+            f"'{key}' in {WEIGHTS_FILE} holds numbers that are not finite: use an earlier "
+            "checkpoint of its training."
+        )
+    return tensor
+
+
+def _unknown(key: str) -> str:
+    for part, what in _KNOWN.items():
+        if part in key:
+            return f"'{key}' in {WEIGHTS_FILE} {what}, which is not computed: {MERGE}."
+    return (
+        f"unknown tensor '{key}' in {WEIGHTS_FILE} (factors are named base_model.model.MODULE"
+        ".lora_A.weight there): save it again with PEFT's save_pretrained."
+    )
 
 
 def mean_of_factors(adapters: Sequence[LoraAdapter]) -> LoraAdapter:

@@ -2,24 +2,30 @@
 
 What its steps compute is what ``operators`` and ``BlockLinear`` compute one by one, to the bit:
 they are the same loops. But a step of one request takes a few microseconds in each, and as long in
-Python before the next.
-
-Where things lie in memory is in a table, a line a layer; ``layer_table`` writes it.
+Python before the next. Where things lie in memory is in a table, a line a layer.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numba import typeof
+from torch import Tensor, nn
 
 from mpd_core.models.block_loops import PANEL, multiply
+from mpd_core.models.blocks import BlockLinear
+from mpd_core.models.cache import RowCache
 from mpd_core.models.compiling import compiled
 from mpd_core.models.kernels import add_lora, add_norm, attend, gated, store
+from mpd_core.models.layouts import RowLoopLora, base_of
 from mpd_core.models.level_loops import BLOCK, DIGITS, Levels, to_levels
+from mpd_core.models.lora import LoraStack
 from mpd_core.models.number_code import Array, Factor, Whole, array_at
+from mpd_core.models.operators import Pass, as_rows
 
 NORM, MLP_NORM, KEYS, VALUES = range(4)
 """Columns of addresses, before those of a layer's four products."""
@@ -28,6 +34,7 @@ CODES, SCALES, PANELS, BLOCKS, WORDS, ADAPTERS, COUNT, A, A_SIZE, B, B_SIZE = ra
 PRODUCT = 11
 QKV, OUT, GATE_UP, DOWN, COLUMNS = range(4, 4 + 5 * PRODUCT, PRODUCT)
 ADAPTER_COLUMNS = 6
+STARTS = (QKV, OUT, GATE_UP, DOWN)
 
 
 @compiled(calls=True)
@@ -126,3 +133,86 @@ def prepare() -> None:
     for kind in (np.float32, np.int16):
         shared = (each, each, (1, 1, 1, 1), places[0], places, x, np.zeros(0, kind))
         loop.compile(tuple(map(typeof, (table, 1, 1e-6, x, x, *shared))))
+
+
+class LayerTable:
+    """Norms, blocks, adapters and cached keys and values of some layers, which it keeps alive."""
+
+    def __init__(
+        self,
+        norms: Sequence[tuple[Tensor, Tensor]],
+        products: Sequence[Sequence[nn.Module]],
+        stack: LoraStack,
+        kv_heads: int,
+        eps: float,
+    ) -> None:
+        """Take each layer's norms of attention and MLP, and its four products in their order."""
+        self._stack, self._kv_heads, self._eps = stack, kv_heads, eps
+        self._norms = [[norm.contiguous().numpy() for norm in pair] for pair in norms]
+        self._products = products
+        self._count = -1
+        self._cache: RowCache | None = None
+        self._adapters: list[Any] = []
+        self._table = np.zeros((len(products), COLUMNS), np.int64)
+        for row, pair, four in zip(self._table, self._norms, products, strict=True):
+            row[[NORM, MLP_NORM]] = [norm.ctypes.data for norm in pair]
+            for start, linear in zip(STARTS, four, strict=True):
+                codes, scales = base_of(linear).arrays
+                shape = codes.shape[:3]
+                own = [codes.ctypes.data, scales.ctypes.data, *shape]
+                row[start : start + ADAPTERS] = own
+
+    def climb(self, x: Tensor, update: Tensor, shared: Pass, cache: RowCache, whole: int) -> None:
+        """So many ``whole`` layers, and keys and values of the next, in the loop above.
+
+        States x and what they lack, [rows, T, D] both, are written; the cache's window is that of
+        this pass.
+        """
+        if self._count != self._stack.count:
+            self._find_adapters()
+        if self._cache is not cache:
+            self._find_cache(cache, shared.cos.shape[-1])
+        routing, rows = self._stack.routing, len(x)
+        gates = routing.weights if routing.active else None
+        cos, sin, places, positions = shared.arrays
+        climb(
+            self._table,
+            whole,
+            self._eps,
+            as_rows(x),
+            as_rows(update),
+            cos,
+            sin,
+            self._size,
+            places,
+            positions,
+            (x.new_zeros(rows, self._stack.count) if gates is None else gates).numpy(),
+            self._kind,
+        )
+
+    def _find_adapters(self) -> None:
+        self._count, self._adapters = self._stack.count, []
+        self._kind: Any = np.empty(0, np.float32)
+        for row, four in zip(self._table, self._products, strict=True):
+            for start, linear in zip(STARTS, four, strict=True):
+                if not isinstance(linear, RowLoopLora):
+                    continue
+                table, a, b = joined = linear.joined
+                self._adapters.append(joined)
+                own = [table.ctypes.data, len(table), a.ctypes.data, a.size, b.ctypes.data, b.size]
+                row[start + ADAPTERS : start + PRODUCT] = own
+                self._kind = a[:0].ravel()
+
+    def _find_cache(self, cache: RowCache, width: int) -> None:
+        like = torch.empty(1, self._kv_heads, 1, width)
+        for row, layer in zip(self._table, cache.layers, strict=True):
+            keys, values = layer.arrays(like)
+            row[[KEYS, VALUES]] = keys.ctypes.data, values.ctypes.data
+            self._size = keys.shape
+        self._cache = cache
+
+
+def all_in_blocks(products: Sequence[Sequence[nn.Module]]) -> bool:
+    """Whether these linears can be in such a table."""
+    linears = [base_of(linear) for four in products for linear in four]
+    return all(isinstance(linear, BlockLinear) and linear.bare for linear in linears)

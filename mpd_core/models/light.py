@@ -122,7 +122,7 @@ class LlamaForCausalLM(nn.Module):
         return int(2 * heads * config.head_dim * self.dtype.itemsize)
 
 
-def _layer(config: Any) -> nn.Module:
+def _layer(config: Any) -> Any:
     width, inner, d = config.hidden_size, config.intermediate_size, config.head_dim
     own, shared = config.num_attention_heads * d, config.num_key_value_heads * d
     bias, mlp_bias = config.attention_bias, config.mlp_bias
@@ -146,7 +146,7 @@ def _layer(config: Any) -> nn.Module:
     )
 
 
-def _norm(width: int) -> nn.Module:
+def _norm(width: int) -> Any:
     return _holder("LlamaRMSNorm", weight=nn.Parameter(torch.empty(width)))
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mpd_core.models.blocks import BlockEmbedding, Panels, rounded
 from mpd_core.models.cache import RowCache
-from mpd_core.models.layer_table import LayerTable, all_in_blocks
+from mpd_core.models.layer_loops import LayerTable, all_in_blocks
 from mpd_core.models.light import LlamaForCausalLM as LlamaModules
 from mpd_core.models.linear import fuse, width_of
 from mpd_core.models.lora import LoraStack

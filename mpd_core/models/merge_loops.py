@@ -12,26 +12,21 @@ import numpy as np
 from numba import prange
 
 from mpd_core.models.chunk_code import (
+    ALIKE,
     CHUNK,
     ENTROPY,
     LOG_SUM,
+    PROBABILITY,
+    WEIGHED,
     Double,
+    are_same,
+    equal_weights,
     find_best,
     join_chunks,
+    mix,
     sum_chunk,
 )
 from mpd_core.models.compiling import compiled
-from mpd_core.models.mixture_code import (
-    ALIKE,
-    PROBABILITY,
-    WEIGHED,
-    are_same,
-    equal_weights,
-    mix,
-)
-from mpd_core.models.mixture_code import (
-    SUMS as SUMS,
-)
 from mpd_core.models.number_code import Array, Whole, array_at
 
 SPREAD, APART, DIVERGENCE = range(3)

@@ -83,26 +83,6 @@ def start_of(_: Any, array: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
-def bits_of(_: Any, value: Any) -> Any:
-    """An fp32 as the whole number that its bits are."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.IntType(32))
-
-    return types.int32(value), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def from_bits(_: Any, value: Any) -> Any:
-    """The reverse."""
-
-    def generate(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], ir.FloatType())
-
-    return types.float32(value), generate
-
-
-@intrinsic  # type: ignore[untyped-decorator]
 def _power_of_two(_: Any, shifted: Any) -> Any:
     """2^n, where ``shifted`` is n + ROUND: of n from -126 to 127, and infinite for 128.
 
@@ -160,10 +140,10 @@ def log(x: Number) -> Number:
 
     What is less is taken for the least of these; of what is not finite NaN.
     """
-    bits: np.int32 = bits_of(SMALLEST if x < SMALLEST else x)
+    bits = np.float32(SMALLEST if x < SMALLEST else x).view(np.int32)
     # x = 2^n m, where m is from sqrt(1/2) to sqrt(2).
     n = np.int32(np.int32(bits - HALF_ROOT) >> np.int32(23))
-    m: Number = from_bits(np.int32(bits - np.int32(n << np.int32(23)))) - ONE
+    m = np.int32(bits - np.int32(n << np.int32(23))).view(np.float32) - ONE
     series = LOG[0]
     for factor in LOG[1:]:
         series = series * m + factor
