@@ -12,6 +12,15 @@ ASSETS = next(
 """In the package where it was installed; beside it in a checkout."""
 
 
+def read_settings(file: Path) -> bytes:
+    """A file of settings as it is; errors as ``read_settings_text``."""
+    with file.open("rb") as stream:  # a device has no end, and no size that says so
+        raw = stream.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes, and a file of settings has fewer")
+    return raw
+
+
 def read_settings_text(file: Path) -> str:
     """What a file of settings says, without a mark of byte order.
 
@@ -19,8 +28,4 @@ def read_settings_text(file: Path) -> str:
         OSError: it cannot be read.
         ValueError: it is no UTF-8, or longer than such a file can be.
     """
-    with file.open("rb") as stream:  # a device has no end, and no size that says so
-        raw = stream.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes, and a file of settings has fewer")
-    return raw.decode("utf-8-sig")
+    return read_settings(file).decode("utf-8-sig")

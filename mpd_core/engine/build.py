@@ -18,12 +18,7 @@ from mpd_core.engine.status import release
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length
-from mpd_core.models.base import (
-    LoadedModel,
-    in_blocks,
-    load_model,
-    weight_format,
-)
+from mpd_core.models.base import LoadedModel, in_blocks, load_model, weight_format
 from mpd_core.models.graphs import MOST_GRAPHS
 from mpd_core.models.llama import is_llama
 from mpd_core.models.pcm import load_head
@@ -182,16 +177,15 @@ def _base_lanes(base: LoadedModel, adapters: list[LoraAdapter], rows: int) -> di
 def _row_models(pack: Pack, made: Mapping[str, _Lane]) -> dict[str, RowModel]:
     context, needs = pack.spec.decode.context, {}
     for name, lane in made.items():
-        with loading.told_of(loading.key(pack, name)):
+        with loading.told_of(pack, name):
             needs[name] = _need(lane, context)
     device = next(iter(made.values())).loaded.model.device
-    if device.type == "cuda":
-        shares = share_gpu(torch.cuda.mem_get_info(device)[0], needs)
-    else:
-        shares = share_cpu(needs)
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
+    shares = share_gpu(free, needs) if on_gpu else share_cpu(needs)
     models = {}
     for name, lane in made.items():
-        with loading.told_of(loading.key(pack, name)):
+        with loading.told_of(pack, name):
             models[name] = RowModel(
                 lane.loaded.model,
                 lane.adapters,

@@ -110,14 +110,13 @@ class Distribution:
             alike[:, None],
         )
         rows = torch.cat([column.double() for column in columns], dim=1).cpu().tolist()
-        return [_stats_of(row, ids.shape[1], both.shape[1]) for row in rows]
-
-
-def _stats_of(row: list[float], count: int, width: int) -> StepStats:
-    ids, rest = [int(number) for number in row[:count]], row[count:]
-    table = [rest[k * width : (k + 1) * width] for k in range(count)]
-    *weights, spread, weighted, alike = rest[count * width :]
-    return _stats(ids, table, weights, [spread, weighted, alike])
+        (count, width), steps = (ids.shape[1], both.shape[1]), []
+        for row in rows:
+            own, rest = [int(number) for number in row[:count]], row[count:]
+            said = [rest[k * width : (k + 1) * width] for k in range(count)]
+            *weights, spread, weighted, alike = rest[count * width :]
+            steps.append(_stats(own, said, weights, [spread, weighted, alike]))
+        return steps
 
 
 def _stats(
@@ -131,10 +130,7 @@ class LoopDistribution:
     """The same in compiled loops."""
 
     def __init__(self, rows: Sequence[Sequence[Tensor]], how: Mixing) -> None:
-        """From logits, normalised or not, of each one's experts and then anchors, [R][E + A] [V].
-
-        In fp32 on the CPU; each lies in one piece.
-        """
+        """Arguments as of ``merged``, in fp32 on the CPU; each lies in one piece."""
         self._rows, self._weights = rows, how.weights.contiguous()
         self._at = np.array([[row.data_ptr() for row in own] for own in rows])
         (count, own), vocabulary = self._at.shape, len(rows[0][0])
@@ -195,6 +191,13 @@ class LoopDistribution:
 
 
 Merged = Distribution | LoopDistribution
+
+
+def merged(rows: Sequence[Sequence[Tensor]], how: Mixing) -> Merged:
+    """From logits, normalised or not, of each one's experts and then anchors, [R][E + A] [V]."""
+    if how.weights.device.type == "cpu":
+        return LoopDistribution(rows, how)
+    return Distribution.of(torch.stack([torch.stack(list(own)) for own in rows]), how)
 
 
 @cache

@@ -74,13 +74,10 @@ class Engine:
         """
         engine = cls(pack, run_in_fresh_thread(build, pack, **options))
         if options.get("warm") and engine.info.device == "cpu":
-            run_in_fresh_thread(engine._warm_up)
+            parts = (engine._processor, engine._runner, engine._scheduler)
+            run_in_fresh_thread(read_beginnings, pack, *parts)
         release()
         return engine
-
-    def _warm_up(self) -> None:
-        read_beginnings(self.pack, self._processor, self._runner, self._scheduler)
-        self._runner.rest(self._tables)
 
     def submit(self, request: GenerationRequest) -> Stream:
         """Queue a request and return its stream at once.
@@ -110,9 +107,7 @@ class Engine:
     def generate(self, request: GenerationRequest) -> Trace:
         """Run a request to its end; errors as ``submit`` and ``Stream.__iter__``."""
         with self.submit(request) as stream:
-            for _ in stream:
-                pass
-            return stream.trace()
+            return stream.result()
 
     def status(self) -> dict[str, Any]:
         """Models with their kernels and rows, requests, and memory, as plain values."""
@@ -160,7 +155,9 @@ class Engine:
             if not self._wake.wait_for(self._has_work, REST_SECONDS):
                 self._runner.rest(self._tables)
                 self._wake.wait_for(self._has_work)
-            self._drop_cancelled()
+            for sequence in self._scheduler.everyone():
+                if sequence.cancelled:
+                    self._end(sequence, "cancelled")
             schedule = self._scheduler.schedule()
         if schedule.prefill:
             self._runner.prefill(self._tables)
@@ -233,8 +230,3 @@ class Engine:
     def _ahead(self, sequence: Sequence) -> int:
         with self._wake:
             return self._scheduler.ahead(sequence)
-
-    def _drop_cancelled(self) -> None:
-        for sequence in self._scheduler.everyone():
-            if sequence.cancelled:
-                self._end(sequence, "cancelled")

@@ -15,7 +15,7 @@ from mpd_core.trace import Trace
 
 IN_FLIGHT = 64
 
-Asked = TypeVar("Asked")
+Asked, T = TypeVar("Asked"), TypeVar("T")
 
 
 def outcomes(
@@ -31,28 +31,15 @@ def outcomes(
     coming, waiting = iter(asked), deque[tuple[Asked, Stream | MPDError]]()
     while True:
         for one in itertools.islice(coming, IN_FLIGHT - len(waiting)):
-            waiting.append((one, _submitted(engine, request, one)))
+            waiting.append((one, _or_error(lambda one=one: engine.submit(request(one)))))
         if not waiting:
             return
         one, stream = waiting.popleft()
-        yield one, _awaited(stream)
+        yield one, stream if isinstance(stream, MPDError) else _or_error(stream.result)
 
 
-def _submitted(
-    engine: Engine, request: Callable[[Asked], GenerationRequest], one: Asked
-) -> Stream | MPDError:
+def _or_error(work: Callable[[], T]) -> T | MPDError:
     try:
-        return engine.submit(request(one))
-    except MPDError as error:
-        return error
-
-
-def _awaited(stream: Stream | MPDError) -> Trace | MPDError:
-    if isinstance(stream, MPDError):
-        return stream
-    try:
-        for _ in stream:
-            pass
-        return stream.trace()
+        return work()
     except MPDError as error:
         return error

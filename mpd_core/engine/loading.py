@@ -50,7 +50,7 @@ def other_expert(
     """A checkpoint of the base's vocabulary; errors as ``build``."""
     progress(f"Loading the expert '{name}'.")
     folder = obtain(pack, source, progress=progress)
-    with told_of(key(pack, name)):
+    with told_of(pack, name):
         other = load_model(folder, in_blocks(base.format, precision, folder))
     check_same_vocabulary(base.tokenizer, other.tokenizer, name)
     return other
@@ -62,7 +62,7 @@ def backbone(
     """The PCM's own backbone; errors as ``build``."""
     progress("Loading the Preference Control Model's backbone.")
     folder = obtain(pack, source, progress=progress)
-    with told_of(key(pack, PCM)):
+    with told_of(pack, PCM):
         format_ = in_blocks(weight_format(base.format.device), "auto", folder)
         backbone = load_model(folder, format_)
     missing = len(base.tokenizer) - backbone.config.vocab_size
@@ -75,16 +75,12 @@ def backbone(
     return backbone
 
 
-def key(pack: Pack, lane: str) -> str:
-    """Where a pack names the model of a lane."""
-    if lane in pack.spec.experts.checkpoints:
-        return f"experts.checkpoints.{lane}"
-    return "pcm.backbone" if lane == PCM else "base"
-
-
 @contextmanager
-def told_of(key: str) -> Iterator[None]:
-    """Errors under the key of the model at hand; who loads and checks one calls it the base."""
+def told_of(pack: Pack, lane: str) -> Iterator[None]:
+    """Errors under a pack's key of a lane's model; who loads and checks one calls it the base."""
+    key = "pcm.backbone" if lane == PCM else "base"
+    if lane in pack.spec.experts.checkpoints:
+        key = f"experts.checkpoints.{lane}"
     try:
         yield
     except PackError as error:

@@ -110,16 +110,21 @@ def _plan(pack: Pack, preference: Preference, method: str) -> ExpertPlan:
     if method == "prompting":
         return ExpertPlan((ExpertCall(BASE, instructions=instructions),))
     if method == "soup":
-        return ExpertPlan(
-            (ExpertCall("soup", adapters=_soup(pack, preference), instructions=instructions),)
-        )
+        names = [pole.name for pole in preference.poles]
+        mix = tuple(zip(names, uniform(len(names)), strict=True))
+        if pack.spec.experts.soup == "factors":
+            mix = (("+".join(names), 1.0),)
+        return ExpertPlan((ExpertCall("soup", adapters=mix, instructions=instructions),))
     experts = tuple(_expert(pack, pole) for pole in preference.poles)
     if method == "uniform":
         return ExpertPlan(experts)
     if method == STATIC or written:
         return ExpertPlan(experts, constant=_constant(pack, preference, method))
-    indices = tuple(pack.space.poles.index(pole) for pole in preference.poles)
-    return ExpertPlan(experts, _pcm(pack, instructions), indices, top=method == TOP)
+    spec, indices = pack.spec.pcm, tuple(pack.space.poles.index(p) for p in preference.poles)
+    adapters = ((PCM, 1.0),) if spec.adapter else ()
+    model = BASE if spec.backbone == "base" else PCM
+    pcm = ExpertCall(PCM, model, adapters=adapters, instructions=instructions)
+    return ExpertPlan(experts, pcm, indices, top=method == TOP)
 
 
 def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, ...]:
@@ -137,13 +142,6 @@ def _constant(pack: Pack, preference: Preference, method: str) -> tuple[float, .
     return weights
 
 
-def _pcm(pack: Pack, instructions: tuple[str, ...]) -> ExpertCall:
-    spec = pack.spec.pcm
-    adapters = ((PCM, 1.0),) if spec.adapter else ()
-    model = BASE if spec.backbone == "base" else PCM
-    return ExpertCall(PCM, model, adapters=adapters, instructions=instructions)
-
-
 def _anchors(pack: Pack) -> tuple[ExpertCall, ...]:
     """z_0, which reads what the user wrote, and, where it is another, the pack's anchor."""
     experts = pack.spec.experts
@@ -157,13 +155,6 @@ def _anchors(pack: Pack) -> tuple[ExpertCall, ...]:
 def has_soup(pack: Pack) -> bool:
     """A soup merges parameters: every expert must be an adapter of the base."""
     return all(pole.name in pack.spec.experts.adapters for pole in pack.space.poles)
-
-
-def _soup(pack: Pack, preference: Preference) -> tuple[tuple[str, float], ...]:
-    names = [pole.name for pole in preference.poles]
-    if pack.spec.experts.soup == "factors":
-        return (("+".join(names), 1.0),)
-    return tuple(zip(names, uniform(len(names)), strict=True))
 
 
 def _expert(pack: Pack, pole: Pole) -> ExpertCall:

@@ -33,7 +33,8 @@ def prepare(*, blocks: bool = True, apart: bool = False) -> None:
     Raises:
         EngineError: that process was interrupted.
     """
-    if apart and _is_kept(kernels.attend) and not _on_disk(blocks):
+    kept: Any = kernels.attend
+    if apart and kept.stats.cache_path is not None and not _on_disk(blocks):
         _compile_apart(blocks)
     _take(blocks)
 
@@ -43,11 +44,6 @@ def _take(blocks: bool) -> None:
         loops.prepare()
     if blocks:
         layer_loops.prepare()
-
-
-def _is_kept(loop: Any) -> bool:
-    """Whether a loop's code has a place on disk."""
-    return loop.stats.cache_path is not None
 
 
 class _MissingError(Exception):

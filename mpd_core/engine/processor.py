@@ -38,7 +38,12 @@ class RequestProcessor:
         self.name = name_tokens(parts.tokenizer)
         """The text of a token by itself."""
         self._sizes = {name: lane.vocab_size for name, lane in parts.runner.lanes.items()}
-        self._check_embedded()
+        used = self._prompts.written
+        unused = self._prompts.control_ids - used - self.end_of_turn
+        check_embedded(self.tokenizer, self._sizes[BASE], unused=unused, model="base")
+        if PCM in self._sizes:  # a backbone of its own need not know what few people write
+            unused = frozenset(self.tokenizer.get_vocab().values()) - used
+            check_embedded(self.tokenizer, self._sizes[PCM], unused=unused, model="pcm.backbone")
 
     def sequence(self, request: GenerationRequest) -> Sequence:
         """A request's rows with their prompts.
@@ -52,7 +57,7 @@ class RequestProcessor:
         experts = tuple(self._row(call, request) for call in plan.experts)
         pcm = self._row(plan.pcm, request) if plan.pcm else None
         anchors = tuple(self._row(call, request) for call in plan.anchors)
-        rows = (*experts, *anchors, *((pcm,) if pcm else ()))
+        rows = (*experts, *anchors, *([pcm] if pcm else ()))
         trunk = grow_trunk(t for t in rows if t.lane == BASE) if self._has_trunk else ()
         sequence = Sequence(request, plan, experts, pcm, anchors, trunk)
         share_prefixes(sequence.rows)
@@ -152,14 +157,6 @@ class RequestProcessor:
                 f"branch.weights: give {count} weights from 0 to 1, one for each expert of the "
                 "method, that add up to 1."
             )
-
-    def _check_embedded(self) -> None:
-        prompts, tokenizer = self._prompts, self.tokenizer
-        unused = prompts.control_ids - prompts.written - prompts.end_of_turn
-        check_embedded(tokenizer, self._sizes[BASE], unused=unused, model="base")
-        if PCM in self._sizes:  # a backbone of its own need not know what few people write
-            unused = frozenset(tokenizer.get_vocab().values()) - prompts.written
-            check_embedded(tokenizer, self._sizes[PCM], unused=unused, model="pcm.backbone")
 
     def _quoted(self, token_id: int) -> str:
         return ascii(self.tokenizer.convert_ids_to_tokens(token_id))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from mpd_core.engine.plan import ANCHOR, ExpertCall, ExpertPlan, plan_request
 from mpd_core.engine.records import finish_reason, make_step
 from mpd_core.engine.runner import strength_of
 from mpd_core.method import decode
-from mpd_core.method.decode import Reads, Step
+from mpd_core.method.decode import Reads
 from mpd_core.method.weight_head import top_one
 from mpd_core.models.adapter_config import CONFIG_FILE
 from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
@@ -107,7 +107,10 @@ class ReferenceDecoder:
         for index, step in enumerate(steps):
             tokens.append(step.token)
             last = finish_reason(tokens, sampling, self._prompts.end_of_turn) is not None
-            said, token = _as_batch(step, request)
+            # One reply's step as the engine has it of several.
+            anchors = step.anchors[None] if step.anchors is not None else None
+            rows = (step.log_probs[None], step.weights[None], step.merged[None])
+            said, token = Distribution(*rows, request.space, anchors), torch.tensor([step.token])
             (stats,) = said.describe(token, self._pack.spec.decode.top_k_recorded)
             added = text.push(step.token, last=last)
             yield make_step(index, added, names, stats, {}, self._name)
@@ -132,13 +135,6 @@ class ReferenceDecoder:
 
         weigh = decode.pcm(state, self._head, prompt, plan.poles)
         return (lambda reply: top_one(weigh(reply))) if plan.top else weigh
-
-
-def _as_batch(step: Step, request: GenerationRequest) -> tuple[Distribution, Tensor]:
-    """One reply's step as the engine has it of several, and the tokens chosen."""
-    anchors = step.anchors[None] if step.anchors is not None else None
-    rows = (step.log_probs[None], step.weights[None], step.merged[None])
-    return Distribution(*rows, request.space, anchors), torch.tensor([step.token])
 
 
 def _load(pack: Pack, source: Source, format_: WeightFormat, precision: Precision) -> LoadedModel:
@@ -187,14 +183,11 @@ def _plain(folder: Path) -> Iterator[Path]:
 
 
 def _run(model: Any, mix: tuple[tuple[str, float], ...], ids: list[int]) -> Any:
-    tokens = torch.tensor([ids], device=model.device)
-    if not isinstance(model, PeftModel):
-        return model(tokens, output_hidden_states=True)
-    if not mix:
-        with model.disable_adapter():
-            return model(tokens, output_hidden_states=True)
-    model.set_adapter(_merged(model, mix))
-    return model(tokens, output_hidden_states=True)
+    adapted = isinstance(model, PeftModel)
+    if mix:
+        model.set_adapter(_merged(model, mix))
+    with model.disable_adapter() if adapted and not mix else nullcontext():
+        return model(torch.tensor([ids], device=model.device), output_hidden_states=True)
 
 
 def _merged(model: Any, mix: tuple[tuple[str, float], ...]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mpd_core.engine.distribution import Distribution, LoopDistribution, Merged, Mixing
+from mpd_core.engine.distribution import Merged, Mixing, merged
 from mpd_core.engine.prefill import CPU_CHUNK, GPU_CHUNK, Lanes, Prefill, Tables
 from mpd_core.engine.scheduler import Move, RowTable
 from mpd_core.engine.sequence import CacheRow, Sequence
@@ -107,23 +107,16 @@ class Runner:
         ready = [s for s in sequences if all(row in answers for row in s.remote)]
         logits = self._logits(ready, hidden)
         logits |= {row: a.log_probs.to(self._device) for row, a in answers.items()}
-        groups = _groups(ready)
-        return [self._merge(alike, logits, answers, hidden) for alike in groups]
-
-    def _merge(
-        self,
-        sequences: tuple[Sequence, ...],
-        logits: Mapping[CacheRow, Tensor],
-        answers: Mapping[CacheRow, RemoteAnswer],
-        hidden: Mapping[CacheRow, Tensor],
-    ) -> StepOutput:
-        rows = [[logits[row] for row in (*s.experts, *s.anchors)] for s in sequences]
-        how = self._mixing(sequences, self._weights(sequences, hidden))
-        missing = tuple(
-            {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
-            for s in sequences
-        )
-        return StepOutput(sequences, _distribution(rows, how), missing)
+        outputs = []
+        for alike in _groups(ready):
+            rows = [[logits[row] for row in (*s.experts, *s.anchors)] for s in alike]
+            how = self._mixing(alike, self._weights(alike, hidden))
+            missing = tuple(
+                {k: answers[t].missing for k, t in enumerate(s.experts) if t in answers}
+                for s in alike
+            )
+            outputs.append(StepOutput(alike, merged(rows, how), missing))
+        return outputs
 
     def _mixing(self, sequences: tuple[Sequence, ...], weights: Tensor) -> Mixing:
         like = sequences[0].request
@@ -195,12 +188,6 @@ def _in_loops(head: WeightHead, states: Tensor, poles: Tensor, *, top: bool) -> 
 def strength_of(request: GenerationRequest, indices: Tensor) -> Tensor:
     """B of the space ``strength`` at tokens of its reply, 0 for the first; [...] to [...]."""
     return fading_strength(request.strength, request.settled, request.fade, indices)
-
-
-def _distribution(rows: list[list[Tensor]], how: Mixing) -> Merged:
-    if how.weights.device.type == "cpu":
-        return LoopDistribution(rows, how)
-    return Distribution.of(torch.stack([torch.stack(own) for own in rows]), how)
 
 
 def _groups(sequences: Iterable[Sequence]) -> list[tuple[Sequence, ...]]:

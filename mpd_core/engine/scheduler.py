@@ -87,7 +87,17 @@ class RowTable:
             text: what it has read so far, to be kept if it was running; empty: nothing is.
         """
         keep = self._keep(row, text) if text and row in self.running else []
-        return keep + self._release(row)
+        entering = row in self.entering
+        part, offset = (self.entering, len(self.running)) if entering else (self.running, 0)
+        hole, last = part.index(row), part.pop()
+        moves = []
+        if last is not row:
+            part[hole] = last
+            moves = [Move(last, offset + len(part), offset + hole)]
+        if not entering:  # the running part shrank by one: the entering rows close the gap
+            gap = len(self.running)
+            moves += [Move(t, gap + k + 1, gap + k) for k, t in enumerate(self.entering)]
+        return keep + moves
 
     def _keep(self, row: CacheRow, text: tuple[int, ...]) -> list[Move]:
         end = row.filled if self._keeps_replies else min(row.filled, row.to_prefill)
@@ -99,25 +109,6 @@ class RowTable:
     def _tokens_left(self, rows: Iterable[CacheRow] = ()) -> int:
         held = [*self.running, *self.entering, *rows]
         return self.budget - sum(row.length for row in held)
-
-    def _release(self, row: CacheRow) -> list[Move]:
-        part, offset = self.running, 0
-        if row in self.entering:
-            part, offset = self.entering, len(self.running)
-        moves = _take_out(part, row, offset)
-        if part is self.running:
-            # The running part shrank by one: the entering rows close the gap, order kept.
-            hole = len(self.running)
-            moves += [Move(t, hole + k + 1, hole + k) for k, t in enumerate(self.entering)]
-        return moves
-
-
-def _take_out(part: list[CacheRow], row: CacheRow, offset: int) -> list[Move]:
-    hole, last = part.index(row), part.pop()
-    if last is row:
-        return []
-    part[hole] = last
-    return [Move(last, offset + len(part), offset + hole)]
 
 
 @dataclass(frozen=True)

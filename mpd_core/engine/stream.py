@@ -6,7 +6,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 
 from mpd_core.errors import EngineError
 from mpd_core.trace import FinishReason, StepRecord, Timing, Trace
@@ -27,9 +26,7 @@ class Stream:
         """How many requests wait or are read before this one."""
         self._cancel = cancel
         self._assemble = assemble
-        self._inbox: queue.SimpleQueue[StepRecord | FinishReason | EngineError] = (
-            queue.SimpleQueue()
-        )
+        self._inbox = queue.SimpleQueue[StepRecord | FinishReason | EngineError]()
         self._steps: list[StepRecord] = []
         self._finish: FinishReason | None = None
         self._lock = threading.Lock()
@@ -71,14 +68,15 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._finish is None:
             self.cancel()
+
+    def result(self) -> Trace:
+        """Wait for the end; errors as ``__iter__``."""
+        for _ in self:
+            pass
+        return self.trace()
 
     def trace(self) -> Trace:
         """Everything so far; of a reply that has not ended, with ``finish_reason`` cancelled."""

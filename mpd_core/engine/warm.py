@@ -36,6 +36,7 @@ def read_beginnings(
                     runner.prefill(scheduler.tables)
                 scheduler.finish_prefill()
                 runner.compact(scheduler.remove(sequence, keep=True), scheduler.tables)
+        runner.rest(scheduler.tables)
 
 
 def _requests(pack: Pack) -> Iterator[GenerationRequest]:

@@ -16,7 +16,7 @@ from typing import Any
 from mpd_core.errors import PackError, RequestError
 from mpd_core.method.preferences import Dimension, Pole, Preference, PreferenceSpace
 from mpd_core.packs.schema import NAME, PackSpec
-from mpd_core.packs.tables import GGUFSource, read_table
+from mpd_core.packs.tables import GGUFSource, read_hashed_table
 from mpd_core.request import SHIFTING, Branch, GenerationRequest, Message, Space
 from mpd_core.resources import ASSETS
 
@@ -35,16 +35,19 @@ class Pack:
         """
         self.spec = spec
         self.folder = folder
-        if toml_sha256 is None:
-            toml_sha256 = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
-        self.toml_sha256 = toml_sha256
+        own = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+        self.toml_sha256 = toml_sha256 or own
         self.space = PreferenceSpace(
             tuple(
                 Dimension(d.name, tuple(Pole(p.name, p.instruction) for p in d.poles))
                 for d in spec.dimensions
             )
         )
-        self._check_codes()
+        try:
+            for code in (*(code for _, code in spec.examples), *spec.static):
+                self.space.parse(code)
+        except RequestError as error:
+            raise PackError(f"{folder / 'pack.toml'}: examples, static: {error}") from error
 
     @property
     def trained(self) -> bool:
@@ -57,8 +60,7 @@ class Pack:
         hashes = {"pack.toml": self.toml_sha256}
         if isinstance(self.spec.base.source, GGUFSource):
             hashes["base"] = self.spec.base.source.sha256
-        hashes.update({name: sha for name, (_, sha) in self._files().items()})
-        return hashes
+        return hashes | {name: sha for name, (_, sha) in self._files().items()}
 
     def path(self, relative: Path) -> Path:
         """A path of the pack, resolved against the pack's folder.
@@ -145,13 +147,6 @@ class Pack:
                     f"{key}: {path} has another SHA-256 than pack.toml names; restore it."
                 )
 
-    def _check_codes(self) -> None:
-        try:
-            for code in (*(code for _, code in self.spec.examples), *self.spec.static):
-                self.space.parse(code)
-        except RequestError as error:
-            raise PackError(f"{self.folder / 'pack.toml'}: examples, static: {error}") from error
-
     def _files(self) -> dict[str, tuple[Path, str]]:
         spec = self.spec
         adapters = {f"experts.adapters.{n}": a for n, a in spec.experts.adapters.items()}
@@ -192,7 +187,8 @@ def load_pack(name: str | os.PathLike[str] | None = None) -> Pack:
         PackError: names the file and the key.
     """
     path = _find(os.fspath(name or os.environ.get(PACK_ENV) or DEFAULT_PACK))
-    pack = Pack(read_table(path, PackSpec), path.parent, file_sha256(path))
+    spec, toml_sha256 = read_hashed_table(path, PackSpec)
+    pack = Pack(spec, path.parent, toml_sha256)
     pack.verify_files()
     return pack
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mpd_core.errors import PackError
-from mpd_core.resources import read_settings_text
+from mpd_core.resources import read_settings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -85,15 +86,21 @@ Source = Annotated[GGUFSource | HubSource | FolderSource, Field(discriminator="k
 
 
 def read_table(path: Path, kind: type[T]) -> T:
-    """A TOML file as the table that it must be.
+    """A TOML file as the table that it must be; errors as ``read_hashed_table``."""
+    return read_hashed_table(path, kind)[0]
+
+
+def read_hashed_table(path: Path, kind: type[T]) -> tuple[T, str]:
+    """The same, and the SHA-256 of the bytes that it was read from.
 
     Raises:
         PackError: names the file, and the key if there is one to name.
     """
     try:
-        text = read_settings_text(path)
+        raw = read_settings(path)
+        text = raw.decode("utf-8-sig")
         _check_keys(text)
-        return kind.model_validate(tomllib.loads(text))
+        return kind.model_validate(tomllib.loads(text)), hashlib.sha256(raw).hexdigest()
     except ValidationError as error:  # a ValueError as well
         raise PackError(f"{path}: " + "; ".join(complaints(error))) from error
     except (OSError, ValueError, RecursionError) as error:

