@@ -85,6 +85,11 @@ class Pieces:
         """The row of each token, N."""
         return [row for row, start, end in self for _ in range(start, end)]
 
+    def done(self) -> None:
+        """Note that they are in the cache."""
+        for row, _, end in self:
+            row.filled = max(row.filled, end)
+
 
 def _source(row: CacheRow, end: int) -> CacheRow:
     """Whose states a row reads before this position: its trunk's, or those of the trunk's leader,
@@ -190,8 +195,7 @@ class Prefill:
         rows = torch.tensor([places[row] for row in owners])
         adapters, positions = [row.call.adapters for row in owners], pieces.positions()[None]
         hidden = self._lanes[name].forward(inputs[None], positions, rows, adapters, states)
-        for row, _, end in pieces:
-            row.filled = max(row.filled, end)
+        pieces.done()
         return hidden[0]
 
     def _follow(self, pieces: Pieces, table: RowTable) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,12 +55,10 @@ class WeightFormat:
 
     def __str__(self) -> str:
         names = {dtype: name for name, dtype in DTYPES.items()}
+        held = "blocks" if self.blocks else names[self.packed or self.dtype]
+        held = "nf4" if self.quantize == "nf4" else held
         short = names[self.dtype]
-        if self.quantize == "nf4":
-            return f"nf4 ({short} compute)"
-        if self.blocks:
-            return f"blocks ({short} compute)"
-        return f"{names[self.packed]} ({short} compute)" if self.packed else short
+        return short if held == short else f"{held} ({short} compute)"
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,12 @@ def weight_format(
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise RequestError(f"Device '{device}' is not available here: use cpu.")
     if device == "cuda":
-        return WeightFormat(device, quantize, _gpu_dtype(precision), packed=None)
+        if precision == "q8":
+            raise RequestError("Precision 'q8' is for CPUs: use auto, or quantize nf4.")
+        # bf16 where the card has it in hardware, fp16 on older ones (T4).
+        auto = "bf16" if torch.cuda.get_device_capability()[0] >= 8 else "fp16"
+        dtype = DTYPES[auto if precision == "auto" else precision]
+        return WeightFormat(device, quantize, dtype, packed=None)
     wanted = DTYPES["fp16" if precision == "auto" else precision]
     able = wanted is torch.float32 or can_pack(wanted)
     if not able and precision != "auto":
@@ -123,15 +125,6 @@ def fastest_precision() -> Precision:
     """For work in large batches that need not be bit by bit what is served: training."""
     on_cpu = default_device() == "cpu"
     return "bf16" if on_cpu and can_pack(torch.bfloat16) else "auto"
-
-
-def _gpu_dtype(precision: Precision) -> torch.dtype:
-    """``auto``: bf16 where the card has it in hardware, fp16 on older ones (T4)."""
-    if precision == "q8":
-        raise RequestError("Precision 'q8' is for CPUs: use auto, or quantize nf4.")
-    if precision != "auto":
-        return DTYPES[precision]
-    return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -160,7 +153,9 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
     options: dict[str, Any] = {"dtype": format_.dtype, "device_map": format_.device}
     if format_.quantize == "nf4":
         options["quantization_config"] = nf4_config(format_.dtype)
-    with quiet_transformers(), _reading(folder):
+    sentence = "base: {} cannot be loaded: {}; {}."  # whatever a file can do to those who read it
+    told = others_as(PackError, lambda w: sentence.format(folder, w.rstrip("."), advice(folder)))
+    with quiet_transformers(), told:
         tokenizer = read_tokenizer(folder)
         model = load_in_blocks(folder) if format_.blocks else None
         if model is None:
@@ -221,11 +216,3 @@ def _is_mask(key: str, shapes: Mapping[str, Sequence[int]]) -> bool:
         return math.prod(shape) == 1
     square = len(shape) == 4 and shape[:2] == [1, 1] and shape[2] == shape[3]
     return square and key.endswith((".bias", ".causal_mask"))
-
-
-def _reading(folder: Path) -> AbstractContextManager[None]:
-    """Whatever a file can do to those who read it, safetensors, tokenizers, an architecture."""
-    return others_as(
-        PackError,
-        lambda why: f"base: {folder} cannot be loaded: {why.rstrip('.')}; {advice(folder)}.",
-    )

@@ -47,7 +47,12 @@ def load_in_blocks(folder: Path) -> Any | None:
         model.lm_head.weight = model.get_input_embeddings().weight
     rotary = model.model.rotary_emb
     model.model.rotary_emb = type(rotary)(config=model.config)  # computed, never in a file
-    _check_whole(folder, model)
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise PackError(
+                f"base: {folder} lacks the tensor '{name}' of {type(model).__name__}: remove the "
+                "folder, and it is converted anew."
+            )
     return model
 
 
@@ -79,7 +84,12 @@ def _place_blocks(
             codes = file.get_tensor(name + CODES)
             _check_same(folder, name, codes, scales)
             panels = Panels.of(codes, scales)
-            _check_shape(folder, name, panels, found.weight)
+            if (held := (panels.outputs, panels.inputs)) != tuple(found.weight.shape):
+                raise PackError(
+                    f"base: '{name}' in {folder} has the shape {held}, but "
+                    f"{tuple(found.weight.shape)} by its config.json; use the config.json that "
+                    "belongs to the weights."
+                )
             made: nn.Module = BlockEmbedding(panels)
             if found is not embeddings:
                 made = BlockLinear(panels, None if found.bias is None else dense[f"{path}.bias"])
@@ -105,26 +115,9 @@ def _check_same(folder: Path, name: str, codes: Tensor, scales: Tensor) -> None:
     )
 
 
-def _check_shape(folder: Path, name: str, panels: Panels, weight: Tensor) -> None:
-    if (held := (panels.outputs, panels.inputs)) != tuple(weight.shape):
-        raise PackError(
-            f"base: '{name}' in {folder} has the shape {held}, but {tuple(weight.shape)} by its "
-            "config.json; use the config.json that belongs to the weights."
-        )
-
-
 def _dense(folder: Path, names: frozenset[str]) -> Iterator[tuple[str, Tensor]]:
     """Tensors of a folder's own files but those whose blocks are kept."""
     for weights in weight_files(folder):
         with safe_open(folder / weights, "pt") as file:
             for name in set(file.keys()) - names:
                 yield name, file.get_tensor(name).float().clone()
-
-
-def _check_whole(folder: Path, model: nn.Module) -> None:
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if tensor.is_meta:
-            raise PackError(
-                f"base: {folder} lacks the tensor '{name}' of {type(model).__name__}: remove the "
-                "folder, and it is converted anew."
-            )

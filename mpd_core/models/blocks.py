@@ -115,16 +115,11 @@ class BlockLinear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = panels.inputs, panels.outputs
         self.bias = None if bias is None else bias.detach().float()
-        self.panels = panels
+        self.take(panels)
 
-    @property
-    def panels(self) -> Panels:
-        """Its matrix."""
-        return self._panels
-
-    @panels.setter
-    def panels(self, panels: Panels) -> None:
-        self._panels, self.arrays = panels, panels.arrays
+    def take(self, panels: Panels) -> None:
+        """Have this matrix from now on."""
+        self.panels, self.arrays = panels, panels.arrays
 
     @property
     def bare(self) -> bool:
@@ -139,13 +134,10 @@ class BlockLinear(nn.Module):
         y = rows.new_empty(len(rows), len(self.arrays[0]) * PANEL)
         if len(rows):
             size = (len(rows), rows.shape[1] // BLOCK)
-            levels, sizes = (
-                torch.empty(*size, DIGITS, BLOCK, dtype=torch.int8),
-                torch.empty(*size, 2),
-            )
-            activations = levels.numpy(), sizes.numpy()
-            to_levels(rows.numpy(), *activations)
-            multiply(*self.arrays, *activations, y.numpy())
+            levels = torch.empty(*size, DIGITS, BLOCK, dtype=torch.int8).numpy()
+            sizes = torch.empty(*size, 2).numpy()
+            to_levels(rows.numpy(), levels, sizes)
+            multiply(*self.arrays, levels, sizes, y.numpy())
         if y.shape[1] != self.out_features:
             y = y[:, : self.out_features].contiguous()
         if self.bias is not None:
@@ -225,17 +217,10 @@ def join(linears: Sequence[BlockLinear]) -> BlockLinear | None:
     joined = Panels(codes, scales, outputs)
     first = 0
     for linear, panels in zip(linears, own, strict=True):
-        linear.panels = joined.part(first, panels.outputs)
+        linear.take(joined.part(first, panels.outputs))
         first += panels.outputs
-    return BlockLinear(joined, _joined_bias(linears))
-
-
-def _joined_bias(linears: Sequence[BlockLinear]) -> Tensor | None:
-    if all(linear.bias is None for linear in linears):
-        return None
-    return torch.cat(
-        [
-            torch.zeros(linear.out_features) if linear.bias is None else linear.bias
-            for linear in linears
-        ]
-    )
+    biases = [linear.bias for linear in linears]
+    if all(bias is None for bias in biases):
+        return BlockLinear(joined)
+    whole = (torch.zeros(p.outputs) if b is None else b for p, b in zip(own, biases, strict=True))
+    return BlockLinear(joined, torch.cat(list(whole)))

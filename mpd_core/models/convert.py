@@ -45,7 +45,11 @@ def convert_gguf(gguf: Path, target: Path, origin: str) -> None:
         if hasattr(config, "quantization_config"):
             del config.quantization_config  # the weights are plain fp32 from here on
         config._name_or_path = config._model_name_or_path = origin
-        tensors = _untied(model)
+        # Those that share storage once, which is how safetensors takes them. Backwards, so that of
+        # the two the embedding is kept, which comes before the output layer.
+        state = model.state_dict()
+        names = {tensor.data_ptr(): name for name, tensor in reversed(state.items())}
+        tensors = {name: state[name].contiguous() for name in names.values()}
         blocks = contents.blocks(model)
         need_space(target, sum(t.nbytes for t in (*tensors.values(), *blocks.values())))
         _say_outright(contents, tokenizer, config)
@@ -102,13 +106,6 @@ def _check_kept(tokenizer: Any, target: Path, name: str) -> None:
         )
 
 
-def _untied(model: Any) -> dict[str, Any]:
-    """A model's tensors, those that share storage once, which is how safetensors takes them."""
-    # Backwards, so that of the two the embedding is kept, which comes before the output layer.
-    names = {t.data_ptr(): name for name, t in reversed(list(model.state_dict().items()))}
-    return {name: model.state_dict()[name].contiguous() for name in names.values()}
-
-
 def _say_outright(contents: GGUFContents, tokenizer: Any, config: Any) -> None:
     """What some versions of transformers take from a GGUF wrongly, or leave to a default."""
     for kind, token_id in contents.roles.items():
@@ -141,13 +138,9 @@ def quiet_transformers() -> Iterator[None]:
 @contextmanager
 def _no_gguf_bar() -> Iterator[None]:
     """The GGUF reader has a bar of its own that no setting turns off."""
-    try:
-        from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers import modeling_gguf_pytorch_utils as reader
 
-        bar = reader.tqdm
-    except (ImportError, AttributeError):  # moved in some later version: then it is shown
-        yield
-        return
+    bar = getattr(reader, "tqdm", None)  # where a later version has it elsewhere, it is shown
     reader.tqdm = lambda tensors, **_: tensors
     try:
         yield

@@ -9,8 +9,7 @@ depend on who else is served, so products are made of counts that agree with eac
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -105,8 +104,12 @@ def counts_of(
     """
     if kind not in _known:
         few = torch.randn(SMALL, generator=torch.Generator().manual_seed(1))
-        with _one_thread():
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # many tiny products in a row are slow on several, and no better
+        try:
             _known[kind] = measure(make(few), few.shape[1])
+        finally:
+            torch.set_num_threads(threads)
     key = (kind, shape, torch.get_num_threads())
     if key not in _known:
         counts = _known[kind]
@@ -127,14 +130,3 @@ def _agrees(product: Compute, width: int, counts: Counts) -> bool:
         for row, y in zip(rows, whole, strict=True)
     )
     return counts.alike and all(same) and all(alone)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Many tiny products in a row are slow on several threads, and as good on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -61,7 +60,14 @@ def _check_folder(folder: Path, *, tokenizer: bool) -> None:
     small = (path.name for path in folder.iterdir() if path.suffix in READ and path.is_file())
     for file in (*sorted(small), *weights):
         check_no_pointer(folder / file, ModelSourceError)
-    _check_weights(folder, weights)
+    held: dict[str, str] = {}
+    for file in weights:
+        for key in _keys_of_whole(folder / file):
+            if (other := held.setdefault(key, file)) != file:  # transformers takes the last one's
+                raise ModelSourceError(
+                    f"{folder / other} and {file} both hold '{key}', maybe of two models: obtain "
+                    "the weights again, into an empty folder."
+                )
     _check_json(folder / CONFIG)
 
 
@@ -123,18 +129,6 @@ def check_no_pointer(file: Path, kind: type[MPDError]) -> None:
             f"{file} is a git-lfs pointer and not the file itself: run 'git lfs pull' in its "
             "folder, or download it from the hub."
         )
-
-
-def _check_weights(folder: Path, weights: Sequence[str]) -> None:
-    """Each file whole, and each tensor in one of them: transformers would take the last one's."""
-    held: dict[str, str] = {}
-    for file in weights:
-        for key in _keys_of_whole(folder / file):
-            if (other := held.setdefault(key, file)) != file:
-                raise ModelSourceError(
-                    f"{folder / other} and {file} both hold '{key}', maybe of two models: obtain "
-                    "the weights again, into an empty folder."
-                )
 
 
 def _keys_of_whole(file: Path) -> list[str]:

@@ -89,7 +89,9 @@ class GeneralBody:
 def _use_rows(model: Any) -> None:
     """Have a model ask for the masks of rows, and take them where it can through our attention."""
     AttentionMaskInterface.register(ATTENTION, _mask)
-    AttentionMaskInterface.register(OWN_ATTENTION, _added_mask)
+    AttentionMaskInterface.register(
+        OWN_ATTENTION, lambda *, dtype, **arguments: _added(_mask(**arguments), dtype)
+    )
     AttentionInterface.register(ATTENTION, _attend)
     AttentionInterface.register(OWN_ATTENTION, _attend_as_written)
     if model._can_set_attn_implementation():
@@ -136,10 +138,6 @@ def _either_mask(**arguments: Any) -> Tensor | None:
     """Ours during a pass over rows, transformers' own at any other time."""
     mask: Tensor | None = (sdpa_mask if _POSITIONS.get() is None else _mask)(**arguments)
     return mask
-
-
-def _added_mask(*, dtype: torch.dtype, **arguments: Any) -> Tensor:
-    return _added(_mask(**arguments), dtype)
 
 
 def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:

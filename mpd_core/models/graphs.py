@@ -86,8 +86,12 @@ class StepGraphs:
             self._steps.clear()
             self._pool = None  # a pool that no graph uses any more is gone
             self._laid_out = laid_out
-        rows = len(inputs)
-        step = self._step(inputs, self._bucket(rows), self._window(int(positions.max())), gates)
+        rows, window = len(inputs), SMALLEST_WINDOW
+        bucket = next((size for size in ROW_BUCKETS if size >= rows), self._capacity)
+        while window <= int(positions.max()):
+            window *= 2
+        size = min(bucket, self._capacity), min(window, self._length)
+        step = self._step(inputs, *size, gates)
         step.inputs[:rows].copy_(inputs, non_blocking=True)
         step.gates[:rows].copy_(gates, non_blocking=True)
         step.positions[:rows].copy_(positions, non_blocking=True)
@@ -137,13 +141,3 @@ class StepGraphs:
         except RuntimeError as error:
             log.warning("no CUDA graphs: %s", error)
             self._captures, step.graph, step.out = False, None, None
-
-    def _bucket(self, rows: int) -> int:
-        fits = (bucket for bucket in ROW_BUCKETS if bucket >= rows)
-        return min(next(fits, self._capacity), self._capacity)
-
-    def _window(self, last: int) -> int:
-        window = SMALLEST_WINDOW
-        while window <= last:
-            window *= 2
-        return min(window, self._length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -65,10 +65,6 @@ class Block:
     def factors(self) -> tuple[Tensor, Tensor]:
         """A and B of its module."""
         return self.held[self.module]
-
-    def move(self, a: Tensor, b: Tensor) -> None:
-        """The same factors, elsewhere in memory: where they were, they cost nothing any more."""
-        self.held[self.module] = (a, b)
 
 
 class StackedLora(nn.Module):
@@ -137,7 +133,7 @@ class SideBySideLora(StackedLora):
         """``packed``: A and B in fp16 or bf16, as ``linear`` has them, which only a CPU can: what a
         row is given is then the same whatever other rows there are."""
         super().__init__(base, routing, parts)
-        self._product = PACKED[packed] if packed else _product
+        self._product = PACKED[packed] if packed else lambda w: partial(F.linear, weight=w)
 
     def _add(self, x: Tensor, y: Tensor) -> Tensor:
         if self._laid_out != self._routing.in_use:
@@ -166,10 +162,6 @@ class SideBySideLora(StackedLora):
             b[block.start : block.start + height, column : column + rank] = own
             column += rank
         self._products = self._product(a), self._product(b)
-
-
-def _product(weight: Tensor) -> Callable[[Tensor], Tensor]:
-    return partial(F.linear, weight=weight)
 
 
 class RowLoopLora(StackedLora):
@@ -203,7 +195,8 @@ class RowLoopLora(StackedLora):
             height, rank = own.shape
             table.append((block.adapter, first, rank, block.start, height, place))
             moved = b[place : place + own.numel()].view(rank, height).t()
-            block.move(a[first : first + rank], moved)
+            # The same factors: where they were, they cost nothing any more.
+            block.held[block.module] = a[first : first + rank], moved
             first, place = first + rank, place + own.numel()
         self._table = np.array(table)
         seen = torch.int16 if kind is torch.float16 else kind

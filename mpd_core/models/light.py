@@ -58,6 +58,7 @@ def _is_plain(found: dict[str, Any]) -> bool:
         and rope["rope_type"] == "default"
         and type(rope["rope_theta"]) in (int, float)
         and type(found.get("rms_norm_eps")) is float
+        and found["rms_norm_eps"] >= 0.0  # which NaN is not
         and not found["hidden_size"] % found["num_attention_heads"]
         and not found["num_attention_heads"] % found["num_key_value_heads"]
     )

@@ -97,15 +97,11 @@ class LlamaBody:
             _take_layer(f"model.layers.{k}", model.model.layers[k], stack, packed=packed)
             for k in layers
         ]
-        self._table = self._table_of_layers(stack, heads[1], config.rms_norm_eps)
-
-    def _table_of_layers(self, stack: LoraStack, kv_heads: int, eps: float) -> LayerTable | None:
-        """For one loop over all layers, where there can be one."""
+        self._table: LayerTable | None = None  # for one loop over all layers
         products = [(k.qkv, k.out, k.gate_up, k.down) for k in self._layers]
-        if not (stack.loops and all_in_blocks(products)):
-            return None
-        norms = [(layer.attention_norm, layer.mlp_norm) for layer in self._layers]
-        return LayerTable(norms, products, stack, kv_heads, eps)
+        if stack.loops and all_in_blocks(products):
+            norms = [(layer.attention_norm, layer.mlp_norm) for layer in self._layers]
+            self._table = LayerTable(norms, products, stack, heads[1], config.rms_norm_eps)
 
     def __call__(
         self, inputs: Tensor, positions: Tensor, mask: Tensor | None, cache: RowCache
@@ -197,18 +193,13 @@ class Rotary:
         """cos and sin [rows, T, d] of positions [rows, T]."""
         if not self._kept or like.device.type != "cpu":
             return self._compute(like, positions)
-        if int(positions.max()) >= len(self._cos):
-            self._grow(like, int(positions.max()))
+        if (last := int(positions.max())) >= (held := len(self._cos)):
+            every = torch.arange(held, (last // ROTARY_STEP + 1) * ROTARY_STEP)
+            fresh = [part[0] for part in self._compute(like, every[None])]
+            if held:  # what is there stays what it is
+                fresh = [torch.cat(p) for p in zip((self._cos, self._sin), fresh, strict=True)]
+            self._cos, self._sin = fresh
         return self._cos[positions], self._sin[positions]
-
-    def _grow(self, like: Tensor, last: int) -> None:
-        """What is there stays what it is."""
-        held = len(self._cos)
-        every = torch.arange(held, (last // ROTARY_STEP + 1) * ROTARY_STEP)
-        fresh = [part[0] for part in self._compute(like, every[None])]
-        if held:
-            fresh = [torch.cat(p) for p in zip((self._cos, self._sin), fresh, strict=True)]
-        self._cos, self._sin = fresh
 
     def _compute(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         cos, sin = self._module(like, positions)

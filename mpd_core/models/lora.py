@@ -131,11 +131,9 @@ class LoraStack:
             parts: full name and output width of each.
         """
         self._covered.update(name for name, _ in parts)
-        stacked: StackedLora = (
-            RowLoopLora(linear, self.routing, parts)
-            if self.loops
-            else SideBySideLora(linear, self.routing, parts, self.packed)
-        )
+        stacked: StackedLora = RowLoopLora(linear, self.routing, parts)
+        if not self.loops:
+            stacked = SideBySideLora(linear, self.routing, parts, self.packed)
         for index, held in enumerate(self._factors):
             stacked.take(index, held)
         if stacked.empty:

@@ -95,7 +95,8 @@ def check_output_layer(model: Any) -> None:
     """Refuse a model whose logits are not its output layer's, finished as ``finish`` does.
 
     Raises:
-        PackError: no output layer, logits that are changed otherwise, or the model fails.
+        PackError: no output layer, states that are not finite, logits that are changed otherwise,
+            or the model fails.
     """
     if isinstance(model, LlamaForCausalLM):
         return  # nothing but weights: there is no code of another's to be held against
@@ -119,6 +120,11 @@ def check_output_layer(model: Any) -> None:
             hidden = body_of(model)(input_ids=probe).last_hidden_state
     finally:
         hook.remove()
+    if not hidden.isfinite().all():
+        raise PackError(
+            f"base: with the settings in its config.json, {type(model).__name__} computes numbers "
+            "that are not finite; use the config.json that belongs to the weights."
+        )
     if seen[0].shape != hidden.shape or not torch.allclose(seen[0], hidden, rtol=1e-2, atol=1e-2):
         raise PackError(
             f"base: {type(model).__name__} changes its states before the output layer; "
@@ -180,11 +186,10 @@ def _differences(read: Read, sample: Sample) -> Tensor:
     tokens = torch.nn.utils.rnn.pad_sequence(
         [text[:end] for text, end in zip(sample.texts, ends, strict=True)], batch_first=True
     )
-    found = []
+    found: list[list[Tensor]] = [[] for _ in ends]
     if max(ends):
         hidden = read(tokens, torch.arange(tokens.shape[1]).expand_as(tokens))
         found = [[*row[:end]] for row, end in zip(hidden, ends, strict=True)]
-    found = found or [[] for _ in ends]
     for step in range(STEPS):
         places = torch.tensor([[end + step] for end in ends])
         last = torch.stack([text[p] for text, p in zip(sample.texts, places, strict=True)])

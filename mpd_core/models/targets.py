@@ -73,10 +73,14 @@ def targeted(
             none: nothing.
         patterns: what holds these layers, as regular expressions; anything if there is none.
     """
+    modules = [(name, module) for name, module in model.named_modules() if name]
     if targets is None:
-        targets = _usual(model)
+        from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
+
+        targets = USUAL.get(model.config.model_type, ())
     elif isinstance(targets, str) and targets.lower() == ALL_LINEAR:
-        targets = _all_linear(model)
+        output = model.get_output_embeddings()
+        targets = [n for n, module in modules if linear_shape(module) and module is not output]
 
     numbers = [layers] if isinstance(layers, int) else layers
     holders = ([patterns] if isinstance(patterns, str) else patterns) if patterns else []
@@ -88,7 +92,7 @@ def targeted(
             return _is_named(module, targets)
         return _is_named(module, targets) and (not numbers or _layer(module, holders) in numbers)
 
-    return {module for module, _ in model.named_modules() if module and meant(module)}
+    return {module for module, _ in modules if meant(module)}
 
 
 def _layer(module: str, holders: list[str]) -> int | None:
@@ -112,22 +116,6 @@ def _is_named(module: str, names: Names) -> bool:
     if isinstance(names, str):
         return re.fullmatch(names, module) is not None
     return module in names or any(module.endswith(f".{name}") for name in names)
-
-
-def _usual(model: Any) -> Names:
-    from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as USUAL
-
-    names: Names = USUAL.get(model.config.model_type, ())
-    return names
-
-
-def _all_linear(model: Any) -> list[str]:
-    output = model.get_output_embeddings()
-    return [
-        name
-        for name, module in model.named_modules()
-        if linear_shape(module) and module is not output
-    ]
 
 
 def endless(expressions: Collection[str], names: Collection[str]) -> bool:

@@ -63,14 +63,11 @@ def usable_cores(root: Path = Path("/"), environment: Mapping[str, str] = os.env
     quotas = [math.ceil(quota) for quota in group_quotas(root)]
     said = (re.match(r"\s*(\d{1,9})\s*(,|$)", environment.get(name, "")) for name in LIMITS)
     limits = [int(number[1]) for number in said if number]
-    return max(1, min([_allowed_cores(), *quotas, *(limit for limit in limits if limit)]))
-
-
-def _allowed_cores() -> int:
     try:
-        return len(os.sched_getaffinity(0))
+        allowed = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not Linux
-        return os.cpu_count() or 1
+        allowed = os.cpu_count() or 1
+    return max(1, min([allowed, *quotas, *(limit for limit in limits if limit)]))
 
 
 def group_quotas(root: Path) -> Iterator[float]:

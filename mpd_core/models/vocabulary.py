@@ -22,8 +22,9 @@ def check_same_vocabulary(
         PackError: one line with the sizes and the first differences.
     """
     base, other = base_tokenizer.get_vocab(), other_tokenizer.get_vocab()
+    sizes = f"it has {len(other)} tokens and the base {len(base)}"
     differences = [
-        *_sizes(base, other),
+        *([sizes] if len(base) != len(other) else ()),
         *_tokens(base, other),
         *_roles(base_tokenizer, other_tokenizer),
         *_added(base_tokenizer, other_tokenizer),
@@ -83,12 +84,6 @@ def check_embedded(
         )
 
 
-def _sizes(base: dict[str, int], other: dict[str, int]) -> list[str]:
-    if len(base) == len(other):
-        return []
-    return [f"it has {len(other)} tokens and the base {len(base)}"]
-
-
 def _tokens(base: dict[str, int], other: dict[str, int]) -> list[str]:
     """The first tokens by id that only one of them has, or that have two numbers."""
     differing = [token for token in {**other, **base} if base.get(token) != other.get(token)]
@@ -100,15 +95,12 @@ def _roles(
     base_tokenizer: PreTrainedTokenizerBase, other_tokenizer: PreTrainedTokenizerBase
 ) -> list[str]:
     """Special tokens by what they are for; padding and unknown ones are never read here."""
-    pairs = {
-        role: (getattr(other_tokenizer, role), getattr(base_tokenizer, role))
-        for role in ("bos_token", "eos_token")
-    }
-    return [
-        f"{role} is {_quote(there)} there and {_quote(here)} in the base"
-        for role, (there, here) in pairs.items()
-        if there != here
-    ]
+    found = []
+    for role in ("bos_token", "eos_token"):
+        there, here = getattr(other_tokenizer, role), getattr(base_tokenizer, role)
+        if there != here:
+            found.append(f"{role} is {_quote(there)} there and {_quote(here)} in the base")
+    return found
 
 
 def _added(
