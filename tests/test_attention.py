@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mpd_core.models.attention import as_bias, attention
+from mpd_core.models.operators import as_bias, attention
 
 LENGTH, ROWS = 640, 24
 SHAPES = {"one head each": (4, 4, 16), "three share": (9, 3, 64), "four share": (8, 2, 32)}

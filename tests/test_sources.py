@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from mpd_core.errors import ModelSourceError, PackError
 from mpd_core.models.convert import convert_gguf
 from mpd_core.packs import FolderSource, GGUFSource, load_pack
-from mpd_core.prompts.ends import end_tokens
+from mpd_core.prompts.control import end_tokens
 from mpd_core.sources import hub, store
 from mpd_core.sources import obtain as sources
 from mpd_core.sources.obtain import obtain

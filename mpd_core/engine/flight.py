@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from mpd_core.engine.engine import Engine
@@ -15,7 +16,8 @@ from mpd_core.trace import Trace
 
 IN_FLIGHT = 64
 
-Asked, T = TypeVar("Asked"), TypeVar("T")
+Asked = TypeVar("Asked")
+T = TypeVar("T")
 
 
 def outcomes(
@@ -28,10 +30,14 @@ def outcomes(
         asked: what to generate.
         request: turns one of these into a request.
     """
+
+    def submit(one: Asked) -> Stream:
+        return engine.submit(request(one))
+
     coming, waiting = iter(asked), deque[tuple[Asked, Stream | MPDError]]()
     while True:
         for one in itertools.islice(coming, IN_FLIGHT - len(waiting)):
-            waiting.append((one, _or_error(lambda one=one: engine.submit(request(one)))))
+            waiting.append((one, _or_error(partial(submit, one))))
         if not waiting:
             return
         one, stream = waiting.popleft()

@@ -107,7 +107,11 @@ class Pace:
         if self._trial and self._trial.work != work:
             self._trial = None  # begun again with the next step
         if not self._trial and self._rested >= self._rest:
-            self._trial = _Trial(self.threads, self._challenger(), work)
+            # Half, one less, one more and all of the threads take turns.
+            now, most = self.threads, self._most
+            others = {max(1, now // 2), max(1, now - 1), min(most, now + 1), most} - {now}
+            challenger = sorted(others)[self._tried % len(others)]
+            self._trial = _Trial(now, challenger, work)
             if self._last[0] == work:  # half of the first pair is there already
                 self._trial.note(self._last[1])
         number = self._trial.number if self._trial else self.threads
@@ -119,12 +123,6 @@ class Pace:
             if number != self.threads:
                 self._use(self.threads)
         self._learn(work, self._clock() - begun)
-
-    def _challenger(self) -> int:
-        """Half, one less, one more and all of the threads take turns."""
-        now, most = self.threads, self._most
-        others = sorted({max(1, now // 2), max(1, now - 1), min(most, now + 1), most} - {now})
-        return others[self._tried % len(others)]
 
     def _learn(self, work: Hashable, seconds: float) -> None:
         trial = self._trial

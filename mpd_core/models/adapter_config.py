@@ -25,22 +25,13 @@ CONFIG_FILE = "adapter_config.json"
 
 HARMLESS = frozenset(
     {
-        "auto_mapping",
-        "base_model_name_or_path",
-        "corda_config",  # how it was initialised: init_lora_weights says whether that matters
-        "eva_config",
+        *("auto_mapping", "base_model_name_or_path", "inference_mode", "megatron_core", "revision"),
+        *("peft_version", "qalora_group_size", "runtime_config", "task_type"),
+        # How it was initialised: init_lora_weights says whether that matters.
+        *("corda_config", "eva_config", "loftq_config", "lora_ga_config"),
         "fan_in_fan_out",  # PEFT corrects it by the layer's type
-        "inference_mode",
-        "loftq_config",
         "lora_dropout",  # of training only
-        "lora_ga_config",
-        "megatron_core",
         "merge_weights",  # of PEFT before 0.4: whether to merge while evaluating
-        "peft_version",
-        "qalora_group_size",
-        "revision",
-        "runtime_config",
-        "task_type",
     }
 )
 """Keys that do not change what an adapter computes, whatever their values."""

@@ -20,10 +20,10 @@ from transformers.masking_utils import sdpa_mask
 
 from mpd_core.errors import PackError
 from mpd_core.models.architecture import body_of
-from mpd_core.models.attention import as_bias, attention
 from mpd_core.models.cache import RowCache
 from mpd_core.models.linear import fuse
 from mpd_core.models.lora import LoraStack
+from mpd_core.models.operators import as_bias, attention
 from mpd_core.models.targets import linear_shape
 
 ATTENTION = "mpd_rows"

@@ -63,19 +63,13 @@ class GGUFContents:
                 "(split.count); join them with 'llama-gguf-split --merge', or name another source."
             )
         self._check_read()
+        self.roles = roles(self._fields)
+        """Ids of the tokens that have a part to play, by transformers' names; None without one."""
+        self.ends = end_tokens(self._fields)
+        """Ids of all tokens that end a reply."""
         for kind, token_id in self.roles.items():
             if token_id is not None and not 0 <= token_id < self._count:
                 raise self._refusal(f"has {self._count} tokens, and {token_id} as its {kind} token")
-
-    @property
-    def roles(self) -> dict[str, int | None]:
-        """Ids of the tokens that have a part to play, by transformers' names; None without one."""
-        return roles(self._fields)
-
-    @property
-    def ends(self) -> list[int]:
-        """Ids of all tokens that end a reply."""
-        return end_tokens(self._fields)
 
     def blocks(self, model: Any) -> dict[str, Tensor]:
         """What ``gguf_blocks.kept_blocks`` keeps of a model that was made of the file."""
@@ -104,7 +98,11 @@ class GGUFContents:
         for token in split_tokens(self._fields, tokenizer):
             raise self._refusal(f"has the token {token!r:.60}, which transformers reads otherwise")
         self._carry_rope(model)
-        self._carry_scale(model.config)
+        if self._architecture == "gemma2":  # its attention's scale no file has: as in llama.cpp
+            config = model.config
+            wide = config.hidden_size // config.num_attention_heads
+            large = config.num_hidden_layers == 46
+            config.query_pre_attn_scalar = wide if large else config.head_dim
         for key in lost_settings(self._fields, self._architecture, model.config):
             raise self._refusal(f"sets {key} = {self._fields[key]}, which transformers drops")
         for name in self._lost_tensors(model):
@@ -136,16 +134,14 @@ class GGUFContents:
         names = set(self._tensors)
         if (getattr(model.config, "rope_parameters", None) or {}).get("rope_type") == "llama3":
             names.discard(FREQUENCIES)
-        if model.config.tie_word_embeddings and self._same_tensors("output", "token_embd"):
+        one, other = (self._tensors.get(f"{own}.weight") for own in ("output", "token_embd"))
+        same = one and other and np.array_equal(one.data, other.data)
+        if model.config.tie_word_embeddings and same:
             names.discard("output.weight")
         held = sum(int(np.prod(self._tensors[name].shape)) for name in names)
         if held == sum(kept.values()):
             return
         yield min(names.difference(_mapped(model)), default="more than the model has")
-
-    def _same_tensors(self, one: str, other: str) -> bool:
-        pair = [self._tensors.get(f"{name}.weight") for name in (one, other)]
-        return None not in pair and np.array_equal(pair[0].data, pair[1].data)  # type: ignore[union-attr]
 
     def _carry_rope(self, model: Any) -> None:
         """Linear scaling, and Llama 3's, go into the configuration."""
@@ -163,14 +159,6 @@ class GGUFContents:
                 if self._agrees(model):
                     return
             model.config.rope_parameters = rope
-
-    def _carry_scale(self, config: Any) -> None:
-        """Gemma 2's attention scale, which no file has; as llama.cpp tells its sizes apart."""
-        if self._architecture == "gemma2":
-            wide = config.hidden_size // config.num_attention_heads
-            config.query_pre_attn_scalar = (
-                wide if config.num_hidden_layers == 46 else config.head_dim
-            )
 
     def _factor(self) -> float:
         factor = self._setting("rope.scaling.factor", self._setting("rope.scale_linear", 1.0))

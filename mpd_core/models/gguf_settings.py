@@ -33,11 +33,8 @@ DESCRIPTIVE = (
 )
 """Settings that say nothing about what is computed where no other is refused."""
 CHECKED = (
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scale_linear",
+    *("rope.dimension_count", "rope.freq_base"),
+    *("rope.scaling.type", "rope.scaling.factor", "rope.scale_linear"),
 )
 """Settings of the rotary embedding, which is compared as a whole."""
 NOTHING: dict[str, object] = {
@@ -51,14 +48,11 @@ NOTHING: dict[str, object] = {
 AT_LEAST_ONE = frozenset({"block_count", "embedding_length"})
 SIZES = (
     *sorted(AT_LEAST_ONE),
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "feed_forward_length",
-    "expert_count",
-    "expert_feed_forward_length",
-    "vocab_size",
+    *(
+        f"attention.{part}"
+        for part in ("head_count", "head_count_kv", "key_length", "value_length")
+    ),
+    *("feed_forward_length", "expert_count", "expert_feed_forward_length", "vocab_size"),
 )
 """Settings that are sizes of tensors, or a count of them."""
 EPSILONS = ("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon")
@@ -103,11 +97,9 @@ def lost_settings(fields: Mapping[str, Any], architecture: str, config: Any) -> 
         if own == key or own in taken.union(DESCRIPTIVE, CHECKED):
             continue
         known = [getattr(config, name, None) for name in SYNONYMS.get(own, ())]
-        if own in NOTHING and value == NOTHING[own]:
-            continue
-        if own.endswith("sliding_window") and value in (0, None):
-            continue
-        if not any(_same(one, value) for one in known):
+        nothing = own in NOTHING and value == NOTHING[own]
+        nothing |= own.endswith("sliding_window") and value in (0, None)
+        if not nothing and not any(_same(one, value) for one in known):
             yield key
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mpd_core.errors import PackError, one_line
+from mpd_core.errors import PackError, others_as
 from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS, WeightHead
 from mpd_core.models.numbers import is_finite
 
@@ -25,10 +24,8 @@ def load_head(hidden_size: int, poles: int, file: Path | None) -> WeightHead:
     head = WeightHead(hidden_size, poles).eval().requires_grad_(False)
     if file is None:
         return head
-    try:
+    with others_as(PackError, lambda why: f"pcm.head: {file} cannot be read: {why}"):
         tensors = load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise PackError(f"pcm.head: {file} cannot be read: {one_line(error)}") from error
     expected = {name: tuple(p.shape) for name, p in head.tensors().items()}
     if FORMERLY in tensors and PAIR_BIAS not in tensors:
         tensors[PAIR_BIAS] = tensors.pop(FORMERLY)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from mpd_core.errors import MPDError, PackError, RequestError, one_line
 from mpd_core.packs import TemplateSpec
 from mpd_core.prompts import bounds
-from mpd_core.prompts.control import ControlTokens
-from mpd_core.prompts.ends import end_tokens
+from mpd_core.prompts.control import ControlTokens, end_tokens
 from mpd_core.prompts.streaming import check_decoder
 from mpd_core.request import Message
 
@@ -74,7 +73,12 @@ class PromptRenderer:
                 change letters, or take some out.
         """
         ids = self._ids(self.text(messages, instructions))
-        plain = [m if m.role == "assistant" else _without_markers(m) for m in messages]
+        # Without what could be a marker, whatever becomes of its letters.
+        bare = dict.fromkeys(map(ord, DELIMITERS), "-")
+        plain = [
+            m if m.role == "assistant" else replace(m, content=m.content.translate(bare))
+            for m in messages
+        ]
         if plain != list(messages):
             without = self._ids(self.text(plain, instructions))
             if self._markers(ids) != self._markers(without):
@@ -96,7 +100,11 @@ class PromptRenderer:
             RequestError: the template refuses these turns or leaves one out, or a text that cannot
                 be defused.
         """
-        turns = [{"role": m.role, "content": self._defused(m)} for m in messages]
+        kinds = [self._spoken if m.role == "assistant" else self._control for m in messages]
+        turns = [
+            {"role": m.role, "content": kind.defuse(m.content)}
+            for m, kind in zip(messages, kinds, strict=True)
+        ]
         if instructions:
             turns[-1]["content"] = self._joined(turns[-1]["content"], " ".join(instructions))
         try:
@@ -129,10 +137,6 @@ class PromptRenderer:
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
         self._kept.add(roles)
-
-    def _defused(self, message: Message) -> str:
-        tokens = self._spoken if message.role == "assistant" else self._control
-        return tokens.defuse(message.content)
 
     def _fill(self, turns: Sequence[Mapping[str, str]], *, begun: bool = True) -> str:
         def fill() -> str:
@@ -209,12 +213,6 @@ def _check_steady(tokenizer: PreTrainedTokenizerBase) -> None:
             "tokenizer.json: its model's dropout splits words at random, which is for training: "
             "set it to null."
         )
-
-
-def _without_markers(message: Message) -> Message:
-    """The same without what could be a marker, whatever becomes of its letters."""
-    bare = message.content.translate(dict.fromkeys(map(ord, DELIMITERS), "-"))
-    return replace(message, content=bare)
 
 
 class _RefusalError(MPDError):
