@@ -49,11 +49,7 @@ class Share:
 
 
 def share_gpu(free: int, needs: Mapping[str, Need]) -> dict[str, Share]:
-    """Rows for as many whole requests as fit; a GPU's cache takes its memory at once.
-
-    Args:
-        free: bytes, with all weights loaded.
-        needs: of each model.
+    """Rows for as many whole requests as fit into ``free`` bytes: a GPU's cache takes them at once.
 
     Raises:
         PackError: not even one request fits.

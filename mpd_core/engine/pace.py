@@ -71,13 +71,7 @@ class Pace:
         use: Callable[[int], None] = use_threads,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Begin with all threads.
-
-        Args:
-            most: threads; with one there is nothing to choose.
-            use: makes the calling thread's products and loops run on so many.
-            clock: seconds.
-        """
+        """Begin with all threads; ``use`` has the caller's products and loops run on so many."""
         self.threads = most
         """Of steps, and of prefills between them."""
         self._most, self._use, self._clock = most, use, clock

@@ -16,13 +16,7 @@ class PrefixCache:
     """The last rows of a lane's cache, least recently used first; running rows evict them."""
 
     def __init__(self, capacity: int, rows: int, tokens: int) -> None:
-        """Nothing is kept yet.
-
-        Args:
-            capacity: rows of the cache.
-            rows: to keep at most.
-            tokens: to keep at most, in all rows.
-        """
+        """Nothing is kept yet; of a cache's ``capacity``, rows and tokens to keep at most."""
         self._places = range(capacity - min(rows, capacity), capacity)
         self._tokens = tokens
         self._rows: OrderedDict[CacheRow, int] = OrderedDict()
@@ -51,12 +45,8 @@ class PrefixCache:
         self._rows.move_to_end(row)
 
     def evict(self, rows: int, tokens: int) -> None:
-        """Drop what lies among the first rows, and the least recently used until tokens are left.
-
-        Args:
-            rows: of the cache that others need.
-            tokens: that may be kept beside what others need.
-        """
+        """Drop what lies among the first rows, which others need, and the least recently used until
+        no more tokens are kept than these."""
         self._rows = OrderedDict((t, place) for t, place in self._rows.items() if place >= rows)
         while self._rows and sum(row.length for row in self._rows) > tokens:
             self._rows.popitem(last=False)

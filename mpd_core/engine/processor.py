@@ -57,9 +57,9 @@ class RequestProcessor:
         experts = tuple(self._row(call, request) for call in plan.experts)
         pcm = self._row(plan.pcm, request) if plan.pcm else None
         anchors = tuple(self._row(call, request) for call in plan.anchors)
-        rows = (*experts, *anchors, *([pcm] if pcm else ()))
-        trunk = grow_trunk(t for t in rows if t.lane == BASE) if self._has_trunk else ()
-        sequence = Sequence(request, plan, experts, pcm, anchors, trunk)
+        sequence = Sequence(request, plan, experts, pcm, anchors)
+        if self._has_trunk:
+            sequence.trunk = grow_trunk(sequence.on(BASE))
         share_prefixes(sequence.rows)
         longest, asked = _longest_prompt(sequence), request.sampling.max_new_tokens
         if longest + asked > self._context:

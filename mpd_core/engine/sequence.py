@@ -133,8 +133,7 @@ class Sequence:
     def rows(self) -> tuple[CacheRow, ...]:
         """Rows that are computed here, whatever the lane."""
         local = (row for row in self.experts if not row.call.remote)
-        local_and_below = (*self.trunk, *local, *self.anchors)
-        return (*local_and_below, self.pcm) if self.pcm else local_and_below
+        return (*self.trunk, *local, *self.anchors, *([self.pcm] if self.pcm else ()))
 
     @property
     def remote(self) -> tuple[CacheRow, ...]:

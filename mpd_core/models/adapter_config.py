@@ -101,14 +101,10 @@ class LoraSettings(BaseModel):
         Raises:
             PackError: there is such a one.
         """
-        kinds = [self.target_modules, self.exclude_modules]
-        patterns = [*(self.rank_pattern or ()), *(self.alpha_pattern or ())]
-        layers = self.layers_pattern or []
-        expressions = [
-            *(kind for kind in kinds if isinstance(kind, str)),
-            *map(suffix, patterns),
-            *map(layer_after, [layers] if isinstance(layers, str) else layers),
-        ]
+        names, layers = (self.target_modules, self.exclude_modules), self.layers_pattern or []
+        expressions = [kind for kind in names if isinstance(kind, str)]
+        expressions += map(suffix, (*(self.rank_pattern or ()), *(self.alpha_pattern or ())))
+        expressions += map(layer_after, [layers] if isinstance(layers, str) else layers)
         if endless(expressions, modules):
             raise PackError(
                 f"{CONFIG_FILE} has a regular expression that is matched with "

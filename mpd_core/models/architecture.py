@@ -48,7 +48,15 @@ def row_length(config: Any, context: int) -> int:
         PackError: a longer text's rotary embedding would change for the tokens already read, or the
             base scales attention by positions that it counts itself.
     """
-    _check_scale(config, context)
+    # Llama 4 scales queries by their positions, which it takes from the cache's length: ours has
+    # rows of many. Up to the first step of that scale all are one.
+    first = _setting(config, "floor_scale") if _setting(config, "attn_temperature_tuning") else None
+    if first and context >= first:
+        raise PackError(
+            f"decode.context: {context} tokens, but from {first} on the base scales its attention "
+            f"by positions of its own (attn_temperature_tuning in config.json): set it to at most "
+            f"{first - 1}."
+        )
     limit = _setting(config, "max_position_embeddings") or _setting(config, "max_seq_len")
     for rope in _ropes(config):
         original = rope.get("original_max_position_embeddings")
@@ -63,18 +71,6 @@ def row_length(config: Any, context: int) -> int:
     if limit and config.model_type == "mpt":
         limit -= limit % WINDOW_STEP  # its bias covers so many positions and no more
     return min(context, limit) if limit else context
-
-
-def _check_scale(config: Any, context: int) -> None:
-    """Llama 4 scales queries by their positions, which it takes from the cache's length: ours has
-    rows of many. Up to the first step of that scale all are one."""
-    first = _setting(config, "floor_scale") if _setting(config, "attn_temperature_tuning") else None
-    if first and context >= first:
-        raise PackError(
-            f"decode.context: {context} tokens, but from {first} on the base scales its attention "
-            f"by positions of its own (attn_temperature_tuning in config.json): set it to at most "
-            f"{first - 1}."
-        )
 
 
 def local_sizes(config: Any) -> list[int]:

@@ -148,10 +148,8 @@ class RowCache(Cache):  # type: ignore[misc]
             budget: tokens that all rows together should hold at most.
             spare: positions beyond ``length``, to fill the last window and for idle rows to write.
         """
-        self.spare = spare
-        self.capacity = capacity
-        self.budget = budget
-        self.length = length
+        self.capacity, self.length = capacity, length
+        self.budget, self.spare = budget, spare
         self.window = Window(slice(0, 0), torch.zeros(0, 0, dtype=torch.long), 0)
         self._written = [0] * capacity
         super().__init__(layers=[RowCacheLayer(self) for _ in range(layers)])
@@ -184,7 +182,6 @@ class RowCache(Cache):  # type: ignore[misc]
         self.wipe(target, tokens)
         if self._written[source]:
             self._written[target] = tokens
-        for layer in self.layers:
-            if layer.is_initialized:
-                layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
-                layer.values[target, :, :tokens] = layer.values[source, :, :tokens]
+        for layer in (layer for layer in self.layers if layer.is_initialized):
+            layer.keys[target, :, :tokens] = layer.keys[source, :, :tokens]
+            layer.values[target, :, :tokens] = layer.values[source, :, :tokens]

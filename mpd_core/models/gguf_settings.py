@@ -48,10 +48,8 @@ NOTHING: dict[str, object] = {
 AT_LEAST_ONE = frozenset({"block_count", "embedding_length"})
 SIZES = (
     *sorted(AT_LEAST_ONE),
-    *(
-        f"attention.{part}"
-        for part in ("head_count", "head_count_kv", "key_length", "value_length")
-    ),
+    *("attention.head_count", "attention.head_count_kv"),
+    *("attention.key_length", "attention.value_length"),
     *("feed_forward_length", "expert_count", "expert_feed_forward_length", "vocab_size"),
 )
 """Settings that are sizes of tensors, or a count of them."""

@@ -55,10 +55,8 @@ class StepGraphs:
             length: tokens that a row can hold.
             idle: position at which an idle row writes: beyond every window.
         """
-        self._compute = compute
-        self._capacity = capacity
-        self._length = length
-        self._idle = idle
+        self._compute, self._capacity = compute, capacity
+        self._length, self._idle = length, idle
         self._steps: OrderedDict[tuple[Any, ...], _Step] = OrderedDict()
         self._laid_out: tuple[int, ...] = ()
         self._captures = True

@@ -49,7 +49,12 @@ class _HalfLinear(nn.Module):
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        _check_range(weight, self.dtype)
+        largest = float(weight.detach().abs().max()) if weight.numel() else 0.0
+        if not largest <= torch.finfo(self.dtype).max:
+            raise PackError(
+                f"A weight of {list(weight.shape)} holds {largest:g}, which {str(self.dtype)[6:]} "
+                'does not: set base.precision = "fp32" if that number is meant.'
+            )
         self._product = self.make(weight, bias)
         shape = (self.out_features, self.in_features)
         self.counts = counts_of(str(self.dtype), self.make, self._product, shape)
@@ -114,15 +119,6 @@ class Bf16Linear(_HalfLinear):
         """x [..., in] to [..., out], both in fp32."""
         y = self.counts.compute(self._product, x.reshape(-1, self.in_features))
         return y.view(*x.shape[:-1], -1)
-
-
-def _check_range(weight: Tensor, dtype: torch.dtype) -> None:
-    largest = float(weight.detach().abs().max()) if weight.numel() else 0.0
-    if not largest <= torch.finfo(dtype).max:
-        raise PackError(
-            f"A weight of {list(weight.shape)} holds {largest:g}, which {str(dtype)[6:]} does not: "
-            'set base.precision = "fp32" if that number is meant.'
-        )
 
 
 PACKED: dict[torch.dtype, type[PackedLinear] | type[Bf16Linear] | type[RoundedLinear]] = {

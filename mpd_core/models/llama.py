@@ -160,21 +160,18 @@ def _take_embeddings(module: Any, packed: torch.dtype | None) -> nn.Module:
 
 
 def _take_layer(name: str, layer: Any, stack: LoraStack, *, packed: torch.dtype | None) -> Layer:
-    def take(block: str, *children: str) -> nn.Module:
-        linears = [layer.get_submodule(f"{block}.{child}") for child in children]
-        parts = [
-            (f"{name}.{block}.{child}", width_of(linear))
-            for child, linear in zip(children, linears, strict=True)
-        ]
-        return stack.wrap(fuse(linears, packed=packed), parts)
+    def take(*children: str) -> nn.Module:
+        linears = {child: layer.get_submodule(child) for child in children}
+        parts = [(f"{name}.{child}", width_of(linear)) for child, linear in linears.items()]
+        return stack.wrap(fuse(list(linears.values()), packed=packed), parts)
 
     return Layer(
         attention_norm=layer.input_layernorm.weight.detach(),
-        qkv=take("self_attn", "q_proj", "k_proj", "v_proj"),
-        out=take("self_attn", "o_proj"),
+        qkv=take("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        out=take("self_attn.o_proj"),
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
-        gate_up=take("mlp", "gate_proj", "up_proj"),
-        down=take("mlp", "down_proj"),
+        gate_up=take("mlp.gate_proj", "mlp.up_proj"),
+        down=take("mlp.down_proj"),
     )
 
 

@@ -173,12 +173,7 @@ class RowModel:
         return torch.empty(1, 0, self.hidden_size)
 
     def _begin(
-        self,
-        inputs: Tensor,
-        positions: Tensor,
-        gates: Tensor,
-        window: int,
-        rows: slice | Tensor,
+        self, inputs: Tensor, positions: Tensor, gates: Tensor, window: int, rows: slice | Tensor
     ) -> tuple[Tensor, Tensor, Any, RowCache]:
         """Set up a pass; what a body takes. Loops need no mask: they end where a row does."""
         self.cache.window = Window(rows, positions, window)

@@ -156,10 +156,9 @@ class DecodeSpec(Table):
         Raises:
             RequestError: a value out of bounds.
         """
-        known = (field.name for field in fields(Sampling))
-        own = {name: getattr(self, name) for name in known if name in type(self).model_fields}
+        known = {field.name for field in fields(Sampling)} & type(self).model_fields.keys()
         given = {name: value for name, value in overrides.items() if value is not None}
-        sampling = Sampling(**{**own, **given})
+        sampling = Sampling(**{name: getattr(self, name) for name in known} | given)
         if sampling.max_new_tokens > self.max_new_tokens_limit:
             raise RequestError(
                 f"max_new_tokens is {sampling.max_new_tokens}: "

@@ -64,11 +64,8 @@ class StreamDecoder:
         if text == self._seen:  # a special token, of which nothing is seen: no change of state
             return ""
         self._seen = text
-        if (
-            self._is_byte(token_id)
-            or text.endswith(REPLACEMENT)
-            or not text.startswith(self._known)
-        ):
+        byte = BYTE.fullmatch(self._tokenizer.convert_ids_to_tokens(token_id) or "")
+        if byte or text.endswith(REPLACEMENT) or not text.startswith(self._known):
             return ""
         return self._tell(text[len(self._known) :])
 
@@ -86,10 +83,6 @@ class StreamDecoder:
         if whole.startswith(sent):
             return whole[len(sent) :]
         return self._window(len(self._ids))[len(self._known) :]
-
-    def _is_byte(self, token_id: int) -> bool:
-        name = self._tokenizer.convert_ids_to_tokens(token_id)
-        return name is not None and BYTE.fullmatch(name) is not None
 
     def _window(self, end: int) -> str:
         # Decoders treat a text's first token differently: past it, an anchor is in its place.
@@ -185,11 +178,10 @@ def _spelled(content: str, text: str) -> str:
     if content and all(char in BYTES for char in content):
         raw = bytes(BYTES[char] for char in content)
         if raw.decode("utf-8", "replace") == text and REPLACEMENT in text:
+            # Python keeps bytes that are no text from U+DC80 on.
             escaped = raw.decode("utf-8", "surrogateescape")
-            return "".join(_shown(char) for char in escaped)
+            shown = (
+                f"<0x{ord(c) - 0xDC00:02X}>" if "\udc80" <= c <= "\udcff" else c for c in escaped
+            )
+            return "".join(shown)
     return content
-
-
-def _shown(char: str) -> str:
-    byte = ord(char) - 0xDC00  # where Python keeps bytes that are no text
-    return f"<0x{byte:02X}>" if 0x80 <= byte <= 0xFF else char
