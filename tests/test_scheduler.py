@@ -54,9 +54,9 @@ class Cache:
         for place, row in enumerate(held):
             assert self.rows[place] == row.prompt[:-1]
         for row in table.kept:
-            assert table.kept.place(row) >= len(held)
-            assert self.rows[table.kept.place(row)] == row.prompt[:-1]
-        assert len({table.kept.place(row) for row in table.kept}) == len(table.kept)
+            assert table.kept[row] >= len(held)
+            assert self.rows[table.kept[row]] == row.prompt[:-1]
+        assert len({table.kept[row] for row in table.kept}) == len(table.kept)
 
 
 @given(data=st.data())

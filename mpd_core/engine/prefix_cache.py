@@ -7,49 +7,29 @@ row holds.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 from mpd_core.engine.sequence import CacheRow
 
 
-class PrefixCache:
-    """The last rows of a lane's cache, least recently used first; running rows evict them."""
+class PrefixCache(OrderedDict[CacheRow, int]):
+    """Kept rows and where they lie, at the end of a lane's cache; running rows evict them.
+
+    The one that was used last is at the end; the prompt of each is all that it holds.
+    """
 
     def __init__(self, capacity: int, rows: int, tokens: int) -> None:
         """Nothing is kept yet; of a cache's ``capacity``, rows and tokens to keep at most."""
+        super().__init__()
         self._places = range(capacity - min(rows, capacity), capacity)
         self._tokens = tokens
-        self._rows: OrderedDict[CacheRow, int] = OrderedDict()
-
-    def __iter__(self) -> Iterator[CacheRow]:
-        """Rows, the one that was used last at the end; the prompt of each is all that it holds."""
-        return iter(self._rows)
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, row: CacheRow) -> bool:
-        return row in self._rows
-
-    @property
-    def places(self) -> list[int]:
-        """Of all rows that are kept."""
-        return list(self._rows.values())
-
-    def place(self, row: CacheRow) -> int:
-        """Where it lies in the cache."""
-        return self._rows[row]
-
-    def touch(self, row: CacheRow) -> None:
-        """Note that a request has begun with what this row holds."""
-        self._rows.move_to_end(row)
 
     def evict(self, rows: int, tokens: int) -> None:
         """Drop what lies among the first rows, which others need, and the least recently used until
         no more tokens are kept than these."""
-        self._rows = OrderedDict((t, place) for t, place in self._rows.items() if place >= rows)
-        while self._rows and sum(row.length for row in self._rows) > tokens:
-            self._rows.popitem(last=False)
+        for row in [row for row, place in self.items() if place < rows]:
+            del self[row]
+        while self and sum(row.length for row in self) > tokens:
+            self.popitem(last=False)
 
     def insert(self, row: CacheRow, rows: int, tokens: int) -> int | None:
         """Find a place for a row that ends.
@@ -68,16 +48,15 @@ class PrefixCache:
             return None
         for other in [other for other in self if other.call.adapters == row.call.adapters]:
             if _begins_with(other, row):
-                self.touch(other)
+                self.move_to_end(other)
                 return None
             if _begins_with(row, other):
-                del self._rows[other]
+                del self[other]
         self.evict(rows, tokens - row.length)
-        if len(self._rows) == len(free):
-            self._rows.popitem(last=False)
-        place = max(set(free) - set(self._rows.values()))
-        self._rows[row] = place
-        return place
+        if len(self) == len(free):
+            self.popitem(last=False)
+        self[row] = max(set(free) - set(self.values()))
+        return self[row]
 
 
 def _begins_with(one: CacheRow, other: CacheRow) -> bool:

@@ -81,7 +81,7 @@ class Runner:
         They grow again when somebody comes, a page at a time.
         """
         for name, table in tables.items():
-            self.lanes[name].cache.give_back(table.kept.places)
+            self.lanes[name].cache.give_back(table.kept.values())
 
     def step(
         self,

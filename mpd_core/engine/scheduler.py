@@ -65,7 +65,7 @@ class RowTable:
         reuse_prefixes(rows, [*self.running, *self.kept])
         for row in rows:
             if row.cached_from and row.cached_from in self.kept:
-                self.kept.touch(row.cached_from)
+                self.kept.move_to_end(row.cached_from)  # the last one used
         self.entering = sorted(
             rows, key=lambda t: (t.prefix_leader is not None, t.cached_len - t.to_prefill)
         )
@@ -77,7 +77,7 @@ class RowTable:
 
     def place(self, row: CacheRow) -> int:
         """Where a running or cached row lies in the cache."""
-        return self.kept.place(row) if row in self.kept else self.running.index(row)
+        return self.kept[row] if row in self.kept else self.running.index(row)
 
     def free(self, row: CacheRow, text: tuple[int, ...] = ()) -> list[Move]:
         """Free a row; the moves that keep the rows dense, to be carried out in this order.
