@@ -12,9 +12,8 @@ from mpd_core.engine import loading
 from mpd_core.engine.budget import Need, share_cpu, share_gpu
 from mpd_core.engine.plan import ANCHOR, BASE, TRUNK
 from mpd_core.engine.preparing import prepare
-from mpd_core.engine.promise import promise, try_out
 from mpd_core.engine.runner import KEPT_ROWS, Runner
-from mpd_core.engine.status import release
+from mpd_core.engine.status import promise, release, try_out
 from mpd_core.models import kernels
 from mpd_core.models.adapters import LoraAdapter, load_adapter, lowest_layer
 from mpd_core.models.architecture import WINDOW_STEP, row_length

@@ -16,7 +16,7 @@ import torch
 from mpd_core.engine.build import EngineOptions, Parts, build
 from mpd_core.engine.pace import Pace
 from mpd_core.engine.plan import method_names
-from mpd_core.engine.processor import RequestProcessor
+from mpd_core.engine.processor import RequestProcessor, read_beginnings
 from mpd_core.engine.records import Reply, next_tokens
 from mpd_core.engine.remotes import Remotes
 from mpd_core.engine.runner import StepOutput
@@ -24,7 +24,6 @@ from mpd_core.engine.scheduler import Scheduler
 from mpd_core.engine.sequence import CacheRow, Sequence
 from mpd_core.engine.status import release, report
 from mpd_core.engine.stream import Stream
-from mpd_core.engine.warm import read_beginnings
 from mpd_core.errors import EngineError
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import Pack

@@ -45,15 +45,10 @@ def make_step(
     missing: Mapping[int, float],
     name: Callable[[int], str],
 ) -> StepRecord:
-    """The record of one step.
+    """The record of one step, whose token adds this text to the reply.
 
-    Args:
-        index: of the step, from 0.
-        text: what the token adds to the reply.
-        experts: their names.
-        stats: of this step.
-        missing: by index of a remote expert, probability that its server did not list.
-        name: the text of a candidate.
+    ``missing``: by index of a remote expert, probability that its server did not list; ``name``:
+    the text of a candidate by itself.
 
     Raises:
         EngineError: what the experts said of the token is no distribution.

@@ -41,10 +41,7 @@ def check_reads_alike(
 ) -> None:
     """Check that a model which only reads numbers tokens as the base does; it may lack added ones.
 
-    Args:
-        base_tokenizer: the base's, which all texts are read with.
-        other_tokenizer: the model's own.
-        model: its key in the pack, for the message.
+    All texts are read with the base's tokenizer; ``model`` is the other's key in the pack.
 
     Raises:
         PackError: one line with the first differences.
