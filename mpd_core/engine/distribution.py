@@ -86,11 +86,8 @@ class Distribution:
         return cls(said, how.weights, merged, how.space, anchors)
 
     def describe(self, tokens: Tensor, top_k: int) -> list[StepStats]:
-        """One step of each; everything leaves the device in one transfer.
-
-        Args:
-            tokens: chosen ids, [R].
-            top_k: how many candidates to take from the mixture and from each expert.
+        """One step of each, whose chosen ids are ``tokens``, [R]; the mixture and each expert have
+        ``top_k`` candidates. Everything leaves the device in one transfer.
         """
         both = torch.cat([self.merged[:, None], self.log_probs], dim=1)  # [R, 1 + E, V]
         ids = both.topk(min(top_k, both.shape[-1]), dim=-1).indices.flatten(1)

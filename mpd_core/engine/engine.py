@@ -64,12 +64,7 @@ class Engine:
     def open(cls, pack: Pack, **options: Unpack[EngineOptions]) -> Engine:
         """Obtain a pack's models, load them and make an engine.
 
-        Args:
-            pack: what to run: read from a TOML file, or made in memory.
-            options: see ``EngineOptions``.
-
-        Raises:
-            ModelSourceError, PackError, RequestError: as ``build`` says.
+        Options are described in ``EngineOptions``, errors in ``build``.
         """
         engine = cls(pack, run_in_fresh_thread(build, pack, **options))
         if options.get("warm") and engine.info.device == "cpu":

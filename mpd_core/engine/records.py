@@ -114,9 +114,8 @@ class Reply:
 def next_tokens(merged: Tensor, replies: list[Reply]) -> Tensor:
     """The next token of each reply, [R]: drawn from its mixture, or what its branch says.
 
-    Args:
-        merged: log-probabilities of their mixtures, [R, V].
-        replies: in that order; each uses up one of its random numbers.
+    ``merged`` are log-probabilities of their mixtures, [R, V], in that order; each reply uses up
+    one of its random numbers.
     """
     sequences = [reply.sequence for reply in replies]
     tokens = choose(

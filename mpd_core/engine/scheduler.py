@@ -162,9 +162,7 @@ class Scheduler:
     def remove(self, sequence: Sequence, *, keep: bool = False) -> list[Move]:
         """Forget a sequence, wherever it is; the moves that close its gaps.
 
-        Args:
-            sequence: that has not been removed yet.
-            keep: what its rows hold, for those that begin alike.
+        ``keep``: what its rows hold, for those that begin alike.
         """
         if sequence in self.waiting:
             self.waiting.remove(sequence)

@@ -38,12 +38,8 @@ class Routing:
         self.weights, self.size = weights, (len(weights), tokens)
 
     def mask(self, columns: tuple[int, ...], places: Tensor) -> Tensor:
-        """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters.
-
-        Args:
-            columns: index of each column's adapter.
-            places: the same as a tensor on the device.
-        """
+        """[rows, 1, R]: each row's weight, scaled, at columns that belong to these adapters;
+        ``places`` are the same as a tensor on the device."""
         assert self.weights is not None
         if columns not in self._masks:  # once a pass for all linears with the same columns
             self._masks[columns] = self.weights.index_select(1, places)[:, None, :]

@@ -53,7 +53,7 @@ def take_sample(model: Any, length: int) -> Sample:
     They are no longer than the tokens that a row will be able to hold, ``length``.
 
     Raises:
-        PackError: the model fails, or changes its logits after the output layer.
+        PackError: the model fails.
     """
     config = text_config(model)
     small = sum(p.numel() for p in model.parameters()) <= SMALL
@@ -139,13 +139,9 @@ def check_output_layer(model: Any) -> None:
 
 
 def check_rows(read: Read, sample: Sample, model: Any, *, tolerance: float) -> None:
-    """Read a sample as two rows, the ends one by one, and compare.
+    """Read a sample as two rows of an empty cache, the ends one by one, and compare.
 
-    Args:
-        read: through an empty cache.
-        sample: by the same weights.
-        model: for its name.
-        tolerance: largest difference of two states, relative to the longer of the two.
+    ``tolerance``: largest difference of two states, relative to the longer of the two.
 
     Raises:
         PackError: the states differ, or the rows cannot be computed.

@@ -66,7 +66,7 @@ def check_embedded(
         tokenizer: the base's.
         size: how many tokens the model embeds.
         unused: ids that no prompt and no reply holds, whether they are embedded or not.
-        model: its key in the pack, for the message.
+        model: its key in the pack.
 
     Raises:
         PackError: one line with the first token that has no embedding.

@@ -3,8 +3,8 @@
 A cached model is a folder as ``save_pretrained`` writes it, plus a ``manifest.json`` with the
 sizes of its files. The folder is built under another name and renamed when it is whole, under a
 lock, so that neither an interruption nor a second process leaves a half-written model behind.
-The hub's own cache holds what comes from the hub as it is; it has a place for files that others
-derive (``cached_assets_path``), but neither a lock nor a mark of completeness for them.
+The hub's own cache has a place for files that others derive (``cached_assets_path``), but neither a
+lock nor a mark of completeness for them.
 """
 
 from __future__ import annotations
