@@ -118,7 +118,7 @@ def _parts(thing: Any) -> Iterator[tuple[str, Any]]:
     Copies are gone through, each made in one go: a worker may be changing the thing itself.
     """
     if isinstance(thing, dict):
-        yield from ((str(key), value) for key, value in thing.copy().items())
+        yield from ((str(key), value) for key, value in tuple(thing.items()))
     elif isinstance(thing, (list, tuple, set, frozenset)):
         yield from (("", value) for value in tuple(thing))
     elif isinstance(thing, nn.Module) or type(thing).__module__.startswith(KNOWN):

@@ -153,8 +153,11 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
     options: dict[str, Any] = {"dtype": format_.dtype, "device_map": format_.device}
     if format_.quantize == "nf4":
         options["quantization_config"] = nf4_config(format_.dtype)
-    sentence = "base: {} cannot be loaded: {}; {}."  # whatever a file can do to those who read it
-    told = others_as(PackError, lambda w: sentence.format(folder, w.rstrip("."), advice(folder)))
+    # Whatever a file can do to those who read it, safetensors, tokenizers, an architecture.
+    told = others_as(
+        PackError,
+        lambda why: f"base: {folder} cannot be loaded: {why.rstrip('.')}; {advice(folder)}.",
+    )
     with quiet_transformers(), told:
         tokenizer = read_tokenizer(folder)
         model = load_in_blocks(folder) if format_.blocks else None
