@@ -350,6 +350,12 @@ def test_settings_of_another_kind_are_one_line(base: Path, settings: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+def test_a_setting_that_is_no_number_is_told_plainly(base: Path) -> None:
+    change_config(base, rms_norm_eps=float("nan"))
+    with pytest.raises(PackError, match=r"settings in its config\.json.* not finite; use the"):
+        Engine.open(load_pack(tiny.write_pack(base.parent, base, dimensions=1)), device="cpu")
+
+
 def test_an_adapter_beside_a_base_is_not_added_to_it(base: Path) -> None:
     """As transformers does, with whatever base the adapter itself names."""
     tiny.save_adapter(base, base, rank=2, seed=1)

@@ -123,7 +123,7 @@ def check_output_layer(model: Any) -> None:
     if not hidden.isfinite().all():
         raise PackError(
             f"base: with the settings in its config.json, {type(model).__name__} computes numbers "
-            "that are not finite; use the config.json that belongs to the weights."
+            "that are not finite; use the config.json that belongs to the weights, or fp32."
         )
     if seen[0].shape != hidden.shape or not torch.allclose(seen[0], hidden, rtol=1e-2, atol=1e-2):
         raise PackError(
