@@ -1,4 +1,4 @@
-"""A converted LLaMA's configuration and tokenizer, read without transformers' model code.
+"""A base's tokenizer; and a converted LLaMA's configuration, without transformers' model code.
 
 Whatever is not plain here is left to transformers.
 """
@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
-from mpd_core.models.files import CONFIG, LOCAL, UNREADABLE
+from mpd_core.models.convert import SAMPLE
+from mpd_core.models.files import CONFIG, LOCAL, TOKENIZER_FILES, UNREADABLE
 
 SIZES = (
     "head_dim",
@@ -23,6 +24,7 @@ SIZES = (
     "num_key_value_heads",
     "vocab_size",
 )
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 SWITCHES = ("attention_bias", "mlp_bias", "tie_word_embeddings")
 PLAIN = {"hidden_act": "silu", "model_type": "llama"}
 IDLE = frozenset(
@@ -79,17 +81,40 @@ def _is_plain(found: dict[str, Any]) -> bool:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """A folder's tokenizer, as ``AutoTokenizer`` reads it; of any model."""
+    """A folder's tokenizer, of any model: as ``AutoTokenizer`` reads it, if that is what its
+    tokenizer.json says; else as that says.
+
+    Some classes of transformers make theirs of the file's words and merges alone, by rules of their
+    own: GPT-2's, which SmolLM's files name, does not take digits apart first, as those do.
+    """
+    from transformers import TokenizersBackend
+
     named = _read(folder / "tokenizer_config.json")
     # It is its tokenizer.json and nothing more.
     backend = named.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in named
     if backend and _is_plain(_read(folder / CONFIG)):
-        from transformers import TokenizersBackend
-
         return TokenizersBackend.from_pretrained(folder, **LOCAL)
     from transformers import AutoTokenizer  # imports the model's code, with its configuration
 
-    return AutoTokenizer.from_pretrained(folder, **LOCAL)
+    found = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    if type(found) is TokenizersBackend or not (folder / TOKENIZER_FILES[0]).is_file():
+        return found
+    written = TokenizersBackend.from_pretrained(folder, **LOCAL)
+    if _reads(found) == _reads(written):
+        return found
+    own = {role: getattr(found, role) for role in ROLES if getattr(written, role) is None}
+    words = written.get_vocab()
+    written.add_special_tokens({role: token for role, token in own.items() if token in words})
+    return written
+
+
+def _reads(tokenizer: Any) -> tuple[list[int], str] | None:
+    """What becomes of a text of many kinds; None if a tokenizer fails on it."""
+    try:
+        ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+        return ids, tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    except Exception:  # the library's own, for one where a word that it needs is not there
+        return None
 
 
 def _read(file: Path) -> dict[str, Any]:
