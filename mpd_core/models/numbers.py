@@ -60,9 +60,17 @@ def check_types(folder: Path, model: Any) -> None:
     numbers in its ``folder`` are quantised.
 
     Raises:
-        PackError: names the first weight that is no floating-point tensor.
+        PackError: names the first weight that is no floating-point tensor; or they are quantised so
+            that products round a row's numbers by what other rows hold (LLM.int8 of bitsandbytes).
     """
     if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
+        states = (getattr(module, "state", None) for module in model.modules())
+        if any(getattr(state, "threshold", 0.0) > 0.0 for state in states):
+            raise PackError(
+                f"base: {folder} is quantised so that each text would be computed by what others "
+                'read (llm_int8_threshold over 0): use unquantised weights with precision = "q8" '
+                f"under [base], or set the threshold to 0.0 in {CONFIG}."
+            )
         return
     for key, (kind, shape) in tensor_headers(folder).items():
         if key.endswith(("weight", "bias")) and len(shape) < 4 and kind not in FLOATS:
