@@ -101,6 +101,23 @@ def test_a_tokenizer_is_what_its_file_says(tmp_path: Path, named: str) -> None:
     assert found.name_or_path == str(base)
 
 
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "LlamaTokenizer"])
+def test_words_and_merges_alone_are_read_or_refused(tmp_path: Path, named: str) -> None:
+    """Of these two classes one finds no word in any text, and would leave all out."""
+    made = json.loads(tiny.make_tokenizer().backend_tokenizer.to_str())["model"]
+    merges = "\n".join(" ".join(pair) for pair in made["merges"])
+    (tmp_path / "vocab.json").write_text(json.dumps(made["vocab"]))
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    if named == "GPT2Tokenizer":
+        read = read_tokenizer(tmp_path)
+        assert read.decode(read(" the cat")["input_ids"]) == " the cat"
+        return
+    with pytest.raises(PackError, match=r"LlamaTokenizer .* add the model's tokenizer\.json\.$"):
+        read_tokenizer(tmp_path)
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"attention_bias": True, "mlp_bias": True}, {"head_dim": 8}]
 )

@@ -11,9 +11,12 @@ from typing import Any
 
 from transformers.configuration_utils import PreTrainedConfig
 
+from mpd_core.errors import PackError
 from mpd_core.models.convert import SAMPLE
 from mpd_core.models.files import CONFIG, LOCAL, TOKENIZER_FILES, UNREADABLE
 
+LETTERS = ("the", "cat", "isn", "it")
+"""In ``SAMPLE``."""
 SIZES = (
     "head_dim",
     "hidden_size",
@@ -86,6 +89,9 @@ def read_tokenizer(folder: Path) -> Any:
 
     Some classes of transformers make theirs of the file's words and merges alone, by rules of their
     own: GPT-2's, which SmolLM's files name, does not take digits apart first, as those do.
+
+    Raises:
+        PackError: of other files a class makes one that does not read plain words.
     """
     from transformers import TokenizersBackend
 
@@ -97,7 +103,10 @@ def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer  # imports the model's code, with its configuration
 
     found = AutoTokenizer.from_pretrained(folder, **LOCAL)
-    if type(found) is TokenizersBackend or not (folder / TOKENIZER_FILES[0]).is_file():
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        _check_letters(folder, found)
+        return found
+    if type(found) is TokenizersBackend:
         return found
     written = TokenizersBackend.from_pretrained(folder, **LOCAL)
     if _reads(found) == _reads(written):
@@ -106,6 +115,16 @@ def read_tokenizer(folder: Path) -> Any:
     words = written.get_vocab()
     written.add_special_tokens({role: token for role, token in own.items() if token in words})
     return written
+
+
+def _check_letters(folder: Path, tokenizer: Any) -> None:
+    """LLaMA's class makes of GPT-2's words a tokenizer that finds none of them in a text."""
+    said = (_reads(tokenizer) or ([], ""))[1].casefold()
+    if not all(word in said for word in LETTERS):
+        raise PackError(
+            f"base: in {folder}, {type(tokenizer).__name__} makes a tokenizer that does not read "
+            "plain words of the files that are there: add the model's tokenizer.json."
+        )
 
 
 def _reads(tokenizer: Any) -> tuple[list[int], str] | None:
