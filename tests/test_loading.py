@@ -350,6 +350,16 @@ def test_settings_of_another_kind_are_one_line(base: Path, settings: dict[str, A
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "head_dim", "num_hidden_layers"])
+def test_a_size_without_tensors_is_refused_before_it_is_made(
+    base: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_config(base, **{name: 10**9})
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    with pytest.raises(PackError, match=rf"config\.json sets {name} = 1000000000, and no tensor"):
+        load(base)
+
+
 def test_an_adapter_beside_a_base_is_not_added_to_it(base: Path) -> None:
     """As transformers does, with whatever base the adapter itself names."""
     tiny.save_adapter(base, base, rank=2, seed=1)
