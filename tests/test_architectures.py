@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 from transformers.masking_utils import causal_mask_function
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
 from mpd_core.errors import PackError
 from mpd_core.models import general
+from mpd_core.models.architecture import row_length
 from mpd_core.models.linear import can_pack, round_to
 from mpd_core.models.probe import cached_bytes
 from mpd_core.packs import Pack, load_pack
@@ -24,6 +26,7 @@ from tests.architectures import (
     RIGHT,
     largest_difference,
     make_model,
+    rope,
 )
 from tests.test_engine import ask, assert_same
 
@@ -84,6 +87,34 @@ MEASURED = {
 def test_what_a_token_takes_is_measured(name: str) -> None:
     """Configurations differ in what they call it, and some have it by layer."""
     assert cached_bytes(make_model(*RIGHT[name])) == 4 * MEASURED[name]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "length"),
+    [
+        ("xlnet", {}, CONTEXT),
+        ("llama", {"max_position_embeddings": 40}, 40),
+        ("llama", {"max_position_embeddings": 40, **rope("dynamic", factor=2.0)}, 39),
+        ("mpt", {"max_seq_len": 127}, 64),
+    ],
+)
+def test_a_row_is_as_long_as_there_are_positions(
+    kind: str, settings: dict[str, Any], length: int
+) -> None:
+    """XLNet's number of them is -1: as many as one likes."""
+    assert row_length(AutoConfig.for_model(kind, **settings), CONTEXT) == length
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("llama", {"max_position_embeddings": 1, **rope("dynamic", factor=2.0)}),
+        ("mpt", {"max_seq_len": 63}),
+    ],
+)
+def test_a_base_without_positions_is_refused(kind: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(PackError, match=r"^base: its config\.json leaves no position"):
+        row_length(AutoConfig.for_model(kind, **settings), CONTEXT)
 
 
 def save(folder: Path, kind: str, settings: dict[str, Any]) -> Pack:

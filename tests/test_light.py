@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, pre_tokenizers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 from transformers import LlamaForCausalLM as Transformers
@@ -77,6 +78,43 @@ def test_a_tokenizer_is_the_one_that_transformers_reads(base: Path, tmp_path: Pa
     assert light.decode(light(text)["input_ids"]) == wanted.decode(wanted(text)["input_ids"])
     own = tiny.save_base(tmp_path / "own")  # not converted: whatever it is
     assert type(read_tokenizer(own)) is type(AutoTokenizer.from_pretrained(own, **LOCAL))
+
+
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "Qwen2TokenizerFast", "GemmaTokenizer"])
+def test_a_tokenizer_is_what_its_file_says(tmp_path: Path, named: str) -> None:
+    """Whatever class its configuration names: these make it anew, by rules of their own."""
+    base = tiny.save_base(tmp_path / "base")
+    told = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(told | {"tokenizer_class": named}))
+    written = Tokenizer.from_file(str(base / "tokenizer.json"))
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    written.pre_tokenizer = pre_tokenizers.Sequence([digits, written.pre_tokenizer])
+    written.save(str(base / "tokenizer.json"))
+    text = " the cat's\n\n1. 2026"
+    found = read_tokenizer(base)
+    ids = written.encode(text).ids
+    assert found(text, add_special_tokens=False)["input_ids"] == ids
+    assert found.decode(ids) == text
+    assert (found.eos_token, found.bos_token) == ("<|im_end|>", "<|im_start|>")
+    assert found.chat_template == tiny.CHAT
+    assert found.name_or_path == str(base)
+
+
+@pytest.mark.parametrize("named", ["GPT2Tokenizer", "LlamaTokenizer"])
+def test_words_and_merges_alone_are_read_or_refused(tmp_path: Path, named: str) -> None:
+    """Of these two classes one finds no word in any text, and would leave all out."""
+    made = json.loads(tiny.make_tokenizer().backend_tokenizer.to_str())["model"]
+    merges = "\n".join(" ".join(pair) for pair in made["merges"])
+    (tmp_path / "vocab.json").write_text(json.dumps(made["vocab"]))
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}\n")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    if named == "GPT2Tokenizer":
+        read = read_tokenizer(tmp_path)
+        assert read.decode(read(" the cat")["input_ids"]) == " the cat"
+        return
+    with pytest.raises(PackError, match=r"LlamaTokenizer .* add the model's tokenizer\.json\.$"):
+        read_tokenizer(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -356,6 +356,16 @@ def test_a_setting_that_is_no_number_is_told_plainly(base: Path) -> None:
         Engine.open(load_pack(tiny.write_pack(base.parent, base, dimensions=1)), device="cpu")
 
 
+@pytest.mark.parametrize("name", ["vocab_size", "hidden_size", "head_dim", "num_hidden_layers"])
+def test_a_size_without_tensors_is_refused_before_it_is_made(
+    base: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_config(base, **{name: 10**9})
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    with pytest.raises(PackError, match=rf"config\.json sets {name} = 1000000000, and no tensor"):
+        load(base)
+
+
 def test_an_adapter_beside_a_base_is_not_added_to_it(base: Path) -> None:
     """As transformers does, with whatever base the adapter itself names."""
     tiny.save_adapter(base, base, rank=2, seed=1)

@@ -8,11 +8,12 @@ from pathlib import Path
 import bitsandbytes as bnb
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from mpd_core.engine import Engine
 from mpd_core.engine.reference import ReferenceDecoder
-from mpd_core.models.base import nf4_config, weight_format
+from mpd_core.errors import PackError
+from mpd_core.models.base import load_model, nf4_config, weight_format
 from mpd_core.packs import Pack, Precision, load_pack
 from tests import tiny
 from tests.test_engine import ask, assert_same
@@ -55,6 +56,19 @@ def test_engine_equals_reference_in_four_bits(nf4_engine: Engine) -> None:
     for request in (ask(), ask(preference="B-A", temperature=1.0, seed=2), ask(method="vanilla")):
         steps = nf4_engine.generate(request).steps
         assert_same(steps, tuple(reference.decode(request)), tolerance=0.03)
+
+
+def test_eight_bits_that_mix_rows_are_refused(tiny_base: Path, tmp_path: Path) -> None:
+    """LLM.int8 keeps apart the inputs in which any row of a batch has a large number."""
+    for threshold in (6.0, 0.0):
+        folder = tmp_path / str(threshold)
+        config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=threshold)
+        model = AutoModelForCausalLM.from_pretrained(tiny_base, quantization_config=config)
+        for saved in (model, tiny.make_tokenizer()):
+            saved.save_pretrained(folder)
+    load_model(folder, weight_format("cpu"))
+    with pytest.raises(PackError, match=r"^base: .*llm_int8_threshold over 0\): use unquantised"):
+        load_model(tmp_path / "6.0", weight_format("cpu"))
 
 
 def test_four_bits_are_not_full_precision(make_pack: Callable[..., Pack]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from mpd_core.engine import Engine
 from mpd_core.errors import PackError, RequestError
-from mpd_core.packs import DEFAULT_PACK, Pack, load_pack, pack_names
+from mpd_core.packs import DEFAULT_PACK, Pack, file_sha256, load_pack, pack_names
 from mpd_core.resources import MOST_BYTES
 from tests import tiny
 
@@ -142,6 +143,22 @@ def test_tampered_weights_are_refused(make_pack: Callable[..., Pack]) -> None:
             load_pack(folder)
         file.write_bytes(whole)
     load_pack(folder)
+
+
+def test_an_adapters_configuration_is_held_to_where_it_is_pinned(
+    make_pack: Callable[..., Pack],
+) -> None:
+    """Twice the alpha is another adapter, with the same weights."""
+    folder = make_pack(adapters=True).folder
+    file, toml = folder / "up1" / "adapter_config.json", folder / "pack.toml"
+    weights = f'sha256 = "{file_sha256(folder / "up1" / "adapter_model.safetensors")}"'
+    pinned = f'{weights}\nconfig_sha256 = "{file_sha256(file)}"'
+    toml.write_text(toml.read_text().replace(weights, pinned))
+    assert load_pack(folder).hashes["experts.adapters.up1.config"] == file_sha256(file)
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"lora_alpha": 2 * config["lora_alpha"]}))
+    with pytest.raises(PackError, match=r"up1\.config: .*adapter_config\.json has another SHA-256"):
+        load_pack(folder)
 
 
 def test_weights_of_another_shape_are_refused(

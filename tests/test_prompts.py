@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders
-from transformers import AutoTokenizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from mpd_core import apart
 from mpd_core.errors import PackError, RequestError
@@ -462,6 +462,40 @@ def test_a_decoder_that_strips_the_end_is_refused(nested: bool) -> None:
         renderer_of(tokenizer)
     backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
     assert renderer_of(tokenizer).render([Message("user", "Hi")])
+
+
+@pytest.mark.parametrize("before", [decoders.Fuse(), decoders.ByteLevel()])
+def test_a_decoder_that_changes_what_was_sent_is_refused(before: Any) -> None:
+    """The end of one token and the beginning of the next would become something else."""
+    tokenizer = tiny.make_tokenizer()
+    backend = tokenizer.backend_tokenizer
+    backend.decoder = decoders.Sequence([before, decoders.Replace("@@ ", "")])
+    with pytest.raises(PackError, match=r"^tokenizer\.json: .*Replace after \w+.* use another"):
+        renderer_of(tokenizer)
+    for fine in ([decoders.Replace("@@ ", ""), before], [before, decoders.Replace("@", "")]):
+        backend.decoder = decoders.Sequence(fine)
+        assert renderer_of(tokenizer).render([Message("user", "Hi")])
+
+
+def test_what_a_tokenizer_fails_at_is_told() -> None:
+    """One of whole words that has no token for others; at the template's, or at a person's."""
+    known = ["<|im_start|>", "<|im_end|>", "user", "assistant", "mpd7", "u", "hello"]
+
+    def made(words: list[str]) -> PreTrainedTokenizerFast:
+        words_only = models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>")
+        backend = Tokenizer(words_only)
+        backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        backend.add_special_tokens(words[:2])
+        return PreTrainedTokenizerFast(
+            tokenizer_object=backend, eos_token="<|im_end|>", chat_template=tiny.CHAT
+        )
+
+    with pytest.raises(PackError, match=r"^base: The model's tokenizer cannot read .*own one\.$"):
+        renderer_of(made(known[:-3]))
+    renderer = renderer_of(made(known))
+    assert renderer.render([Message("user", "hello")])
+    with pytest.raises(RequestError, match=r"tokenizer cannot read this text \(WordLevel error"):
+        renderer.render([Message("user", "hello there")])
 
 
 def test_a_tokenizer_that_draws_its_tokens_is_refused() -> None:

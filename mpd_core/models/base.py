@@ -17,7 +17,7 @@ from mpd_core.models.convert import quiet_transformers
 from mpd_core.models.files import LOCAL, advice, tensor_headers
 from mpd_core.models.light import read_tokenizer
 from mpd_core.models.linear import can_pack
-from mpd_core.models.numbers import check_numbers, check_types
+from mpd_core.models.numbers import check_numbers, check_sizes, check_types
 from mpd_core.models.threads import settle
 from mpd_core.packs import Precision, Quantize
 
@@ -159,6 +159,7 @@ def load_model(folder: Path, format_: WeightFormat) -> LoadedModel:
         lambda why: f"base: {folder} cannot be loaded: {why.rstrip('.')}; {advice(folder)}.",
     )
     with quiet_transformers(), told:
+        check_sizes(folder)
         tokenizer = read_tokenizer(folder)
         model = load_in_blocks(folder) if format_.blocks else None
         if model is None:

@@ -1,4 +1,4 @@
-"""A converted LLaMA read without transformers' model code: configuration, tokenizer and modules.
+"""A base's tokenizer, and a converted LLaMA read without transformers' model code.
 
 That code takes 130 MB of a process for good, with what it imports: torch's distributed tensors,
 sympy, and accelerate and scipy where they are. Whatever is not plain here is left to it.
@@ -14,12 +14,17 @@ import torch
 from torch import Tensor, nn
 from transformers.configuration_utils import PreTrainedConfig
 
-from mpd_core.models.files import CONFIG, LOCAL, UNREADABLE
+from mpd_core.errors import PackError
+from mpd_core.models.convert import SAMPLE
+from mpd_core.models.files import CONFIG, LOCAL, TOKENIZER_FILES, UNREADABLE
 
+LETTERS = ("the", "cat", "isn", "it")
+"""In ``SAMPLE``."""
 SIZES = (
     *("head_dim", "hidden_size", "intermediate_size", "max_position_embeddings", "vocab_size"),
     *("num_attention_heads", "num_hidden_layers", "num_key_value_heads"),
 )
+ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 SWITCHES = ("attention_bias", "mlp_bias", "tie_word_embeddings")
 PLAIN = {"hidden_act": "silu", "model_type": "llama"}
 IDLE = (
@@ -65,17 +70,56 @@ def _is_plain(found: dict[str, Any]) -> bool:
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """A folder's tokenizer, as ``AutoTokenizer`` reads it; of any model."""
+    """A folder's tokenizer, of any model: as ``AutoTokenizer`` reads it, if that is what its
+    tokenizer.json says; else as that says.
+
+    Some classes of transformers make theirs of the file's words and merges alone, by rules of their
+    own: GPT-2's, which SmolLM's files name, does not take digits apart first, as those do.
+
+    Raises:
+        PackError: of other files a class makes one that does not read plain words.
+    """
+    from transformers import TokenizersBackend
+
     named = _read(folder / "tokenizer_config.json")
     # It is its tokenizer.json and nothing more.
     backend = named.get("tokenizer_class") == "TokenizersBackend" and "auto_map" not in named
     if backend and _is_plain(_read(folder / CONFIG)):
-        from transformers import TokenizersBackend
-
         return TokenizersBackend.from_pretrained(folder, **LOCAL)
     from transformers import AutoTokenizer  # imports the model's code, with its configuration
 
-    return AutoTokenizer.from_pretrained(folder, **LOCAL)
+    found = AutoTokenizer.from_pretrained(folder, **LOCAL)
+    if not (folder / TOKENIZER_FILES[0]).is_file():
+        _check_letters(folder, found)
+        return found
+    if type(found) is TokenizersBackend:
+        return found
+    written = TokenizersBackend.from_pretrained(folder, **LOCAL)
+    if _reads(found) == _reads(written):
+        return found
+    own = {role: getattr(found, role) for role in ROLES if getattr(written, role) is None}
+    words = written.get_vocab()
+    written.add_special_tokens({role: token for role, token in own.items() if token in words})
+    return written
+
+
+def _check_letters(folder: Path, tokenizer: Any) -> None:
+    """LLaMA's class makes of GPT-2's words a tokenizer that finds none of them in a text."""
+    said = (_reads(tokenizer) or ([], ""))[1].casefold()
+    if not all(word in said for word in LETTERS):
+        raise PackError(
+            f"base: in {folder}, {type(tokenizer).__name__} makes a tokenizer that does not read "
+            "plain words of the files that are there: add the model's tokenizer.json."
+        )
+
+
+def _reads(tokenizer: Any) -> tuple[list[int], str] | None:
+    """What becomes of a text of many kinds; None if a tokenizer fails on it."""
+    try:
+        ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
+        return ids, tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    except Exception:  # the library's own, for one where a word that it needs is not there
+        return None
 
 
 def _read(file: Path) -> dict[str, Any]:

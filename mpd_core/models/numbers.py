@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,18 @@ NAMES = {torch.float16: "float16", torch.bfloat16: "bfloat16", torch.int8: "q8"}
 """What people call the types that weights are packed to."""
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 """Types of a safetensors file whose numbers are what they stand for."""
+LAYERS = frozenset({"num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers"})
+SIZES = frozenset(
+    {
+        *("vocab_size", "hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "head_dim"),
+        *("intermediate_size", "moe_intermediate_size", "ffn_dim", "n_inner", "n_head"),
+        *("num_attention_heads", "num_key_value_heads"),
+        *("num_experts", "num_local_experts", "n_routed_experts"),
+    }
+)
+"""Settings that are sides of tensors, or count what is stacked in one."""
+PACKED = 8
+"""Numbers that quantised weights may hold in one."""
 LOST = 1e-2
 """Most that a tensor may change, relatively, in the type that it is held in: rounding changes it
 by at most 0.2%, what is lost beyond that was too large or too small for the type."""
@@ -53,6 +66,25 @@ def _size(tensor: Tensor) -> float:
     return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
+def check_sizes(folder: Path) -> None:
+    """Refuse sizes that no model of these tensors has: one of such a size would be made first.
+
+    Raises:
+        PackError: names the setting.
+    """
+    found = json.loads((folder / CONFIG).read_text("utf-8"))
+    headers = tensor_headers(folder)
+    widest = max((max(shape, default=0) for _, shape in headers.values()), default=0)
+    text = found.get("text_config")
+    for name, value in (*found.items(), *(text.items() if isinstance(text, dict) else ())):
+        most = len(headers) if name in LAYERS else PACKED * widest if name in SIZES else value
+        if isinstance(value, int) and value > most:
+            raise PackError(
+                f"base: {folder / CONFIG} sets {name} = {value!s:.20}, and no tensor beside it "
+                "is so large: use the config.json that belongs to the weights."
+            )
+
+
 def check_types(folder: Path, model: Any) -> None:
     """Refuse numbers that stand for others: transformers would take them as they are.
 
@@ -60,9 +92,17 @@ def check_types(folder: Path, model: Any) -> None:
     numbers in its ``folder`` are quantised.
 
     Raises:
-        PackError: names the first weight that is no floating-point tensor.
+        PackError: names the first weight that is no floating-point tensor; or they are quantised so
+            that products round a row's numbers by what other rows hold (LLM.int8 of bitsandbytes).
     """
     if getattr(getattr(model, "hf_quantizer", None), "pre_quantized", False):
+        states = (getattr(module, "state", None) for module in model.modules())
+        if any(getattr(state, "threshold", 0.0) > 0.0 for state in states):
+            raise PackError(
+                f"base: {folder} is quantised so that each text would be computed by what others "
+                'read (llm_int8_threshold over 0): use unquantised weights with precision = "q8" '
+                f"under [base], or set the threshold to 0.0 in {CONFIG}."
+            )
         return
     for key, (kind, shape) in tensor_headers(folder).items():
         if key.endswith(("weight", "bias")) and len(shape) < 4 and kind not in FLOATS:

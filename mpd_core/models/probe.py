@@ -79,7 +79,9 @@ def cached_bytes(model: Any) -> int:
         return model.cached_bytes
     token = torch.ones(1, 1, dtype=torch.long, device=model.device)
     with _as_pack_errors(model), torch.inference_mode():
-        cache: Any = getattr(body_of(model)(input_ids=token, use_cache=True), "past_key_values", ())
+        output = body_of(model)(input_ids=token, use_cache=True)
+    name = "cache" if hasattr(output, "cache") else "past_key_values"  # as versions call it
+    cache: Any = getattr(output, name, ())
     layers = getattr(getattr(cache, "self_attention_cache", cache), "layers", ())
     kept = (getattr(layer, side, None) for layer in layers for side in ("keys", "values"))
     size = sum(int(tensor.nbytes) for tensor in kept if tensor is not None)

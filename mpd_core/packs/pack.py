@@ -56,7 +56,7 @@ class Pack:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Short name to SHA-256 of the TOML and of every weight file that it pins."""
+        """Short name to SHA-256 of the TOML and of every file that it pins."""
         hashes = {"pack.toml": self.toml_sha256}
         if isinstance(self.spec.base.source, GGUFSource):
             hashes["base"] = self.spec.base.source.sha256
@@ -130,7 +130,7 @@ class Pack:
         )
 
     def verify_files(self) -> None:
-        """Check that each weight file is there and is the one that the TOML pins.
+        """Check that each file that the TOML pins is there and is that one.
 
         Raises:
             PackError: names the key and the file.
@@ -154,14 +154,17 @@ class Pack:
             adapters["experts.anchor"] = spec.experts.anchor
         if spec.pcm.adapter:
             adapters["pcm.adapter"] = spec.pcm.adapter
-        files = {
-            key: (self.path(a.folder) / "adapter_model.safetensors", a.sha256)
-            for key, a in adapters.items()
-        }
+        if spec.rewards:
+            adapters["rewards"] = spec.rewards
+        files = {}
+        for key, adapter in adapters.items():
+            folder = self.path(adapter.folder)
+            files[key] = folder / "adapter_model.safetensors", adapter.sha256
+            if adapter.config_sha256:
+                files[f"{key}.config"] = folder / "adapter_config.json", adapter.config_sha256
         if reward := spec.rewards:
-            folder = self.path(reward.folder)
-            files["rewards"] = (folder / "adapter_model.safetensors", reward.sha256)
-            files["rewards.head"] = (folder / "head.safetensors", reward.head_sha256)
+            head = self.path(reward.folder) / "head.safetensors"
+            files["rewards.head"] = head, reward.head_sha256
         if spec.pcm.head:
             files["pcm.head"] = (self.path(spec.pcm.head.file), spec.pcm.head.sha256)
         return files

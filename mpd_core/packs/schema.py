@@ -58,6 +58,9 @@ class AdapterSpec(Table):
     folder: Path
     sha256: str = Field(pattern=SHA256)
     """Of ``adapter_model.safetensors``."""
+    config_sha256: str | None = Field(None, pattern=SHA256)
+    """Of ``adapter_config.json``, whose alpha, rank and patterns scale every factor; packs of
+    before this key do not pin it."""
 
 
 class RemoteTable(Table):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from mpd_core.errors import PackError, RequestError
+from mpd_core.errors import PackError, RequestError, others_as
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -107,7 +108,8 @@ class ControlTokens:
     def _spans(self, text: str) -> list[tuple[int, int]]:
         """Where the tokenizer finds a control token all the same: start and end in the text."""
         known = self._tokenizer.is_fast
-        found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=known)
+        with reading():
+            found = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=known)
         ids = found["input_ids"]
         spans = found["offset_mapping"] if known else [(0, 1)] * len(ids)
         return [span for i, span in zip(ids, spans, strict=True) if i in self.ids]
@@ -120,6 +122,15 @@ class ControlTokens:
             for marker in self._reserved:
                 if marker in read and marker not in text:
                     raise _undefusable(marker)
+
+
+def reading() -> AbstractContextManager[None]:
+    """What a tokenizer raises at a text is told as a RequestError: one without a token for what it
+    does not know fails at that."""
+    return others_as(
+        RequestError,
+        lambda why: f"The model's tokenizer cannot read this text ({why}).",
+    )
 
 
 def _added(tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, str, bool]]:

@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mpd_core.errors import MPDError, PackError, RequestError, one_line
+from mpd_core.errors import MPDError, PackError, RequestError, one_line, others_as
 from mpd_core.packs import TemplateSpec
 from mpd_core.prompts import bounds
-from mpd_core.prompts.control import ControlTokens, end_tokens
+from mpd_core.prompts.control import ControlTokens, end_tokens, reading
 from mpd_core.prompts.streaming import check_decoder
 from mpd_core.request import Message
 
@@ -52,12 +52,13 @@ class PromptRenderer:
             bounds.check(self._chat)
         self.end_of_turn = end_tokens(tokenizer, template.end_of_turn)
         """Ids of the tokens that end a reply."""
-        self.written = self._written()
-        """Ids of the tokens that stand in every prompt."""
+        with others_as(PackError, lambda why: f"base: {why.rstrip('.')}; use the model's own one."):
+            self.written = self._written()
+            """Ids of the tokens that stand in every prompt."""
+            self._beginning = self._left_to_begin()
         self._control = ControlTokens(tokenizer, self._chat, template.reserved, self.written)
         # Of its own replies a template may ask for parts: up to "</think>" it leaves them out.
         self._spoken = ControlTokens(tokenizer, "", template.reserved, self.written)
-        self._beginning = self._left_to_begin()
         self._kept: set[tuple[str, ...]] = set()  # roles of turns that were all seen in a prompt
 
     @property
@@ -151,7 +152,8 @@ class PromptRenderer:
             raise _RefusalError(one_line(error).rstrip(".")) from error
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+        with reading():
+            return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _written(self) -> frozenset[int]:
         user, reply = {"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpd_core.errors import PackError
 
@@ -20,6 +20,8 @@ BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 """A token that stands for one byte, where the tokenizer falls back to bytes."""
 ANCHORS = ("a", "▁a", "Ġa", "the", "▁the", "0", "A")
 LOOKED_AT = 1000
+JOINING = ("Fuse", "ByteLevel")
+"""Stages of decoders after which a text's tokens are one."""
 _PRINTED = (*range(33, 127), *range(161, 173), *range(174, 256))
 _HIDDEN = (byte for byte in range(256) if byte not in _PRINTED)
 BYTES = {
@@ -92,26 +94,39 @@ class StreamDecoder:
 
 
 def check_decoder(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a decoder that takes characters off a text's end.
+    """Refuse a decoder by which what comes later changes the text that has been sent.
 
-    Pieces would not join to the whole, and of a text that is shorter than what is taken off, the
-    tokenizers library panics, which ends more than a request.
+    One that takes characters off a text's end: of a text that is shorter than what is taken off,
+    the tokenizers library panics, too, which ends more than a request. And one that replaces
+    several characters once tokens are joined: they may be of two tokens.
 
     Raises:
         PackError: the tokenizer has such a decoder.
     """
     decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
-    if decoder is None:
-        return
-    stages = [json.loads(decoder.__getstate__())]
-    while stages:
-        stage = stages.pop()
-        stages += stage.get("decoders", ())
-        if stage.get("type") == "Strip" and stage.get("stop", 0):
+    joined: str | None = None
+    for stage in _stages(json.loads(decoder.__getstate__())) if decoder else ():
+        kind = stage.get("type")
+        if kind == "Strip" and stage.get("stop", 0):
             raise PackError(
                 "tokenizer.json: the decoder strips the end of a text (Strip with stop over 0), so "
                 "a reply could not be streamed: set its stop to 0, or use another base."
             )
+        if kind == "Replace" and joined and len(stage["pattern"].get("String", "  ")) != 1:
+            raise PackError(
+                "tokenizer.json: the decoder replaces several characters where tokens are joined "
+                f"already (Replace after {joined}), so a reply could not be streamed: use another "
+                "base."
+            )
+        if kind in JOINING:
+            joined = kind
+
+
+def _stages(stage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Of a decoder, in order."""
+    yield stage
+    for inner in stage.get("decoders", ()):
+        yield from _stages(inner)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool = False) -> str:

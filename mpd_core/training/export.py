@@ -211,7 +211,8 @@ def _take(source: Path, folder: Path, place: str) -> dict[str, str]:
     target.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         _copy(source / name, target / name)
-    return {"folder": place, "sha256": file_sha256(target / WEIGHTS_FILE)}
+    pins = {"sha256": WEIGHTS_FILE, "config_sha256": CONFIG_FILE}
+    return {"folder": place, **{key: file_sha256(target / name) for key, name in pins.items()}}
 
 
 def _copy(source: Path, target: Path) -> None:

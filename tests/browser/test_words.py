@@ -252,6 +252,21 @@ FILE = """([file, weights]) => {
 }"""
 
 
+STRIP = """([file, text]) => {
+  const node = document.createElement('p');
+  const Strip = new Function(file + '; return Strip;')();
+  new Strip(node).grow({text, experts: [], weight: []}, 'weight');
+  return [node.textContent, node.querySelectorAll('.tok').length];
+}"""
+
+
+def test_a_strip_is_text_without_colours(visitor: Visitor) -> None:
+    """Nothing but its own file and that of texts is needed to lay tokens out."""
+    file = "\n".join(assets.text(name) for name in ("text.js", "strip.js"))
+    tokens = ["الن", "بات", " ", "تص", ".", "\n", "Hi"]
+    assert visitor.page.evaluate(STRIP, [file, tokens]) == ["".join(tokens), len(tokens)]
+
+
 def looks(visitor: Visitor, weights: list[list[float]]) -> dict[str, Any]:
     file = "\n".join(assets.text(name) for name in ("text.js", "colouring.js", "trace.js"))
     found: dict[str, Any] = visitor.page.evaluate(FILE, [file, weights])
