@@ -84,12 +84,11 @@ def _run(
     """Announce some stages and run them; None runs all of them."""
     setup = _open(pack, out)
     chosen = _poles(setup, poles)
-    from mpd_core.training import estimate
-    from mpd_core.training.stages import STAGES, Options
+    from mpd_core.training.stages import STAGES, Options, lines
 
     stages = [STAGES[name] for name in names or STAGES]
     works = [work for stage in stages for work in stage.work(setup)]
-    tell(estimate.lines(setup, works, measure=dry_run))
+    tell(lines(setup, works, measure=dry_run))
     if not dry_run:
         for stage in stages:
             stage.run(setup, Options(chosen, resume, tell))

@@ -41,7 +41,7 @@ class VerdictSpec(Table):
     """What blind readers saw in replies, for reward models to say the same."""
 
     file: Path
-    """See ``verdicts.load_verdicts`` for the format."""
+    """See ``data.load_verdicts`` for the format."""
     ridge: float = Field(100.0, gt=0)
     """Penalty on moving the reward models' head away from what pairs taught it; see
     ``calibration.fit_head``."""

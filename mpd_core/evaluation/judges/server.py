@@ -207,7 +207,7 @@ def _usage(answer: Any) -> tuple[int, int] | None:
     """Token usage reported by the server; None if missing or implausible."""
     usage = answer.get("usage")
     told = usage if isinstance(usage, dict) else {}
-    found = [told.get(f"{name}_tokens") for name in ("prompt", "completion")]
+    found: list[Any] = [told.get(f"{name}_tokens") for name in ("prompt", "completion")]
     return (found[0], found[1]) if all(type(n) is int and n >= 0 for n in found) else None
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -23,12 +21,12 @@ from torch import Tensor
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
-from mpd_core.saving import read_json, write_json
+from mpd_core.saving import read_json, replacing_folder, write_json
 from mpd_core.training.adapters.rewards import PAIRS, load_head, reward_folder
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import Verdict, load_verdicts
 from mpd_core.training.results import ADAPTER, HEAD
 from mpd_core.training.scoring.reward_models import RewardModels
-from mpd_core.training.verdicts import Verdict, load_verdicts
 
 FITTED = "verdicts.json"
 FOLDS, STEPS, HALVINGS = 5, 50, 30
@@ -87,21 +85,13 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
     fitted = fit_head(states, named, head, spec.ridge).float()
     tensors = {"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()}
     tensors |= {PAIRS + "weight": weight, PAIRS + "bias": bias}
-    _write(source, target, tensors, {**facts, "replies": len(verdicts), "figures": figures})
+    with replacing_folder(target) as scratch:
+        shutil.copytree(source, scratch)
+        (scratch / HEAD).unlink()
+        save_file(tensors, scratch / HEAD)
+        write_json(scratch / FITTED, {**facts, "replies": len(verdicts), "figures": figures})
     for name, found in figures.items():
         tell(f"reward models and readers, on prompts left out, {name}: {json.dumps(found)}")
-
-
-def _write(source: Path, target: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """The adapter with another head, whole: a crash leaves what there was."""
-    scratch = target.with_name(target.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(source, scratch)
-    (scratch / HEAD).unlink()
-    save_file(tensors, scratch / HEAD)
-    write_json(scratch / FITTED, record)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
 
 
 def fit_head(states: Tensor, named: Tensor, head: Tensor, ridge: float) -> Tensor:
