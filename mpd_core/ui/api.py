@@ -17,9 +17,8 @@ from mpd_core.request import NUMBERS, SHIFTING, GenerationRequest, Message, Spac
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
 from mpd_core.ui.ask import branch, whole
-from mpd_core.ui.handlers import FRAME_SECONDS
+from mpd_core.ui.handlers import FRAME_SECONDS, together
 from mpd_core.ui.runs import Run
-from mpd_core.ui.together import together
 
 if TYPE_CHECKING:
     from mpd_core.packs import Pack

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpd_core.ui.pages import navigation
 from mpd_core.ui.people import results_page, vote_page
-from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.ballots import Place
 
 if TYPE_CHECKING:
     from mpd_core.packs import Pack
