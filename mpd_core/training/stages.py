@@ -53,11 +53,6 @@ class Options:
     """Called with progress messages."""
 
 
-def verdicts(setup: TrainingContext, options: Options) -> None:
-    """The reward models' head, by what blind readers saw."""
-    run_in_fresh_thread(calibrate, setup, options.tell, resume=options.resume)
-
-
 def checked_verdicts(setup: TrainingContext) -> Iterator[Work]:
     """Seconds of work, after minutes of reading; a file with mistakes is refused before all."""
     verdicts_of(setup)
@@ -182,7 +177,9 @@ class Stage:
 STAGES: Mapping[str, Stage] = {
     "experts": Stage(lambda s, o: train_experts(s, o.poles, resume=o.resume), experts_work),
     "rewards": Stage(lambda s, o: train_rewards(s, resume=o.resume), rewards_work),
-    "verdicts": Stage(verdicts, checked_verdicts),
+    "verdicts": Stage(
+        lambda s, o: run_in_fresh_thread(calibrate, s, o.tell, resume=o.resume), checked_verdicts
+    ),
     "references": Stage(references, references_work),
     "static": Stage(static, static_work),
     "pcm": Stage(pcm, pcm_work),

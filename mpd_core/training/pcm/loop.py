@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from mpd_core.engine import Engine
@@ -94,11 +93,10 @@ class Trainer:
         self._setup = setup
         self._spec = setup.recipe.pcm
         self._folder = folder
-        self._accelerator = Accelerator()
         self._policy = Policy(setup)
         groups = self._policy.parameter_groups(self._spec)
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-        self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
+        self._learner = Learner(setup, self._policy, self._optimiser)
         self._history: list[Entry] = []
         if (folder / STATE).is_file():
             self._take_up()

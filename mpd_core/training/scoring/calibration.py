@@ -17,6 +17,7 @@ from statistics import fmean
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
@@ -122,10 +123,7 @@ def fit_head(states: Tensor, named: Tensor, head: Tensor, ridge: float) -> Tenso
 
 def _logistic(states: Tensor, named: Tensor, start: Tensor, ridge: Tensor) -> Tensor:
     def loss(at: Tensor) -> Tensor:
-        scores = states @ at
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-            scores, named, reduction="sum"
-        )
+        entropy = F.binary_cross_entropy_with_logits(states @ at, named, reduction="sum")
         return entropy + (ridge * (at - start).square()).sum() / 2
 
     weights, value = start, loss(start)
@@ -182,11 +180,7 @@ def _figures(
         own, seen = scores[at[0], at[1]], named[at[0], at[1]] > 0
         found[dimension.name] = {"agrees": round(fmean(((own > 0) == seen).tolist()), 4)}
         if seen.any() and not seen.all():
-            found[dimension.name]["ranks"] = round(_ranked(own[seen], own[~seen]), 4)
+            apart = own[seen][:, None] - own[~seen]  # ties count half (AUC)
+            above = ((apart > 0).double() + (apart == 0).double() / 2).mean()
+            found[dimension.name]["ranks"] = round(float(above), 4)
     return found
-
-
-def _ranked(high: Tensor, low: Tensor) -> float:
-    """Share of pairs in which one of ``high`` is above one of ``low``, ties half (AUC)."""
-    apart = high[:, None] - low[None, :]
-    return float(((apart > 0).double() + (apart == 0).double() / 2).mean())
