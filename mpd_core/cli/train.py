@@ -134,7 +134,13 @@ def report(
 
 
 def _open(pack: str | None, out: Path | None) -> TrainingContext:
-    _check_alone()
+    # All of several processes would write the same files.
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise RequestError(
+            f"WORLD_SIZE is {processes}, and training is one process: start it without torchrun or "
+            "accelerate launch."
+        )
     loaded = load_pack(pack)
     try:
         from mpd_core.training.context import TrainingContext
@@ -144,16 +150,6 @@ def _open(pack: str | None, out: Path | None) -> TrainingContext:
             "pip install -e '.[training]'."
         ) from error
     return TrainingContext.open(loaded, out, tell)
-
-
-def _check_alone() -> None:
-    """Refuse to run under several processes: all of them would write the same files."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdecimal() and int(processes) > 1:
-        raise RequestError(
-            f"WORLD_SIZE is {processes}, and training is one process: start it without torchrun or "
-            "accelerate launch."
-        )
 
 
 def _poles(setup: TrainingContext, names: list[str] | None) -> list[Pole]:

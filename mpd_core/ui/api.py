@@ -64,14 +64,23 @@ def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., 
     """The endpoint's function; its parameters follow the pack's dimensions."""
     pack = engine.pack
     poles = dict(zip(_parameter_names(pack), pack.space.dimensions, strict=True))
-    parameters = _parameters(pack, poles)
+    given = {
+        "instruction": (str, inspect.Parameter.empty),
+        **dict.fromkeys(poles, (str, "")),
+        **_settings(pack),
+    }
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        inspect.Parameter(name, kind, default=default, annotation=type_)
+        for name, (type_, default) in given.items()
+    ]
     signature = inspect.Signature(parameters, return_annotation=Iterator[Reply])
 
     def generate(*args: Any, **kwargs: Any) -> Iterator[Reply]:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
         try:
-            yield from _stream(produce, _request(pack, poles, dict(given.arguments)))
+            yield from _stream(produce, _request(pack, poles, dict(call.arguments)))
         except MPDError as error:
             # It may quote what came, and half a surrogate pair cannot be sent back.
             said = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -106,19 +115,6 @@ def _parameter_names(pack: Pack) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _parameters(pack: Pack, poles: Mapping[str, Dimension]) -> list[inspect.Parameter]:
-    given = {
-        "instruction": (str, inspect.Parameter.empty),
-        **dict.fromkeys(poles, (str, "")),
-        **_settings(pack),
-    }
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return [
-        inspect.Parameter(name, kind, default=default, annotation=type_)
-        for name, (type_, default) in given.items()
-    ]
 
 
 def _describe(engine: Host, poles: Mapping[str, Dimension]) -> str:

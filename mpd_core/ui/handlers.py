@@ -153,17 +153,15 @@ def _write_on(runs: Sequence[Run], writing: Iterator[None]) -> None:
 
     def watch() -> None:
         while left := [run for run in runs if run.open]:
-            _cancel([run for run in left if time.monotonic() - run.wanted > _patience(run)])
+            for run in left:
+                queued = run.status == "waiting"
+                patience = min(QUEUED_SECONDS, LINGER_SECONDS) if queued else LINGER_SECONDS
+                if time.monotonic() - run.wanted > patience:
+                    run.close("done", "cancelled")
             time.sleep(0.2)
 
     threading.Thread(target=deque, args=(writing, 0), daemon=True).start()
     threading.Thread(target=watch, daemon=True).start()
-
-
-def _patience(run: Run) -> float:
-    """Seconds for which a page may be gone before its reply is given up."""
-    queued = run.status == "waiting"
-    return min(QUEUED_SECONDS, LINGER_SECONDS) if queued else LINGER_SECONDS
 
 
 def together(sources: Sequence[Iterator[T]]) -> Iterator[T | None]:

@@ -13,11 +13,13 @@ import gradio as gr
 from mpd_core.analysis import read_trace
 from mpd_core.method.preferences import Dimension
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import analyse, assets, opening, palette, people, settings, zerogpu
+from mpd_core.ui import analyse, assets, opening, palette, settings, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
-from mpd_core.ui.pages import PRIVATE, header
+from mpd_core.ui.pages import PRIVATE, header, navigation
+from mpd_core.ui.people import results_page, vote_page
+from mpd_core.ui.people.ballots import Place
 from mpd_core.ui.runs import encode, head
 from mpd_core.ui.standalone import MARK, viewer_page
 
@@ -53,7 +55,11 @@ def build(engine: Host) -> gr.Blocks:
             api_name="generate",
             concurrency_limit=CONCURRENT_RUNS,
         )
-    people.add(page, engine.pack)
+    with page:
+        navigation()
+    place = Place(engine.pack)
+    vote_page.build(page, place)
+    results_page.build(page, place)
     return page
 
 
