@@ -25,7 +25,7 @@ from mpd_core.remote.exchange import FailureError, exchange
 
 T = TypeVar("T")
 FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 10.0  # a server that asks for more (Retry-After) is given up
+LONGEST_PAUSE_S = 10.0
 _KEY = re.compile(r"[ -~]{1,4096}")
 
 
@@ -43,6 +43,7 @@ class Client:
         *,
         timeout_s: float,
         retries: int,
+        patience_s: float = 60.0,
         key_env: str | None = None,
         ca_file: Path | None = None,
     ) -> None:
@@ -54,6 +55,7 @@ class Client:
                 error that is raised.
             timeout_s: of one attempt, from connecting to the last byte.
             retries: attempts after the first, where they may succeed.
+            patience_s: a server that asks for a longer pause (Retry-After) is given up.
             key_env: name of the environment variable that holds the key.
             ca_file: PEM with more authorities, relative to the working directory.
 
@@ -65,7 +67,7 @@ class Client:
         self._url = self._checked(address)
         self._host = self._url.netloc.decode("ascii")
         self._key = self._read_key(key_env)
-        self._timeout_s, self._retries = timeout_s, retries
+        self._timeout_s, self._retries, self._patience_s = timeout_s, retries, patience_s
         try:
             self._client = _http(self._url, self._key, ca_file)
         except OSError:  # ssl.SSLError is one
@@ -85,7 +87,8 @@ class Client:
     def post(self, payload: bytes, read: Callable[[bytes], T]) -> T:
         """What ``read`` makes of the answer to some JSON; it may raise ``FailureError``.
 
-        Blocks for at most (retries + 1) x timeout_s and retries x 10 s of pauses.
+        Blocks for at most (retries + 1) x timeout_s and retries pauses of 10 s, or what the server
+        asks for.
 
         Raises:
             EngineError: no answer in time, a refusal, or an answer that cannot be read.
@@ -127,7 +130,7 @@ class Client:
                 return read(await exchange(self._client, self._url, payload, self._timeout_s))
             except FailureError as failure:
                 last = attempt == self._retries
-                if last or not failure.passing or failure.pause_s > LONGEST_PAUSE_S:
+                if last or not failure.passing or failure.pause_s > self._patience_s:
                     raise
                 longest = min(FIRST_PAUSE_S * 2.0**attempt, LONGEST_PAUSE_S)
                 back_off = longest * self._random.uniform(0.5, 1.0)

@@ -40,6 +40,7 @@ class RemoteExpert:
             lambda host, reason: RemoteError(f"Expert '{name}' at {host} {reason}."),
             timeout_s=spec.timeout_s,
             retries=spec.retries,
+            patience_s=10.0,  # a reply waits for it
             key_env=spec.api_key_env,
             ca_file=spec.ca_file,
         )
