@@ -26,13 +26,12 @@ def write_metrics(folder: Path, title: str, history: list[dict[str, float]]) -> 
     lines = "".join(json.dumps(entry) + "\n" for entry in history)
     (folder / METRICS).write_text(lines, encoding="utf-8")
     names = sorted({name for entry in history for name in entry} - {"step", "epoch"})
-    points = {
-        name: [
-            (entry["step"], entry[name]) for entry in history if name in entry and "step" in entry
+    charts = []
+    for name in names:
+        curve = [
+            (entry["step"], entry[name]) for entry in history if {name, "step"} <= entry.keys()
         ]
-        for name in names
-    }
-    charts = [line_chart(name, {"": curve}) for name, curve in points.items() if curve]
+        charts += [line_chart(name, {"": curve})] if curve else []
     page = rendered("curves.html", title=title, charts=charts)
     (folder / CURVES).write_text(page, encoding="utf-8")
 

@@ -168,23 +168,13 @@ def share_trunk(model: Any, first: int, pad: int, trunk: Trunk | None = None) ->
     if not (hasattr(body, "layers") and hasattr(body, "embed_tokens") and hasattr(body, "norm")):
         raise PackError(f"lora.first_layer: {type(model).__name__} is not built of plain layers.")
     if trunk is None:
-        trunk = Trunk(_lower_part(body, first), pad)
+        with torch.device("meta"):
+            lower: Any = type(body)(body.config)  # weights shared, without the final norm
+        lower.layers, lower.norm = body.layers[:first], nn.Identity()
+        lower.embed_tokens, lower.rotary_emb = body.embed_tokens, body.rotary_emb
+        trunk = Trunk(lower.eval().requires_grad_(False), pad)
     body.layers = nn.ModuleList(
         layer if k >= first else _Skipped() for k, layer in enumerate(body.layers)
     )
     body.embed_tokens = trunk
     return trunk
-
-
-def _lower_part(body: Any, first: int) -> nn.Module:
-    """The decoder's lower layers, weights shared, without the final norm."""
-    with torch.device("meta"):
-        lower = type(body)(body.config)
-    lower.layers = body.layers[:first]
-    lower.embed_tokens, lower.rotary_emb, lower.norm = (
-        body.embed_tokens,
-        body.rotary_emb,
-        nn.Identity(),
-    )
-    lower.eval().requires_grad_(False)
-    return lower  # type: ignore[no-any-return]

@@ -167,7 +167,10 @@ def _stream(produce: zerogpu.Producer, request: GenerationRequest) -> Iterator[R
     shown = 0.0
     run = Run("", request)
     try:
-        for piece in _pieces(produce, run):
+        pieces: Iterator[zerogpu.Piece | None] = produce(run.request, run.attach)
+        if not zerogpu.active():  # None while the request waits: its client may leave meanwhile
+            pieces = together([pieces])
+        for piece in pieces:
             if isinstance(piece, Trace):
                 yield piece.to_dict()
                 continue
@@ -180,10 +183,3 @@ def _stream(produce: zerogpu.Producer, request: GenerationRequest) -> Iterator[R
                 yield {"text": text, "steps": len(steps), "done": False}
     finally:
         run.close("done", "cancelled")
-
-
-def _pieces(produce: zerogpu.Producer, run: Run) -> Iterator[zerogpu.Piece | None]:
-    """What a producer yields, and None while the request waits: its client may leave meanwhile."""
-    if zerogpu.active():
-        return produce(run.request)
-    return together([produce(run.request, run.attach)])

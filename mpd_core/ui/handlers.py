@@ -85,7 +85,7 @@ class Handlers:
 
     def _follow(self, run: Run) -> Iterator[None]:
         """Take a run's steps as they come; at its end the run is closed, however it ended."""
-        pieces = self._open(run)
+        pieces = self.produce(run.request, run.attach)
         try:
             for piece in pieces:
                 if not run.open:
@@ -110,11 +110,6 @@ class Handlers:
         finally:
             run.close("done", "cancelled")
             pieces.close()  # type: ignore[attr-defined]
-
-    def _open(self, run: Run) -> Iterator[zerogpu.Piece]:
-        if zerogpu.active():
-            return self.produce(run.request)
-        return self.produce(run.request, run.attach)
 
     def stop(self, listed: str) -> Frame:
         """End replies at once and keep what is there, whatever the engine is busy with."""
