@@ -129,3 +129,8 @@ def test_nobody_there_is_an_error() -> None:
     ):
         reward(["p"], ["r"])
     reward.close()
+
+
+def test_a_key_that_is_named_must_be_there() -> None:
+    with pytest.raises(EngineError, match="variable MPD_NOT_SET is not set"):
+        RemoteReward("http://127.0.0.1:9/score", "MPD_NOT_SET")
