@@ -1,9 +1,10 @@
-"""Files that are replaced as a whole, JSON in them, and hashes of such values."""
+"""Files and folders that are replaced as a whole, JSON in them, and hashes of such values."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,16 @@ def replacing(file: Path) -> Iterator[Path]:
     scratch = file.with_name(f"{file.name}.part")
     yield scratch
     scratch.replace(file)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """The same for a folder: the path is free, and a crash leaves the old one or none."""
+    scratch = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(scratch, ignore_errors=True)
+    yield scratch
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -123,7 +123,7 @@ def test_odd_values_are_answered_in_one_short_sentence(
 def test_a_client_that_leaves_the_queue_is_no_longer_in_it(
     engine: ScriptedEngine, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mpd_core.ui.together.SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("mpd_core.ui.handlers.SILENT_SECONDS", 0.05)
     waiting = endpoint("never behind 3", "up0")
     assert next(waiting) == {"text": "", "steps": 0, "done": False}
     assert not engine.streams[-1].ended.is_set()

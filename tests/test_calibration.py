@@ -13,12 +13,12 @@ import torch
 from mpd_core.errors import PackError
 from mpd_core.packs import load_pack
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import load_verdicts
 from mpd_core.training.export import write_pack
 from mpd_core.training.recipe import VerdictSpec
 from mpd_core.training.results import ADAPTER, HEAD
 from mpd_core.training.scoring.calibration import FITTED, calibrate, fit_head
 from mpd_core.training.scoring.reward_models import RewardModels
-from mpd_core.training.verdicts import load_verdicts
 from tests import tiny
 from tests.training_fixtures import write_training_pack
 

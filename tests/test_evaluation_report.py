@@ -313,7 +313,6 @@ def test_a_server_judges_a_full_run_under_the_same_options_as_a_single_step(
     pack: Pack, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Estimate, cap, key and sample; what cannot be is refused before anything is generated."""
-    pytest.importorskip("openai")
     server = JudgeServer(lambda _: "Verdict: 1")
     root = tmp_path / "runs"
     asked = ["evaluate", "full", "--pack", str(pack.folder), "--out", str(root), "--limit", "1"]

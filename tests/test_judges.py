@@ -139,7 +139,6 @@ def shorter(text: str) -> str:
 
 @pytest.fixture
 def server() -> Iterator[JudgeServer]:
-    pytest.importorskip("openai")
     found = JudgeServer(shorter)
     yield found
     found.shutdown()
@@ -255,9 +254,9 @@ def test_a_server_that_trickles_bytes_is_not_waited_for(
 ) -> None:
     """Each byte comes in time, and the answer never ends: head or body."""
     server.faults, server.always = [("", None)], ("trickle", pause)
-    judge = asked_of(server, parallel=1, timeout_s=5.0, total_s=0.4)
+    judge = asked_of(server, parallel=1, timeout_s=0.4, retries=0)
     start = time.monotonic()
-    with pytest.raises(EngineError, match=r"no whole answer within 0.4 s.* judge again to go on"):
+    with pytest.raises(EngineError, match=r"did not answer within 0.4 s.* judge again to go on"):
         judge_pairs(judge, pairs(), tmp_path)
     assert time.monotonic() - start < 4
     assert len(list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))) == 1

@@ -20,7 +20,7 @@ LAYERS = """
     engine
     training.measures
     training.pcm_recipe
-    training.data training.verdicts training.recipe training.results training.checkpoint
+    training.data training.recipe training.results training.checkpoint
     training.machine
     training.trunk training.rollouts
     training.context
@@ -28,7 +28,6 @@ LAYERS = """
     training.adapters
     training.export training.scoring training.pcm.batches
     training.pcm
-    training.estimate
     training.stages
     evaluation bench
     ui

@@ -212,7 +212,7 @@ def test_a_page_imports_no_pandas() -> None:
 
 def test_a_page_needs_nothing_that_only_training_has() -> None:
     """``requirements.txt`` alone is what Spaces and ``make run`` install."""
-    extras = ("textstat", "vaderSentiment", "wordfreq", "openai", "wordllama", "evalica")
+    extras = ("textstat", "vaderSentiment", "wordfreq", "wordllama", "evalica")
     code = f"import sys; sys.modules.update(dict.fromkeys({extras!r}))\n"
     assert (
         in_python(code + "import mpd_core.ui.server, mpd_core.cli.app; print('there')") == "there"

@@ -24,6 +24,7 @@ from mpd_core.method.merging import merge_probabilities, tempered_log_probs
 from mpd_core.method.ppo import advantages, ppo_loss, ppo_policy_loss
 from mpd_core.method.rebel import rebel_loss
 from mpd_core.method.reward import aggregate, bradley_terry
+from mpd_core.request import Sampling
 from mpd_core.training import checkpoint, rollouts
 from mpd_core.training import teacher_forcing as reading
 from mpd_core.training.adapters.experts import expert_folder
@@ -220,7 +221,7 @@ def test_an_update_sees_what_the_engine_said(
     pack = trained_pack(setup, tmp_path / "pcm")
     engine = Engine.open(pack, precision="fp32")
     asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "AB"], 3, 0)
-    said = rollouts.run(engine, asks, rollouts.learning(9))
+    said = rollouts.run(engine, asks, Sampling(9, temperature=1.0))
     engine.close()
     replies = [first_tokens(reply, 9 - 2 * (k % 3)) for k, reply in enumerate(said)]
     with torch.no_grad():
@@ -255,7 +256,7 @@ def test_an_update_in_strength_sees_what_the_engine_said(
     policy.save(tmp_path / "pcm")
     engine = Engine.open(trained_pack(setup, tmp_path / "pcm"), precision="fp32")
     asks = [RolloutRequest("Why is it so?", code, seed=3) for code in ("AA", "BA")]
-    sampling = rollouts.learning(9)
+    sampling = Sampling(9, temperature=1.0)
     traces = []
     for ask in asks:
         own = asdict(replace(sampling, seed=ask.seed))

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from mpd_core.packs import RemoteTable
-from mpd_core.remote import exchange
-from mpd_core.remote import expert as remote
+from mpd_core.remote import client, exchange
 from mpd_core.remote.expert import RemoteError, RemoteExpert
 from tests.patience import PATIENCE
 from tests.remote_process import KEY, PROMPTS, RemoteServer, serve
@@ -24,7 +23,7 @@ pytest_plugins = ["tests.remote_fixtures"]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(client, "FIRST_PAUSE_S", 0.02)
 
 
 LIES: dict[str, tuple[dict[str, Any], str]] = {
@@ -112,7 +111,7 @@ def test_retry_after_is_kept_or_given_up(
 
     # Its own sleeping alone: other tests' servers may sleep in this process as well.
     watched = SimpleNamespace(**{**vars(asyncio), "sleep": noted})
-    monkeypatch.setattr("mpd_core.remote.expert.asyncio", watched)
+    monkeypatch.setattr("mpd_core.remote.client.asyncio", watched)
     with closing(RemoteExpert("friendly", spec, vocab_size)) as expert:
         remote_server.fault("status", status=429, retry_after="1", times=1)
         start = time.monotonic()

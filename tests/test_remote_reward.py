@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
@@ -53,12 +53,17 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Its own pauses alone: other threads of this process sleep as they mean to."""
-    pauses: list[float] = []
-    watched = SimpleNamespace(**{**vars(time), "sleep": pauses.append})
-    monkeypatch.setattr("mpd_core.training.scoring.reward_models.time", watched)
-    return pauses
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The client's own pauses alone, and none of them kept."""
+    found, sleep = list[float](), asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        found.append(seconds)
+        await sleep(0)
+
+    watched = SimpleNamespace(**{**vars(asyncio), "sleep": noted})
+    monkeypatch.setattr("mpd_core.remote.client.asyncio", watched)
+    return found
 
 
 def ask(server: Server) -> list[float]:
@@ -72,22 +77,22 @@ def ask(server: Server) -> list[float]:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 413, 422])
 def test_what_another_try_cannot_mend_is_told_at_once(server: Server, status: int) -> None:
     server.answers = [(status, "no")] * 5
-    with pytest.raises(EngineError, match=f"{server.url} failed: status {status}. Check it"):
+    with pytest.raises(EngineError, match=rf"{server.url} .*status {status}: no.*Check it"):
         ask(server)
     assert server.asked == 1
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503])
-def test_what_may_pass_is_asked_again(server: Server, status: int, no_pauses: list[float]) -> None:
+def test_what_may_pass_is_asked_again(server: Server, status: int, pauses: list[float]) -> None:
     server.answers = [(status, "later")] * (TRIES - 1)
     assert ask(server) == [2.0, 3.0]
     assert server.asked == TRIES
     server.answers = [(status, "later")] * TRIES
-    no_pauses.clear()
+    pauses.clear()
     with pytest.raises(EngineError, match=f"status {status}"):
         ask(server)
     assert server.asked == 2 * TRIES
-    assert len(no_pauses) == TRIES - 1  # none after the last
+    assert len(pauses) == TRIES - 1  # none after the last
 
 
 BAD = (
@@ -105,14 +110,14 @@ FEW = ('{"scores": [1]}', '{"scores": {}}', "[1, 2]", "null")
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        *((f'{{"scores": {bad}}}', "a score is not finite") for bad in BAD),
-        *((few, "it must answer with 2 scores") for few in FEW),
-        *((page, "Expecting value") for page in ("", "<html>")),
+        *((f'{{"scores": {bad}}}', "sent a score that is not finite") for bad in BAD),
+        *((few, "must answer with 2 scores") for few in FEW),
+        *((page, "sent no JSON .Expecting value") for page in ("", "<html>")),
     ],
 )
 def test_what_is_no_score_is_an_error(server: Server, text: str, why: str) -> None:
     server.answers = [(200, text)] * TRIES
-    with pytest.raises(EngineError, match=rf"server .* failed: {why}.*\. Check it and resume"):
+    with pytest.raises(EngineError, match=rf"server {server.url} {why}.*\. Check it and resume"):
         ask(server)
     assert server.asked == TRIES
 
@@ -120,7 +125,12 @@ def test_what_is_no_score_is_an_error(server: Server, text: str, why: str) -> No
 def test_nobody_there_is_an_error() -> None:
     reward = RemoteReward("http://127.0.0.1:9/score", timeout_s=2.0)
     with pytest.raises(
-        EngineError, match=r"The reward server http://127\.0\.0\.1:9/score failed: .+"
+        EngineError, match=r"The reward server http://127\.0\.0\.1:9/score cannot be reached .+"
     ):
         reward(["p"], ["r"])
     reward.close()
+
+
+def test_a_key_that_is_named_must_be_there() -> None:
+    with pytest.raises(EngineError, match="variable MPD_NOT_SET is not set"):
+        RemoteReward("http://127.0.0.1:9/score", "MPD_NOT_SET")

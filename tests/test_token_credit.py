@@ -24,6 +24,7 @@ from mpd_core.method.token_credit import (
     token_credit_loss,
 )
 from mpd_core.packs import load_pack
+from mpd_core.request import Sampling
 from mpd_core.training import rollouts
 from mpd_core.training import teacher_forcing as reading
 from mpd_core.training.adapters.experts import expert_folder
@@ -152,7 +153,7 @@ def sampled(setup: TrainingContext, temperature: float) -> list[Rollout]:
     engine = Engine.open(trained_pack(setup), precision="fp32")
     try:
         asks = rollouts.every(["Hi", "Why is it so?"], ["AA", "BA"], 1, 0)
-        return rollouts.run(engine, asks, rollouts.learning(5, temperature))
+        return rollouts.run(engine, asks, Sampling(5, temperature=temperature))
     finally:
         engine.close()
 

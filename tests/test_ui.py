@@ -17,7 +17,7 @@ from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
 from mpd_core.request import GenerationRequest, Message
 from mpd_core.trace import Candidate, StepRecord
-from mpd_core.ui import ask, pages, palette, settings, wire, zerogpu
+from mpd_core.ui import ask, pages, palette, runs, settings, zerogpu
 from mpd_core.ui.ask import uses_preference, whole
 from mpd_core.ui.handlers import Handlers
 from mpd_core.ui.runs import KEPT, Run, Runs
@@ -111,7 +111,7 @@ def test_frame_is_json_even_with_impossible_tokens() -> None:
     run.experts = ("elementary", "concise", "friendly")
     run.add(step(0, "Hi"))
     run.add(step(1, "", logprob=-math.inf))
-    frame = wire.frame([run])
+    frame = runs.frame([run])
     assert json.loads(json.dumps(frame, allow_nan=False)) == frame
     said = frame["runs"][run.id]
     assert [row[0] for row in rows(said)] == ["Hi", ""]
@@ -126,7 +126,7 @@ def test_rows_of_the_space_strength_follow_the_experts(anchors: tuple[str, ...])
     said = step(0, "Hi")
     named = {**said.logprobs, **{name: -2.0 - k for k, name in enumerate(anchors)}}
     one = Candidate(7, "Hi", 0.5, named)
-    row = json.loads(wire.encode(experts, [replace(said, logprobs=named, top_k=(one,))]))[0]
+    row = json.loads(runs.encode(experts, [replace(said, logprobs=named, top_k=(one,))]))[0]
     expected = [*(said.logprobs[name] for name in experts), -2.0, -3.0][: 3 + len(anchors)]
     assert row[4] == pytest.approx(expected)
     assert row[7][0][3] == pytest.approx(expected)
@@ -145,10 +145,10 @@ def test_frames_hold_the_last_chunks_and_a_fetch_holds_all() -> None:
     run.experts = ("elementary", "concise", "friendly")
     for i in range(20):
         run.add(step(i, f" {i}"))
-        said = wire.frame([run])["runs"][run.id]
+        said = runs.frame([run])["runs"][run.id]
     assert said["count"] == 20
-    assert list(said["parts"]) == [str(i) for i in range(20 - wire.WINDOW, 20)]
-    whole_run = wire.frame([run], whole=True)["runs"][run.id]
+    assert list(said["parts"]) == [str(i) for i in range(20 - runs.WINDOW, 20)]
+    whole_run = runs.frame([run], whole=True)["runs"][run.id]
     assert [row[0] for row in rows(whole_run)] == [f" {i}" for i in range(20)]
 
 
@@ -267,7 +267,7 @@ def test_a_closed_page_cancels_all_that_it_asked_for(monkeypatch: pytest.MonkeyP
 
 def test_a_page_that_closes_leaves_the_queue_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """And does not wait there until its first token, for which others would have to wait."""
-    monkeypatch.setattr("mpd_core.ui.together.SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("mpd_core.ui.handlers.SILENT_SECONDS", 0.05)
     monkeypatch.setattr("mpd_core.ui.handlers.QUEUED_SECONDS", 0.2)
     engine = ScriptedEngine(PACK)
     queued = [{"role": "user", "content": "never behind 2"}]

@@ -16,8 +16,7 @@ from mpd_core.errors import MPDError
 from mpd_core.evaluation.votes import ALL, Votes, agreement, alpha, folder, meetings_of
 from mpd_core.packs import Pack, load_pack
 from mpd_core.training.data import load_styles
-from mpd_core.ui.people.ballots import Ballots, swapped
-from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.ballots import Ballots, Place, swapped
 from mpd_core.ui.people.results_page import _shown
 from mpd_core.ui.people.voting import ANEW, THANKS, TWICE, Shown, Voting, rater_of
 from tests.vote_fixtures import killed, many, vote, write_run
@@ -103,15 +102,15 @@ def test_pairs_are_mpd_with_others_that_say_something_else(place: Place, pack: P
     assert len(ballots) == 2 * 2 * 2
     seen: dict[str, int] = {}
     done: set[str] = set()
-    while ballot := ballots.draw(len(done), done, seen):
-        assert ballot.pair.first == "mpd"
-        assert ballot.pair.whole.first.startswith("mpd")
-        assert ballot == ballots.draw(len(done), done, seen)
-        done.add(ballot.key)
+    while key := ballots.draw(len(done), done, seen):
+        assert ballots.pairs[key].first == "mpd"
+        assert ballots.pairs[key].whole.first.startswith("mpd")
+        assert key == ballots.draw(len(done), done, seen)
+        done.add(key)
     assert len(done) == 8
     first = ballots.draw(5, set(), {})
     assert first
-    assert ballots.draw(5, set(), {first.key: 1}) != first  # fewest votes come first
+    assert ballots.draw(5, set(), {first: 1}) != first  # fewest votes come first
     assert {swapped(seed) for seed in range(20)} == {True, False}
     assert abs(sum(swapped(seed) for seed in range(1000)) - 500) < 80
     assert place.ballots() is ballots
@@ -160,7 +159,7 @@ def test_people_go_on_voting_while_a_newer_run_is_generated(place: Place, pack: 
     shutil.rmtree(folder() / pack.spec.name / "evaluation")
     assert "9 of 12 replies are missing" in Voting(place).next(ANN).note
     (newer / "replies.jsonl").write_text(whole)
-    assert Voting(place).next(ANN).ballot
+    assert Voting(place).next(ANN).pair
 
 
 def answered(shown: Shown, better: str) -> list[str]:
@@ -173,7 +172,7 @@ def test_a_rater_judges_every_pair_once_whatever_the_order(place: Place) -> None
     voting = Voting(place)
     shown = voting.next(ANN)
     orders = set()
-    while shown.ballot:
+    while shown.pair:
         orders.add(swapped(shown.state["seed"]))
         found = voting.cast(ANN, shown.state, answered(shown, "mpd"))
         assert isinstance(found, Shown)
@@ -187,7 +186,7 @@ def test_a_rater_judges_every_pair_once_whatever_the_order(place: Place) -> None
     assert {vote.content for vote in votes} == {"content"}
     assert ANN not in json.dumps([vote.rater for vote in votes])
     assert {vote.swapped for vote in votes} == orders
-    assert voting.next(BOB).ballot
+    assert voting.next(BOB).pair
 
 
 def test_a_vote_that_cannot_count_is_told(place: Place, pack: Pack) -> None:

@@ -26,7 +26,7 @@ function emptyData(pack, names) {
   };
 }
 
-/** Append one step, as `wire.py` encodes it. */
+/** Append one step, as `runs.py` encodes it. */
 function addRow(data, [text, id, weights, probability, logprobs, entropy, disagreement, top, missing, divergence]) {
   const count = data.experts.length, chances = logprobs.slice(0, count).map(chanceOf);
   data.anchors = logprobs.length - count;

@@ -14,6 +14,7 @@ from mpd_core.analysis.measure import Analysis, StepGroup, analyse
 from mpd_core.console import aligned
 
 MAX_FILES = 1000
+UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
 
 def trace(
@@ -32,7 +33,11 @@ def trace(
         from mpd_core.ui.standalone import report_page  # here: --help should not wait for Plotly
 
         _write(html, report_page(found))
-    print(dumps(found.to_dict()) if json else _printable(table(found)))
+    # Names from a file must not steer a terminal.
+    shown = (
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in table(found)
+    )
+    print(dumps(found.to_dict()) if json else "".join(shown))
 
 
 def table(found: Analysis) -> str:
@@ -60,11 +65,6 @@ def _row(group: StepGroup, experts: Sequence[str]) -> tuple[str, ...]:
     weights = (f"{group.weights[e]:.3f}" if e in group.weights else "-" for e in experts)
     numbers = (f"{group.entropy:.3f}", f"{group.divergence:.3f}")
     return (group.name, str(group.tokens), *numbers, *weights)
-
-
-def _printable(text: str) -> str:
-    """Names from a file must not steer a terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _name(path: Path, files: list[Path]) -> str:

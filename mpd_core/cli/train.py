@@ -84,12 +84,11 @@ def _run(
     """Announce some stages and run them; None runs all of them."""
     setup = _open(pack, out)
     chosen = _poles(setup, poles)
-    from mpd_core.training import estimate
-    from mpd_core.training.stages import STAGES, Options
+    from mpd_core.training.stages import STAGES, Options, lines
 
     stages = [STAGES[name] for name in names or STAGES]
     works = [work for stage in stages for work in stage.work(setup)]
-    tell(estimate.lines(setup, works, measure=dry_run))
+    tell(lines(setup, works, measure=dry_run))
     if not dry_run:
         for stage in stages:
             stage.run(setup, Options(chosen, resume, tell))
@@ -135,7 +134,13 @@ def report(
 
 
 def _open(pack: str | None, out: Path | None) -> TrainingContext:
-    _check_alone()
+    # All of several processes would write the same files.
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise RequestError(
+            f"WORLD_SIZE is {processes}, and training is one process: start it without torchrun or "
+            "accelerate launch."
+        )
     loaded = load_pack(pack)
     try:
         from mpd_core.training.context import TrainingContext
@@ -145,16 +150,6 @@ def _open(pack: str | None, out: Path | None) -> TrainingContext:
             "pip install -e '.[training]'."
         ) from error
     return TrainingContext.open(loaded, out, tell)
-
-
-def _check_alone() -> None:
-    """Refuse to run under several processes: all of them would write the same files."""
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes.isdecimal() and int(processes) > 1:
-        raise RequestError(
-            f"WORLD_SIZE is {processes}, and training is one process: start it without torchrun or "
-            "accelerate launch."
-        )
 
 
 def _poles(setup: TrainingContext, names: list[str] | None) -> list[Pole]:

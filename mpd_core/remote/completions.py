@@ -17,13 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpd_core.remote.exchange import FailureError
+
 SUM_TOLERANCE = 1e-3  # servers round, and some compute in half precision
 LEAST_MISSING = 1e-8  # keeps every log-probability finite when the listed ones sum to 1
 _TOKEN_KEY = re.compile(r"token_id:(0|[1-9][0-9]{0,8})")
 
 
-class BadAnswerError(Exception):
-    """A response that cannot be used; the message completes a sentence that names the server."""
+class BadAnswerError(FailureError):
+    """A response that cannot be used."""
 
 
 @dataclass(frozen=True, eq=False)

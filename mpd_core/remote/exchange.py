@@ -1,63 +1,32 @@
-"""One request to a completion server and its response's body, bounded in time and in size."""
+"""One request to a server and its response's body, bounded in time and in size."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import ssl
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
-from pathlib import Path
 
 import httpx
 
 from mpd_core.errors import shortened
 
+PASSING = (408, 409, 425, 429)  # beside 5xx
 MAX_BODY_BYTES = 64_000_000
 MAX_ERROR_BYTES = 64_000
 MAX_QUOTE = 200  # characters of a server's own message
 
 
 class FailureError(Exception):
-    """A failed attempt: the reason, whether a retry may succeed, and the delay before it.
+    """A failed attempt; its text follows the name of a server in a sentence, and says what to do.
 
     Attributes:
-        reason: follows the name of a server in a sentence; says what to do.
-        passing: time-outs, lost connections, status 429 and 5xx.
+        passing: a retry may succeed: time-outs, lost connections, ``PASSING`` and 5xx.
         pause_s: seconds that the server asked for, or 0.
     """
 
     def __init__(self, reason: str, *, passing: bool = False, pause_s: float = 0.0) -> None:
         super().__init__(reason)
-        self.reason, self.passing, self.pause_s = reason, passing, pause_s
-
-
-def parse_url(text: str) -> httpx.URL | None:
-    """An API's base address, or None if it is not plain http(s)."""
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        return None
-    whole = url.scheme in ("http", "https") and url.host
-    return url if whole and not (url.userinfo or url.query or url.fragment) else None
-
-
-def make_client(url: httpx.URL, key: str, ca_file: Path | None) -> httpx.AsyncClient:
-    """A client that verifies https, with more authorities if a PEM file is given.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
-    verify: ssl.SSLContext | bool = True
-    if url.scheme == "https":
-        verify = httpx.create_ssl_context()
-        if ca_file:
-            verify.load_verify_locations(cafile=ca_file)
-    # No time-outs of single reads: ``exchange`` bounds an attempt as a whole.
-    return httpx.AsyncClient(headers=headers, verify=verify, timeout=None)
+        self.passing, self.pause_s = passing, pause_s
 
 
 async def exchange(
@@ -91,8 +60,7 @@ async def _post(client: httpx.AsyncClient, url: httpx.URL, payload: bytes) -> by
         body = await _read(response, MAX_BODY_BYTES)
         if len(body) > MAX_BODY_BYTES:
             raise FailureError(
-                f"sent more than {MAX_BODY_BYTES // 10**6} MB: lower top_k, or check that the"
-                " address is a completion server's"
+                f"sent more than {MAX_BODY_BYTES // 10**6} MB: check its address, or lower top_k"
             )
         return body
 
@@ -128,10 +96,10 @@ def _status_failure(response: httpx.Response, body: bytes) -> FailureError:
     sent = response.request.headers.get("Authorization", "").removeprefix("Bearer ")
     told = f"status {status}: {_message(body, sent)}"
     if status in (401, 403):
-        return FailureError(f"refused the key ({told}): check the variable named by api_key_env")
+        return FailureError(f"refused the key ({told}): check the variable that api_key_env names")
     if status == 404:
         return FailureError(f"does not know the model or the path ({told}): check model and url")
-    if status != 429 and status < 500:
+    if status not in PASSING and status < 500:
         return FailureError(f"refused the request ({told})")
     state = "is overloaded" if status in (429, 503) else "failed"
     pause_s = _retry_after(response.headers.get("Retry-After", ""))
@@ -164,13 +132,5 @@ def _short(text: str) -> str:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds from now of a Retry-After header: a number, or a date (RFC 9110, 10.2.3)."""
-    if value.strip().isdecimal():
-        return float(value[:9])
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, IndexError, OverflowError):  # whatever the parser stumbles on
-        return 0.0
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return max((moment - datetime.now(timezone.utc)).total_seconds(), 0.0)
+    """Seconds of a Retry-After header; a date, which it may be as well, counts as none."""
+    return float(value[:9]) if value.strip().isdecimal() else 0.0

@@ -125,12 +125,7 @@ class TrainingContext:
 
     def causal_lm(self, lora: LoraSpec, start: Path | None = None) -> Any:
         """The frozen base with an adapter to train: a fresh one, or a copy of a saved one."""
-        model = self.bare(lora)
-        adapted = (
-            PeftModel.from_pretrained(model, start, is_trainable=True)
-            if start
-            else _adapted(model, lora)
-        )
+        adapted = _adapted(self.bare(lora), lora, start)
         for parameter in adapted.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # saved as fp16
@@ -156,9 +151,7 @@ class TrainingContext:
         else:
             model = self._load(obtain(self.pack, backbone))
             _check_lora(model, lora)
-        if adapter:
-            return PeftModel.from_pretrained(model, adapter, is_trainable=True)
-        return _adapted(model, lora)
+        return _adapted(model, lora, adapter)
 
     def record(self, folder: Path, kind: str, **facts: Any) -> None:
         """Write the provenance of a result: seed, recipe, and hashes of data, pack and adapter."""
@@ -206,7 +199,9 @@ class TrainingContext:
             )
 
 
-def _adapted(model: Any, lora: LoraSpec) -> Any:
+def _adapted(model: Any, lora: LoraSpec, saved: Path | None) -> Any:
+    if saved:
+        return PeftModel.from_pretrained(model, saved, is_trainable=True)
     upper = range(lora.first_layer, model.config.num_hidden_layers) if lora.first_layer else ()
     config = LoraConfig(
         task_type=TaskType.CAUSAL_LM,

@@ -1,24 +1,25 @@
-"""Answers in every style, as the trainers read them.
+"""Answers in every style, as the trainers read them, and readers' verdicts on replies.
 
-A line of the file is one prompt: ``{"id", "split", "prompt", "answers": {name: text}}``. A name is
-a pole, ``neutral``, or a full preference code such as ``ABA``; poles and codes are the pack's, so a
+A line of answers is one prompt: ``{"id", "split", "prompt", "answers": {name: text}}``. A name is a
+pole, ``neutral``, or a full preference code such as ``ABA``; poles and codes are the pack's, so a
 new dimension is new answers and a new table in the pack, and no new code.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
-from mpd_core.errors import PackError
+from mpd_core.errors import MPDError, PackError
 from mpd_core.method.preferences import LEFT_OUT, Dimension, Pole, PreferenceSpace
 from mpd_core.packs import file_sha256
 
 Split = Literal["train", "valid", "test"]
 NEUTRAL = "neutral"
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,16 @@ def load_styles(file: Path) -> Styles:
     Raises:
         PackError: names the line and what is wrong with it.
     """
-    if not file.is_file():
-        raise PackError(f"data.file: {file} is missing.")
+    return Styles(_rows("data.file", file, _styled), file_sha256(file))
+
+
+def _rows(key: str, file: Path, read: Callable[[str, str], Row]) -> tuple[Row, ...]:
+    """What ``read`` makes of each line, given its place, of a file that the recipe's key names."""
     try:
         with file.open(encoding="utf-8-sig") as lines:
-            rows = tuple(_styled(f"{file}:{number}", line) for number, line in enumerate(lines, 1))
-    except UnicodeDecodeError as error:
-        raise PackError(f"data.file: {file} is not UTF-8: {error}.") from error
-    return Styles(rows, file_sha256(file))
+            return tuple(read(f"{file}:{number}", line) for number, line in enumerate(lines, 1))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PackError(f"{key}: {file} cannot be read: {error}.") from error
 
 
 def _styled(place: str, line: str) -> Styled:
@@ -136,3 +139,42 @@ def comparisons(space: PreferenceSpace, answers: Collection[str]) -> tuple[Compa
 
 def _dimension(space: PreferenceSpace, pole: Pole) -> Dimension:
     return next(dimension for dimension in space.dimensions if pole in dimension.poles)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One reply of the pack's own experts, and what one blind reader saw in it."""
+
+    prompt: str
+    reply: str
+    preference: str
+    """Code of the preference that it was generated for, which the reader did not know."""
+    shown: frozenset[str]
+    """Names of the poles that the reader named; at most one of each dimension."""
+
+
+def load_verdicts(file: Path, space: PreferenceSpace) -> tuple[Verdict, ...]:
+    """Read a file of verdicts, which reward models learn from.
+
+    A line is one reply: ``{"prompt", "preference", "strengths", "reply", "shown", "quality"}``.
+    ``shown`` has one letter a dimension: of the pole that a reader named who saw the prompt and
+    the reply alone, ``-`` for neither.
+
+    Raises:
+        PackError: names the line and what is wrong with it.
+    """
+    return _rows("verdicts.file", file, lambda place, line: _verdict(place, line, space))
+
+
+def _verdict(place: str, line: str, space: PreferenceSpace) -> Verdict:
+    try:
+        row = json.loads(line)
+        prompt, reply, shown = row["prompt"], row["reply"], row["shown"]
+        code = space.parse(row["preference"]).code
+        letters = list(zip(space.dimensions, str(shown), strict=True))
+        named = {d.by_letter(letter).name for d, letter in letters if letter != LEFT_OUT}
+    except (ValueError, KeyError, TypeError, MPDError) as error:
+        raise PackError(f"{place}: not a reply with what a reader saw ({error}).") from None
+    if not all(isinstance(text, str) and text.strip() for text in (prompt, reply)):
+        raise PackError(f"{place}: the prompt and the reply must be text.")
+    return Verdict(prompt, reply, code, frozenset(named))

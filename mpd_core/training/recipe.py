@@ -41,7 +41,7 @@ class VerdictSpec(Table):
     """What blind readers saw in replies, for reward models to say the same."""
 
     file: Path
-    """See ``verdicts.load_verdicts`` for the format."""
+    """See ``data.load_verdicts`` for the format."""
     ridge: float = Field(100.0, gt=0)
     """Penalty on moving the reward models' head away from what pairs taught it; see
     ``calibration.fit_head``."""
@@ -133,12 +133,7 @@ def load_recipe(pack: Pack) -> Recipe:
     """
     path = pack.folder / FILE
     recipe = read_table(path, Recipe)
-    _check_names(path, pack, recipe)
-    return recipe
-
-
-def _check_names(path: Path, pack: Pack, recipe: Recipe) -> None:
-    """Check names in tables against the pack: a misspelt one would be silently ignored."""
+    # A misspelt name would be silently ignored.
     poles = [pole.name for pole in pack.space.poles]
     for table in ("scorers", "measures"):
         for name in getattr(recipe, table):
@@ -150,3 +145,4 @@ def _check_names(path: Path, pack: Pack, recipe: Recipe) -> None:
         if measure is not None and measure.removeprefix("-") not in MEASURES:
             known = ", ".join(MEASURES)
             raise PackError(f"{path}: {key}: no measure '{measure}': use {known}, or - before one.")
+    return recipe

@@ -80,11 +80,6 @@ def run(engine: Engine, asks: Sequence[RolloutRequest], sampling: Sampling) -> l
     return replies
 
 
-def learning(max_new_tokens: int, temperature: float = 1.0) -> Sampling:
-    """The sampling whose log-probabilities are those of Eq. 1, or of its power 1/temperature."""
-    return Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
-
-
 def save(file: Path, replies: Sequence[Rollout]) -> None:
     """Write replies to a file atomically, one JSON object per line."""
     with replacing(file) as scratch, scratch.open("w", encoding="utf-8") as lines:

@@ -45,35 +45,9 @@ class Layout:
         shared = self.segments[:, None, :] == 0
         return ((own | shared) & torch.ones_like(own).tril())[:, None]
 
-    def row(self, index: int) -> Layout:
-        """One row without its padding."""
-        length = int((self.segments[index] != PADDING).sum())
-        return Layout(self.positions[index, :length], self.segments[index, :length])
-
     def to(self, device: torch.device) -> Layout:
         """The same on a device."""
         return Layout(self.positions.to(device), self.segments.to(device))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row without its padding."""
-
-    ids: Tensor
-    layout: Layout
-
-    def parts(self) -> dict[bytes, Tensor]:
-        """What all its texts share, and each text's own end: a key and where in the row it lies.
-
-        States of an end follow from what is shared and the end itself, whatever texts lie beside
-        it, so rows that hold the same answers in other company share what is known of them.
-        """
-        segments = self.layout.segments
-        shared = segments == 0
-        start = self.ids[shared].numpy().tobytes()
-        ends = [segments == number for number in range(1, int(segments.max()) + 1)]
-        own = {start + b"|" + self.ids[end].numpy().tobytes(): end for end in ends}
-        return {start: shared, **own}
 
 
 class _Skipped(nn.Module):
@@ -111,45 +85,39 @@ class Trunk(nn.Module):
     @torch.no_grad()
     def forward(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
         """States [rows, L, D] of ids [rows, L]; without a layout every row is one text."""
-        rows = self._rows(ids.cpu(), layout)
-        parts = [row.parts() for row in rows]
+        device, ids = ids.device, ids.cpu()
+        layout = _plain(ids, self._pad) if layout is None else layout.to(ids.device)
+        parts = [_parts(*row) for row in zip(ids, layout.segments, strict=True)]
         new = [k for k, some in enumerate(parts) if not some.keys() <= self._known.keys()]
         found = {
             key: self._known[key] for k, some in enumerate(parts) if k not in new for key in some
         }
-        for k, states in zip(new, self._compute([rows[k] for k in new], ids.device), strict=True):
-            found |= {key: states[place].clone() for key, place in parts[k].items()}
+        if new:
+            computed = self._compute(ids[new], layout.positions[new], layout.segments[new], device)
+            for k, states in zip(new, computed, strict=True):
+                found |= {key: states[at[: len(states)]] for key, at in parts[k].items()}
         self._keep(found)
         width = next(iter(found.values())).shape[-1]
         out = torch.zeros(*ids.shape, width)
-        for k, some in enumerate(parts):
+        for row, some in zip(out, parts, strict=True):
             for key, place in some.items():
-                out[k, : len(place)][place] = found[key].to(out)
-        return out.to(ids.device)
+                row[place] = found[key].to(out)
+        return out.to(device)
 
-    def _rows(self, ids: Tensor, layout: Layout | None) -> list[_Row]:
-        layout = _plain(ids, self._pad) if layout is None else layout.to(ids.device)
-        own = [layout.row(k) for k in range(len(ids))]
-        return [_Row(row[: len(o.segments)], o) for row, o in zip(ids, own, strict=True)]
-
-    def _compute(self, texts: list[_Row], device: torch.device) -> list[Tensor]:
-        if not texts:
-            return []
-        layout = Layout(
-            padded((text.layout.positions for text in texts), 0).to(device),
-            padded((text.layout.segments for text in texts), PADDING).to(device),
-        )
+    def _compute(
+        self, ids: Tensor, positions: Tensor, segments: Tensor, device: torch.device
+    ) -> Tensor:
+        """States of whole rows, cut where the longest ends, [rows, T, D] on the CPU."""
+        length = int((segments != PADDING).sum(dim=1).max())
+        layout = Layout(positions[:, :length], segments[:, :length]).to(device)
         packed = bool((layout.segments > 0).any())  # plain texts need no mask but the causal one
-        states = self._lower[0](
-            input_ids=padded((text.ids for text in texts), self._pad).to(device),
+        states: Tensor = self._lower[0](
+            input_ids=ids[:, :length].to(device),
             position_ids=layout.positions,
             attention_mask=layout.visible() if packed else None,
             use_cache=False,
         ).last_hidden_state
-        return [
-            row[: len(text.ids)].to("cpu", self.kept_as)
-            for row, text in zip(states, texts, strict=True)
-        ]
+        return states.to("cpu", self.kept_as)
 
     def _keep(self, states: dict[bytes, Tensor]) -> None:
         for key, state in states.items():
@@ -160,6 +128,19 @@ class Trunk(nn.Module):
         while self._bytes > self._memory:
             _, state = self._known.popitem(last=False)
             self._bytes -= state.nbytes
+
+
+def _parts(ids: Tensor, segments: Tensor) -> dict[bytes, Tensor]:
+    """What all texts of a row share, and each text's own end: a key and where in the row it lies.
+
+    States of an end follow from what is shared and the end itself, whatever texts lie beside it,
+    so rows that hold the same answers in other company share what is known of them.
+    """
+    shared = segments == 0
+    start = ids[shared].numpy().tobytes()
+    ends = [segments == number for number in range(1, int(segments.max()) + 1)]
+    own = {start + b"|" + ids[end].numpy().tobytes(): end for end in ends}
+    return {start: shared, **own}
 
 
 def _plain(ids: Tensor, pad: int) -> Layout:
@@ -187,23 +168,13 @@ def share_trunk(model: Any, first: int, pad: int, trunk: Trunk | None = None) ->
     if not (hasattr(body, "layers") and hasattr(body, "embed_tokens") and hasattr(body, "norm")):
         raise PackError(f"lora.first_layer: {type(model).__name__} is not built of plain layers.")
     if trunk is None:
-        trunk = Trunk(_lower_part(body, first), pad)
+        with torch.device("meta"):
+            lower: Any = type(body)(body.config)  # weights shared, without the final norm
+        lower.layers, lower.norm = body.layers[:first], nn.Identity()
+        lower.embed_tokens, lower.rotary_emb = body.embed_tokens, body.rotary_emb
+        trunk = Trunk(lower.eval().requires_grad_(False), pad)
     body.layers = nn.ModuleList(
         layer if k >= first else _Skipped() for k, layer in enumerate(body.layers)
     )
     body.embed_tokens = trunk
     return trunk
-
-
-def _lower_part(body: Any, first: int) -> nn.Module:
-    """The decoder's lower layers, weights shared, without the final norm."""
-    with torch.device("meta"):
-        lower = type(body)(body.config)
-    lower.layers = body.layers[:first]
-    lower.embed_tokens, lower.rotary_emb, lower.norm = (
-        body.embed_tokens,
-        body.rotary_emb,
-        nn.Identity(),
-    )
-    lower.eval().requires_grad_(False)
-    return lower  # type: ignore[no-any-return]

@@ -17,9 +17,8 @@ from mpd_core.request import NUMBERS, SHIFTING, GenerationRequest, Message, Spac
 from mpd_core.trace import StepRecord, Trace
 from mpd_core.ui import zerogpu
 from mpd_core.ui.ask import branch, whole
-from mpd_core.ui.handlers import FRAME_SECONDS
+from mpd_core.ui.handlers import FRAME_SECONDS, together
 from mpd_core.ui.runs import Run
-from mpd_core.ui.together import together
 
 if TYPE_CHECKING:
     from mpd_core.packs import Pack
@@ -65,14 +64,23 @@ def generate_function(engine: Host, produce: zerogpu.Producer) -> Callable[..., 
     """The endpoint's function; its parameters follow the pack's dimensions."""
     pack = engine.pack
     poles = dict(zip(_parameter_names(pack), pack.space.dimensions, strict=True))
-    parameters = _parameters(pack, poles)
+    given = {
+        "instruction": (str, inspect.Parameter.empty),
+        **dict.fromkeys(poles, (str, "")),
+        **_settings(pack),
+    }
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        inspect.Parameter(name, kind, default=default, annotation=type_)
+        for name, (type_, default) in given.items()
+    ]
     signature = inspect.Signature(parameters, return_annotation=Iterator[Reply])
 
     def generate(*args: Any, **kwargs: Any) -> Iterator[Reply]:
-        given = signature.bind(*args, **kwargs)
-        given.apply_defaults()
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
         try:
-            yield from _stream(produce, _request(pack, poles, dict(given.arguments)))
+            yield from _stream(produce, _request(pack, poles, dict(call.arguments)))
         except MPDError as error:
             # It may quote what came, and half a surrogate pair cannot be sent back.
             said = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
@@ -107,19 +115,6 @@ def _parameter_names(pack: Pack) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _parameters(pack: Pack, poles: Mapping[str, Dimension]) -> list[inspect.Parameter]:
-    given = {
-        "instruction": (str, inspect.Parameter.empty),
-        **dict.fromkeys(poles, (str, "")),
-        **_settings(pack),
-    }
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return [
-        inspect.Parameter(name, kind, default=default, annotation=type_)
-        for name, (type_, default) in given.items()
-    ]
 
 
 def _describe(engine: Host, poles: Mapping[str, Dimension]) -> str:
@@ -172,7 +167,10 @@ def _stream(produce: zerogpu.Producer, request: GenerationRequest) -> Iterator[R
     shown = 0.0
     run = Run("", request)
     try:
-        for piece in _pieces(produce, run):
+        pieces: Iterator[zerogpu.Piece | None] = produce(run.request, run.attach)
+        if not zerogpu.active():  # None while the request waits: its client may leave meanwhile
+            pieces = together([pieces])
+        for piece in pieces:
             if isinstance(piece, Trace):
                 yield piece.to_dict()
                 continue
@@ -185,10 +183,3 @@ def _stream(produce: zerogpu.Producer, request: GenerationRequest) -> Iterator[R
                 yield {"text": text, "steps": len(steps), "done": False}
     finally:
         run.close("done", "cancelled")
-
-
-def _pieces(produce: zerogpu.Producer, run: Run) -> Iterator[zerogpu.Piece | None]:
-    """What a producer yields, and None while the request waits: its client may leave meanwhile."""
-    if zerogpu.active():
-        return produce(run.request)
-    return together([produce(run.request, run.attach)])

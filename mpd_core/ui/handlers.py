@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import gradio as gr
 
 from mpd_core.errors import BusyError, MPDError, RequestError
 from mpd_core.trace import Trace
-from mpd_core.ui import ask, opening, wire, zerogpu
-from mpd_core.ui.runs import Run, Runs
-from mpd_core.ui.together import together
+from mpd_core.ui import ask, opening, zerogpu
+from mpd_core.ui.runs import Frame, Run, Runs, frame
 
 if TYPE_CHECKING:
     from mpd_core.ui.opening import Host
 
 LOG = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FRAME_SECONDS = 0.12
 """Least time between two frames of a streamed reply: more often costs time and shows no more."""
@@ -30,6 +31,9 @@ LINGER_SECONDS = 15.0
 
 QUEUED_SECONDS = 5.0
 """How long one that has not begun keeps its place for such a page: others wait behind it."""
+
+SILENT_SECONDS = 1.0
+"""How long nothing may come before a reader is told so."""
 
 
 class Handlers:
@@ -61,7 +65,7 @@ class Handlers:
             for _ in writing:
                 if time.monotonic() - shown > FRAME_SECONDS:
                     shown = time.monotonic()
-                    yield wire.frame(runs)
+                    yield frame(runs)
         except GeneratorExit:
             _write_on(runs, writing)
             raise
@@ -69,7 +73,7 @@ class Handlers:
             _cancel(runs)
             raise
         _cancel(runs)
-        yield wire.frame(runs)
+        yield frame(runs)
 
     def _follow_all(self, runs: Sequence[Run]) -> Iterator[None]:
         """Follow every run at once; where a GPU is borrowed for each reply, one after the other."""
@@ -81,7 +85,7 @@ class Handlers:
 
     def _follow(self, run: Run) -> Iterator[None]:
         """Take a run's steps as they come; at its end the run is closed, however it ended."""
-        pieces = self._open(run)
+        pieces = self.produce(run.request, run.attach)
         try:
             for piece in pieces:
                 if not run.open:
@@ -107,19 +111,14 @@ class Handlers:
             run.close("done", "cancelled")
             pieces.close()  # type: ignore[attr-defined]
 
-    def _open(self, run: Run) -> Iterator[zerogpu.Piece]:
-        if zerogpu.active():
-            return self.produce(run.request)
-        return self.produce(run.request, run.attach)
-
-    def stop(self, listed: str) -> wire.Frame:
+    def stop(self, listed: str) -> Frame:
         """End replies at once and keep what is there, whatever the engine is busy with."""
         try:
-            return wire.frame(self.runs.stop(ask.names(listed)))
+            return frame(self.runs.stop(ask.names(listed)))
         except RequestError as error:
             return {"runs": {}, "refused": str(error)}
 
-    def fetch(self, listed: str) -> wire.Frame:
+    def fetch(self, listed: str) -> Frame:
         """All that is known of replies that a page missed a part of, and of the engine."""
         try:
             wanted = ask.names(listed)
@@ -128,7 +127,7 @@ class Handlers:
         known = self.runs.find(wanted)
         for run in known:
             run.wanted = time.monotonic()
-        found = wire.frame(known, whole=True)
+        found = frame(known, whole=True)
         lost = [name for name in wanted if name not in found["runs"]]
         return {**found, "lost": lost, "engine": opening.describe(self.engine)}
 
@@ -149,14 +148,49 @@ def _write_on(runs: Sequence[Run], writing: Iterator[None]) -> None:
 
     def watch() -> None:
         while left := [run for run in runs if run.open]:
-            _cancel([run for run in left if time.monotonic() - run.wanted > _patience(run)])
+            for run in left:
+                queued = run.status == "waiting"
+                patience = min(QUEUED_SECONDS, LINGER_SECONDS) if queued else LINGER_SECONDS
+                if time.monotonic() - run.wanted > patience:
+                    run.close("done", "cancelled")
             time.sleep(0.2)
 
     threading.Thread(target=deque, args=(writing, 0), daemon=True).start()
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _patience(run: Run) -> float:
-    """Seconds for which a page may be gone before its reply is given up."""
-    queued = run.status == "waiting"
-    return min(QUEUED_SECONDS, LINGER_SECONDS) if queued else LINGER_SECONDS
+def together(sources: Sequence[Iterator[T]]) -> Iterator[T | None]:
+    """Run iterators in a thread each, and yield what any of them yields, as it comes.
+
+    Where nothing comes for a while it yields None: only between two yields does Gradio notice that
+    a page has gone, and a reply in a queue would keep its place until its first token.
+
+    Raises:
+        Exception: whatever a source raised; the others run on.
+    """
+    came: queue.SimpleQueue[tuple[T | None, bool, BaseException | None]] = queue.SimpleQueue()
+
+    def drain(source: Iterator[T]) -> None:
+        failed = None
+        try:
+            for piece in source:
+                came.put((piece, True, None))
+        except BaseException as error:
+            failed = error
+        came.put((None, False, failed))
+
+    for source in sources:
+        threading.Thread(target=drain, args=(source,), daemon=True).start()
+    left = len(sources)
+    while left:
+        try:
+            piece, more, failed = came.get(timeout=SILENT_SECONDS)
+        except queue.Empty:
+            yield None
+            continue
+        if failed is not None:
+            raise failed
+        if more:
+            yield piece
+        else:
+            left -= 1

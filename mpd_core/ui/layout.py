@@ -13,11 +13,14 @@ import gradio as gr
 from mpd_core.analysis import read_trace
 from mpd_core.method.preferences import Dimension
 from mpd_core.trace import SCHEMA_VERSION
-from mpd_core.ui import analyse, assets, opening, palette, people, settings, wire, zerogpu
+from mpd_core.ui import analyse, assets, opening, palette, settings, zerogpu
 from mpd_core.ui.api import Page, generate_function
 from mpd_core.ui.ask import MAX_RUNS
 from mpd_core.ui.handlers import Handlers
-from mpd_core.ui.pages import PRIVATE, header
+from mpd_core.ui.pages import PRIVATE, header, navigation
+from mpd_core.ui.people import results_page, vote_page
+from mpd_core.ui.people.ballots import Place
+from mpd_core.ui.runs import encode, head
 from mpd_core.ui.standalone import MARK, viewer_page
 
 if TYPE_CHECKING:
@@ -52,7 +55,11 @@ def build(engine: Host) -> gr.Blocks:
             api_name="generate",
             concurrency_limit=CONCURRENT_RUNS,
         )
-    people.add(page, engine.pack)
+    with page:
+        navigation()
+    place = Place(engine.pack)
+    vote_page.build(page, place)
+    results_page.build(page, place)
     return page
 
 
@@ -145,8 +152,8 @@ def _stored_example(pack: Pack) -> str:
         return ""
     trace = read_trace(file)
     names = list(trace.steps[0].weights) if trace.steps else list(trace.poles)
-    rows = wire.encode(names, trace.steps)
-    return json.dumps({"head": wire.head(trace), "experts": names, "rows": rows})
+    rows = encode(names, trace.steps)
+    return json.dumps({"head": head(trace), "experts": names, "rows": rows})
 
 
 def _pack_facts(engine: Host, controls: dict[str, Any]) -> dict[str, Any]:

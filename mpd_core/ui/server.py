@@ -45,19 +45,15 @@ def serve(engine: Host, *, host: str | None = None, port: int | None = None) -> 
         engine.wait()
     page, url = launch(engine, host=host, port=port)
     if isinstance(engine, Opening) and not engine.done:
-        _open_behind(engine, page, url)
+        print(f"The page is at {url} while the model loads.", flush=True)
+        engine.start()
+        try:
+            engine.wait()
+        except BaseException:
+            page.close(verbose=False)
+            raise
     print(f"MPD Studio is ready: {url}", flush=True)
     page.block_thread()
-
-
-def _open_behind(opening: Opening, page: gr.Blocks, url: str) -> None:
-    print(f"The page is at {url} while the model loads.", flush=True)
-    opening.start()
-    try:
-        opening.wait()
-    except BaseException:
-        page.close(verbose=False)
-        raise
 
 
 def launch(
@@ -102,7 +98,12 @@ def check_port(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise _refused(host, port, error) from error
+            if error.errno == errno.EADDRINUSE:
+                raise _taken(port) from error
+            advice = f"Cannot listen on '{host}': choose another address, e.g. 127.0.0.1."
+            if error.errno == errno.EACCES:
+                advice = f"Port {port} needs more rights: choose one above 1023 with --port."
+            raise MPDError(advice) from error
 
 
 def stylesheet(engine: Host) -> str:
@@ -153,14 +154,6 @@ def _taken(port: int) -> MPDError:
     return MPDError(
         f"Port {port} is taken: stop the program that uses it, or choose another with --port."
     )
-
-
-def _refused(host: str, port: int, error: OSError) -> MPDError:
-    if error.errno == errno.EADDRINUSE:
-        return _taken(port)
-    if error.errno == errno.EACCES:
-        return MPDError(f"Port {port} needs more rights: choose one above 1023 with --port.")
-    return MPDError(f"Cannot listen on '{host}': choose another address, e.g. 127.0.0.1.")
 
 
 class CompressedPages(GZipMiddleware):

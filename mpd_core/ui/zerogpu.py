@@ -55,7 +55,7 @@ def producer(host: Host) -> Producer:
     import spaces
 
     decorated: Producer = spaces.GPU(duration=duration)(produce)
-    return decorated
+    return lambda request, _=None: decorated(request)  # a fork could not hand the stream over
 
 
 def duration(request: GenerationRequest, *_: object) -> int:

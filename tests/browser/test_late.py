@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Route, expect
 
-from mpd_core.ui import wire
-from mpd_core.ui.runs import Run
+from mpd_core.ui import runs
 from tests.browser.conftest import MARKS, Visitor
 from tests.browser.scripted import SPEECH, ScriptedEngine
 from tests.browser.test_clicks import HOLD
@@ -212,14 +211,14 @@ def test_a_last_frame_that_was_lost_is_asked_for(
     visit: Visit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing comes after it that would tell: the page asks when a reply has long been silent."""
-    visitor, real = visit(), wire._run
+    visitor, real = visit(), runs._framed
 
-    def lossy(run: Run, whole: bool) -> wire.Frame:
+    def lossy(run: runs.Run, whole: bool) -> runs.Frame:
         found = real(run, whole)
         if whole or found["status"] != "done":
             return found
         return found | {"status": "streaming", "head": "", "finish": "", "count": 0, "parts": {}}
 
-    monkeypatch.setattr(wire, "_run", lossy)
+    monkeypatch.setattr(runs, "_framed", lossy)
     run = visitor.run("Explain photosynthesis.")
     assert visitor.text(run) == SPEECH

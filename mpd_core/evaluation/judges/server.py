@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
-import queue
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from mpd_core.evaluation.judges.asking import (
 )
 from mpd_core.evaluation.judges.spending import Limits, Spending, added, estimate, tokens_of
 from mpd_core.evaluation.judging import Answer, Asked, Judge, Question, Single
+from mpd_core.remote.client import Client
 from mpd_core.saving import content_hash
 
 Read = Callable[[str], int | None]
@@ -52,10 +53,9 @@ class ServerOptions:
     max_tokens: int = 400
     """Limit of an answer in tokens, reasoning included."""
     timeout_s: float = 60.0
+    """Of one attempt, from connecting to the last byte."""
     retries: int = 4
     """After failures of the connection, busy servers and refusals that may pass."""
-    total_s: float = 300.0
-    """Of an answer with its retries: a server that sends a byte now and then never times out."""
 
     def __post_init__(self) -> None:
         if not self.url.startswith(("http://", "https://")):
@@ -67,19 +67,17 @@ class ServerOptions:
         if not 8 <= self.max_tokens <= 32_768:
             raise RequestError("--max-tokens: from 8 to 32768.")
 
-    def client(self) -> Any:
-        """The package's own client; ``MPDError`` where it is not installed."""
-        try:
-            import openai
-        except ImportError as error:
-            raise MPDError(
-                "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
-            ) from error
-        return openai.OpenAI(
-            base_url=self.url,
-            api_key=os.environ.get(self.key_env) or "none",
-            timeout=self.timeout_s,
-            max_retries=self.retries,
+    def client(self) -> Client:
+        """Of the server's chat completions."""
+        return Client(
+            self.url.rstrip("/") + "/chat/completions",
+            lambda _, reason: EngineError(
+                f"The judge at {self.url} {reason}. Verdicts so far are stored: judge again to go "
+                "on."
+            ),
+            timeout_s=self.timeout_s,
+            retries=self.retries,
+            key_env=self.key_env if os.environ.get(self.key_env) else None,
         )
 
 
@@ -94,7 +92,7 @@ class ServerJudge(Judge):
         """Check that a client can be made; nothing is sent yet.
 
         Raises:
-            MPDError: the package ``openai`` is not installed.
+            EngineError: see ``Client``.
         """
         options.client().close()
         self._options, self._tell, self._announced = options, tell, False
@@ -140,7 +138,7 @@ class ServerJudge(Judge):
         """Answers as they come; a failure is raised after those that others gave meanwhile."""
         self._estimate(turns for _, turns, _ in asked)
         pooled, failure = ThreadPoolExecutor(self._options.parallel), None
-        with self._options.client() as self._client, pooled as pool:
+        with pooled as pool, closing(self._options.client()) as self._client:
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
             try:
                 for future in as_completed(waiting):
@@ -166,10 +164,10 @@ class ServerJudge(Judge):
             self.spending.reserve(most)
             used = (0, 0)
             try:
-                answer = self._answer(turns, attempt)
+                answer = json.loads(self._answer(turns, attempt))
                 said = _text(answer)
                 used = _usage(answer) or (most[0], tokens_of([said]))
-            except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
+            except (ValueError, RecursionError, TypeError, LookupError) as error:
                 said = f"(no chat completion: {type(error).__name__})"
                 used = most  # it answered, with what is no chat completion: paid, perhaps
             finally:
@@ -180,42 +178,15 @@ class ServerJudge(Judge):
         facts = {"prompt_sha256": content_hash(turns, sort_keys=False)}
         return Answer(found, said, {**facts, "tokens_in": spent[0], "tokens_out": spent[1]})
 
-    def _answer(self, turns: Messages, attempt: int) -> Any:
-        """What the server says, or ``EngineError``; in a thread, since a client's own limits are
-        of a single read."""
-        import openai
-
-        came: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answer = self._client.chat.completions.create(
-                    model=self._options.model,
-                    messages=turns,
-                    max_tokens=self._options.max_tokens,
-                    temperature=0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
-                    seed=SEEDS + attempt,
-                )
-            except Exception as error:  # raised where it is waited for
-                answer = error
-            came.put(answer)
-
-        threading.Thread(target=ask, daemon=True).start()
-        try:
-            answer = came.get(timeout=self._options.total_s)
-        except queue.Empty:
-            raise self._failed(f"no whole answer within {self._options.total_s:g} s") from None
-        if isinstance(answer, openai.OpenAIError):
-            raise self._failed(str(answer) or type(answer).__name__) from answer
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def _failed(self, reason: str) -> EngineError:
-        return EngineError(
-            f"The judge at {self._options.url} failed: {' '.join(reason.split())[:200].rstrip('.')}"
-            ": verdicts so far are stored; check it and judge again to go on."
-        )
+    def _answer(self, turns: Messages, attempt: int) -> bytes:
+        body = {
+            "model": self._options.model,
+            "messages": turns,
+            "max_tokens": self._options.max_tokens,
+            "temperature": 0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
+            "seed": SEEDS + attempt,
+        }
+        return self._client.post(json.dumps(body).encode(), bytes)
 
 
 def _cancel(waiting: Iterable[Future[Answer]]) -> None:
@@ -225,7 +196,7 @@ def _cancel(waiting: Iterable[Future[Answer]]) -> None:
 
 def _text(answer: Any) -> str:
     """Text of a chat completion, of a very long one the end; empty if there is none."""
-    content = answer.choices[0].message.content
+    content = answer["choices"][0]["message"]["content"]
     if content is not None and not isinstance(content, str):
         raise TypeError("content is no text")
     # A file of UTF-8 holds no half of a surrogate pair, which JSON can spell.
@@ -234,8 +205,9 @@ def _text(answer: Any) -> str:
 
 def _usage(answer: Any) -> tuple[int, int] | None:
     """Token usage reported by the server; None if missing or implausible."""
-    usage = getattr(answer, "usage", None)
-    found: list[Any] = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion")]
+    usage = answer.get("usage")
+    told = usage if isinstance(usage, dict) else {}
+    found: list[Any] = [told.get(f"{name}_tokens") for name in ("prompt", "completion")]
     return (found[0], found[1]) if all(type(n) is int and n >= 0 for n in found) else None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mpd_core.engine.plan import ANCHOR
 from mpd_core.errors import PackError
 from mpd_core.method.preferences import Pole
-from mpd_core.models.adapters import WEIGHTS_FILE
+from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
 from mpd_core.packs import file_sha256
 from mpd_core.saving import content_hash
 from mpd_core.training.adapters.fitting import begins, fit
@@ -31,6 +31,16 @@ def expert_folder(setup: TrainingContext, pole: Pole) -> Path:
 def anchor_folder(setup: TrainingContext) -> Path:
     """A folder with the adapter that all experts went on from; see ``expert_folder``."""
     return setup.folder(f"experts/{ANCHOR}", setup.pack.spec.experts.anchor)
+
+
+def load_experts(setup: TrainingContext) -> list[LoraAdapter]:
+    """The adapters of all poles.
+
+    Raises:
+        PackError: experts that are not adapters.
+    """
+    poles = setup.pack.space.poles
+    return [load_adapter(pole.name, expert_folder(setup, pole)) for pole in poles]
 
 
 def experts_key(setup: TrainingContext) -> str:

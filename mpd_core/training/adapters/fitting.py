@@ -90,26 +90,16 @@ def fit(
     for step in tqdm(range(done, len(batches)), desc=title, leave=False):
         for group in optimiser.param_groups:
             group["lr"] = stage.lr * _rate(step, len(batches), stage.warmup)
-        learned = _learn(model, optimiser, *loss(model, batches[step]))
-        log.append({"step": step + 1.0, "loss": learned})
+        total, terms = loss(model, batches[step])
+        (total / terms).backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        log.append({"step": step + 1.0, "loss": float(total.detach()) / terms})
         if (step + 1) % stage.save_steps == 0:
             checkpoint.save(state, model, optimiser, {"log": json.dumps(log)})
-    entries = [
-        *averaged(log),
-        {"step": float(len(batches)), "held_loss": measure(model, held, loss, stage.batch)},
-    ]
-    write_metrics(folder, title, entries)
-
-
-def _learn(
-    model: nn.Module, optimiser: torch.optim.Optimizer, total: Tensor, terms: float
-) -> float:
-    """One optimiser step with clipped gradients; returns the mean loss before it."""
-    (total / terms).backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
-    optimiser.step()
-    optimiser.zero_grad()
-    return float(total.detach()) / terms
+    end = {"step": float(len(batches)), "held_loss": measure(model, held, loss, stage.batch)}
+    write_metrics(folder, title, [*averaged(log), end])
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from mpd_core.engine.plan import ANCHOR, PLAIN
 from mpd_core.errors import PackError
 from mpd_core.method.preferences import Preference
 from mpd_core.method.static import uniform
-from mpd_core.models.adapters import WEIGHTS_FILE, LoraAdapter, load_adapter
+from mpd_core.models.adapters import WEIGHTS_FILE, load_adapter
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.training import rollouts
-from mpd_core.training.adapters.experts import anchor_folder, expert_folder, experts_key
+from mpd_core.training.adapters.experts import anchor_folder, experts_key, load_experts
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Split, Styled
 from mpd_core.training.rollouts import DIGITS, Rollout, frozen
@@ -55,11 +55,15 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
             "write some, or take [pcm.answers] out of the recipe."
         )
     space = setup.pack.spec.decode.space
-    first = anchor_names(setup) if space == "strength" else ()
-    prior = setup.pack.spec.experts.prior
+    prior, adapters = setup.pack.spec.experts.prior, load_experts(setup)
+    first = [PLAIN] if space == "strength" else []  # the anchor rows
+    if ((anchor := anchor_folder(setup)) / WEIGHTS_FILE).is_file():
+        adapters.append(load_adapter(ANCHOR, anchor))
+        if first and prior < 1.0:
+            first.append(ANCHOR)
     reader = TeacherForcing(
         setup,
-        _adapters(setup),
+        adapters,
         texts=TEXTS,
         length=setup.recipe.data.max_tokens,
         mixes={PLAIN: ((ANCHOR, prior),)} if prior else {},
@@ -70,22 +74,6 @@ def _read(setup: TrainingContext, split: Split, rows: Sequence[Styled]) -> list[
     for k, said in reader.read(prompts, answers, names, title="answers"):
         replies[k] = _reply(texts[k], torch.stack([*said], -1), others=space != "probability")
     return [replies[k] for k in range(len(texts))]
-
-
-def anchor_names(setup: TrainingContext) -> tuple[str, ...]:
-    """Names of the anchor rows of the space ``strength``."""
-    trained = (anchor_folder(setup) / WEIGHTS_FILE).is_file()
-    both = trained and setup.pack.spec.experts.prior < 1.0
-    return (PLAIN, ANCHOR) if both else (PLAIN,)
-
-
-def _adapters(setup: TrainingContext) -> list[LoraAdapter]:
-    poles = setup.pack.space.poles
-    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in poles]
-    anchor = anchor_folder(setup)
-    if (anchor / WEIGHTS_FILE).is_file():
-        adapters.append(load_adapter(ANCHOR, anchor))
-    return adapters
 
 
 @dataclass(frozen=True)

@@ -63,17 +63,14 @@ class Collator:
     """Collates replies into batches for a policy."""
 
     def __init__(self, setup: TrainingContext) -> None:
-        self._space = setup.pack.space
-        self._renderer = setup.renderer
-        self._pad = setup.tokenizer.pad_token_id
-        self._messages = setup.messages
+        self._setup, self._space = setup, setup.pack.space
         self._merging = Merging(**setup.pack.merging(next(iter(self._space))))
 
     def __call__(self, replies: Sequence[Rollout]) -> Batch:
         """Pack replies; replies that share a row must be adjacent."""
         alike = itertools.groupby(replies, key=lambda reply: (reply.prompt, reply.preference))
         rows = [self._row(*key, group) for key, group in alike]
-        ids, layout = stack_rows(rows, self._pad)
+        ids, layout = stack_rows(rows, self._setup.tokenizer.pad_token_id)
         at = [
             torch.tensor(places) + k * ids.shape[1]
             for k, row in enumerate(rows)
@@ -93,7 +90,7 @@ class Collator:
 
     def _row(self, prompt: str, preference: str, replies: Iterable[Rollout]) -> PackedRow:
         instructions = [pole.instruction for pole in self._space.parse(preference).poles]
-        asked = self._renderer.render(self._messages(prompt), instructions)
+        asked = self._setup.renderer.render(self._setup.messages(prompt), instructions)
         return pack_row(asked, [reply.tokens[:-1] for reply in replies])
 
     def _poles(self, preference: str) -> Tensor:

@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from tqdm import tqdm
 
 from mpd_core.training import checkpoint
@@ -28,17 +27,12 @@ class Learner:
     """Updates the policy over several epochs of one iteration's replies."""
 
     def __init__(
-        self,
-        setup: TrainingContext,
-        policy: Policy,
-        optimiser: torch.optim.Optimizer,
-        accelerator: Accelerator,
+        self, setup: TrainingContext, policy: Policy, optimiser: torch.optim.Optimizer
     ) -> None:
         self._spec = setup.recipe.pcm
         self._seed = setup.recipe.seed
         self._policy = policy
         self._optimiser = optimiser
-        self._accelerator = accelerator
         self._collate = Collator(setup)
         self._rates = [group["lr"] for group in optimiser.param_groups]
         self._algorithm = ALGORITHMS[self._spec.algorithm]
@@ -110,10 +104,10 @@ class Learner:
             data = buffer.minibatch(self._collate, some, self._policy.device)
             said = self._policy.log_probs(data.batch)
             loss = self._algorithm(data, said, self._spec) * len(some) / len(groups)
-            self._accelerator.backward(loss)
+            loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         parameters = [p for g in self._optimiser.param_groups for p in g["params"]]
-        self._accelerator.clip_grad_norm_(parameters, 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self._optimiser.step()
         return total
 

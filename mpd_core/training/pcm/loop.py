@@ -11,7 +11,6 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from mpd_core.engine import Engine
@@ -21,6 +20,7 @@ from mpd_core.method.weight_head import FORMERLY, PAIR_BIAS
 from mpd_core.models.base import fastest_precision
 from mpd_core.models.threads import run_in_fresh_thread
 from mpd_core.packs import file_sha256
+from mpd_core.request import Sampling
 from mpd_core.training import checkpoint, rollouts
 from mpd_core.training.adapters.experts import experts_key
 from mpd_core.training.adapters.rewards import rewards_key
@@ -93,11 +93,10 @@ class Trainer:
         self._setup = setup
         self._spec = setup.recipe.pcm
         self._folder = folder
-        self._accelerator = Accelerator()
         self._policy = Policy(setup)
         groups = self._policy.parameter_groups(self._spec)
         self._optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
-        self._learner = Learner(setup, self._policy, self._optimiser, self._accelerator)
+        self._learner = Learner(setup, self._policy, self._optimiser)
         self._history: list[Entry] = []
         if (folder / STATE).is_file():
             self._take_up()
@@ -153,7 +152,7 @@ class Trainer:
                 return rollouts.load(file)
             seed = (self._setup.recipe.seed * 1000 + iteration) * 100_000 % 2**31
             asks = rollouts.every(prompts, codes, spec.samples, seed)
-            sampling = rollouts.learning(spec.max_new_tokens, spec.temperature)
+            sampling = Sampling(spec.max_new_tokens, temperature=spec.temperature)
             replies = rollouts.run(engine, asks, sampling)
         rollouts.save(file, replies)
         return replies
@@ -175,16 +174,15 @@ class Trainer:
             targets: Mapping[str, Sequence[float]]
             targets = {p.code: uniform(len(p.poles)) for p in space}
             if spec.imitate_static:
-                targets = self._static_weights()
+                file = static.result(self._setup)
+                if not file.is_file():
+                    raise PackError(
+                        f"pcm.imitate_static: {file} is missing: run train static first."
+                    )
+                targets = static.best_weights(file)
             distance = fit_mean_weights(self._policy.head, space, targets, token_scores)
             tell(f"mean weights imitated: mean distance {distance:.3f}")
         self._keep()
-
-    def _static_weights(self) -> dict[str, list[float]]:
-        file = static.result(self._setup)
-        if not file.is_file():
-            raise PackError(f"pcm.imitate_static: {file} is missing: run train static first.")
-        return static.best_weights(file)
 
     def _take_up(self) -> None:
         """Go on from what ``_keep`` wrote.

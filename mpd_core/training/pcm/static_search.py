@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -115,7 +116,10 @@ def search(
                 code: heats.ranked(code, prompts[:half])[: spec.finalists] for code in points
             }
             heats.run(prompts, finalists)
-            table = {code: heats.entry(code, heats.best(code, finalists[code])) for code in points}
+            table = {
+                code: heats.entry(code, max(some, key=partial(heats.mean, code)))
+                for code, some in finalists.items()
+            }
     file = result(setup)
     write_json(file, {"prompts": len(prompts), "preferences": table})
     _begun(setup).unlink(missing_ok=True)
@@ -176,10 +180,6 @@ class _Heats:
         """Weights by falling mean reward; ties keep the grid's order."""
         tried = [weights for known, weights in self._rewards if known == code]
         return sorted(tried, key=lambda weights: -self.mean(code, weights, prompts))
-
-    def best(self, code: str, finalists: Sequence[Weights]) -> Weights:
-        """The one with the highest mean reward, of some that were measured on all prompts."""
-        return max(finalists, key=lambda weights: self.mean(code, weights))
 
     def highest(self, code: str, points: Sequence[Weights]) -> Weights:
         """Of any points, measured or not, the highest on the surface through what was measured."""

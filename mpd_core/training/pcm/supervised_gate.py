@@ -57,15 +57,6 @@ class SupervisedGate(nn.Module):
         alpha = softmax_over(own + constants[:, None, : own.shape[2]], poles >= 0)
         return scores, reply_log_probs(batch, alpha, 1.0), alpha
 
-    def parameter_groups(self, spec: AnswersSpec) -> list[dict[str, object]]:
-        """For an optimiser, each with its rate: the adapter, the head's weight, the constants."""
-        adapter = [p for p in self.policy.body.parameters() if p.requires_grad]
-        return [
-            {"params": adapter, "lr": spec.lr},
-            {"params": [self.policy.head.linear.weight], "lr": spec.head_lr},
-            {"params": [self.constants], "lr": spec.constant_lr},
-        ]
-
 
 def fit_gate_to_answers(
     setup: TrainingContext, policy: Policy, spec: AnswersSpec, folder: Path
@@ -94,8 +85,15 @@ def _fit(
     gate: SupervisedGate, collate: Collator, batches: Sequence[Sequence[Rollout]], spec: AnswersSpec
 ) -> list[float]:
     """Train for all epochs; returns the loss of each update."""
-    optimiser = torch.optim.AdamW(gate.parameter_groups(spec), weight_decay=0.0)
-    trained = [p for group in optimiser.param_groups for p in group["params"]]
+    adapter = [p for p in gate.policy.body.parameters() if p.requires_grad]
+    weight = gate.policy.head.linear.weight
+    groups = [
+        {"params": adapter, "lr": spec.lr},
+        {"params": [weight], "lr": spec.head_lr},
+        {"params": [gate.constants], "lr": spec.constant_lr},
+    ]
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.0)
+    trained = [*adapter, weight, gate.constants]
     warmup = int(spec.warmup * len(batches))
     schedule = get_cosine_schedule_with_warmup(optimiser, warmup, len(batches))
     losses: list[float] = []

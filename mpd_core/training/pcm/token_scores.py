@@ -22,8 +22,7 @@ from torch import Tensor
 from mpd_core.method.preferences import PreferenceSpace
 from mpd_core.method.reward import aggregate
 from mpd_core.method.token_credit import centred, later_scores, leave_one_out, slope
-from mpd_core.models.adapters import load_adapter
-from mpd_core.training.adapters.experts import expert_folder
+from mpd_core.training.adapters.experts import load_experts
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import opposites
 from mpd_core.training.pcm.batches import Collator, others_table, padded_tables
@@ -73,13 +72,12 @@ def token_credit(
     group, collate = spec.rollouts.samples, Collator(setup)
     rest = rewards - torch.stack([row[:, 0].sum() for row in earned])
     chance = spec.token_credit.rest * leave_one_out(rest.view(-1, group)).flatten()
-    credits = [
-        Credit(
-            centred(row, _old_log_probs(collate, reply, spec.rollouts.temperature)),
-            later_scores(row[:, 0], spec.token_credit.discount) + left,
-        )
-        for reply, row, left in zip(replies, earned, chance, strict=True)
-    ]
+    credits = []
+    for reply, row, left in zip(replies, earned, chance, strict=True):
+        alpha = torch.tensor(reply.weights)[None]  # as the engine recorded them
+        old = likely_log_probs(collate([reply]), alpha, spec.rollouts.temperature)[0]
+        later = later_scores(row[:, 0], spec.token_credit.discount) + left
+        credits.append(Credit(centred(row, old), later))
     known = torch.cat([credit.scores[:, 0] + credit.later for credit in credits])
     scale = float(known.std().clamp_min(1e-8))
     inner = [leave_one_out(values.view(-1, group)).square().sum() for values in (rest, rewards)]
@@ -91,12 +89,6 @@ def token_credit(
 
 def _names(space: PreferenceSpace, reply: Rollout) -> list[str]:
     return [pole.name for pole in space.parse(reply.preference).poles]
-
-
-def _old_log_probs(collate: Collator, reply: Rollout, temperature: float) -> Tensor:
-    """ln pi of the likely tokens by the weights that the engine recorded, [T, 1 + C]."""
-    weights = torch.tensor(reply.weights)[None]
-    return likely_log_probs(collate([reply]), weights, temperature)[0]
 
 
 def token_weights(
@@ -183,9 +175,8 @@ def _opposites(
     chosen = [space.parse(reply.preference).poles for reply in replies]
     others = [[opposites(space, pole) for pole in poles] for poles in chosen]
     names = [[pole.name for some in each for pole in some] for each in others]
-    adapters = [load_adapter(pole.name, expert_folder(setup, pole)) for pole in space.poles]
     length = max(len(p) + len(r.tokens) for p, r in zip(prompts, replies, strict=True))
-    reader = TeacherForcing(setup, adapters, texts=TEXTS, length=length)
+    reader = TeacherForcing(setup, load_experts(setup), texts=TEXTS, length=length)
     found: dict[int, Tensor] = {}
     tokens = [reply.tokens for reply in replies]
     for k, rows in reader.read(prompts, tokens, names, title="opposite poles"):

@@ -110,12 +110,14 @@ def rebel(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
 
 def ppo(data: Minibatch, said: PolicyOutput, spec: PCMTrainSpec) -> Tensor:
     """Proximal policy optimisation with a penalty on leaving MPD (Uniform); see ``method.ppo``."""
+    here = (data.batch.poles >= 0)[:, None, :].expand(-1, data.batch.mask.shape[1], -1)
+    uniform = here / here.sum(dim=-1, keepdim=True)
     return ppo_loss(
         said.log_probs,
         said.values,
         old_log_probs=data.old.log_probs,
         old_values=data.old.values,
-        reference_log_probs=uniform_log_probs(data.batch, spec.rollouts.temperature),
+        reference_log_probs=reply_log_probs(data.batch, uniform, spec.rollouts.temperature),
         rewards=data.rewards,
         mask=data.batch.mask,
         **spec.ppo.model_dump(),
@@ -164,12 +166,6 @@ def best_of_each(
     rows = torch.arange(len(table))[apart if apart.any() else ~apart]
     best = rows * group + table[rows].argmax(dim=1)
     return [replies[int(k)] for k in best], rewards[best]
-
-
-def uniform_log_probs(batch: Batch, temperature: float) -> Tensor:
-    """ln pi of MPD (Uniform), [N, T]."""
-    here = (batch.poles >= 0)[:, None, :].expand(-1, batch.mask.shape[1], -1)
-    return reply_log_probs(batch, here / here.sum(dim=-1, keepdim=True), temperature)
 
 
 def update_stats(data: Minibatch, loss: Tensor, said: PolicyOutput) -> dict[str, float]:

@@ -12,23 +12,22 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from mpd_core.errors import PackError
 from mpd_core.models.adapters import WEIGHTS_FILE
 from mpd_core.packs import file_sha256
-from mpd_core.saving import read_json, write_json
+from mpd_core.saving import read_json, replacing_folder, write_json
 from mpd_core.training.adapters.rewards import PAIRS, load_head, reward_folder
 from mpd_core.training.context import TrainingContext
+from mpd_core.training.data import Verdict, load_verdicts
 from mpd_core.training.results import ADAPTER, HEAD
 from mpd_core.training.scoring.reward_models import RewardModels
-from mpd_core.training.verdicts import Verdict, load_verdicts
 
 FITTED = "verdicts.json"
 FOLDS, STEPS, HALVINGS = 5, 50, 30
@@ -87,21 +86,13 @@ def calibrate(setup: TrainingContext, tell: Callable[[str], None], *, resume: bo
     fitted = fit_head(states, named, head, spec.ridge).float()
     tensors = {"weight": fitted[:, :-1].contiguous(), "bias": fitted[:, -1].contiguous()}
     tensors |= {PAIRS + "weight": weight, PAIRS + "bias": bias}
-    _write(source, target, tensors, {**facts, "replies": len(verdicts), "figures": figures})
+    with replacing_folder(target) as scratch:
+        shutil.copytree(source, scratch)
+        (scratch / HEAD).unlink()
+        save_file(tensors, scratch / HEAD)
+        write_json(scratch / FITTED, {**facts, "replies": len(verdicts), "figures": figures})
     for name, found in figures.items():
         tell(f"reward models and readers, on prompts left out, {name}: {json.dumps(found)}")
-
-
-def _write(source: Path, target: Path, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-    """The adapter with another head, whole: a crash leaves what there was."""
-    scratch = target.with_name(target.name + ".part")
-    shutil.rmtree(scratch, ignore_errors=True)
-    shutil.copytree(source, scratch)
-    (scratch / HEAD).unlink()
-    save_file(tensors, scratch / HEAD)
-    write_json(scratch / FITTED, record)
-    shutil.rmtree(target, ignore_errors=True)
-    scratch.rename(target)
 
 
 def fit_head(states: Tensor, named: Tensor, head: Tensor, ridge: float) -> Tensor:
@@ -132,10 +123,7 @@ def fit_head(states: Tensor, named: Tensor, head: Tensor, ridge: float) -> Tenso
 
 def _logistic(states: Tensor, named: Tensor, start: Tensor, ridge: Tensor) -> Tensor:
     def loss(at: Tensor) -> Tensor:
-        scores = states @ at
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits(
-            scores, named, reduction="sum"
-        )
+        entropy = F.binary_cross_entropy_with_logits(states @ at, named, reduction="sum")
         return entropy + (ridge * (at - start).square()).sum() / 2
 
     weights, value = start, loss(start)
@@ -192,11 +180,7 @@ def _figures(
         own, seen = scores[at[0], at[1]], named[at[0], at[1]] > 0
         found[dimension.name] = {"agrees": round(fmean(((own > 0) == seen).tolist()), 4)}
         if seen.any() and not seen.all():
-            found[dimension.name]["ranks"] = round(_ranked(own[seen], own[~seen]), 4)
+            apart = own[seen][:, None] - own[~seen]  # ties count half (AUC)
+            above = ((apart > 0).double() + (apart == 0).double() / 2).mean()
+            found[dimension.name]["ranks"] = round(float(above), 4)
     return found
-
-
-def _ranked(high: Tensor, low: Tensor) -> float:
-    """Share of pairs in which one of ``high`` is above one of ``low``, ties half (AUC)."""
-    apart = high[:, None] - low[None, :]
-    return float(((apart > 0).double() + (apart == 0).double() / 2).mean())

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
+import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import httpx
 import torch
 from torch import Tensor
 
 from mpd_core.errors import EngineError, PackError
 from mpd_core.models.adapters import load_adapter
+from mpd_core.remote.client import Client
+from mpd_core.remote.exchange import FailureError
 from mpd_core.training.adapters.rewards import load_head, reward_folder
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.measures import MeasureReward
@@ -32,11 +33,17 @@ ROWS = 24
 class RemoteReward:
     """Asks ``POST url`` with ``{"prompts": [...], "replies": [...]}`` for ``{"scores": [...]}``."""
 
-    def __init__(self, url: str, api_key: str | None = None, timeout_s: float = 60.0) -> None:
-        """Prepare a client; nothing is sent yet."""
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._url = url
-        self._client = httpx.Client(headers=headers, timeout=timeout_s)
+    def __init__(self, url: str, key_env: str | None = None, timeout_s: float = 60.0) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Raises:
+            EngineError: an address that is none, or a key that is not in the environment.
+        """
+
+        def failed(_: str, reason: str) -> EngineError:
+            return EngineError(f"The reward server {url} {reason}. Check it and resume.")
+
+        self._client = Client(url, failed, timeout_s=timeout_s, retries=TRIES - 1, key_env=key_env)
 
     def __call__(self, prompts: Sequence[str], replies: Sequence[str]) -> list[float]:
         """One score a reply.
@@ -47,39 +54,27 @@ class RemoteReward:
         scores: list[float] = []
         for start in range(0, len(replies), SERVED):
             part = slice(start, start + SERVED)
-            scores += self._ask(list(prompts[part]), list(replies[part]))
+            asked = {"prompts": list(prompts[part]), "replies": list(replies[part])}
+            read = partial(_scores, count=len(asked["replies"]))
+            scores += self._client.post(json.dumps(asked).encode(), read)
         return scores
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _ask(self, prompts: list[str], replies: list[str]) -> list[float]:
-        problem = ""
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(min(0.2 * 2**attempt, 2.0))
-            try:
-                answer = self._client.post(self._url, json={"prompts": prompts, "replies": replies})
-                answer.raise_for_status()
-                return _checked(answer.json(), len(replies))
-            except httpx.HTTPStatusError as error:
-                status = error.response.status_code
-                problem = f"status {status}"
-                if status not in (408, 425, 429) and status < 500:
-                    break  # the key, the address or the request is wrong, and stays so
-            except (httpx.HTTPError, ValueError) as error:
-                problem = str(error) or type(error).__name__
-        raise EngineError(f"The reward server {self._url} failed: {problem}. Check it and resume.")
 
-
-def _checked(answer: object, count: int) -> list[float]:
+def _scores(body: bytes, count: int) -> list[float]:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise FailureError(f"sent no JSON ({error})", passing=True) from None
     scores = answer.get("scores") if isinstance(answer, dict) else None
     if not isinstance(scores, list) or len(scores) != count:
-        raise ValueError(f"it must answer with {count} scores")
+        raise FailureError(f"must answer with {count} scores", passing=True)
     # Bounded and not only finite: JSON has whole numbers of any length.
     if not all(type(score) in (int, float) and abs(score) <= MOST for score in scores):
-        raise ValueError("a score is not finite")
+        raise FailureError("sent a score that is not finite", passing=True)
     return [float(score) for score in scores]
 
 
@@ -178,9 +173,7 @@ def rewards_of(setup: TrainingContext) -> Rewards:
     """
     others: dict[str, Reward] = {}
     for name, spec in setup.recipe.scorers.items():
-        key = os.environ.get(spec.api_key_env) if spec.api_key_env else None
-        others[name] = (
-            MeasureReward(spec.measure) if spec.measure else RemoteReward(spec.url or "", key)
-        )
+        served = partial(RemoteReward, spec.url or "", spec.api_key_env)
+        others[name] = MeasureReward(spec.measure) if spec.measure else served()
     needed = any(pole.name not in others for pole in setup.pack.space.poles)
     return Rewards(RewardModels(setup, reward_folder(setup)) if needed else None, others)

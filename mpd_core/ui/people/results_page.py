@@ -14,7 +14,7 @@ from mpd_core.evaluation.votes import agreement, meetings_of
 from mpd_core.rendering import NOTHING, Column, listed
 from mpd_core.ui import assets
 from mpd_core.ui.pages import PRIVATE, header, navigation
-from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.ballots import Place
 
 COLUMNS: Mapping[str, Column] = {
     **{name: name for name in ("first", "second", "dimension")},

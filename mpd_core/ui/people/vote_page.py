@@ -8,7 +8,7 @@ import gradio as gr
 
 from mpd_core.ui import assets
 from mpd_core.ui.pages import PRIVATE, header, navigation
-from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.ballots import Place
 from mpd_core.ui.people.voting import CHOICES, Shown, State, Voting
 
 _RATER = """async (...values) => {
@@ -75,10 +75,10 @@ def _text(label: str, name: str, lines: int) -> gr.Textbox:
 
 
 def _updates(place: Place, shown: Shown) -> list[Any]:
-    ballot = shown.ballot
+    pair = shown.pair
     rows = [gr.update(value=None, visible=False) for _ in place.pack.space.dimensions]
-    if ballot:
-        chosen = place.pack.space.parse(ballot.pair.code)
+    if pair:
+        chosen = place.pack.space.parse(pair.code)
         rows = [
             gr.update(value=None, visible=False)
             if pole is None
@@ -91,8 +91,8 @@ def _updates(place: Place, shown: Shown) -> list[Any]:
     return [
         shown.state,
         gr.update(value=shown.note, visible=bool(shown.note)),
-        gr.update(visible=ballot is not None),
-        ballot.pair.whole.prompt if ballot else "",
+        gr.update(visible=pair is not None),
+        pair.whole.prompt if pair else "",
         *shown.texts,
         *rows,
         done,

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpd_core.errors import MPDError
+from mpd_core.evaluation.judging import Pair
 from mpd_core.evaluation.votes import Vote
-from mpd_core.ui.people.ballots import Ballot, swapped
-from mpd_core.ui.people.place import Place
+from mpd_core.ui.people.ballots import Place, swapped
 
 COOKIE = re.compile(r"[0-9a-f]{32}")
 MOST_SEED = 2**31
@@ -32,15 +32,15 @@ class Shown:
 
     state: State
     note: str
-    ballot: Ballot | None = None
+    pair: Pair | None = None
     done: int = 0
 
     @property
     def texts(self) -> tuple[str, str]:
         """Output 1 and Output 2."""
-        if self.ballot is None:
+        if self.pair is None:
             return "", ""
-        asked = self.ballot.pair.whole
+        asked = self.pair.whole
         shown = asked.swapped if swapped(self.state["seed"]) else asked
         return shown.first, shown.second
 
@@ -57,12 +57,12 @@ class Voting:
             rater, votes = rater_of(cookie), self._place.votes()
             ballots, done = self._place.ballots(), votes.done(rater)
             seed = secrets.randbelow(MOST_SEED)
-            ballot = ballots.draw(seed, done, votes.counts())
+            key = ballots.draw(seed, done, votes.counts())
         except MPDError as error:
             return Shown({}, str(error))
-        if ballot is None:
+        if key is None:
             return Shown({}, THANKS, done=len(done))
-        return Shown({"pair": ballot.key, "seed": seed}, note, ballot, len(done))
+        return Shown({"pair": key, "seed": seed}, note, ballots.pairs[key], len(done))
 
     def cast(self, cookie: str, state: State, choices: Sequence[str | None]) -> Shown | str:
         """Keep what a rater chose of what was shown, and go on; or say what is missing.
@@ -71,10 +71,10 @@ class Voting:
         preference leaves out, anything.
         """
         try:
-            ballot = self._place.ballots().find(str(state.get("pair")))
-            if ballot is None:
+            pair = self._place.ballots().pairs.get(str(state.get("pair")))
+            if pair is None:
                 return self.next(cookie, ANEW)
-            vote = self._vote(rater_of(cookie), ballot, state["seed"], choices)
+            vote = self._vote(rater_of(cookie), pair, state, choices)
             if vote is None:
                 return "Choose Output 1, Output 2 or Tie in every row first."
             counted = self._place.votes().cast(vote)
@@ -83,9 +83,9 @@ class Voting:
         return self.next(cookie, "" if counted else TWICE)
 
     def _vote(
-        self, rater: str, ballot: Ballot, seed: int, choices: Sequence[str | None]
+        self, rater: str, pair: Pair, state: State, choices: Sequence[str | None]
     ) -> Vote | None:
-        pair, pack = ballot.pair, self._place.pack
+        pack, seed = self._place.pack, state["seed"]
         chosen = pack.space.parse(pair.code)
         sign = -1 if swapped(seed) else 1
         value = {FIRST: sign, TIE: 0, SECOND: -sign}
@@ -98,7 +98,7 @@ class Voting:
             verdicts[dimension.name] = value[choice]
         return Vote(
             rater=rater,
-            pair=ballot.key,
+            pair=state["pair"],
             pack=pack.spec.name,
             content=self._place.ballots().content,
             prompt=pair.id,
