@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import queue
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,7 +23,7 @@ from mpd_core.evaluation.judges.asking import (
     single_messages,
     verdict,
 )
-from mpd_core.evaluation.judges.spending import Limits, Spending, added, estimate, tokens_of
+from mpd_core.evaluation.judges.spending import Limits, Spending, Tokens, added, tokens_of
 from mpd_core.evaluation.judging import Answer, Asked, Judge, Question, Single
 from mpd_core.saving import content_hash
 
@@ -37,6 +36,8 @@ READINGS = 3
 SEEDS = 1000
 MOST_KEPT = 20_000
 """Characters of an answer that are stored."""
+MOST_TOKENS = 400
+"""Limit of an answer in tokens, reasoning included."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,6 @@ class ServerOptions:
     """Name of the environment variable with the key; a server without keys needs none."""
     limits: Limits = field(default_factory=Limits)
     parallel: int = 8
-    max_tokens: int = 400
-    """Limit of an answer in tokens, reasoning included."""
     timeout_s: float = 60.0
     retries: int = 4
     """After failures of the connection, busy servers and refusals that may pass."""
@@ -64,23 +63,6 @@ class ServerOptions:
             raise RequestError("--model: name the model that the server is to judge with.")
         if not 1 <= self.parallel <= 256:
             raise RequestError("--parallel: from 1 to 256.")
-        if not 8 <= self.max_tokens <= 32_768:
-            raise RequestError("--max-tokens: from 8 to 32768.")
-
-    def client(self) -> Any:
-        """The package's own client; ``MPDError`` where it is not installed."""
-        try:
-            import openai
-        except ImportError as error:
-            raise MPDError(
-                "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
-            ) from error
-        return openai.OpenAI(
-            base_url=self.url,
-            api_key=os.environ.get(self.key_env) or "none",
-            timeout=self.timeout_s,
-            max_retries=self.retries,
-        )
 
 
 class ServerJudge(Judge):
@@ -91,14 +73,19 @@ class ServerJudge(Judge):
     def __init__(
         self, options: ServerOptions, tell: Callable[[str], None] = lambda _: None
     ) -> None:
-        """Check that a client can be made; nothing is sent yet.
+        """Nothing is sent yet.
 
         Raises:
             MPDError: the package ``openai`` is not installed.
         """
-        options.client().close()
-        self._options, self._tell, self._announced = options, tell, False
-        asked = [options.model, options.max_tokens, RULES, SINGLE_RULES]
+        try:
+            import openai
+        except ImportError as error:
+            raise MPDError(
+                "Judging by a server needs the package 'openai': pip install -e '.[evaluation]'."
+            ) from error
+        self._openai, self._options, self._tell = openai, options, tell
+        asked = [options.model, MOST_TOKENS, RULES, SINGLE_RULES]
         asked += [dict(CRITERIA), repr(dict(EXAMPLES))]
         version = f"{options.model[:80]} {content_hash(asked, sort_keys=False)[:12]}"
         name = re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
@@ -111,20 +98,13 @@ class ServerJudge(Judge):
         Raises:
             RequestError: more than is allowed.
         """
-        self._estimate([*map(messages, questions), *map(single_messages, singles)])
-        self._announced = True
-
-    def _estimate(self, turns: Iterable[Messages]) -> None:
-        each = [(_tokens(one), self._options.max_tokens) for one in turns]
-        said = estimate(each, self._options.limits)
-        if not self._announced:
-            self._tell(said)
+        turns = [*map(messages, questions), *map(single_messages, singles)]
+        self._tell(self._options.limits.estimate([_most(one) for one in turns]))
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Verdicts as they arrive, several questions in parallel.
 
         Raises:
-            RequestError: it would cost more than is allowed; nothing has been asked.
             MPDError: the cap is reached; what was asked until then has been given.
             EngineError: the server fails, and goes on failing.
         """
@@ -138,35 +118,47 @@ class ServerJudge(Judge):
 
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
         """Answers as they come; a failure is raised after those that others gave meanwhile."""
-        self._estimate(turns for _, turns, _ in asked)
-        pooled, failure = ThreadPoolExecutor(self._options.parallel), None
-        with self._options.client() as self._client, pooled as pool:
-            waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
-            try:
-                for future in as_completed(waiting):
-                    if future.cancelled():
-                        continue
-                    try:
-                        answer = future.result()
-                    except MPDError as error:
-                        failure = failure or error
-                        _cancel(waiting)
-                    else:
-                        yield waiting[future], answer
-            finally:
-                _cancel(waiting)
-        if failure:
-            raise failure
+        client: Any = self._openai.AsyncOpenAI(
+            base_url=self._options.url,
+            api_key=os.environ.get(self._options.key_env) or "none",
+            timeout=self._options.timeout_s,
+            max_retries=self._options.retries,
+        )
+        failures: list[MPDError] = []
+        turn = asyncio.Semaphore(self._options.parallel)
 
-    def _ask(self, turns: Messages, read: Read) -> Answer:
+        async def answered(turns: Messages, read: Read) -> Answer | None:
+            async with turn:
+                try:
+                    return None if failures else await self._ask(client, turns, read)
+                except MPDError as error:
+                    failures.append(error)
+                    return None
+
+        with closing(asyncio.new_event_loop()) as loop:
+            tasks = {loop.create_task(answered(turns, read)): one for one, turns, read in asked}
+            left = set(tasks)
+            try:
+                while left:
+                    some = asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                    done, left = loop.run_until_complete(some)
+                    for task in done:
+                        if answer := task.result():
+                            yield tasks[task], answer
+            finally:
+                loop.run_until_complete(_end(client, left))
+        if failures:
+            raise failures[0]
+
+    async def _ask(self, client: Any, turns: Messages, read: Read) -> Answer:
         """Ask until the answer can be parsed, at most ``READINGS`` times."""
-        most = (_tokens(turns), self._options.max_tokens)
+        most = _most(turns)
         said, found, spent = "", None, (0, 0)
         for attempt in range(READINGS):
             self.spending.reserve(most)
             used = (0, 0)
             try:
-                answer = self._answer(turns, attempt)
+                answer = await self._answer(client, turns, attempt)
                 said = _text(answer)
                 used = _usage(answer) or (most[0], tokens_of([said]))
             except (ValueError, AttributeError, TypeError, KeyError, IndexError) as error:
@@ -180,47 +172,32 @@ class ServerJudge(Judge):
         facts = {"prompt_sha256": content_hash(turns, sort_keys=False)}
         return Answer(found, said, {**facts, "tokens_in": spent[0], "tokens_out": spent[1]})
 
-    def _answer(self, turns: Messages, attempt: int) -> Any:
-        """What the server says, or ``EngineError``; in a thread, since a client's own limits are
-        of a single read."""
-        import openai
-
-        came: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-        def ask() -> None:
-            try:
-                answer = self._client.chat.completions.create(
-                    model=self._options.model,
-                    messages=turns,
-                    max_tokens=self._options.max_tokens,
-                    temperature=0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
-                    seed=SEEDS + attempt,
-                )
-            except Exception as error:  # raised where it is waited for
-                answer = error
-            came.put(answer)
-
-        threading.Thread(target=ask, daemon=True).start()
+    async def _answer(self, client: Any, turns: Messages, attempt: int) -> Any:
+        """What the server says, or ``EngineError``; the client's own limits are of one read."""
+        asked = client.chat.completions.create(
+            model=self._options.model,
+            messages=turns,
+            max_tokens=MOST_TOKENS,
+            temperature=0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
+            seed=SEEDS + attempt,
+        )
         try:
-            answer = came.get(timeout=self._options.total_s)
-        except queue.Empty:
-            raise self._failed(f"no whole answer within {self._options.total_s:g} s") from None
-        if isinstance(answer, openai.OpenAIError):
-            raise self._failed(str(answer) or type(answer).__name__) from answer
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    def _failed(self, reason: str) -> EngineError:
-        return EngineError(
+            return await asyncio.wait_for(asked, self._options.total_s)
+        except asyncio.TimeoutError:
+            reason = f"no whole answer within {self._options.total_s:g} s"
+        except self._openai.OpenAIError as error:
+            reason = str(error) or type(error).__name__
+        raise EngineError(
             f"The judge at {self._options.url} failed: {' '.join(reason.split())[:200].rstrip('.')}"
             ": verdicts so far are stored; check it and judge again to go on."
         )
 
 
-def _cancel(waiting: Iterable[Future[Answer]]) -> None:
-    for future in waiting:  # not by the pool's shutdown, of which as_completed would not hear
-        future.cancel()
+async def _end(client: Any, left: Iterable[asyncio.Task[Any]]) -> None:
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+    await client.close()
 
 
 def _text(answer: Any) -> str:
@@ -232,12 +209,13 @@ def _text(answer: Any) -> str:
     return (content or "").encode("utf-8", "replace").decode("utf-8")[-MOST_KEPT:]
 
 
-def _usage(answer: Any) -> tuple[int, int] | None:
+def _usage(answer: Any) -> Tokens | None:
     """Token usage reported by the server; None if missing or implausible."""
     usage = getattr(answer, "usage", None)
     found: list[Any] = [getattr(usage, f"{name}_tokens", None) for name in ("prompt", "completion")]
     return (found[0], found[1]) if all(type(n) is int and n >= 0 for n in found) else None
 
 
-def _tokens(turns: Messages) -> int:
-    return tokens_of(turn["content"] for turn in turns)
+def _most(turns: Messages) -> Tokens:
+    """What a question costs at most."""
+    return tokens_of(turn["content"] for turn in turns), MOST_TOKENS
