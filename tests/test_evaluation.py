@@ -23,14 +23,13 @@ from mpd_core.engine.plan import ExpertPlan, plan_request
 from mpd_core.errors import MPDError, RequestError
 from mpd_core.evaluation import figures, judging
 from mpd_core.evaluation.figures import kinds, positions, weights_by
-from mpd_core.evaluation.generators import by_engine, store
+from mpd_core.evaluation.generators import Generators
 from mpd_core.evaluation.jobs import Job, content_of, jobs_of, key_of, methods_of
 from mpd_core.evaluation.judging import Answer, Judge, Question
 from mpd_core.evaluation.measures import MeasuresJudge, TextJudge
 from mpd_core.evaluation.prompts import Prompt, prompts_of
 from mpd_core.evaluation.record import Lines, RunRecord, load_run, meetings, read_rows, replies_of
-from mpd_core.evaluation.report import report
-from mpd_core.evaluation.texts import html
+from mpd_core.evaluation.report import html, report
 from mpd_core.evaluation.verdicts import Judged, judged
 from mpd_core.evaluation.written import card, known_pairs
 from mpd_core.method.preferences import PreferenceSpace
@@ -150,12 +149,11 @@ def test_a_killed_run_goes_on_where_it_was(pack: Pack, engine: Engine, tmp_path:
     assert all(texts[job.key] == engine.generate(job.request).text for job in wanted)
 
 
-def test_a_prompt_that_is_too_long_does_not_end_the_run(
-    pack: Pack, engine: Engine, tmp_path: Path
-) -> None:
-    wanted = jobs(pack, ("Why?", "word " * 3000))
+def test_a_prompt_that_is_too_long_does_not_end_the_run(pack: Pack, tmp_path: Path) -> None:
+    generators = Generators(pack, lambda _: None)
     with pytest.raises(MPDError, match=r"29 replies failed, first: mpd, prompt 1: .*tokens"):
-        store(wanted, tmp_path, lambda waiting: by_engine(engine, waiting))
+        generators.run(jobs(pack, ("Why?", "word " * 3000)), tmp_path)
+    generators.close()
     assert len(rows_of(tmp_path)) == 29
 
 

@@ -21,12 +21,11 @@ from mpd_core.evaluation.efficiency import KINDS, WAYS, efficiency, save
 from mpd_core.evaluation.full import Settings, full, set_name, usual_methods
 from mpd_core.evaluation.identified import judges_of
 from mpd_core.evaluation.prompts import Prompt
-from mpd_core.evaluation.readme import BEGIN, END, RESULTS, keep, rewrite, runs_of, stored
+from mpd_core.evaluation.readme import BEGIN, END, RESULTS, keep, rewrite, runs_of, short, stored
 from mpd_core.evaluation.record import read_rows
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.statistics import Tally, bradley_terry
 from mpd_core.evaluation.tables import heat
-from mpd_core.evaluation.texts import short
 from mpd_core.packs import Pack, load_pack
 from mpd_core.rendering import table
 from mpd_core.request import Sampling

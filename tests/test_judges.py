@@ -16,13 +16,14 @@ from mpd_core.evaluation.judges import JUDGES, asking, judge_named, kind_of
 from mpd_core.evaluation.judges.asking import CRITERIA, EXAMPLES
 from mpd_core.evaluation.judges.rewards import RewardsJudge
 from mpd_core.evaluation.judges.server import ServerJudge, ServerOptions
-from mpd_core.evaluation.judges.spending import Limits, Spending, estimate
+from mpd_core.evaluation.judges.spending import Limits, Spending
 from mpd_core.evaluation.judging import (
     Pair,
     Question,
     Single,
     judge_pairs,
     judge_singles,
+    questions_of,
     singles_of,
 )
 from mpd_core.evaluation.record import read_rows
@@ -157,6 +158,7 @@ def test_a_server_judges_both_orders_and_is_asked_once(
     monkeypatch.setenv("JUDGE_KEY", "sesame")
     said: list[str] = []
     judge = asked_of(server, said, key_env="JUDGE_KEY")
+    judge.announce(list(questions_of(judge, pairs())), ())
     judge_pairs(judge, pairs(), tmp_path)
     assert len(server.asked) == 6
     assert {body["authorization"] for body in server.asked} == {"Bearer sesame"}
@@ -262,14 +264,13 @@ def test_a_server_that_trickles_bytes_is_not_waited_for(
     assert len(list(read_rows(tmp_path / f"verdicts-{judge.name}.jsonl"))) == 1
 
 
-def test_nothing_is_asked_that_would_cost_more_than_the_cap(
-    server: JudgeServer, tmp_path: Path
-) -> None:
+def test_nothing_is_asked_that_would_cost_more_than_the_cap(server: JudgeServer) -> None:
+    asked = list(questions_of(asked_of(server), pairs()))
     limits = Limits(cost=0.001, prices=(1.0, 10.0))
     with pytest.raises(RequestError, match=r"6 questions, .* more than the cap allows"):
-        judge_pairs(asked_of(server, limits=limits), pairs(), tmp_path)
+        asked_of(server, limits=limits).announce(asked, ())
     with pytest.raises(RequestError, match="more than the cap allows"):
-        judge_pairs(asked_of(server, limits=Limits(tokens=3000)), pairs(), tmp_path)
+        asked_of(server, limits=Limits(tokens=3000)).announce(asked, ())
     assert not server.asked
 
 
@@ -303,7 +304,7 @@ def test_a_cap_holds_for_answers_that_are_under_way() -> None:
         spending.reserve((40, 20))
     spending.settle((30, 20), (10, 5))
     spending.reserve((40, 20))
-    assert estimate([(10, 5)] * 2, Limits(prices=(1e6 - 1, 0.0))) == (
+    assert Limits(prices=(1e6 - 1, 0.0)).estimate([(10, 5)] * 2) == (
         "2 questions, about 20 tokens in and at most 10 out, 20.00 by the prices."
     )
 

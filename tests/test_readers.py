@@ -15,10 +15,10 @@ from mpd_core.errors import RequestError
 from mpd_core.evaluation.judges import judge_named
 from mpd_core.evaluation.judging import pairs_of
 from mpd_core.evaluation.readers import JUDGE, Readers, bring
+from mpd_core.evaluation.readme import results
 from mpd_core.evaluation.record import load_run, read_rows, replies_of
 from mpd_core.evaluation.report import report
 from mpd_core.evaluation.sheets import labels
-from mpd_core.evaluation.texts import results
 from mpd_core.evaluation.verdicts import judged, scorer_of
 from mpd_core.method.preferences import Dimension, Pole, PreferenceSpace
 from mpd_core.packs import load_pack
@@ -234,8 +234,8 @@ def test_sheets_that_are_not_of_the_run_are_refused(
         ),
         ("value", lambda f: changed(f / "out_pairs_0.jsonl", '"T"', '"t"'), "'3' must be 1, 2, T"),
         ("field", lambda f: changed(f / "out_pairs_0.jsonl", '"g"', '"h"'), "give id, 1, 2, 3, g"),
-        ("flip", lambda f: changed(f / "key.json", "|1", "|2"), "must say 0 or 1"),
-        ("parts", lambda f: changed(f / "key.json", "mpd|", "mpd|AAA|"), "must say 2 things"),
+        ("flip", lambda f: changed(f / "key.json", "|1", "|2"), "such replies by"),
+        ("parts", lambda f: changed(f / "key.json", "mpd|", "mpd|AAA|"), "no such reply"),
         ("who", lambda f: changed(f / "key.json", "mpd|AAA", "mxd|AAA"), "no such reply by 'mxd'"),
         ("key", lambda f: (f / "key.json").write_text("[]") and None, "not a key"),
         ("gone", lambda f: (f / "key.json").unlink(), "key.json: cannot be read"),

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
-from mpd_core.errors import MPDError
+from mpd_core.errors import MPDError, about
 from mpd_core.request import MAX_NEW_TOKENS
 from mpd_core.trace import SCHEMA_VERSION, Candidate, StepRecord, Trace
 
@@ -48,100 +48,79 @@ def read_trace(path: Path) -> Trace:
 
 
 def trace_from_json(text: str, name: str) -> Trace:
-    """A trace from its JSON; ``name`` is what messages call it.
+    """A trace from its JSON, as ``Trace.to_json`` writes it; ``name`` is what messages call it.
 
     Raises:
         TraceError: no JSON, another schema, or a field that is missing, unknown or out of bounds.
     """
+    with about(name):
+        try:
+            data = json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError):
+            raise TraceError("is no JSON, or was cut short: export the reply again.") from None
+        _check_size(data)
+        for step in data["steps"]:
+            listed = step.get("top_k")
+            for one in (step, *(listed if isinstance(listed, list) else ())):
+                logprobs = one.get("logprobs") if isinstance(one, dict) else None
+                if isinstance(logprobs, dict):  # null is a log-probability of minus infinity
+                    one["logprobs"] = {
+                        k: -math.inf if v is None else v for k, v in logprobs.items()
+                    }
+        try:
+            trace = _ADAPTER.validate_python(data, strict=False)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            key = ".".join(str(part) for part in problem["loc"])
+            raise TraceError(f"{key[:120]}: {problem['msg'][:120]}.") from None
+        _check(trace)
+        return trace
 
-    def wrong(what: str) -> NoReturn:
-        raise TraceError(f"{name}: {what}")
 
-    try:
-        data = json.loads(text, parse_constant=lambda word: wrong(f"{word} is no JSON."))
-    except (ValueError, RecursionError):
-        wrong("is no JSON, or was cut short: export the reply again.")
-    return trace_from_dict(data, name)
-
-
-def trace_from_dict(data: Any, name: str = "The trace") -> Trace:
+def trace_from_dict(data: Mapping[str, Any], name: str = "The trace") -> Trace:
     """The inverse of ``Trace.to_dict``; errors as ``trace_from_json``."""
+    return trace_from_json(json.dumps(data), name)
 
-    def wrong(what: str) -> NoReturn:
-        raise TraceError(f"{name}: {what}")
 
+def _no_constant(word: str) -> NoReturn:
+    raise TraceError(f"{word} is no JSON.")
+
+
+def _check_size(data: Any) -> None:
+    """What is checked of plain values, before any of them is read as a trace's."""
     if not isinstance(data, dict) or "schema_version" not in data:
-        wrong("is no trace: it has no schema_version.")
-    version = data["schema_version"]
-    if version != SCHEMA_VERSION:
-        wrong(
+        raise TraceError("is no trace: it has no schema_version.")
+    if (version := data["schema_version"]) != SCHEMA_VERSION:
+        raise TraceError(
             f"has schema {version!r:.20}; this version reads {SCHEMA_VERSION}: write the reply "
             "again with it."
         )
-    _check_size(data, wrong)
-    try:
-        trace = _ADAPTER.validate_python(_with_infinity(data), strict=False)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(str(part) for part in problem["loc"])
-        wrong(f"{key[:120]}: {problem['msg'][:120]}.")
-    _check(trace, wrong)
-    return trace
-
-
-def _check_size(data: Mapping[str, Any], wrong: Callable[[str], NoReturn]) -> None:
     steps = data.get("steps")
-    if not isinstance(steps, (list, tuple)):
-        wrong("has no steps.")
+    if not isinstance(steps, list):
+        raise TraceError("has no steps.")
     if len(steps) > MAX_NEW_TOKENS:
-        wrong(f"has {len(steps)} steps; at most {MAX_NEW_TOKENS} are read.")
+        raise TraceError(f"has {len(steps)} steps; at most {MAX_NEW_TOKENS} are read.")
     if not all(isinstance(step, dict) for step in steps):
-        wrong("has a step that is no object.")
+        raise TraceError("has a step that is no object.")
     known, step_known = ({field.name for field in fields(k)} for k in (Trace, StepRecord))
-    unknown = data.keys() - known
-    for step in steps:
-        unknown |= step.keys() - step_known
-    if unknown:
-        wrong(f"has a field that schema {SCHEMA_VERSION} does not know: {min(unknown)!r:.60}.")
+    if unknown := (data.keys() - known).union(*(step.keys() - step_known for step in steps)):
+        raise TraceError(
+            f"has a field that schema {SCHEMA_VERSION} does not know: {min(unknown)!r:.60}."
+        )
 
 
-def _with_infinity(data: dict[str, Any]) -> dict[str, Any]:
-    """The page writes null for a log-probability of minus infinity."""
-
-    def told(logprobs: Any) -> Any:
-        if not isinstance(logprobs, dict):
-            return logprobs
-        return {k: -math.inf if v is None else v for k, v in logprobs.items()}
-
-    def candidate(one: Any) -> Any:
-        return {**one, "logprobs": told(one.get("logprobs"))} if isinstance(one, dict) else one
-
-    def candidates(listed: Any) -> Any:
-        return [candidate(one) for one in listed] if isinstance(listed, (list, tuple)) else listed
-
-    steps = [
-        {
-            **step,
-            "logprobs": told(step.get("logprobs")),
-            "top_k": candidates(step.get("top_k", ())),
-        }
-        for step in data["steps"]
-    ]
-    return {**data, "steps": steps}
-
-
-def _check(trace: Trace, wrong: Callable[[str], NoReturn]) -> None:
+def _check(trace: Trace) -> None:
     """Checks beyond types: ranges, sums and lengths."""
     if "".join(step.text for step in trace.steps) != trace.text:
-        wrong("its steps do not join to its text.")
+        raise TraceError("its steps do not join to its text.")
     experts: Set[str] = trace.steps[0].weights.keys() if trace.steps else frozenset[str]()
     if len(experts) > MAX_EXPERTS:
-        wrong(f"has {len(experts)} experts; at most {MAX_EXPERTS} are read.")
+        raise TraceError(f"has {len(experts)} experts; at most {MAX_EXPERTS} are read.")
     for place, step in enumerate(trace.steps):
         if step.index != trace.steps[0].index + place or not 0 <= step.index < MAX_NEW_TOKENS:
-            wrong(f"step {place + 1} has the index {step.index!s:.20}, out of turn.")
+            raise TraceError(f"step {place + 1} has the index {step.index!s:.20}, out of turn.")
         if problem := _problem(step, experts):
-            wrong(f"step {place + 1} {problem}.")
+            raise TraceError(f"step {place + 1} {problem}.")
 
 
 def _problem(step: StepRecord, experts: Set[str]) -> str:

@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -94,14 +94,10 @@ class Analysis:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as the page and the report draw them."""
-        preferences = [
-            {**asdict(row), "switches_per_100": row.switches_per_100} for row in self.preferences
-        ]
-        return {
-            **asdict(self),
-            "preferences": preferences,
-            "switches_per_100": self.switches_per_100,
-        }
+        found = asdict(self) | {"switches_per_100": self.switches_per_100}
+        for plain, row in zip(found["preferences"], self.preferences, strict=True):
+            plain["switches_per_100"] = row.switches_per_100
+        return found
 
     def to_csv(self) -> str:
         """One number a row. Names are JSON strings, so that no spreadsheet computes with them."""
@@ -132,82 +128,57 @@ def analyse(traces: Mapping[str, Trace]) -> Analysis:
     ]
     experts = dict.fromkeys(expert for _, _, step in steps for expert in step.weights)
     width = max(1, math.ceil(max((s.index + 1 for _, _, s in steps), default=1) / BINS))
+    by_place: dict[int, StepGroup] = {}
+    for _, _, step in steps:
+        place = step.index // width
+        first = place * width + 1
+        name = str(first) if width == 1 else f"{first}–{first + width - 1}"
+        by_place.setdefault(place, StepGroup(name)).add(step)
     by_kind = {kind: StepGroup(kind) for kind in KINDS}
+    by_code: dict[str, PreferenceGroup] = {}
     for trace in traces.values():
+        name = trace.preference or "none"
+        row = by_code.setdefault(name, PreferenceGroup(name))
+        row.traces += 1
+        row.switches += switches(trace.steps)
         for step, kind in zip(trace.steps, kinds([s.text for s in trace.steps]), strict=True):
+            row.add(step)
             by_kind[kind].add(step)
     return Analysis(
         traces=len(traces),
         tokens=len(steps),
         experts=tuple(experts),
-        positions=_by_position((step for _, _, step in steps), width),
+        positions=tuple(by_place[place] for place in sorted(by_place)),
         kinds=tuple(row for row in by_kind.values() if row.tokens),
-        preferences=_by_preference(traces.values()),
+        preferences=tuple(by_code[name] for name in sorted(by_code)),
         apart=_apart(traces, steps),
     )
 
 
 def switches(steps: Sequence[StepRecord]) -> int:
     """How often the expert with the largest weight changes; ties have no leader."""
-    leaders = [_leader(step.weights) for step in steps]
+    leaders: list[str | None] = []
+    for weights in (step.weights for step in steps):
+        ordered = sorted(weights, key=lambda expert: -weights[expert])
+        tied = len(ordered) > 1 and weights[ordered[0]] - weights[ordered[1]] <= _TIE
+        leaders.append(None if tied or not ordered else ordered[0])
     return sum(1 for one, other in itertools.pairwise(leaders) if one != other)
-
-
-def _leader(weights: Mapping[str, float]) -> str | None:
-    ordered = sorted(weights.items(), key=lambda pair: -pair[1])
-    tied = len(ordered) > 1 and ordered[0][1] - ordered[1][1] <= _TIE
-    return None if tied or not ordered else ordered[0][0]
-
-
-def _by_position(steps: Iterable[StepRecord], width: int) -> tuple[StepGroup, ...]:
-    rows: dict[int, StepGroup] = {}
-    for step in steps:
-        place = step.index // width
-        first = place * width + 1
-        name = str(first) if width == 1 else f"{first}–{first + width - 1}"
-        rows.setdefault(place, StepGroup(name)).add(step)
-    return tuple(rows[place] for place in sorted(rows))
-
-
-def _by_preference(traces: Iterable[Trace]) -> tuple[PreferenceGroup, ...]:
-    rows: dict[str, PreferenceGroup] = {}
-    for trace in traces:
-        name = trace.preference or "none"
-        row = rows.setdefault(name, PreferenceGroup(name))
-        row.traces += 1
-        row.switches += switches(trace.steps)
-        for step in trace.steps:
-            row.add(step)
-    return tuple(rows[name] for name in sorted(rows))
 
 
 def _apart(
     traces: Mapping[str, Trace], steps: Sequence[tuple[str, int, StepRecord]]
 ) -> tuple[Place, ...]:
     furthest = sorted(steps, key=lambda found: -found[2].divergence)[:MOST_APART]
-    return tuple(
-        Place(
-            trace=name,
-            index=step.index,
-            before="".join(other.text for other in traces[name].steps[max(0, i - CONTEXT) : i])[
-                -CONTEXT:
-            ],
-            text=step.text,
-            divergence=step.divergence,
-            favourites=_favourites(step),
-        )
-        for name, i, step in furthest
-        if step.divergence > 0.0
-    )
-
-
-def _favourites(step: StepRecord) -> dict[str, str]:
-    if not step.top_k:
-        return {}
-    return {
-        expert: max(step.top_k, key=lambda one: one.logprobs.get(expert, -math.inf)).text
-        for expert in step.weights
-    }
+    found = []
+    for name, i, step in (one for one in furthest if one[2].divergence > 0.0):
+        before = "".join(other.text for other in traces[name].steps[max(0, i - CONTEXT) : i])
+        favourites = {
+            expert: max(step.top_k, key=lambda one: one.logprobs.get(expert, -math.inf)).text
+            for expert in (step.weights if step.top_k else ())
+        }
+        said = before[-CONTEXT:], step.text, step.divergence, favourites
+        found.append(Place(name, step.index, *said))
+    return tuple(found)
 
 
 def _quoted(text: str) -> str:

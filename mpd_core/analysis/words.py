@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -41,35 +42,20 @@ def kinds(texts: Sequence[str]) -> list[Kind]:
     Args:
         texts: what each token adds to the reply; a word may be spread over several.
     """
-    whole = "".join(texts)
-    spans = [(match.start(), match.end()) for match in _WORD.finditer(whole)]
+    words = {
+        place: (match.start(), match.group())
+        for match in _WORD.finditer("".join(texts))
+        for place in range(*match.span())
+    }
     found: list[Kind] = []
-    start, first = 0, 0
+    start = 0
     for text in texts:
-        end = start + len(text)
-        while first < len(spans) and spans[first][1] <= start:
-            first += 1
-        found.append(_kind(text, _longest(spans, first, start, end), whole))
-        start = end
+        own = Counter(words[k] for k in range(start, start + len(text)) if k in words)
+        start += len(text)
+        if own:
+            ((_, word), _), *_ = own.most_common(1)
+            plain = word.replace("’", "'").lower() in FUNCTION_WORDS
+            found.append("function word" if plain else "content word")
+        else:
+            found.append("punctuation" if text.strip() else "other")
     return found
-
-
-def _longest(
-    spans: Sequence[tuple[int, int]], first: int, start: int, end: int
-) -> tuple[int, int] | None:
-    """The word with the most letters between two character positions."""
-    best, most = None, 0
-    for span in spans[first:]:
-        if span[0] >= end:
-            break
-        shared = min(end, span[1]) - max(start, span[0])
-        if shared > most:
-            best, most = span, shared
-    return best
-
-
-def _kind(text: str, span: tuple[int, int] | None, whole: str) -> Kind:
-    if span is None:
-        return "punctuation" if text.strip() else "other"
-    word = whole[span[0] : span[1]].replace("’", "'").lower()
-    return "function word" if word in FUNCTION_WORDS else "content word"

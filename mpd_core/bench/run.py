@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import platform
@@ -130,7 +131,13 @@ def _tables(
         verdict = verdicts[found["targets"].get(f.name, {}).get("met")]
         rows.append((f.name, _digits(f.value), targets.get(f.name, ""), verdict, f.meaning))
     yield aligned(rows)
-    yield aligned([("time", "median", "min", "max", ""), *_times(data)])
+    times: list[tuple[str, ...]] = [("time", "median", "min", "max", "")]
+    for measure, kind in itertools.product(data, UNITS):
+        for name, time in data[measure].get(kind, {}).items():
+            remark = "noisy: was the machine quiet?" if time["max"] > NOISY * time["min"] else ""
+            shown = (f"{time[key]:.4g}" for key in ("median", "min", "max"))
+            times.append((f"{measure} {name} [{UNITS[kind]}]", *shown, remark))
+    yield aligned(times)
     checks = [
         (c["peer"], f"{c['max_log_prob_difference']:.1e}", f"{c['tolerance']:g}", c["same_choice"])
         for c in found["checks"]
@@ -139,16 +146,6 @@ def _tables(
     for name, points in data.get("growth", {}).get("lines", {}).items():
         body = [tuple(f"{value:.4g}" for value in point.values()) for point in points]
         yield aligned([(name, "experts", "ms a step", "tokens/s"), *body])
-
-
-def _times(data: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    for measure, section in data.items():
-        for kind, unit in UNITS.items():
-            for name, found in section.get(kind, {}).items():
-                noisy = found["max"] > NOISY * found["min"]
-                times = (f"{found[key]:.4g}" for key in ("median", "min", "max"))
-                remark = "noisy: was the machine quiet?" if noisy else ""
-                yield (f"{measure} {name} [{unit}]", *times, remark)
 
 
 def _digits(value: float | None) -> str:

@@ -6,7 +6,6 @@ Those that make a run are here: generate replies, and judge them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +17,6 @@ from mpd_core.console import tell
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import JudgeName, command_report
 from mpd_core.evaluation import command_parts as parts
-from mpd_core.packs import Pack
 
 
 def run(
@@ -94,30 +92,25 @@ def judge(
 
     folder = parts.folder_of(loaded, out)
     if judge == READERS:
-        _by_hand(loaded, folder, verdicts or [])
+        from mpd_core.evaluation.readers import Readers, bring
+        from mpd_core.evaluation.record import load_run, replies_of
+
+        if not verdicts:
+            raise RequestError("--judge readers needs --verdicts, a folder of evaluate sheets.")
+        run, answers = load_run(folder), parts.answers_of(loaded, "valid", "test")
+        readers = Readers(loaded.space, replies_of(folder, run), run.methods, answers)
+        read, met = bring(readers, verdicts, folder)
+        print(f"Read by hand: {read} replies and {met} pairs; stored in {folder}")
         return
     asked = judge_named(
         judge, loaded, parts.server_options(**server) if judge == SERVER else None, tell
     )
     if known is None and judge == SERVER:
         known = CARD_PAIRS
-    met, answers = options.listed(methods), parts.answers_of(loaded, "test")
-    judge_run(loaded, asked, folder, answers, methods=met, pairs=pairs, known=known, single=single)
+    chosen, answers = options.listed(methods), parts.answers_of(loaded, "test")
+    how = {"pairs": pairs, "known": known}
+    judge_run(loaded, asked, folder, answers, methods=chosen, **how, single=single)
     print(f"Judged by {asked.name}: {folder}")
-
-
-def _by_hand(pack: Pack, folder: Path, verdicts: Sequence[Path]) -> None:
-    from mpd_core.evaluation.readers import Readers, bring
-    from mpd_core.evaluation.record import load_run, replies_of
-
-    if not verdicts:
-        raise RequestError("--judge readers needs --verdicts, a folder of evaluate sheets.")
-    run = load_run(folder)
-    readers = Readers(
-        pack.space, replies_of(folder, run), run.methods, parts.answers_of(pack, "valid", "test")
-    )
-    replies, pairs = bring(readers, verdicts, folder)
-    print(f"Read by hand: {replies} replies and {pairs} pairs; stored in {folder}")
 
 
 def sheets(

@@ -86,22 +86,16 @@ def answers_of(pack: Pack, *splits: Split) -> list[Styled]:
     """Written answers of some splits; a pack without a recipe has none."""
     from mpd_core.training.recipe import FILE
 
-    found = styles(pack) if (pack.folder / FILE).is_file() else None
+    found = styles(pack)["written"] if (pack.folder / FILE).is_file() else None
     return [row for split in splits for row in found.split(split)] if found else []
 
 
-def styles(pack: Pack) -> Styles:
-    """A pack's written answers; errors where it has none."""
+def styles(pack: Pack) -> dict[str, Styles]:
+    """A pack's ``written`` answers, and those that its ``experts`` learn from where they are
+    others; errors where it has none."""
     from mpd_core.training.data import load_styles
     from mpd_core.training.recipe import load_recipe
 
-    return load_styles(pack.path(load_recipe(pack).data.file))
-
-
-def experts_styles(pack: Pack) -> Styles | None:
-    """The answers that a pack's experts learn from, where they are others than its written ones."""
-    from mpd_core.training.data import load_styles
-    from mpd_core.training.recipe import load_recipe
-
-    file = load_recipe(pack).data.experts
-    return load_styles(pack.path(file)) if file else None
+    data = load_recipe(pack).data
+    files = {"written": data.file, "experts": data.experts}
+    return {name: load_styles(pack.path(file)) for name, file in files.items() if file}

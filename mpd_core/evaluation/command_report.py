@@ -20,7 +20,7 @@ def report(
 ) -> None:
     """Tables of a run, from its stored replies and verdicts; written beside it, and printed."""
     loaded = parts.opened(pack)
-    from mpd_core.evaluation.texts import markdown
+    from mpd_core.evaluation.report import markdown
 
     found = _reported(loaded, parts.folder_of(loaded, out))
     print(json_.dumps(found, indent=1) if json else markdown(found))
@@ -51,10 +51,10 @@ def validate(
     from mpd_core.evaluation.written import validation, validation_text
 
     judge = TextJudge.of(loaded)
-    figures = validation(judge, loaded.space, parts.styles(loaded).split(split))
-    others = parts.experts_styles(loaded)
-    if rows := others.split(split) if others else ():
-        figures["experts"] = validation(judge, loaded.space, rows)
+    answers = {name: styles.split(split) for name, styles in parts.styles(loaded).items()}
+    figures = validation(judge, loaded.space, answers["written"])
+    if answers.get("experts"):
+        figures["experts"] = validation(judge, loaded.space, answers["experts"])
     print(json_.dumps(figures, indent=1) if json else validation_text(figures))
 
 
@@ -71,9 +71,7 @@ def calibrate(
     from mpd_core.evaluation.scales import FILE, save_scales
     from mpd_core.evaluation.written import calibrate as fitted
 
-    answers = {"written": parts.styles(loaded)}
-    if experts := parts.experts_styles(loaded):
-        answers["experts"] = experts
+    answers = parts.styles(loaded)
     train = {name: styles.split("train") for name, styles in answers.items()}
     facts = {
         "kind": FITTED,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpd_core.errors import MPDError
-from mpd_core.rendering import Table, line_chart, number, percent, rendered
+from mpd_core.rendering import line_chart, rendered
 
 PAPER = (13.25, 10.48)
 """Seconds a request of the paper's soups and of its MPD, on one A6000."""
@@ -37,8 +37,10 @@ def efficiency(bench: Path) -> dict[str, Any]:
     try:
         rows = [line for line in bench.read_text(encoding="utf-8").splitlines() if line[:1] == "{"]
         found = json.loads(rows[-1])
-        data = dict(found["data"].items())
-        parts = {"machine": found["machine"], **_crowd(data), **_growth(data)}
+        crowd, growth = found["data"].get("serve32"), found["data"].get("growth")
+        parts = {"machine": found["machine"]}
+        parts |= {"crowd": _crowd(crowd)} if crowd else {}
+        parts |= {"growth": _growth(growth)} if growth else {}
     except (OSError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise MPDError(
             f"{bench}: holds no result of the bench ({type(error).__name__}): write one with "
@@ -49,25 +51,20 @@ def efficiency(bench: Path) -> dict[str, Any]:
     return parts
 
 
-def _crowd(data: Mapping[str, Any]) -> dict[str, Any]:
+def _crowd(crowd: Mapping[str, Any]) -> dict[str, Any]:
     """Total seconds of the 32 requests, as MPD and as soups in three ways."""
-    if not (crowd := data.get("serve32")):
-        return {}
     seconds = {name: spread["median"] for name, spread in crowd["seconds"].items()}
-    mine = seconds["mpd"]
     rows = [
-        {"way": WAYS[name], "seconds": time, "mpd_over_it": mine / time}
-        for name, time in seconds.items()
-        if name in WAYS
+        {"way": way, "seconds": seconds[name], "mpd_over_it": seconds["mpd"] / seconds[name]}
+        for name, way in WAYS.items()
+        if name in seconds
     ]
     shared = {key: crowd[key] for key in ("requests", "preferences")}
-    return {"crowd": {**shared, "mpd_seconds": mine, "rows": rows}}
+    return {**shared, "mpd_seconds": seconds["mpd"], "rows": rows}
 
 
-def _growth(data: Mapping[str, Any]) -> dict[str, Any]:
+def _growth(growth: Mapping[str, Any]) -> dict[str, Any]:
     """Cost of a step of b requests over that of one, as measured and by the paper's model."""
-    if not (growth := data.get("growth")):
-        return {}
     # Of the bench's lines the one over requests: the others hold their number.
     points = max(growth["lines"].values(), key=lambda line: len({p["requests"] for p in line}))
     steps = {p["requests"]: float(p["ms_per_step"]) for p in points}
@@ -77,7 +74,7 @@ def _growth(data: Mapping[str, Any]) -> dict[str, Any]:
         {"requests": n, "measured": step / steps[1], "model": 1.0, "one_by_one": float(n)}
         for n, step in steps.items()
     ]
-    return {"growth": {"experts": points[0]["experts"], "rows": rows}}
+    return {"experts": points[0]["experts"], "rows": rows}
 
 
 def save(found: Mapping[str, Any], folder: Path) -> Path:
@@ -95,40 +92,8 @@ def save(found: Mapping[str, Any], folder: Path) -> Path:
 
 def markdown(found: Mapping[str, Any]) -> str:
     """Both tables."""
-    crowd, growth = found.get("crowd"), found.get("growth")
     machine = [f"{key} {value}" for key, value in found["machine"].items() if value is not None]
-    return rendered(
-        "efficiency.md",
-        machine=machine,
-        crowd=crowd,
-        soups=_soups(crowd) if crowd else None,
-        model=MODEL,
-        growth=growth,
-        costs=_costs(growth) if growth else None,
-    )
-
-
-def _soups(crowd: Mapping[str, Any]) -> Table:
-    count, (soups, theirs) = crowd["requests"], PAPER
-    mine = f"{crowd['mpd_seconds'] / count:.3f}"
-    said = ["the paper's soups, one A6000", f"{soups}", f"{theirs}", percent(theirs / soups)]
-    rows = (
-        [row["way"], f"{row['seconds'] / count:.3f}", mine, percent(row["mpd_over_it"])]
-        for row in crowd["rows"]
-    )
-    return ["soups", "a soup", "MPD", "MPD over it, percent"], [said, *rows]
-
-
-def _costs(growth: Mapping[str, Any]) -> Table:
-    head = ["requests", "cost over one request", "model", "over one by one", "model"]
-    rows = [
-        [
-            *(f"{row['requests']:g}", number(row["measured"]), number(row["model"])),
-            *(number(row[kind] / row["one_by_one"], 3) for kind in ("measured", "model")),
-        ]
-        for row in growth["rows"]
-    ]
-    return head, rows
+    return rendered("efficiency.md", found=found, machine=machine, paper=PAPER, model=MODEL)
 
 
 def page(found: Mapping[str, Any]) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 from mpd_core.analysis import words
-from mpd_core.evaluation import Figures, Found
-from mpd_core.evaluation.cells import grouped, union
+from mpd_core.evaluation import Figures, Found, grouped, union
 from mpd_core.evaluation.measures import empty, unanswered
 from mpd_core.evaluation.record import Row, meetings
 from mpd_core.evaluation.statistics import (
@@ -60,12 +59,15 @@ def matrix(found: Iterable[Judged], methods: Sequence[str], not_controlled: str 
     ]
     for row, adjusted in zip(met, holm([row["p"] for row in met]), strict=True):
         row["p_holm"] = adjusted
+    tallies = {(r["first"], r["second"]): Tally(r["wins"], r["ties"], r["losses"]) for r in met}
+    names = sorted(union(tallies), key=lambda name: (name != "uniform", methods.index(name)))
+    points = bradley_terry(tallies, names[0]) if met else {}  # equal weights are 1000, if they met
     return {
         "flip_rate": mean_known(flip for judged in rows for flip in judged.flipped.values()),
         "meetings": met,
         # The last column of the paper's Table 2.
         "average": {one: mean_known(rate(met, one, other) for other in methods) for one in methods},
-        "strengths": _strengths(met, methods),
+        "strengths": dict(sorted(points.items(), key=lambda item: -item[1])),
     }
 
 
@@ -138,17 +140,6 @@ def rate(meetings: Iterable[Found], first: str, second: str) -> float | None:
     return None if turned is None else 1 - float(turned)
 
 
-def _strengths(rows: Sequence[Figures], methods: Sequence[str]) -> Figures:
-    """Bradley-Terry points over all meetings; equal weights are 1000 where they took part."""
-    met = {(r["first"], r["second"]): Tally(r["wins"], r["ties"], r["losses"]) for r in rows}
-    if not met:
-        return {}
-    names = set(union(met))
-    anchor = "uniform" if "uniform" in names else next(name for name in methods if name in names)
-    points = bradley_terry(met, anchor)
-    return dict(sorted(points.items(), key=lambda item: -item[1]))
-
-
 def weights_by(replies: Iterable[Row]) -> Figures:
     """{method: {code: {"experts", "tokens", "by_position", "by_kind"}}}, mean weights each.
 
@@ -172,11 +163,8 @@ def _means(
 ) -> dict[str, list[float]]:
     steps = [pair for row in rows for pair in zip(labels(row), row["weights"], strict=True)]
     found = grouped(steps, lambda step: step[0])
-    return {
-        name: [fmean(column) for column in zip(*(w for _, w in found[name]), strict=True)]
-        for name in names
-        if name in found
-    }
+    weights = {name: [w for _, w in found[name]] for name in names if name in found}
+    return {name: [fmean(column) for column in zip(*w, strict=True)] for name, w in weights.items()}
 
 
 def positions(row: Row) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from mpd_core.engine.flight import outcomes
 from mpd_core.engine.plan import ONE_EXPERT
 from mpd_core.errors import EngineError, MPDError
 from mpd_core.evaluation.jobs import ARROW, JOINED, WEIGHT_SPACE, Job, Outcomes, missing, row_of
-from mpd_core.evaluation.record import REPLIES, Lines, Row
+from mpd_core.evaluation.record import REPLIES, Lines
 from mpd_core.evaluation.weight_space import WeightSpace
 from mpd_core.method.preferences import LEFT_OUT
 from mpd_core.models.adapters import WEIGHTS_FILE
@@ -30,45 +30,26 @@ Joined = tuple[str, str]
 """A method that joins experts into one adapter, and the code of a preference."""
 
 
-def store(jobs: Sequence[Job], folder: Path, run: Callable[[Sequence[Job]], Outcomes]) -> None:
-    """Generate the jobs that have no row yet; each row is stored as soon as it is finished.
-
-    ``run`` gives the row of each job, or why there is none.
-
-    Raises:
-        EngineError: some failed; the others have been stored, and another run does the rest.
-    """
-    failures: list[str] = []
-    with Lines(folder / REPLIES).writing() as lines:
-        waiting = missing(lines.rows, jobs)
-        for job, outcome in tqdm(run(waiting), "replies", len(waiting), leave=False):
-            if isinstance(outcome, MPDError):
-                failures.append(f"{job.method}, prompt {job.id}: {outcome}")
-            else:
-                lines.add(outcome)
-    if failures:
-        raise EngineError(f"{len(failures)} replies failed, first: {failures[0]}")
-
-
 def by_engine(
     engine: Engine,
     jobs: Sequence[Job],
     request: Callable[[Job], GenerationRequest] = attrgetter("request"),
 ) -> Outcomes:
-    """The row or error of each job, in the engine's mixed batches; ``request`` is what it asks."""
-    for job, outcome in outcomes(engine, jobs, request):
-        yield job, _row(job, outcome) if isinstance(outcome, Trace) else outcome
+    """The row or error of each job, in the engine's mixed batches; ``request`` is what it asks.
 
-
-def _row(job: Job, trace: Trace) -> Row:
-    """Stored row of a reply, with weights by token where several experts took part."""
-    finished = trace.finish_reason == "stop"
-    row = row_of(job, trace.text, finished, len(trace.steps), (trace.device, trace.precision))
-    if any(len(step.weights) > 1 for step in trace.steps):
-        row["experts"] = list(trace.steps[0].weights)
-        row["weights"] = [[round(w, 3) for w in step.weights.values()] for step in trace.steps]
-        row["pieces"] = [step.text for step in trace.steps]
-    return row
+    Rows have weights by token where several experts took part.
+    """
+    for job, trace in outcomes(engine, jobs, request):
+        if not isinstance(trace, Trace):
+            yield job, trace
+            continue
+        finished, where = trace.finish_reason == "stop", (trace.device, trace.precision)
+        row = row_of(job, trace.text, finished, len(trace.steps), where)
+        if any(len(step.weights) > 1 for step in trace.steps):
+            row["experts"] = list(trace.steps[0].weights)
+            row["weights"] = [[round(w, 3) for w in step.weights.values()] for step in trace.steps]
+            row["pieces"] = [step.text for step in trace.steps]
+        yield job, row
 
 
 class Generators:
@@ -90,43 +71,51 @@ class Generators:
         self._open.close()
 
     def run(self, jobs: Sequence[Job], folder: Path) -> None:
-        """Generate and store what is missing; errors as ``store``."""
-        waiting = missing(Lines(folder / REPLIES).rows, jobs)
-        plain = [job for job in waiting if job.request.method not in WEIGHT_SPACE]
-        joined = [job for job in waiting if job.request.method in JOINED]
-        routed = [job for job in waiting if job.request.method == ARROW]
-        if plain:
-            store(plain, folder, lambda some: by_engine(self._serving(self._pack), some))
-        if joined:
-            store(joined, folder, self._by_joined)
-        if routed:
-            store(routed, folder, lambda some: self._space().outcomes(some))
+        """Generate the jobs that have no row yet; each row is stored as soon as it is finished.
+
+        Raises:
+            EngineError: some failed; the others have been stored, and another run does the rest.
+        """
+        failures: list[str] = []
+        with Lines(folder / REPLIES).writing() as lines:
+            waiting = missing(lines.rows, jobs)
+            for job, row in tqdm(self._outcomes(waiting), "replies", len(waiting), leave=False):
+                if isinstance(row, MPDError):
+                    failures.append(f"{job.method}, prompt {job.id}: {row}")
+                else:
+                    lines.add(row)
+        if failures:
+            raise EngineError(f"{len(failures)} replies failed, first: {failures[0]}")
+
+    def _outcomes(self, jobs: Sequence[Job]) -> Outcomes:
+        if plain := [job for job in jobs if job.request.method not in WEIGHT_SPACE]:
+            yield from by_engine(self._serving(self._pack), plain)
+        if joined := [job for job in jobs if job.request.method in JOINED]:
+            yield from self._by_joined(joined)
+        if routed := [job for job in jobs if job.request.method == ARROW]:
+            yield from self._space().outcomes(routed)
 
     def _by_joined(self, jobs: Sequence[Job]) -> Outcomes:
         """Each joined adapter is an expert of a pack of its own, and reads all instructions."""
         wanted = dict.fromkeys((job.method, job.code) for job in jobs)
         if self._joined is None or not wanted.keys() <= self._refused.keys():
             self._joined = self._join(wanted)
-        served = []
-        for job in jobs:
-            if error := self._refused[job.method, job.code]:
-                yield job, error
-            else:
-                served.append(job)
-        if served:
+        refused = [(job, self._refused[job.method, job.code]) for job in jobs]
+        yield from ((job, error) for job, error in refused if error)
+        if served := [job for job, error in refused if not error]:
             yield from by_engine(self._serving(self._joined), served, _as_expert)
 
     def _join(self, wanted: Iterable[Joined]) -> Pack:
         root = Path(self._open.enter_context(TemporaryDirectory(prefix="mpd-joined-")))
         self._refused, made = {}, {}
-        for joined in wanted:
-            method, code = joined
+        for method, code in wanted:
+            self._refused[method, code] = None
             try:
                 poles = self._pack.space.parse(code).poles
-                made[joined] = self._space().save(method, poles, root / _name(joined))
-                self._refused[joined] = None
+                folder = root / f"{method}-{code}"
+                made[method, code] = self._space().save(method, poles, folder)
             except MPDError as error:
-                self._refused[joined] = error
+                self._refused[method, code] = error
         return joined_pack(self._pack, made)
 
     def _space(self) -> WeightSpace:
@@ -142,8 +131,8 @@ class Generators:
 
     def _close_engine(self) -> None:
         if self._engine is not None:
-            with closing(self._engine):
-                self._engine = None
+            self._engine.close()
+            self._engine = None
 
 
 def joined_pack(pack: Pack, folders: Mapping[Joined, Path]) -> Pack:
@@ -152,18 +141,13 @@ def joined_pack(pack: Pack, folders: Mapping[Joined, Path]) -> Pack:
     Nothing else of it is in the engine: no PCM, no anchor; it is asked in the space of
     probabilities, where one expert alone says what it says. ``folders`` are as PEFT writes them.
     """
-    poles = [
+    poles, adapters = [], {}
+    for (method, code), folder in folders.items():
+        name = f"{method}-{code}"
+        said = " ".join(pole.instruction for pole in pack.space.parse(code).poles)
         # Unchecked, for its sentences together may be longer than one of them may be.
-        PoleSpec.model_construct(
-            name=_name((method, code)),
-            instruction=" ".join(pole.instruction for pole in pack.space.parse(code).poles),
-        )
-        for method, code in folders
-    ]
-    adapters = {
-        _name(joined): AdapterSpec(folder=folder, sha256=file_sha256(folder / WEIGHTS_FILE))
-        for joined, folder in folders.items()
-    }
+        poles.append(PoleSpec.model_construct(name=name, instruction=said))
+        adapters[name] = AdapterSpec(folder=folder, sha256=file_sha256(folder / WEIGHTS_FILE))
     only = DimensionSpec.model_construct(name="joined", poles=tuple(poles))
     experts = ExpertsSpec(prompt="own", adapters=adapters)
     none: dict[str, Any] = {"pcm": PCMSpec(), "rewards": None, "static": {}, "examples": ()}
@@ -171,10 +155,6 @@ def joined_pack(pack: Pack, folders: Mapping[Joined, Path]) -> Pack:
     return Pack(spec, pack.folder)
 
 
-def _name(joined: Joined) -> str:
-    return "-".join(joined)
-
-
 def _as_expert(job: Job) -> GenerationRequest:
-    name = f"{ONE_EXPERT}{_name((job.method, job.code))}"
+    name = f"{ONE_EXPERT}{job.method}-{job.code}"
     return replace(job.request, preference=LEFT_OUT, method=name, space="probability")

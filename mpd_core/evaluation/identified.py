@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 
-from mpd_core.evaluation import Figures, Found
-from mpd_core.evaluation.cells import union
+from mpd_core.evaluation import Figures, Found, union
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import PreferenceSpace
@@ -23,13 +22,14 @@ def _credits(
     for scorer, score in scorers.items():
         for row in replies:
             said = score(row["prompt"], row["text"])
-            chosen = space.parse(row["code"]).chosen.items()
+            chosen = space.parse(row["code"]).chosen
+            named = {name: said[name] for name in chosen if name in said}
             yield (
-                *(scorer, row),
+                scorer,
+                row,
                 {
-                    name: 0.5 if said[name] is None else float(said[name] == pole.name)
-                    for name, pole in chosen
-                    if name in said
+                    name: 0.5 if pole is None else float(pole == chosen[name].name)
+                    for name, pole in named.items()
                 },
             )
 
@@ -49,8 +49,8 @@ def identify(
             cells.setdefault((row["method"], row["code"], name, scorer), []).append(credit)
     table: Figures = {}
     for (method, code, name, scorer), found in cells.items():
-        by_name = table.setdefault(method, {}).setdefault(code, {})
-        by_name.setdefault(name, {})[scorer] = fmean(found)
+        row = table.setdefault(method, {}).setdefault(code, {})
+        row.setdefault(name, {})[scorer] = fmean(found)
     return table
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,9 +83,8 @@ class Answer:
 class Judge:
     """Who judges; this class itself is one of whom there are only stored verdicts."""
 
-    costs = False
-    """Whether an answer costs money."""
-    reads_singles = False
+    costs = reads_singles = False
+    """Whether an answer costs money; whether it judges single replies, too."""
 
     def __init__(self, name: str, version: str) -> None:
         """``version`` changes with all that could change an answer: answers are cached by it."""
@@ -149,13 +149,13 @@ def pairs_of(
 
 def singles_of(space: PreferenceSpace, replies: Iterable[Row]) -> list[Single]:
     """Questions about all replies in all chosen dimensions, without duplicates."""
-    found = [
+    found = (
         single
         for row in replies
         for single in singles_of_reply(space, row["prompt"], row["text"])
         if single.dimension in space.parse(row["code"]).chosen
-    ]
-    return list(dict.fromkeys(found))
+    )
+    return [*dict.fromkeys(found)]
 
 
 def singles_of_reply(space: PreferenceSpace, prompt: str, text: str) -> list[Single]:
@@ -194,30 +194,34 @@ def judge_pairs(judge: Judge, pairs: Iterable[Pair], folder: Path) -> None:
         MPDError: whatever stops the judge; what it had said until then is stored.
     """
     asked = questions_of(judge, pairs)
-    with Lines(folder / VERDICTS.format(judge=judge.name)).writing() as lines:
-        waiting = unasked(judge, asked, folder, VERDICTS)
-        for same in (question for question in waiting if question.alike):
-            lines.add(pair_row(judge, asked[same], same, Answer(0, "the same text")))
-        others = [question for question in waiting if not question.alike]
-        for question, answer in _answers(judge.answers, others, "verdicts"):
-            lines.add(pair_row(judge, asked[question], question, answer))
+
+    def answers(waiting: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
+        yield from ((q, Answer(0, "the same text")) for q in waiting if q.alike)
+        if others := [q for q in waiting if not q.alike]:
+            yield from judge.answers(others)
+
+    _store(judge, asked, folder, VERDICTS, answers, lambda q, a: pair_row(judge, asked[q], q, a))
 
 
 def judge_singles(judge: Judge, asked: Iterable[Single], folder: Path) -> None:
     """Judge all single replies that have no stored verdict yet; errors as ``judge_pairs``."""
-    with Lines(folder / SINGLES.format(judge=judge.name)).writing() as lines:
-        waiting = unasked(judge, asked, folder, SINGLES)
-        for single, answer in _answers(judge.singles, waiting, "single replies"):
-            lines.add(single_row(judge, single, answer))
+    _store(judge, asked, folder, SINGLES, judge.singles, partial(single_row, judge))
 
 
-def _answers(
-    answer: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
-    asked: Sequence[Asked],
-    said: str,
-) -> Iterator[tuple[Asked, Answer]]:
-    """Answers as they come, with a progress bar; nobody is asked nothing."""
-    yield from tqdm(answer(asked) if asked else (), said, len(asked), leave=False)
+def _store(
+    judge: Judge,
+    asked: Iterable[Asked],
+    folder: Path,
+    file: str,
+    answers: Callable[[Sequence[Asked]], Iterable[tuple[Asked, Answer]]],
+    row: Callable[[Asked, Answer], Row],
+) -> None:
+    """Store answers as they come, with a progress bar; nobody is asked nothing."""
+    with Lines(folder / file.format(judge=judge.name)).writing() as lines:
+        waiting = unasked(judge, asked, folder, file)
+        found = answers(waiting) if waiting else ()
+        for one, answer in tqdm(found, judge.name, len(waiting), leave=False):
+            lines.add(row(one, answer))
 
 
 def key_of(judge: Judge, asked: Question | Single) -> str:

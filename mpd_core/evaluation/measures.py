@@ -90,11 +90,11 @@ class TextJudge:
         """The pole that a reply shows of each measured dimension; None: neither."""
         del prompt
         found: dict[str, str | None] = {}
-        for dimension in self.dimensions:
-            ends = {pole.name: self._ends[pole.name] for pole in dimension.poles}
-            shown = [name for name, (scale, end) in ends.items() if self._shows[scale](text) == end]
+        for name, poles in ((d.name, [p.name for p in d.poles]) for d in self.dimensions):
+            ends = [(pole, *self._ends[pole]) for pole in poles]
+            shown = [pole for pole, scale, end in ends if self._shows[scale](text) == end]
             # If several show, the one with the largest ``lean``.
-            found[dimension.name] = max(shown, key=lambda n: self.lean(n, text), default=None)
+            found[name] = max(shown, key=lambda pole: self.lean(pole, text), default=None)
         return found
 
     def forced(self, prompt: str, text: str) -> dict[str, str | None]:
@@ -104,10 +104,9 @@ class TextJudge:
         """
         del prompt
         found: dict[str, str | None] = {}
-        for dimension in self.dimensions:
-            leans = {pole.name: self.lean(pole.name, text) for pole in dimension.poles}
-            most = max(leans, key=leans.__getitem__)
-            found[dimension.name] = most if leans[most] > 0 else None
+        for name, poles in ((d.name, [p.name for p in d.poles]) for d in self.dimensions):
+            most = max(poles, key=lambda pole: self.lean(pole, text))
+            found[name] = most if self.lean(most, text) > 0 else None
         return found
 
     def lean(self, pole: str, text: str) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from mpd_core.errors import RequestError, one_line
+from mpd_core.errors import RequestError, others_as
 from mpd_core.packs import Pack
 from mpd_core.request import MAX_CHARACTERS
 from mpd_core.training.data import Split, load_styles
@@ -15,7 +15,7 @@ from mpd_core.training.recipe import load_recipe
 
 MOST_PROMPTS = 100_000
 MOST_BYTES = 256 << 20
-HUB = "hub:"
+HUB, JSON_NAMES = "hub:", (".jsonl", ".json")
 FIELDS = ("prompt", "instruction", "question", "text")
 """Names under which a line of JSON may hold its prompt; the first that is there counts."""
 
@@ -64,21 +64,16 @@ def _from_hub(source: str) -> Path:
     owner, name, file = [*source.removeprefix(HUB).split("/", 2), "", ""][:3]
     if not (owner and name and file):
         raise RequestError(f"--prompts {source[:200]}: write hub:OWNER/NAME/FILE.jsonl.")
-    repo = f"{owner}/{name}"
-    try:
-        held = try_to_load_from_cache(repo, file, repo_type="dataset")
-        if isinstance(held, str):
+    repo, place = f"{owner}/{name}", f"--prompts {source[:200]}"
+    with others_as(
+        RequestError,
+        lambda why: f"{place}: cannot be obtained: {why} Check the names, or give a file.",
+    ):
+        if isinstance(held := try_to_load_from_cache(repo, file, repo_type="dataset"), str):
             return Path(held)
         if not hub_answers():
-            raise RequestError(f"--prompts {source[:200]}: the Hugging Face hub does not answer.")
+            raise RequestError(f"{place}: the Hugging Face hub does not answer.")
         return Path(hf_hub_download(repo, file, repo_type="dataset"))
-    except RequestError:
-        raise
-    except Exception as error:  # the client raises its own, its HTTP library's and OSError's
-        raise RequestError(
-            f"--prompts {source[:200]}: cannot be obtained ({one_line(error)[:200]}): check the "
-            "names, or give a file."
-        ) from error
 
 
 def _read(file: Path) -> list[Prompt]:
@@ -94,31 +89,27 @@ def _read(file: Path) -> list[Prompt]:
     kept = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if len(kept) > MOST_PROMPTS:
         raise RequestError(f"--prompts {file}: over {MOST_PROMPTS:,} prompts: split it.")
-    as_json = file.suffix in (".jsonl", ".json")
-    found = []
-    for number, line in kept:
-        place = f"{file}:{number}"
-        prompt = Prompt(str(number), line.strip())
-        found.append(_checked(place, _from_json(place, number, line) if as_json else prompt))
-    return found
+    return [
+        _prompt(f"--prompts {file}:{number}", number, line, as_json=file.suffix in JSON_NAMES)
+        for number, line in kept
+    ]
 
 
-def _from_json(place: str, number: int, line: str) -> Prompt:
-    try:
-        row: Any = json.loads(line)
-    except ValueError as error:
-        raise RequestError(f"--prompts {place}: not JSON ({error}).") from None
-    found = [row[name] for name in FIELDS if name in row] if isinstance(row, dict) else []
-    if not found or not isinstance(found[0], str):
-        raise RequestError(f"--prompts {place}: needs text under one of {', '.join(FIELDS)}.")
-    return Prompt(str(row.get("id", number)), found[0])
-
-
-def _checked(place: str, prompt: Prompt) -> Prompt:
-    if not prompt.text.strip():
-        raise RequestError(f"--prompts {place}: the prompt is empty.")
-    if any("\ud800" <= character <= "\udfff" for character in prompt.id + prompt.text):
-        raise RequestError(f"--prompts {place}: half of a surrogate pair is no text: take it out.")
-    if len(prompt.text) > MAX_CHARACTERS:
-        raise RequestError(f"--prompts {place}: over {MAX_CHARACTERS:,} characters: shorten it.")
-    return prompt
+def _prompt(place: str, number: int, line: str, *, as_json: bool) -> Prompt:
+    id, text = str(number), line.strip()
+    if as_json:
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise RequestError(f"{place}: not JSON ({error}).") from None
+        found = [row[name] for name in FIELDS if name in row] if isinstance(row, dict) else []
+        if not found or not isinstance(found[0], str):
+            raise RequestError(f"{place}: needs text under one of {', '.join(FIELDS)}.")
+        id, text = str(row.get("id", number)), found[0]
+    if not text.strip():
+        raise RequestError(f"{place}: the prompt is empty.")
+    if any("\ud800" <= character <= "\udfff" for character in id + text):
+        raise RequestError(f"{place}: half of a surrogate pair is no text: take it out.")
+    if len(text) > MAX_CHARACTERS:
+        raise RequestError(f"{place}: over {MAX_CHARACTERS:,} characters: shorten it.")
+    return Prompt(id, text)

@@ -11,7 +11,6 @@ from typing import Any
 
 from mpd_core.errors import RequestError
 from mpd_core.evaluation import judging, sheets
-from mpd_core.evaluation.cells import grouped
 from mpd_core.evaluation.judging import READERS, SINGLES, VERDICTS, Answer, Judge
 from mpd_core.evaluation.record import Lines, Row, main_of, read_rows
 from mpd_core.evaluation.verdicts import by_hand
@@ -33,13 +32,28 @@ class Reading:
     reader: str
     id: str
     said: Mapping[str, Any]
-    source: tuple[str, ...]
-    shown: str
-    """Text of the item in its sheet."""
+    item: sheets.Item
 
     def wrong(self, what: str) -> RequestError:
         """What cannot be taken of it, with its place."""
         return RequestError(f"{self.place}: {self.id}: {what}.")
+
+    def check_fields(self, wanted: set[str]) -> None:
+        """Refuse a line that lacks one of these, or has more."""
+        if self.said.keys() != {"id", *wanted}:
+            raise self.wrong(f"give id, {', '.join(sorted(wanted))} and nothing else")
+
+    def answer(self, label: str, values: Mapping[str, int], facts: Mapping[str, Any]) -> Answer:
+        """What it says under a label, which must be one of these values."""
+        said = self.said[label]
+        if not isinstance(said, str) or said not in values:
+            raise self.wrong(f"'{label}' must be {', '.join(sorted(values))}")
+        return Answer(values[said], json.dumps(self.said), {**facts, "reader": self.reader})
+
+    def row(self, row: Row, asked: str) -> Row:
+        """A row of its own for each reading, since several may be of the same text."""
+        name = [self.reader.partition("-")[0], self.id, row["dimension"]]
+        return {**row, "key": content_hash(name)[:32], "asked": asked}
 
 
 def readings(folder: Path, kind: str) -> Iterator[Reading]:
@@ -48,7 +62,12 @@ def readings(folder: Path, kind: str) -> Iterator[Reading]:
     Raises:
         RequestError: a file or a line that is not as it should be.
     """
-    key, shown, seen = _key(folder), _shown(folder), set()
+    file = folder / sheets.KEY
+    key, shown, seen = _object(_text(file)), _shown(folder), set()
+    if not key or not all(isinstance(source, str) for source in key.values()):
+        raise RequestError(
+            f"{file}: not a key of sheets: give the folder that sheets were written to."
+        )
     round_ = content_hash([key, shown])[:8]
     for file in sorted(folder.glob(f"out_{kind}_*.jsonl")):
         reader = f"{round_}-{file.stem.rpartition('_')[2]}"
@@ -65,18 +84,7 @@ def readings(folder: Path, kind: str) -> Iterator[Reading]:
                 if name in seen:
                     raise RequestError(f"{place}: a second verdict on {name}: delete one.")
                 seen.add(name)
-                source = tuple(key[name].split("|"))
-                yield Reading(place, reader, name, said, source, shown[name])
-
-
-def _key(folder: Path) -> dict[str, str]:
-    file = folder / sheets.KEY
-    key = _object(_text(file))
-    if not key or not all(isinstance(source, str) for source in key.values()):
-        raise RequestError(
-            f"{file}: not a key of sheets: give the folder that sheets were written to."
-        )
-    return key
+                yield Reading(place, reader, name, said, (key[name], shown[name]))
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -125,15 +133,15 @@ class Readers:
     ) -> None:
         """Of a run, its main method first or named ``mpd``; ``answers`` may have been mixed in."""
         self._space, self._main = space, main_of(methods)
-        self._letters = [
-            {sheets.NEITHER: 0, **{d.letter(pole): k for k, pole in enumerate(d.poles, 1)}}
-            for d in space.dimensions
-        ]
         said = (*replies, *written(space, answers))
-        self._said = grouped(said, lambda row: (row["method"], row["code"]))
-        pairs = judging.pairs_of(space, replies, methods)
-        own = (pair for pair in pairs if pair.first == self._main)
-        self._pairs = grouped(own, lambda pair: (pair.second, pair.code))
+        self._replies = {_stripped(sheets.single_item(row)): row for row in reversed(said)}
+        pairs = [*judging.pairs_of(space, replies, methods)]
+        self._pairs = {
+            _stripped(sheets.pair_item(space, pair, flipped)): (pair, flipped)
+            for pair in reversed(pairs)
+            if pair.first == self._main
+            for flipped in (False, True)
+        }
 
     def singles(self, reading: Reading) -> Iterator[Row]:
         """Rows of a reading of one reply, one a dimension.
@@ -142,52 +150,40 @@ class Readers:
             RequestError: a verdict that is none, or a reply that the run does not have.
         """
         labels = sheets.labels(self._space)
-        _check_fields(reading, {*labels, sheets.QUALITY})
+        reading.check_fields({*labels, sheets.QUALITY})
         quality = reading.said[sheets.QUALITY]
         if type(quality) is not int or not 1 <= quality <= sheets.BEST:
             raise reading.wrong(f"'{sheets.QUALITY}' must be 1 to {sheets.BEST}")
-        method, code = self._source(reading, 2)
-        for row in self._said.get((method, code), ()):
-            said = row["prompt"], row["text"]
-            if sheets.single_text(*said).rstrip() == reading.shown:
-                break
-        else:
+        if (row := self._replies.get(reading.item)) is None:
+            method, _, code = reading.item[0].partition("|")
             raise reading.wrong(f"the run has no such reply by '{method}' to {code}")
-        facts = {"method": method, "code": code, "quality": quality, "reader": reading.reader}
-        asked = judging.singles_of_reply(self._space, *said)
-        for single, label, letters in zip(asked, labels, self._letters, strict=True):
-            row = judging.single_row(JUDGE, single, _answer(reading, label, letters, facts))
-            yield _apart(row, reading, row["key"])
+        facts = {"method": row["method"], "code": row["code"], "quality": quality}
+        asked = judging.singles_of_reply(self._space, row["prompt"], row["text"])
+        for single, label, dimension in zip(asked, labels, self._space.dimensions, strict=True):
+            letters = {dimension.letter(pole): k for k, pole in enumerate(dimension.poles, 1)}
+            answer = reading.answer(label, {sheets.NEITHER: 0, **letters}, facts)
+            stored = judging.single_row(JUDGE, single, answer)
+            yield reading.row(stored, stored["key"])
 
     def pairs(self, reading: Reading) -> Iterator[Row]:
         """Rows of a reading of two replies, one a dimension and one of the whole; errors alike."""
-        other, code, flipped = self._source(reading, 3)
-        if flipped not in ("0", "1"):
-            raise reading.wrong(f"{sheets.KEY} must say 0 or 1")
-        numbers = [str(n) for n in range(1, len(self._space.parse(code).poles) + 1)]
-        _check_fields(reading, {*numbers, sheets.WHOLE})
-        for pair in self._pairs.get((other, code), ()):
-            asked = [*pair.questions.values(), pair.whole]
-            if flipped == "1":
-                asked = [question.swapped for question in asked]
-            start, end = sheets.pair_ends(asked[0].prompt, asked[0].first, asked[0].second)
-            if reading.shown.startswith(start) and reading.shown.endswith(end.rstrip()):
-                break
-        else:
-            said = f"the run has no such replies by '{self._main}' and '{other}' to {code}"
+        if (found := self._pairs.get(reading.item)) is None:
+            other, _, code = reading.item[0].partition("|")
+            said = f"the run has no such replies by '{self._main}' and '{other}' to {code[:-2]}"
             raise reading.wrong(said)
-        facts = {"reader": reading.reader}
-        for question, label in zip(asked, [*numbers, sheets.WHOLE], strict=True):
-            values = {"1": 1, sheets.TIE: 0, "2": -1}
-            row = judging.pair_row(JUDGE, pair, question, _answer(reading, label, values, facts))
-            yield _apart(row, reading, by_hand(row["key"], pair))
+        pair, flipped = found
+        labels = [*map(str, range(1, len(pair.questions) + 1)), sheets.WHOLE]
+        reading.check_fields({*labels})
+        for question, label in zip((*pair.questions.values(), pair.whole), labels, strict=True):
+            answer = reading.answer(label, {"1": 1, sheets.TIE: 0, "2": -1}, {})
+            asked = question.swapped if flipped else question
+            stored = judging.pair_row(JUDGE, pair, asked, answer)
+            yield reading.row(stored, by_hand(stored["key"], pair))
 
-    def _source(self, reading: Reading, parts: int) -> tuple[str, ...]:
-        source = reading.source
-        if len(source) != parts:
-            raise reading.wrong(f"{sheets.KEY} must say {parts} things of it")
-        self._space.parse(source[1])
-        return source
+
+def _stripped(item: sheets.Item) -> sheets.Item:
+    """As sheets are read: blanks at a text's end do not count."""
+    return item[0], item[1].rstrip()
 
 
 def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, int]:
@@ -218,23 +214,3 @@ def bring(readers: Readers, folders: Sequence[Path], run: Path) -> tuple[int, in
                 for _, row in some:
                     lines.add(row)
     return len(singles), len(pairs)
-
-
-def _check_fields(reading: Reading, wanted: set[str]) -> None:
-    if reading.said.keys() != {"id", *wanted}:
-        raise reading.wrong(f"give id, {', '.join(sorted(wanted))} and nothing else")
-
-
-def _answer(
-    reading: Reading, label: str, values: Mapping[str, int], facts: Mapping[str, Any]
-) -> Answer:
-    said = reading.said[label]
-    if not isinstance(said, str) or said not in values:
-        raise reading.wrong(f"'{label}' must be {', '.join(sorted(values))}")
-    return Answer(values[said], json.dumps(reading.said), facts)
-
-
-def _apart(row: Row, reading: Reading, asked: str) -> Row:
-    """A row of its own for each reading, since several may be of the same text."""
-    name = [reading.reader.partition("-")[0], reading.id, row["dimension"]]
-    return {**row, "key": content_hash(name)[:32], "asked": asked}

@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mpd_core.errors import MPDError
+from mpd_core.evaluation import Found, identified, paper, tables, union
 from mpd_core.evaluation import figures as compute
-from mpd_core.evaluation import identified, paper
 from mpd_core.evaluation.judges import MEASURES, kind_of
-from mpd_core.evaluation.judging import READERS, VERDICTS, WRITTEN, Judge, pairs_of
+from mpd_core.evaluation.judging import READERS, VERDICTS, WRITTEN, Pair, pairs_of
 from mpd_core.evaluation.measures import FITTED, MeasuresJudge, Scorer, TextJudge
 from mpd_core.evaluation.prompts import HUB
 from mpd_core.evaluation.record import REPLIES, Row, RunRecord, load_run, read_rows, replies_of
 from mpd_core.evaluation.tables import FORCED, MEASURE
-from mpd_core.evaluation.texts import html, markdown
 from mpd_core.evaluation.topic import Topic
 from mpd_core.evaluation.verdicts import (
     judged,
@@ -29,11 +29,15 @@ from mpd_core.evaluation.verdicts import (
 from mpd_core.evaluation.votes import ALL, Vote, agreement, meetings_of
 from mpd_core.evaluation.written import card, known_pairs, validation, validation_said
 from mpd_core.packs import Pack, file_sha256
+from mpd_core.rendering import rendered
 from mpd_core.training.data import Styled
 from mpd_core.training.recipe import FILE as RECIPE
 from mpd_core.training.recipe import load_recipe
 
 JSON, MARKDOWN, HTML = "report.json", "report.md", "report.html"
+
+ByCode = Mapping[str, Mapping[str, float]]
+"""Shares by preference and dimension."""
 
 
 def report(
@@ -49,19 +53,20 @@ def report(
     """
     run = load_run(folder)
     replies = replies_of(folder, run)
-    votes = [vote for vote in votes if vote.content == run.content]
     measures = TextJudge.of(pack)
-    scorers: dict[str, Scorer] = {MEASURE: measures, FORCED: measures.forced}
-    for judge in signatures(folder):
-        if judge.name != MEASURES:  # which need no store
-            scorers[judge.name] = scorer_of(judge, pack.space, folder)
-    shown = identified.identify(pack.space, replies, scorers)
     checked = validation(measures, pack.space, answers)
     checked["said"] = f"{FITTED} {validation_said(checked)}".strip()
     by_hand = readers_figures(pack.space, folder)
     kinds = {MEASURES: checked["said"], READERS: readers_said(by_hand) if by_hand else ""}
-    judges = _judges(pack, folder, measures, (replies, run.methods), answers, kinds)
-    found = {
+    scorers: dict[str, Scorer] = {MEASURE: measures, FORCED: measures.forced}
+    for judge in signatures(folder):
+        if judge.name != MEASURES:  # which need no store
+            scorers[judge.name] = scorer_of(judge, pack.space, folder)
+    pairs = [*pairs_of(pack.space, replies, run.methods), *known_pairs(pack.space, answers)]
+    judges = _judges(folder, measures, pairs, run.methods, kinds)
+    shown = identified.identify(pack.space, replies, scorers)
+    votes = [vote for vote in votes if vote.content == run.content]
+    figures: dict[str, Any] = {
         "run": _facts(run, folder, replies),
         "identification": shown,
         "identified": identified.means(shown, identified.whole(pack.space, replies, scorers)),
@@ -78,32 +83,68 @@ def report(
             "meetings": meetings_of(votes),
         },
     }
-    found["paper"] = _paper(pack, run.methods, judges, found["people"])
-    text = json.dumps(found, indent=1, allow_nan=False) + "\n"
-    for name, content in ((JSON, text), (MARKDOWN, markdown(found)), (HTML, html(found))):
+    figures["paper"] = _paper(pack, run.methods, judges, figures["people"]["meetings"])
+    text = json.dumps(figures, indent=1, allow_nan=False) + "\n"
+    for name, content in ((JSON, text), (MARKDOWN, markdown(figures)), (HTML, html(figures))):
         (folder / name).write_text(content, encoding="utf-8")
-    return found
+    return figures
 
 
 def _facts(run: RunRecord, folder: Path, replies: Sequence[Row]) -> dict[str, Any]:
     return {
-        "pack": run.pack,
-        "content": run.content,
-        "hashes": run.hashes,
+        **{name: getattr(run, name) for name in ("pack", "content", "hashes")},
         "prompts": run.prompts if run.prompts.startswith(HUB) else Path(run.prompts).name,
-        "count": run.count,
-        "methods": list(run.methods),
-        "sampling": run.sampling,
+        **{name: getattr(run, name) for name in ("count", "methods", "sampling")},
         "devices": sorted({f"{row['device']}, {row['precision']}" for row in replies}),
         "replies": len(run.keys),
         "replies_sha256": file_sha256(folder / REPLIES),
     }
 
 
-def _paper(
-    pack: Pack, methods: Sequence[str], judges: Mapping[str, Any], voted: Mapping[str, Any]
+def _judges(
+    folder: Path,
+    measures: TextJudge,
+    pairs: Sequence[Pair],
+    methods: Sequence[str],
+    kinds: Mapping[str, str],
 ) -> dict[str, Any]:
-    whole = [row for row in voted["meetings"] if row["dimension"] == ALL]
+    """Figures by judge, of all judges with stored verdicts on these pairs."""
+    length, table = measures.length_dimension, {}
+    for judge in signatures(folder):
+        if judge.name == MEASURES:
+            judge.version = _version(folder, measures)
+        found = judged(judge, pairs, folder)
+        if met := [row for row in found if row.pair.first != WRITTEN]:
+            table[judge.name] = {
+                "version": judge.version,
+                "kind": kinds.get(judge.name) or kind_of(judge),
+                "unread": unread(judge, folder),
+                **compute.matrix(met, methods, length),
+                "card": card([row for row in found if row.pair.first == WRITTEN], length),
+            }
+    return table
+
+
+def _version(folder: Path, measures: TextJudge) -> str:
+    """Of the measures whose stored verdicts are shown: whether word vectors are installed here says
+    nothing about verdicts that are there; those of measures that have changed are another judge's.
+    """
+    file = folder / VERDICTS.format(judge=MEASURES)
+    stored = {row["version"] for row in read_rows(file)}
+    for version in MeasuresJudge.of(measures).versions:
+        if version in stored:
+            return version
+    raise MPDError(
+        f"{file}: its verdicts are of measures that have changed since: evaluate judge "
+        f"--out {folder} first."
+    )
+
+
+def _paper(
+    pack: Pack, methods: Sequence[str], judges: Mapping[str, Found], meetings: Sequence[Found]
+) -> dict[str, Any]:
+    """The paper's tables by each judge; ``meetings`` are people's."""
+    whole = [row for row in meetings if row["dimension"] == ALL]
     own, trained = pack.spec.decode.space, {}
     if pack.trained and (pack.folder / RECIPE).is_file():
         spec = load_recipe(pack).pcm
@@ -121,44 +162,33 @@ def _paper(
     }
 
 
-def _judges(
-    pack: Pack,
-    folder: Path,
-    measures: TextJudge,
-    run: tuple[Sequence[Row], Sequence[str]],
-    answers: Sequence[Styled],
-    kinds: Mapping[str, str],
-) -> dict[str, Any]:
-    """Figures by judge, of all judges with stored verdicts on these replies."""
-    replies, methods = run
-    pairs = list(pairs_of(pack.space, replies, methods))
-    known = known_pairs(pack.space, answers)
-    length = measures.length_dimension
-    table = {}
-    for stored in signatures(folder):
-        judge = _measured(folder, measures) if stored.name == MEASURES else stored
-        found = judged(judge, [*pairs, *known], folder)
-        if met := [row for row in found if row.pair.first != WRITTEN]:
-            table[judge.name] = {
-                "version": judge.version,
-                "kind": kinds.get(judge.name) or kind_of(judge),
-                "unread": unread(judge, folder),
-                **compute.matrix(met, methods, length),
-                "card": card([row for row in found if row.pair.first == WRITTEN], length),
-            }
-    return table
+def markdown(found: Found) -> str:
+    """The report of a run; ``found`` is what ``report`` computes."""
+    return rendered("report.md", found=found, **tables.DRAWN)
 
 
-def _measured(folder: Path, measures: TextJudge) -> Judge:
-    """The measures whose stored verdicts are shown: whether word vectors are installed here says
-    nothing about verdicts that are there; those of measures that have changed are another judge's.
-    """
-    file = folder / VERDICTS.format(judge=MEASURES)
-    stored = {row["version"] for row in read_rows(file)}
-    for version in MeasuresJudge.of(measures).versions:
-        if version in stored:
-            return Judge(MEASURES, version)
-    raise MPDError(
-        f"{file}: its verdicts are of measures that have changed since: evaluate judge "
-        f"--out {folder} first."
+def html(found: Found) -> str:
+    """The same as one page that opens offline: heat tables, and win rates as intervals."""
+    return rendered(
+        "report.html",
+        title=f"Evaluation of {found['run']['pack']}",
+        found=found,
+        shares_of=identified.shares_of,
+        by_dimension=_by_dimension,
+        mean=lambda shares: fmean(_cells(shares)),
+        rates=lambda rows: {n: {**r["rates"], "average": r["average"]} for n, r in rows.items()},
+        **tables.DRAWN,
     )
+
+
+def _by_dimension(shares: ByCode) -> tuple[list[str], ByCode, float]:
+    """Preferences across, dimensions down, and the least share."""
+    rows = {
+        name: {code: row[name] for code, row in shares.items() if name in row}
+        for name in union(shares.values())
+    }
+    return sorted(shares), rows, min(_cells(shares), default=0.0)
+
+
+def _cells(shares: ByCode) -> list[float]:
+    return [share for row in shares.values() for share in row.values()]

@@ -13,10 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mpd_core.errors import RequestError
-from mpd_core.evaluation.judging import pairs_of
+from mpd_core.evaluation.judging import Pair, pairs_of
 from mpd_core.evaluation.record import Row, main_of
 from mpd_core.evaluation.written import written
 from mpd_core.method.preferences import PreferenceSpace
+from mpd_core.rendering import rendered
 from mpd_core.training.data import Styled
 
 KEY, RUBRIC = "key.json", "RUBRIC.md"
@@ -27,21 +28,6 @@ CUT = " [...]"
 
 Item = tuple[str, str]
 """What the key says of an item, and the item's text."""
-
-RULES = """\
-You judge short texts by reading alone. You know nothing else about them.
-
-SINGLES (singles_J.txt; J is your number): a prompt and one reply. Say what the reply itself shows:
-{dimensions}
-- {quality} (quality): 1 nonsense or no answer; 2 mostly wrong, rambling or looping; 3 answers in \
-part, fluent; 4 good; 5 excellent.
-One line each in out_singles_J.jsonl, e.g. {single}
-
-PAIRS (pairs_J.txt): a prompt, WANTED properties by number, and two replies. Say for each property \
-by itself which reply has it more: 1, 2 or {tie} (tie); and last {whole}, the better reply for \
-someone who wants all of it.
-One line each in out_pairs_J.jsonl, e.g. {pair}
-"""
 
 
 def labels(space: PreferenceSpace) -> list[str]:
@@ -56,14 +42,20 @@ def cut(text: str) -> str:
     return text if len(text) < LONGEST else text[:LONGEST] + CUT
 
 
-def single_text(prompt: str, reply: str) -> str:
+def single_item(row: Row) -> Item:
     """A single reply as it stands in a sheet."""
-    return f"PROMPT: {prompt}\nREPLY: {cut(reply)}"
+    text = f"PROMPT: {row['prompt']}\nREPLY: {cut(row['text'])}"
+    return f"{row['method']}|{row['code']}", text
 
 
-def pair_ends(prompt: str, first: str, second: str) -> tuple[str, str]:
-    """How a pair in a sheet begins and ends; what is wanted stands between."""
-    return f"PROMPT: {prompt}\nWANTED: ", f"\nREPLY 1: {cut(first)}\nREPLY 2: {cut(second)}"
+def pair_item(space: PreferenceSpace, pair: Pair, flipped: bool) -> Item:
+    """A pair as it stands in a sheet; ``flipped``: the second reply stands first."""
+    asked = pair.whole.swapped if flipped else pair.whole
+    poles = enumerate(space.parse(pair.code).poles, 1)
+    wanted = "; ".join(f"({number}) {pole.instruction}" for number, pole in poles)
+    replies = f"REPLY 1: {cut(asked.first)}\nREPLY 2: {cut(asked.second)}"
+    text = f"PROMPT: {asked.prompt}\nWANTED: {wanted}\n{replies}"
+    return f"{pair.second}|{pair.code}|{int(flipped)}", text
 
 
 def write_sheets(
@@ -110,34 +102,27 @@ def _singles(
     said: dict[tuple[str, str, str], Row] = {}
     for row in replies:  # one that has no preference is read once
         said.setdefault((row["method"], row["prompt"], row["text"]), row)
-    for row in (*said.values(), *written(space, answers)):
-        yield f"{row['method']}|{row['code']}", single_text(row["prompt"], row["text"])
+    return map(single_item, (*said.values(), *written(space, answers)))
 
 
 def _pairs(space: PreferenceSpace, replies: Sequence[Row], draw: random.Random) -> Iterator[Item]:
     methods = list(dict.fromkeys(row["method"] for row in replies))
     for pair in pairs_of(space, replies, methods):
         if pair.first == main_of(methods) and not pair.whole.alike:
-            flipped = draw.random() < 0.5
-            asked = pair.whole.swapped if flipped else pair.whole
-            start, end = pair_ends(asked.prompt, asked.first, asked.second)
-            poles = enumerate(space.parse(pair.code).poles, 1)
-            wanted = "; ".join(f"({number}) {pole.instruction}" for number, pole in poles)
-            yield f"{pair.second}|{pair.code}|{int(flipped)}", f"{start}{wanted}{end}"
+            yield pair_item(space, pair, flipped=draw.random() < 0.5)
 
 
 def _rubric(space: PreferenceSpace) -> str:
-    lines, single = [], {"id": "s0012"}
-    for label, dimension in zip(labels(space), space.dimensions, strict=True):
-        poles = [f"{dimension.letter(pole)}: {pole.instruction}" for pole in dimension.poles]
-        lines.append(f"- {label} ({dimension.name}): {' '.join(poles)} {NEITHER}: none of these.")
-        single[label] = NEITHER
+    """What readers are told: what to look for, and how a line of theirs reads."""
+    names = labels(space)
     numbers = {str(n): TIE for n in range(1, len(space.dimensions) + 1)}
-    return RULES.format(
-        dimensions="\n".join(lines),
+    return rendered(
+        "rubric.md",
+        dimensions=zip(names, space.dimensions, strict=True),
+        single=json.dumps({"id": "s0012", **dict.fromkeys(names, NEITHER), QUALITY: 3}),
+        pair=json.dumps({"id": "p0007", **numbers, WHOLE: "1"}),
+        neither=NEITHER,
         quality=QUALITY,
-        single=json.dumps({**single, QUALITY: 3}),
         tie=TIE,
         whole=WHOLE,
-        pair=json.dumps({"id": "p0007", **numbers, WHOLE: "1"}),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
-from mpd_core.evaluation import Found
-from mpd_core.evaluation.cells import union
-from mpd_core.evaluation.identified import shares_of
+from mpd_core.evaluation import Found, union
+from mpd_core.evaluation.identified import judges_of, shares_of
+from mpd_core.evaluation.paper import order_said
 from mpd_core.rendering import NOTHING, Column, Table, line, listed, number, percent
 
 MEASURE, FORCED = "measure", "measure_forced"
@@ -90,14 +91,9 @@ def marks(found: Found | None) -> Table:
 
 def strengths(judge: Found) -> Table:
     """Methods by Bradley-Terry points."""
-    rows = [
-        (
-            [method],
-            {"mean win rate": number(judge["average"].get(method)), "Bradley-Terry": f"{b:.0f}"},
-        )
-        for method, b in judge["strengths"].items()
-    ]
-    return crossed(["method"], rows)
+    points, average = judge["strengths"], judge["average"]
+    rows = [[name, number(average.get(name)), f"{points[name]:.0f}"] for name in points]
+    return ["method", "mean win rate", "Bradley-Terry"] if rows else ["method"], rows
 
 
 def table_2(found: Found) -> Table:
@@ -111,17 +107,16 @@ def table_2(found: Found) -> Table:
 
 def table_3(found: Iterable[Found]) -> Table:
     """Tables 3 and 5: MPD against the other methods, one column per judge."""
-    rows = [([r["second"]], {j: _cell_3(c) for j, c in r["judges"].items()}) for r in found]
+    rows = []
+    for row in found:
+        cells = {}
+        for judge, cell in ((j, c) for j, c in row["judges"].items() if c["rate"] is not None):
+            reach = cell["interval"]
+            span = f" ({percent(reach[0])} to {percent(reach[1])})" if reach else ""
+            holm = "" if cell["p_holm"] is None else f", Holm {cell['p_holm']:.2g}"
+            cells[judge] = f"{percent(cell['rate'])}{span}, p {p(cell)}{holm}, n {cell['decided']}"
+        rows.append(([row["second"]], dict.fromkeys(row["judges"], NOTHING) | cells))
     return crossed(["MPD against"], rows)
-
-
-def _cell_3(found: Found) -> str:
-    if found["rate"] is None:
-        return NOTHING
-    reach = found["interval"]
-    span = f" ({percent(reach[0])} to {percent(reach[1])})" if reach else ""
-    holm = "" if found["p_holm"] is None else f", Holm {found['p_holm']:.2g}"
-    return f"{percent(found['rate'])}{span}, p {p(found)}{holm}, n {found['decided']}"
 
 
 def table_4(rows: Iterable[Found]) -> Table:
@@ -149,14 +144,13 @@ def heat(shown: Found, judge: str) -> Table:
     for method, by_code in shares.items():
         least = min((share for row in by_code.values() for share in row.values()), default=0.0)
         for name in union(by_code.values()):
-            row = {code: _shade(r[name], least) for code, r in by_code.items() if name in r}
-            rows.append(((method, name), row))
+            cells = {}
+            for code, share in ((c, r[name]) for c, r in by_code.items() if name in r):
+                mark = "🟥" if share < 1 / 3 else "🟩" if share > 2 / 3 else "⬜"
+                said = f"**{percent(share)}**" if share == least else percent(share)
+                cells[code] = f"{mark} {said}"
+            rows.append(((method, name), cells))
     return crossed(["method", "dimension"], rows, sorted(union(shares.values())))
-
-
-def _shade(share: float, least: float) -> str:
-    mark = "🟥" if share < 1 / 3 else "🟩" if share > 2 / 3 else "⬜"
-    return f"{mark} **{percent(share)}**" if share == least else f"{mark} {percent(share)}"
 
 
 def identified(found: Mapping[str, Found]) -> Table:
@@ -213,12 +207,14 @@ def by_part(found: Iterable[Found], part: str) -> Table:
 
 def replies(found: Mapping[str, Found]) -> Table:
     """How replies are, by method."""
-
-    def cell(name: str, value: float) -> str:
-        return number(value, 0 if name in ("replies", "words") else 2)
-
     rows = [
-        ([method], {n.replace("_", " "): cell(n, v) for n, v in row.items()})
+        (
+            [method],
+            {
+                n.replace("_", " "): number(v, 0 if n in ("replies", "words") else 2)
+                for n, v in row.items()
+            },
+        )
         for method, row in found.items()
     ]
     return crossed(["method"], rows)
@@ -235,3 +231,7 @@ def weights(found: Mapping[str, Found]) -> Table:
         for code, row in found.items()
     ]
     return crossed(["preference", "experts"], rows)
+
+
+DRAWN = {"tables": sys.modules[__name__], "judges_of": judges_of, "order_said": order_said}
+"""What every template of figures draws with."""

@@ -18,6 +18,7 @@ from mpd_core.errors import MPDError
 
 PACKAGE = "wordllama"
 TENSOR = "embedding.weight"
+TABLES, TOKENIZERS = "*.safetensors", "*tokenizer*.json"
 MOST_CHARACTERS = 20_000
 
 
@@ -33,11 +34,16 @@ class Topic:
         from safetensors.numpy import load_file
         from tokenizers import Tokenizer
 
-        table = _only(folder, "*.safetensors")
-        tokenizer = _only(folder, "*tokenizer*.json")
+        files = {pattern: [*folder.rglob(pattern)] for pattern in (TABLES, TOKENIZERS)}
+        for pattern, found in files.items():
+            if len(found) != 1:
+                raise MPDError(
+                    f"{folder}: needs one file {pattern}, has {len(found)}: reinstall {PACKAGE}."
+                )
         try:
-            self._table: NDArray[np.float32] = load_file(table)[TENSOR].astype(np.float32)
-            self._tokenizer = Tokenizer.from_file(str(tokenizer))
+            table = load_file(*files[TABLES])[TENSOR]
+            self._table: NDArray[np.float32] = table.astype(np.float32)
+            self._tokenizer = Tokenizer.from_file(*map(str, files[TOKENIZERS]))
         except Exception as error:  # safetensors and tokenizers raise classes of their own
             raise MPDError(f"{folder}: its vectors cannot be read ({error}).") from error
         self._tokenizer.no_padding()
@@ -62,12 +68,3 @@ class Topic:
         ids = [index for index in encoded.ids if index < len(self._table)]
         mean: NDArray[np.float32] = self._table[ids].mean(0) if ids else 0 * self._table[0]
         return mean
-
-
-def _only(folder: Path, pattern: str) -> Path:
-    found = sorted(folder.rglob(pattern))
-    if len(found) != 1:
-        raise MPDError(
-            f"{folder}: needs one file {pattern}, has {len(found)}: reinstall {PACKAGE}."
-        )
-    return found[0]

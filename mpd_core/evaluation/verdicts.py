@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from mpd_core.evaluation import Figures, judging
-from mpd_core.evaluation.cells import grouped
+from mpd_core.evaluation import Figures, grouped, judging
 from mpd_core.evaluation.judging import Judge, Pair
 from mpd_core.evaluation.measures import Scorer
 from mpd_core.evaluation.record import read_rows
@@ -36,25 +35,22 @@ def judged(judge: Judge, pairs: Iterable[Pair], folder: Path) -> list[Judged]:
     for row in read_rows(folder / judging.VERDICTS.format(judge=judge.name)):
         if (value := values.get(row["verdict"])) is not None:
             stored.setdefault(row.get("asked") or row["key"], []).append(value)
-    found = []
+    found, by_readers = [], judge.name == judging.READERS
     for pair in pairs:
-        merged = {}
+        verdicts, flipped = dict[str, int](), dict[str, bool]()
         for question in (*pair.questions.values(), pair.whole):
             keys = [judging.key_of(judge, q) for q in (question, question.swapped)]
-            if judge.name == judging.READERS:
+            if by_readers:
                 keys = [by_hand(key, pair) for key in keys]
             one, other = (stored.get(key, []) for key in keys)
-            if judge.name == judging.READERS and (one or other):
-                merged[question.dimension] = overall([*one, *(-value for value in other)]), False
+            if by_readers and (one or other):
+                verdicts[question.dimension] = overall([*one, *(-value for value in other)])
             elif one and other:
-                merged[question.dimension] = both_orders(one[0], other[0])
-        whole, _ = merged.pop(judging.WHOLE, (None, False))
-        if merged:
-            verdicts = {name: verdict for name, (verdict, _) in merged.items()}
-            flips = {
-                name: flip for name, (_, flip) in merged.items() if judge.name != judging.READERS
-            }
-            found.append(Judged(pair, verdicts, flips, whole))
+                orders = both_orders(one[0], other[0])
+                verdicts[question.dimension], flipped[question.dimension] = orders
+        whole = verdicts.pop(judging.WHOLE, None)
+        if verdicts:
+            found.append(Judged(pair, verdicts, flipped, whole))
     return found
 
 

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -74,10 +73,6 @@ class Votes:
             MPDError: it cannot be written, or is something else.
         """
         self._file = file
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._refused(error) from error
         with self._open() as votes:
             votes.execute("PRAGMA journal_mode = WAL")
             votes.execute(TABLE)
@@ -134,18 +129,16 @@ class Votes:
     def _open(self) -> Iterator[sqlite3.Connection]:
         """A connection, and one transaction, for as long as the block lasts."""
         try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._file, timeout=WAIT_SECONDS)) as votes:
                 votes.execute("PRAGMA synchronous = FULL")
                 with votes:
                     yield votes
-        except sqlite3.Error as error:
-            raise self._refused(error) from error
-
-    def _refused(self, error: Exception) -> MPDError:
-        return MPDError(
-            f"{self._file}: votes cannot be kept there ({error}): set MPD_DATA to a folder that "
-            "can be written."
-        )
+        except (OSError, sqlite3.Error) as error:
+            raise MPDError(
+                f"{self._file}: votes cannot be kept there ({error}): set MPD_DATA to a folder "
+                "that can be written."
+            ) from error
 
 
 def _cell(value: object) -> object:
@@ -200,17 +193,12 @@ def alpha(units: Iterable[Sequence[float]]) -> float | None:
         None where no two raters have seen the same, or all ratings are alike.
     """
     shared = [unit for unit in units if len(unit) > 1]
-    values = Counter(value for unit in shared for value in unit)
-    total = sum(values.values())
-    seen = sum(_apart(Counter(unit)) / (len(unit) - 1) for unit in shared)
-    expected = _apart(values) / (total - 1) if total > 1 else 0.0
+    every = [value for unit in shared for value in unit]
+    seen = sum(_apart(unit) / (len(unit) - 1) for unit in shared)
+    expected = _apart(every) / (len(every) - 1) if every else 0.0
     return 1 - seen / expected if expected else None
 
 
-def _apart(values: Counter[float]) -> float:
+def _apart(values: Sequence[float]) -> float:
     """Sum of squared differences over all ordered pairs of these values."""
-    return sum(
-        count * other * (one - two) ** 2
-        for one, count in values.items()
-        for two, other in values.items()
-    )
+    return 2 * (len(values) * sum(value**2 for value in values) - sum(values) ** 2)

@@ -20,13 +20,12 @@ from typing import Any
 
 import torch
 from peft import ArrowConfig, LoraConfig, PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import DynamicCache
 
 from mpd_core.engine.records import finish_reason
 from mpd_core.errors import MPDError, RequestError, one_line
 from mpd_core.evaluation.jobs import DARE, DENSITY, ROUTED, TEMPERATURE, TIES, Job, Outcomes, row_of
-from mpd_core.evaluation.record import Row
 from mpd_core.method.preferences import Pole
 from mpd_core.models.architecture import cache_arguments
 from mpd_core.models.base import load_model, weight_format
@@ -82,13 +81,30 @@ class WeightSpace:
 
     @contextmanager
     def merged(self, method: str, poles: Sequence[Pole]) -> Iterator[Any]:
-        """The model for one preference as it is served, for as long as the block lasts.
+        """The model for one preference as it is served, for as long as the block lasts: weights
+        rounded as the engine's, and its products under the adapters.
 
         Raises:
             RequestError: experts that PEFT cannot merge in this way.
         """
-        with self._joined(method, poles) as model, self._as_served(model):
-            yield model
+        with self._joined(method, poles) as model:
+            kind = self._format.packed
+            if kind is None:
+                yield model
+                return
+            for name, parameter in model.named_parameters():
+                if "lora_" in name:
+                    parameter.copy_(parameter.to(type_of_adapters(kind)))
+            plain = list(dense_linears(model))
+            for parent, name, linear in plain:
+                if linear not in self._products:  # made once, for whatever adapters come on top
+                    self._products[linear] = PACKED[kind](linear.weight, linear.bias)
+                setattr(parent, name, self._products[linear])
+            try:
+                yield model
+            finally:
+                for parent, name, linear in plain:
+                    setattr(parent, name, linear)
 
     @contextmanager
     def _joined(self, method: str, poles: Sequence[Pole]) -> Iterator[Any]:
@@ -113,27 +129,6 @@ class WeightSpace:
         finally:
             model.unload()
 
-    @contextmanager
-    def _as_served(self, model: Any) -> Iterator[None]:
-        """Weights rounded as the engine's, and its products under the adapters, while it lasts."""
-        kind = self._format.packed
-        if kind is None:
-            yield
-            return
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.copy_(parameter.to(type_of_adapters(kind)))
-        plain = list(dense_linears(model))
-        for parent, name, linear in plain:
-            if linear not in self._products:  # made once, for whatever adapters come on top
-                self._products[linear] = PACKED[kind](linear.weight, linear.bias)
-            setattr(parent, name, self._products[linear])
-        try:
-            yield
-        finally:
-            for parent, name, linear in plain:
-                setattr(parent, name, linear)
-
     def _replies(self, model: Any, jobs: Sequence[Job]) -> Outcomes:
         fitting = []
         for job in jobs:
@@ -147,7 +142,14 @@ class WeightSpace:
             yield job, RequestError(f"{said}at most {most} fit.")
         for batch in _batches(fitting):
             for (job, _), tokens in zip(batch, self._decode(model, batch), strict=True):
-                yield job, self._row(job, tokens)
+                decoder, last = (
+                    StreamDecoder(self._tokenizer, self._prompts.end_of_turn),
+                    len(tokens),
+                )
+                text = "".join(decoder.push(t, last=k == last) for k, t in enumerate(tokens, 1))
+                finished = tokens[-1] in self._prompts.end_of_turn
+                where = (self._format.device, f"{self._format}, by transformers")
+                yield job, row_of(job, text, finished, last, where)
 
     def _decode(self, model: Any, batch: Sequence[Prompted]) -> list[list[int]]:
         """Token ids of a batch's replies, left-padded in one cache, each up to its own end."""
@@ -160,8 +162,15 @@ class WeightSpace:
         replies: list[list[int]] = [[] for _ in batch]
         cache, running = DynamicCache(), list(range(len(batch)))
         while running:
+            said = model(
+                input_ids=ids,
+                attention_mask=mask,  # whose places are counted without what pads them
+                position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :],
+                logits_to_keep=1,
+                **cache_arguments(self._base, cache),
+            )
             chosen = choose(
-                self._log_probs(model, ids, mask, cache),
+                torch.log_softmax(said.logits[:, -1].float(), dim=-1),
                 [samplings[row] for row in running],
                 [replies[row] for row in running],
                 [draw(generators[row]) for row in running],
@@ -178,25 +187,6 @@ class WeightSpace:
                 ids, mask = ids[places], mask[places]
                 cache.batch_select_indices(places)
         return replies
-
-    def _log_probs(self, model: Any, ids: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Of the token after these, whose places are counted without what pads them."""
-        said = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :],
-            logits_to_keep=1,
-            **cache_arguments(self._base, cache),
-        )
-        return torch.log_softmax(said.logits[:, -1].float(), dim=-1)
-
-    def _row(self, job: Job, tokens: Sequence[int]) -> Row:
-        decoder = StreamDecoder(self._tokenizer, self._prompts.end_of_turn)
-        last = len(tokens) - 1
-        text = "".join(decoder.push(t, last=k == last) for k, t in enumerate(tokens))
-        finished = tokens[-1] in self._prompts.end_of_turn
-        where = (self._format.device, f"{self._format}, by transformers")
-        return row_of(job, text, finished, len(tokens), where)
 
 
 def _batches(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:
@@ -227,14 +217,6 @@ def _join(model: Any, method: str, names: Sequence[str]) -> None:
     )
     config.task_adapter_names, config.gks_adapter_names = list(names), []
     # By full names, unlike PEFT's create_arrow_model: experts may leave lower layers alone.
-    targets = _targets(model, names)
-    rank = model.peft_config[names[0]].r
-    model.add_adapter(ROUTER, LoraConfig(arrow_config=config, target_modules=targets, r=rank))
-    model.set_adapter(ROUTER)
-
-
-def _targets(model: Any, names: Sequence[str]) -> list[str]:
-    """Full names of the modules that all of these adapters change in one rank; ValueError else."""
     shapes: list[dict[str, tuple[int, ...]]] = [{} for _ in names]
     for full, module in model.base_model.model.named_modules():
         for found, name in zip(shapes, names, strict=True):
@@ -242,4 +224,6 @@ def _targets(model: Any, names: Sequence[str]) -> list[str]:
                 found[full] = tuple(module.lora_A[name].weight.shape)
     if any(found != shapes[0] for found in shapes):
         raise ValueError("their ranks or targets differ")
-    return sorted(shapes[0])
+    rank, targets = model.peft_config[names[0]].r, sorted(shapes[0])
+    model.add_adapter(ROUTER, LoraConfig(arrow_config=config, target_modules=targets, r=rank))
+    model.set_adapter(ROUTER)

@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
-from mpd_core.evaluation import Figures, Found
-from mpd_core.evaluation.cells import union
+from mpd_core.evaluation import Figures, Found, union
 from mpd_core.evaluation.cues import sentences, settled
 from mpd_core.evaluation.identified import identify, shares_of
 from mpd_core.evaluation.judging import WRITTEN, Pair, Question
@@ -17,6 +16,7 @@ from mpd_core.evaluation.scales import NEITHER, WITH_LEXICONS, Scale, fit
 from mpd_core.evaluation.statistics import mean_known
 from mpd_core.evaluation.verdicts import Judged
 from mpd_core.method.preferences import Pole, PreferenceSpace
+from mpd_core.rendering import rendered
 from mpd_core.training.data import NEUTRAL, Styled
 from mpd_core.training.measures import words
 
@@ -130,23 +130,11 @@ def validation_said(found: Found) -> str:
 
 
 def validation_text(figures: Found) -> str:
-    """What ``validation`` gives, in lines."""
-    lines = [
-        f"Measures on the written answers to {figures['prompts']} prompts. {figures['kind']}",
-        "Named pole right, neither counts half (in brackets: forced to name one)",
-    ]
-    shares, forced, pairs = figures["shares"], figures["forced"], figures["minimal_pairs"]
-    for name in union(shares.values()):
-        cells = "  ".join(
-            f"{code} {shares[code][name]:.2f} ({forced[code][name]:.2f})" for code in sorted(shares)
-        )
-        mean = fmean(shares[code][name] for code in shares)
-        lines += [f"  {name}: {cells}", f"    mean {mean:.3f}"]
-        if name in pairs:
-            lines[-1] += "; minimal pairs {accuracy:.3f} of {pairs}".format(**pairs[name])
+    """What ``validation`` gives, in lines; under ``experts``, too."""
+    parts = [rendered("validation.txt", found=figures, names=union(figures["shares"].values()))]
     if "experts" in figures:
-        lines += ["", "The answers that experts learn from:", validation_text(figures["experts"])]
-    return "\n".join(lines)
+        parts.append(f"The answers that experts learn from:\n{validation_text(figures['experts'])}")
+    return "\n\n".join(part.rstrip("\n") for part in parts)
 
 
 def calibrate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +24,7 @@ from mpd_core.request import Space
 from mpd_core.training import measures, rollouts
 from mpd_core.training.context import TrainingContext
 from mpd_core.training.data import Comparison, Styled, comparisons
-from mpd_core.training.rollouts import Rollout, RolloutRequest
+from mpd_core.training.rollouts import RolloutRequest
 from mpd_core.training.scoring.reward_function import ScoredReply, references_of, reward_function
 from mpd_core.training.scoring.reward_models import Rewards
 
@@ -88,29 +88,21 @@ def experts(setup: TrainingContext, engine: Engine, models: Rewards, out: Path) 
     said = {m: [r for r in replies if r.method == m] for m in methods}
     figures: Figures = {"vanilla": reply_stats(said["vanilla"])}
     for pole in poles:
-        own, base = said[f"expert:{pole.name}"], said["vanilla"]
-        figures[pole.name] = {
-            **reply_stats(own),
-            "reward_wins": wins(*(_scored(models, pole.name, some) for some in (own, base))),
-        }
+        both = said[f"expert:{pole.name}"], said["vanilla"]
+        asked = [(r.prompt, r.text, (pole.name,)) for some in both for r in some]
+        scores = [found[pole.name] for found in run_in_fresh_thread(models.score, asked)]
+        own = scores[: len(both[0])], scores[len(both[0]) :]
+        figures[pole.name] = {**reply_stats(both[0]), "reward_wins": wins(*own)}
         if name := setup.recipe.measures.get(pole.name):
-            texts = ([measures.signed(name)(r.text) for r in some] for some in (own, base))
+            texts = ([measures.signed(name)(r.text) for r in some] for some in both)
             figures[pole.name] |= {"measure": name, "measure_wins": wins(*texts)}
     return figures
 
 
-def _scored(models: Rewards, pole: str, replies: Sequence[Rollout]) -> list[float]:
-    asked = [(reply.prompt, reply.text, (pole,)) for reply in replies]
-    found = run_in_fresh_thread(models.score, asked)
-    return [scores[pole] for scores in found]
-
-
 METHODS = ("mpd", "uniform", "static", "soup", "prompting")
-ELSEWHERE: Mapping[Space, tuple[str, ...]] = {
-    "probability": ("mpd", "uniform"),
-    "logit": ("mpd", "uniform"),
-}
-"""What is compared in spaces that are not the pack's own; prompting is the same in all."""
+ELSEWHERE = ("mpd", "uniform")
+"""What is compared in the paper's spaces where they are not the pack's own; prompting is the same
+in all."""
 
 
 def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
@@ -118,9 +110,9 @@ def schemes(engine: Engine) -> dict[str, tuple[str, Space]]:
     own = engine.pack.spec.decode.space
     merged = [m for m in METHODS if m in engine.methods]
     found: dict[str, tuple[str, Space]] = {m: (m, own) for m in merged}
-    for space, methods in ELSEWHERE.items():
-        if space != own:
-            found |= {f"{m}@{space}": (m, space) for m in methods if m in merged}
+    spaces: tuple[Space, ...] = ("probability", "logit")
+    for space in (space for space in spaces if space != own):
+        found |= {f"{m}@{space}": (m, space) for m in ELSEWHERE if m in merged}
     return found
 
 
@@ -158,7 +150,14 @@ def mixtures(setup: TrainingContext, engine: Engine, out: Path) -> Figures:
     figures["schemes"] = list(compared)
     figures["weights"] = weight_movement([j.reply for j in by_name["mpd"]])
     texts = {name: [j.reply for j in rows] for name, rows in by_name.items()}
-    texts |= _by_preference(setup, replies[len(flat) :])
+    texts |= {reply.method: [] for reply in replies[len(flat) :]}
+    for reply in replies[len(flat) :]:  # for every preference that has its pole
+        pole = reply.method.removeprefix("expert:")
+        texts[reply.method] += [
+            replace(reply, preference=preference.code)
+            for preference in setup.pack.space
+            if pole in {own.name for own in preference.poles}
+        ]
     figures["identification"] = run_in_fresh_thread(identify, setup, reward.models, texts)
     figures["likelihood"] = run_in_fresh_thread(likelihood, setup, texts)
     return figures
@@ -172,17 +171,6 @@ def _single_experts(setup: TrainingContext, prompts: Sequence[str]) -> list[Roll
         for pole in setup.pack.space.poles
         for prompt in prompts
     ]
-
-
-def _by_preference(setup: TrainingContext, replies: Sequence[Rollout]) -> dict[str, list[Rollout]]:
-    """Replies of single experts, once for every preference that has their pole."""
-    found: dict[str, list[Rollout]] = {reply.method: [] for reply in replies}
-    for method, own in found.items():
-        for preference in setup.pack.space:
-            if method.removeprefix("expert:") in {pole.name for pole in preference.poles}:
-                some = (reply for reply in replies if reply.method == method)
-                own += [replace(reply, preference=preference.code) for reply in some]
-    return found
 
 
 def _paired(

@@ -13,7 +13,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mpd_core.engine.plan import BASE
 from mpd_core.evaluation import Figures
@@ -84,27 +86,23 @@ def reply_stats(replies: Sequence[Rollout]) -> Figures:
 
 def weight_movement(replies: Sequence[Rollout]) -> Figures:
     """How weights vary over tokens and preferences, and whether they do so where experts differ."""
-    spreads, distances, disagreements, entropies = [], [], [], []
-    means: dict[str, list[list[float]]] = {}
+    spreads, distances, disagreements, entropies = [], list[float](), list[float](), list[float]()
+    means: dict[str, list[NDArray[np.float64]]] = {}
     for reply in replies:
-        columns = list(zip(*reply.weights, strict=True))
-        centre = [fmean(column) for column in columns]
+        weights = np.array(reply.weights)
+        centre, experts = weights.mean(0), weights.shape[1]
         means.setdefault(reply.preference, []).append(centre)
-        for row, gap in zip(reply.weights, reply.disagreement, strict=True):
-            off = sum(abs(w - m) for w, m in zip(row, centre, strict=True)) / 2
-            distances.append(off)
-            disagreements.append(gap)
-            entropy = -sum(w * math.log(w) for w in row if w > 0)
-            # Over that of uniform weights: 1 is uniform, 0 a single expert.
-            entropies.append(entropy / math.log(len(row)) if len(row) > 1 else 1.0)
-        spreads.append(fmean(abs(w - m) for c, m in zip(columns, centre, strict=True) for w in c))
+        off = np.abs(weights - centre)
+        spreads.append(float(off.mean()))
+        distances += (off.sum(1) / 2).tolist()
+        disagreements += reply.disagreement
+        own = -(weights * np.log(np.where(weights > 0, weights, 1.0))).sum(1)
+        # Over that of uniform weights: 1 is uniform, 0 a single expert.
+        entropies += (own / math.log(experts) if experts > 1 else own + 1.0).tolist()
     return {
         "moved_in_a_reply": fmean(spreads),
         "entropy": fmean(entropies),
-        "mean_weights": {
-            code: [fmean(column) for column in zip(*rows, strict=True)]
-            for code, rows in means.items()
-        },
+        "mean_weights": {code: np.mean(rows, 0).tolist() for code, rows in means.items()},
         "correlation_with_disagreement": correlation(distances, disagreements),
     }
 

@@ -79,11 +79,11 @@ def assess(setup: TrainingContext, only: Sequence[str], tell: Tell) -> None:
 
 
 def _figures(setup: TrainingContext, name: str, out: Path) -> dict[str, Any]:
+    if name == "mixtures":
+        with Engine.open(setup.pack) as engine:  # in the precision that visitors get
+            return assessing.mixtures(setup, engine, out)
+    models = run_in_fresh_thread(rewards_of, setup)
     if name == "rewards":
-        models = run_in_fresh_thread(rewards_of, setup)
         return run_in_fresh_thread(assessing.rewards, setup, models)
-    with Engine.open(setup.pack) as engine:  # in the precision that visitors get
-        if name == "experts":
-            models = run_in_fresh_thread(rewards_of, setup)
-            return assessing.experts(setup, engine, models, out)
-        return assessing.mixtures(setup, engine, out)
+    with Engine.open(setup.pack) as engine:
+        return assessing.experts(setup, engine, models, out)

@@ -97,13 +97,10 @@ def single_messages(single: Single) -> Messages:
 
 def choice(answer: str | None, count: int) -> int | None:
     """Parse an answer about one reply: the pole's number, 0 for neither, None if unreadable."""
-    text = _said_aloud(answer)
-    found = [m["said"] for m in _CHOICE.finditer(text)]
-    if not found and (alone := _CHOSEN_ALONE.fullmatch(text)):
-        found = [alone["said"]]
-    if not found:
+    found = _stated(answer, _CHOICE, _CHOSEN_ALONE)
+    if found is None:
         return None
-    number = int(found[-1]) if found[-1].isdigit() else 0
+    number = int(found) if found.isdigit() else 0
     return number if number <= count else None
 
 
@@ -130,13 +127,14 @@ def verdict(answer: str | None) -> int | None:
     counts. An answer of nothing but a verdict needs no word before it. What could mean several
     things ("Verdict: 1 or 2") means none.
     """
-    text = _said_aloud(answer)
-    stated = list(_VERDICT.finditer(text))
-    found = stated[-1] if stated else _ALONE.fullmatch(text)
-    return _SAID.get(found["said"].lower(), 0) if found else None
+    found = _stated(answer, _VERDICT, _ALONE)
+    return None if found is None else _SAID.get(found.lower(), 0)
 
 
-def _said_aloud(answer: str | None) -> str:
+def _stated(answer: str | None, stated: re.Pattern[str], alone: re.Pattern[str]) -> str | None:
+    """The last verdict of an answer after its thinking, or all that it says."""
     # One blank for a run of them: models fall into repeating spaces, whose every split is tried.
     blanks = _BLANKS.sub(lambda run: "\n" if "\n" in run.group() else " ", answer or "")
-    return _UNENDED.sub("", _THINKING.sub("", blanks[-MOST_READ:])).strip()
+    text = _UNENDED.sub("", _THINKING.sub("", blanks[-MOST_READ:])).strip()
+    *_, found = (alone.fullmatch(text), *stated.finditer(text))
+    return found and found["said"]

@@ -24,7 +24,7 @@ from mpd_core.evaluation.judges.asking import (
     single_messages,
     verdict,
 )
-from mpd_core.evaluation.judges.spending import Limits, Spending, added, estimate, tokens_of
+from mpd_core.evaluation.judges.spending import Limits, Spending, Tokens, added, tokens_of
 from mpd_core.evaluation.judging import Answer, Asked, Judge, Question, Single
 from mpd_core.remote.client import Client
 from mpd_core.saving import content_hash
@@ -36,6 +36,8 @@ PREFIX = "server-"
 READINGS = 3
 """Attempts at a question whose answers cannot be parsed."""
 SEEDS = 1000
+MOST_TOKENS = 400
+"""Limit of an answer in tokens, reasoning included."""
 MOST_KEPT = 20_000
 """Characters of an answer that are stored."""
 
@@ -50,8 +52,6 @@ class ServerOptions:
     """Name of the environment variable with the key; a server without keys needs none."""
     limits: Limits = field(default_factory=Limits)
     parallel: int = 8
-    max_tokens: int = 400
-    """Limit of an answer in tokens, reasoning included."""
     timeout_s: float = 60.0
     """Of one attempt, from connecting to the last byte."""
     retries: int = 4
@@ -64,8 +64,6 @@ class ServerOptions:
             raise RequestError("--model: name the model that the server is to judge with.")
         if not 1 <= self.parallel <= 256:
             raise RequestError("--parallel: from 1 to 256.")
-        if not 8 <= self.max_tokens <= 32_768:
-            raise RequestError("--max-tokens: from 8 to 32768.")
 
     def client(self) -> Client:
         """Of the server's chat completions."""
@@ -95,8 +93,8 @@ class ServerJudge(Judge):
             EngineError: see ``Client``.
         """
         options.client().close()
-        self._options, self._tell, self._announced = options, tell, False
-        asked = [options.model, options.max_tokens, RULES, SINGLE_RULES]
+        self._options, self._tell = options, tell
+        asked = [options.model, MOST_TOKENS, RULES, SINGLE_RULES]
         asked += [dict(CRITERIA), repr(dict(EXAMPLES))]
         version = f"{options.model[:80]} {content_hash(asked, sort_keys=False)[:12]}"
         name = re.sub(r"[^\w.]+", "-", options.model).strip("-")[:80]
@@ -109,20 +107,13 @@ class ServerJudge(Judge):
         Raises:
             RequestError: more than is allowed.
         """
-        self._estimate([*map(messages, questions), *map(single_messages, singles)])
-        self._announced = True
-
-    def _estimate(self, turns: Iterable[Messages]) -> None:
-        each = [(_tokens(one), self._options.max_tokens) for one in turns]
-        said = estimate(each, self._options.limits)
-        if not self._announced:
-            self._tell(said)
+        turns = [*map(messages, questions), *map(single_messages, singles)]
+        self._tell(self._options.limits.estimate([_most(one) for one in turns]))
 
     def answers(self, questions: Sequence[Question]) -> Iterator[tuple[Question, Answer]]:
         """Verdicts as they arrive, several questions in parallel.
 
         Raises:
-            RequestError: it would cost more than is allowed; nothing has been asked.
             MPDError: the cap is reached; what was asked until then has been given.
             EngineError: the server fails, and goes on failing.
         """
@@ -136,7 +127,6 @@ class ServerJudge(Judge):
 
     def _all(self, asked: Sequence[tuple[Asked, Messages, Read]]) -> Iterator[tuple[Asked, Answer]]:
         """Answers as they come; a failure is raised after those that others gave meanwhile."""
-        self._estimate(turns for _, turns, _ in asked)
         pooled, failure = ThreadPoolExecutor(self._options.parallel), None
         with pooled as pool, closing(self._options.client()) as self._client:
             waiting = {pool.submit(self._ask, turns, read): one for one, turns, read in asked}
@@ -158,7 +148,7 @@ class ServerJudge(Judge):
 
     def _ask(self, turns: Messages, read: Read) -> Answer:
         """Ask until the answer can be parsed, at most ``READINGS`` times."""
-        most = (_tokens(turns), self._options.max_tokens)
+        most = _most(turns)
         said, found, spent = "", None, (0, 0)
         for attempt in range(READINGS):
             self.spending.reserve(most)
@@ -182,7 +172,7 @@ class ServerJudge(Judge):
         body = {
             "model": self._options.model,
             "messages": turns,
-            "max_tokens": self._options.max_tokens,
+            "max_tokens": MOST_TOKENS,
             "temperature": 0.0 if attempt == 0 else 0.7,  # the same would be as unreadable
             "seed": SEEDS + attempt,
         }
@@ -203,7 +193,7 @@ def _text(answer: Any) -> str:
     return (content or "").encode("utf-8", "replace").decode("utf-8")[-MOST_KEPT:]
 
 
-def _usage(answer: Any) -> tuple[int, int] | None:
+def _usage(answer: Any) -> Tokens | None:
     """Token usage reported by the server; None if missing or implausible."""
     usage = answer.get("usage")
     told = usage if isinstance(usage, dict) else {}
@@ -211,5 +201,6 @@ def _usage(answer: Any) -> tuple[int, int] | None:
     return (found[0], found[1]) if all(type(n) is int and n >= 0 for n in found) else None
 
 
-def _tokens(turns: Messages) -> int:
-    return tokens_of(turn["content"] for turn in turns)
+def _most(turns: Messages) -> Tokens:
+    """What a question costs at most."""
+    return tokens_of(turn["content"] for turn in turns), MOST_TOKENS

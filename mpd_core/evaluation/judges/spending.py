@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,28 +38,37 @@ class Limits:
 
     def price(self, tokens: Tokens) -> float:
         """Of this many tokens."""
-        cost_in, cost_out = self.prices or (0.0, 0.0)
-        return (tokens[0] * cost_in + tokens[1] * cost_out) / 1e6
+        return sum(n * price for n, price in zip(tokens, self.prices or (0, 0), strict=True)) / 1e6
 
     def over(self, tokens: Tokens) -> bool:
         """Whether this many tokens exceed the limits."""
         dear = self.cost is not None and self.price(tokens) > self.cost
         return dear or sum(tokens) > self.tokens
 
+    def estimate(self, each: Sequence[Tokens]) -> str:
+        """A sentence on what questions cost at most.
 
-def tokens_of(texts: Iterable[str]) -> int:
-    """About how many tokens messages have."""
-    return sum(round(len(text) / CHARACTERS) + OVERHEAD for text in texts)
+        Raises:
+            RequestError: more than is allowed.
+        """
+        total = added(*each)
+        cost = f", {self.price(total):.2f} by the prices" if self.prices else ""
+        said = f"{len(each):,} questions, about {total[0]:,} tokens in and at most {total[1]:,} out"
+        if self.over(total):
+            raise RequestError(
+                f"{said}{cost}: more than the cap allows; raise --most-tokens or --most-cost, or "
+                "ask less with --pairs and --methods."
+            )
+        return said + cost + "."
 
 
 class Spending:
-    """Thread-safe account of tokens spent."""
+    """Account of tokens spent, and of those that answers under way may cost at most."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.spent: Tokens = (0, 0)
         self._reserved: list[Tokens] = []
-        self._lock = threading.Lock()
 
     def reserve(self, most: Tokens) -> None:
         """Before asking: what the answer may cost at most.
@@ -68,20 +76,18 @@ class Spending:
         Raises:
             MPDError: with what is still under way it could go over the cap.
         """
-        with self._lock:
-            if self.limits.over(added(self.spent, most, *self._reserved)):
-                raise MPDError(
-                    f"The judge has used {sum(self.spent):,} tokens and another answer could go "
-                    "over the cap: verdicts so far are stored; raise --most-tokens or --most-cost "
-                    "and judge again to go on."
-                )
-            self._reserved.append(most)
+        if self.limits.over(added(self.spent, most, *self._reserved)):
+            raise MPDError(
+                f"The judge has used {sum(self.spent):,} tokens and another answer could go over "
+                "the cap: verdicts so far are stored; raise --most-tokens or --most-cost and judge "
+                "again to go on."
+            )
+        self._reserved.append(most)
 
     def settle(self, most: Tokens, used: Tokens) -> None:
         """After the answer, or its failure: what it did cost, whatever it was to cost at most."""
-        with self._lock:
-            self._reserved.remove(most)
-            self.spent = added(self.spent, used)
+        self._reserved.remove(most)
+        self.spent = added(self.spent, used)
 
 
 def added(*several: Tokens) -> Tokens:
@@ -89,18 +95,6 @@ def added(*several: Tokens) -> Tokens:
     return sum(one for one, _ in several), sum(other for _, other in several)
 
 
-def estimate(each: Sequence[Tokens], limits: Limits) -> str:
-    """A sentence on what the given questions cost at most.
-
-    Raises:
-        RequestError: more than is allowed.
-    """
-    total = added(*each)
-    cost = f", {limits.price(total):.2f} by the prices" if limits.prices else ""
-    said = f"{len(each):,} questions, about {total[0]:,} tokens in and at most {total[1]:,} out"
-    if limits.over(total):
-        raise RequestError(
-            f"{said}{cost}: more than the cap allows; raise --most-tokens or --most-cost, or ask "
-            "less with --pairs and --methods."
-        )
-    return said + cost + "."
+def tokens_of(texts: Iterable[str]) -> int:
+    """About how many tokens messages have."""
+    return sum(round(len(text) / CHARACTERS) + OVERHEAD for text in texts)
