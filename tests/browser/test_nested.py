@@ -20,13 +20,15 @@ pytestmark = MARKS
 AROUND = """<!doctype html><meta name="viewport" content="width=device-width, initial-scale=1">
 <body style="margin: 0"><header style="height: 56px"></header>
 <iframe id="f" scrolling="no" style="border: 0; width: 100%; height: 600px"></iframe><script>
-const frame = document.querySelector('iframe'), tell = text => frame.contentWindow.postMessage(text, '*');
-const start = () => tell('[iFrameSizer]f:8:false:false:32:true:true:null:bodyOffset:null:null:0:false:parent:scroll:false');
+const frame = document.querySelector('iframe');
+const tell = text => frame.contentWindow.postMessage(`[iFrameSizer]${text}`, '*');
+const start = () => tell(
+  'f:8:false:false:32:true:true:null:bodyOffset:null:null:0:false:parent:scroll:false');
 let asked = false;
 const info = () => {
-  const box = frame.getBoundingClientRect();
-  if (asked) tell('[iFrameSizer]pageInfo:' + JSON.stringify({iframeHeight: box.height, iframeWidth: box.width,
-    clientHeight: innerHeight, clientWidth: innerWidth, offsetTop: Math.trunc(box.top + scrollY), offsetLeft: 0, scrollTop: scrollY, scrollLeft: 0}));
+  const {top, height} = frame.getBoundingClientRect(), offsetTop = Math.trunc(top + scrollY);
+  const said = {iframeHeight: height, clientHeight: innerHeight, offsetTop, scrollTop: scrollY};
+  if (asked) tell(`pageInfo:${JSON.stringify(said)}`);
 };
 addEventListener('message', ({data}) => {
   if (data === '[iFrameResizerChild]Ready') start();
