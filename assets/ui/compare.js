@@ -16,7 +16,8 @@ class Columns {
     while (this.columns.length < FEWEST_COMPARED) this.add();
   }
 
-  add(method = 'mpd', preference = this.form.defaults().preference) {
+  /** By itself a column differs from those that are there in its method alone. */
+  add(method = this.unused(), preference = this.columns.at(-1)?.preference.value ?? this.form.defaults().preference) {
     if (this.columns.length >= MOST_COMPARED) return;
     const column = {node: make('div', 'mpd-column'), method: this.choice('Method', Object.entries(this.pack.methods), method),
       preference: this.choice('Preference', this.form.every().map(code => [code, this.label(code)]), preference)};
@@ -32,6 +33,11 @@ class Columns {
     Object.assign(column, {remove});
     this.node.append(column.node);
     this.bound();
+  }
+
+  unused() {
+    const used = this.columns.map(column => column.method.value);
+    return Object.keys(this.pack.methods).find(name => !used.includes(name)) ?? 'mpd';
   }
 
   /** A comparison has two to four columns. */

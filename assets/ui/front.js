@@ -26,7 +26,7 @@ $('.mpd-stop').addEventListener('click', () => document.querySelector('#stop').c
 // The second half of a double press asks for nothing, however late a busy browser tells of it.
 window.addEventListener('click', e => { if (e.detail > 1 && e.target.closest?.('#run')) e.stopPropagation(); }, true);
 $('.mpd-next').addEventListener('click', () => {  // on a phone the instruction is screens away
-  window.scrollTo(0, 0);
+  document.body.scrollIntoView();  // which also scrolls a page around this one
   document.querySelector('#prompt textarea').focus({preventScroll: true});
 });
 $('.mpd-explore').addEventListener('click', () => explore($('.mpd-dialog'), props.plotly, state.version.data, map.layer, fileName(state.version, '')));

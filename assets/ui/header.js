@@ -14,3 +14,20 @@ themeSwitch.addEventListener('click', () => {
 });
 new MutationObserver(showTheme).observe(document.body, {attributeFilter: ['class']});
 showTheme();
+
+// Where a page around this one gives it all the height it asks for, as Spaces does, the window says
+// nothing of what a visitor sees: what is as high as that would grow without end, and what stands at
+// its edge would be out of sight. The page around says what is seen, whenever it scrolls.
+const fit = ({clientHeight, scrollTop, offsetTop, iframeHeight}) => {
+  const above = Math.max(0, scrollTop - offsetTop), below = Math.max(0, iframeHeight + offsetTop - scrollTop - clientHeight);
+  const sizes = {seen: clientHeight, above, below};
+  window.mpdSeen = sizes;
+  for (const [name, size] of Object.entries(sizes)) document.documentElement.style.setProperty(`--mpd-${name}`, `${Math.round(size)}px`);
+};
+const nest = () => {
+  const height = window.innerHeight;
+  fit({clientHeight: Math.min(height, window.screen.availHeight), scrollTop: 0, offsetTop: 0, iframeHeight: height});  // until it says so
+  window.parentIFrame.getPageInfo(fit);
+};
+if (window.parentIFrame) nest();
+else window.addEventListener('gradio:iframe-resizer-ready', nest, {once: true});

@@ -17,6 +17,8 @@ async function showComplete() {
   const parts = ['#prompt textarea', '#dimensions input', '#run', '#more button', '#advanced button'];
   if (!parts.every(part => document.querySelector(part))) { requestAnimationFrame(showComplete); return; }
   document.querySelector('#prompt textarea').dir = 'auto';  // instructions in any script
+  joinRadios();
+  new MutationObserver(joinRadios).observe(document.querySelector('#controls'), {subtree: true, attributeFilter: ['name']});
   await loaded;
   document.querySelector('#studio').dataset.complete = 'true';
   complete.done();

@@ -113,16 +113,27 @@ function followEnd() {
   if (!open().length) state.follow = false;  // it has ended: once more, for its last tokens and buttons
   if (log.scrollHeight > log.clientHeight + 4) log.scrollTop = turn.grid ? log.scrollTop : log.scrollHeight;
   if (!stacked.matches) return;
-  const {top, bottom} = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), lowest = aboveBar();
-  if (bottom > lowest) window.scrollBy(0, bottom - lowest);
-  else if (top < 0) window.scrollBy(0, Math.max(top - 12, bottom - lowest));
-  else if (top > window.innerHeight * 0.5) window.scrollBy(0, top - 12);
-  const below = line.getBoundingClientRect().bottom + 8 - window.innerHeight;
-  if (!open().length && below > 0) window.scrollBy(0, below);  // the way back to the instruction
+  const {top, bottom} = turn.node.getBoundingClientRect(), line = $('.mpd-bar-line'), lowest = aboveBar(), {from, to} = seen();
+  if (bottom > lowest) scrollPage(bottom - lowest);
+  else if (top < from) scrollPage(Math.max(top - from - 12, bottom - lowest));
+  else if (top > (from + to) / 2) scrollPage(top - from - 12);
+  const below = line.getBoundingClientRect().bottom + 8 - to;
+  if (!open().length && below > 0) scrollPage(below);  // the way back to the instruction
 }
 
 /** Down to where a small screen shows the reply: the line with Stop covers what is below. */
-const aboveBar = () => window.innerHeight - $('.mpd-bar-line').offsetHeight - 16;
+const aboveBar = () => seen().to - $('.mpd-bar-line').offsetHeight - 16;
+
+/** Which part of the window is seen: all of it, but where a page around this one scrolls (header.js). */
+function seen() {
+  const {above, below} = window.mpdSeen ?? {above: 0, below: 0};
+  return {from: above, to: window.innerHeight - below};
+}
+
+function scrollPage(by) {
+  if (window.mpdSeen) window.parentIFrame.scrollToOffset(0, window.mpdSeen.above + by);
+  else window.scrollBy(0, by);
+}
 
 // ---- who scrolls away is not pulled back, and who comes to rest at the end follows it again
 

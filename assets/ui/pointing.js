@@ -65,7 +65,7 @@ function inSight(token) {
   token.scrollIntoView({block: 'nearest'});
   if (wide.matches) return;
   const lowest = side.getBoundingClientRect().top - 12, box = token.getBoundingClientRect();
-  if (box.bottom > lowest) window.scrollBy(0, box.bottom - lowest);
+  if (box.bottom > lowest) scrollPage(box.bottom - lowest);
 }
 
 function find(target) {

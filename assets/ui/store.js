@@ -54,8 +54,10 @@ class Store {
   /** The turns of this tab as they were saved: [{active, grid, versions: [record]}]. */
   async load() {
     if (this.off) return [];
+    const read = this.tab;
+    await this.claim();
     try {
-      const {tab} = await this.transact('readonly', (tabs, _, answer) => { tabs.get(this.tab).onsuccess = e => { answer.tab = e.target.result; }; });
+      const {tab} = await this.transact('readonly', (tabs, _, answer) => { tabs.get(read).onsuccess = e => { answer.tab = e.target.result; }; });
       setTimeout(() => this.prune().catch(() => {}), 3000);
       if (!tab || tab.pack !== this.pack) return [];
       const ids = tab.turns.flatMap(turn => turn.versions);
@@ -65,6 +67,19 @@ class Store {
       return tab.turns.map(turn => ({...turn, versions: turn.versions.map(id => found[id]).filter(Boolean)}))
         .filter(turn => turn.versions.length > 0);
     } catch { return []; }
+  }
+
+  /** A tab that was duplicated begins with the other's conversation, and keeps its own: not the other's
+   * as well, of which either would forget what it does not show. */
+  async claim() {
+    if (!navigator.locks) return;  // not over HTTP from elsewhere
+    const held = await new Promise(done => {
+      navigator.locks.request(`mpd-tab-${this.tab}`, {ifAvailable: true}, lock => { done(lock); return lock && new Promise(() => {}); }).catch(() => done(true));
+    });
+    if (held) return;
+    this.tab = randomId();
+    keep('sessionStorage', 'mpd-tab', this.tab);
+    await this.claim();
   }
 
   /**

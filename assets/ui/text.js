@@ -23,6 +23,16 @@ function choiceOf(value, label) {
   return option;
 }
 
+/** Gradio names every radio button for itself, and anew when it changes: under one name and label a
+ * group is one stop for Tab, arrow keys move within it, and a screen reader says what is chosen there. */
+function joinRadios() {
+  for (const [k, group] of document.querySelectorAll('fieldset').entries()) {
+    const label = group.querySelector('[data-testid="block-info"]'), name = `group-${k}`;
+    if (label) group.setAttribute('aria-label', label.textContent);
+    for (const radio of group.querySelectorAll('input[type=radio]')) if (radio.name !== name) radio.name = name;
+  }
+}
+
 /** Leading spaces, core and trailing line breaks of a token: only the core can be pressed. */
 function splitToken(text) {
   const [, lead, core, tail] = /^([ \t]*)([\s\S]*?)(\n*)$/.exec(text);

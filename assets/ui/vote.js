@@ -28,6 +28,7 @@ const HOLD_MS = 2000, EVERY_MS = 50, NEXT_MS = 5000;
 let until = 0, holding = null, asked = 0;
 
 const mark = () => {
+  joinRadios();
   const next = rows().find((row, i) => open(row) && !chosen.has(i));
   for (const row of rows()) row.classList.toggle('mpd-row-next', row === next);
   for (const text of document.querySelectorAll('textarea:not([dir=auto])')) text.dir = 'auto';  // replies in any script
@@ -81,5 +82,5 @@ document.addEventListener('change', event => {
   if (i >= 0) chosen.set(i, inputs(rows()[i]).indexOf(event.target));
   setTimeout(mark, 0);
 });
-new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});
+new MutationObserver(mark).observe(document.body, {childList: true, subtree: true, attributeFilter: ['name']});
 mark();

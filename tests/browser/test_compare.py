@@ -123,6 +123,8 @@ def test_a_comparison_has_two_to_four_columns(visit: Visit) -> None:
     while columns.count() < 4:
         add.click()
     expect(add).to_be_disabled()
+    methods = [choice.input_value() for choice in columns.get_by_label("Method").all()]
+    assert len(set(methods)) == 4, methods  # what is added is no copy
     removes = page.get_by_label("Remove this column")
     while columns.count() > 2:
         removes.last.click()

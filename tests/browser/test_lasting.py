@@ -138,6 +138,26 @@ def test_a_page_that_is_idle_holds_no_connection(visit: Visit, studio: str) -> N
     visitor.run("echo still here")
 
 
+def duplicated(visitor: Visitor, studio: str) -> Visitor:
+    """A tab that begins with what another keeps, as browsers do who duplicate or restore one."""
+    kept = visitor.page.evaluate("JSON.stringify({...sessionStorage})")
+    copy = Visitor(visitor.page.context.new_page())
+    copy.page.add_init_script(f"if (!sessionStorage.length) Object.assign(sessionStorage, {kept})")
+    copy.page.goto(studio)
+    expect(copy.page.locator(".mpd-prompt").first).to_have_text("echo first")
+    return copy
+
+
+def test_a_duplicated_tab_keeps_a_conversation_of_its_own(visit: Visit, studio: str) -> None:
+    first = visit()
+    first.run("echo first")
+    second = duplicated(first, studio)
+    second.wait_for_saved(second.run("echo second"))
+    first.wait_for_saved(first.run("echo third"))
+    again = duplicated(second, studio)
+    expect(again.page.locator(".mpd-prompt")).to_have_text(["echo first", "echo second"])
+
+
 def test_another_tab_begins_anew(visit: Visit, studio: str) -> None:
     visitor = visit()
     visitor.run("echo one")

@@ -249,6 +249,20 @@ def test_keyboard_alone(visitor: Visitor) -> None:
     assert strip.locator('.tok[aria-pressed="true"]').count() == 0
 
 
+def test_arrow_keys_move_a_toggle_and_tab_leaves_it(visit: Visit) -> None:
+    visitor = visit()
+    visitor.wait_for_toggles(["elementary", "concise", "friendly"])
+    page = visitor.page
+    page.get_by_role("group", name="length").get_by_role("radio", name="concise").focus()
+    page.keyboard.press("ArrowRight")
+    visitor.wait_for_toggles(["elementary", "informative", "friendly"])
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.value") == "friendly"
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowLeft")
+    visitor.wait_for_toggles(["elementary", "concise", "friendly"])
+
+
 @pytest.mark.parametrize("key", ["Enter", "Escape"])
 def test_letting_go_of_a_token_gives_the_keyboard_back_its_place(
     visitor: Visitor, key: str

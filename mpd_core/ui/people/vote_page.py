@@ -30,7 +30,7 @@ def build(page: Any, place: Place) -> None:
     with page.route("Vote", "/vote"):
         navigation()
         header(place.pack.spec.title)
-        gr.HTML("", js_on_load=assets.text("vote.js"), elem_id="vote-keys")
+        gr.HTML("", js_on_load=assets.script("text.js", "vote.js"), elem_id="vote-keys")
         with gr.Column(elem_classes="mpd-people"):
             gr.Markdown(LEAD)
             gr.Markdown(place.warning, visible=bool(place.warning), elem_id="vote-warning")
