@@ -16,7 +16,7 @@ from tests import tiny
 
 
 def test_shipped_packs() -> None:
-    assert pack_names() == ["smollm2-135m", "tulu-2-7b"]
+    assert pack_names() == ["smollm2-135m", "smollm2-135m-probability", "tulu-2-7b"]
     for name in pack_names():
         pack = load_pack(name)
         assert [p.code for p in pack.space] == [
@@ -31,6 +31,8 @@ def test_shipped_packs() -> None:
         ]
         assert pack.spec.examples
     assert load_pack().spec.name == DEFAULT_PACK
+    papers = load_pack("smollm2-135m-probability").spec
+    assert (papers.decode.space, papers.experts.prompt) == ("probability", "plain")
     tulu = load_pack("tulu-2-7b").spec
     assert (tulu.base.name, tulu.base.quantize) == ("allenai/tulu-2-7b", "nf4")
 
@@ -126,7 +128,7 @@ def test_of_very_many_mistakes_the_first_are_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../../etc", "x" * 5000, "~nobody-of-that-name/x", "a\0b"])
 def test_unknown_pack_lists_the_known(name: str) -> None:
-    with pytest.raises(PackError, match="smollm2-135m, tulu-2-7b"):
+    with pytest.raises(PackError, match="smollm2-135m, smollm2-135m-probability, tulu-2-7b"):
         load_pack(name)
 
 
