@@ -506,7 +506,7 @@ def test_an_idle_engine_gives_memory_back_and_says_the_same_again(
         while cache.layers[0].keys[0].any() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert not cache.layers[0].keys[0].any()
-        assert engine._tables["base"].kept.places  # of which the same request begins with
+        assert engine._tables["base"].kept  # of which the same request begins with
         assert engine.generate(request).steps == first
     finally:
         engine.close()

@@ -66,7 +66,9 @@ def _rows(key: str, file: Path, read: Callable[[str, str], Row]) -> tuple[Row, .
     try:
         with file.open(encoding="utf-8-sig") as lines:
             return tuple(read(f"{file}:{number}", line) for number, line in enumerate(lines, 1))
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise PackError(f"{key}: {file} is not UTF-8: {error}.") from error
+    except OSError as error:
         raise PackError(f"{key}: {file} cannot be read: {error}.") from error
 
 
