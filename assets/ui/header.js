@@ -22,7 +22,7 @@ const fit = ({clientHeight, scrollTop, offsetTop, iframeHeight}) => {
   const above = Math.max(0, scrollTop - offsetTop), below = Math.max(0, iframeHeight + offsetTop - scrollTop - clientHeight);
   const sizes = {seen: clientHeight, above, below};
   window.mpdSeen = sizes;
-  for (const [name, size] of Object.entries(sizes)) document.documentElement.style.setProperty(`--mpd-${name}`, `${Math.round(size)}px`);
+  for (const [name, size] of Object.entries(sizes)) document.documentElement.style.setProperty(`--mpd-window-${name}`, `${Math.round(size)}px`);
 };
 const nest = () => {
   const height = window.innerHeight;
