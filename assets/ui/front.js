@@ -58,10 +58,12 @@ window.mpdStudio = {
   missing: () => JSON.stringify([...state.fetch.keys()]),
   forget() {
     stopAll();
+    const gone = state.turns.filter(turn => !turn.stored);
     for (const turn of state.turns) turn.node.remove();
     activate(null);
     Object.assign(state, {turns: [], editing: null, detail: null, last: {prompt: null, at: 0}});
-    notice('');
+    if (gone.length) notice('This is a new chat.', 'Bring the last one back', () => bringBack(gone));
+    else notice('');
     saveAndPaint();
   },
   remember: (...values) => { keep('sessionStorage', 'mpd-draft', JSON.stringify(form.read(values))); },
@@ -105,6 +107,16 @@ window.mpdStudio = {
     .map((v, k) => [`reply ${k + 1}`, JSON.stringify(toTrace(v.heading(), v.data))]),
   mount: mountControls,
 };
+
+/** Turns that were forgotten a moment ago: whatever is asked for takes the offer away. */
+function bringBack(turns) {
+  notice('');
+  for (const version of turns.flatMap(turn => turn.versions)) version.unsaved = true;
+  log.append(...turns.map(turn => turn.node));
+  state.turns = turns;
+  activate(turns.at(-1).version);
+  saveAndPaint();
+}
 
 /** Whether a draft fits this pack: the browser may remember another's. */
 function sound(draft) {

@@ -131,6 +131,24 @@ def test_turns_stay_and_new_chat_forgets(visitor: Visitor, engine: ScriptedEngin
     assert len(engine.streams[-1].request.messages) == 1
 
 
+def test_the_last_chat_can_be_brought_back(visit: Visit, engine: ScriptedEngine) -> None:
+    visitor = visit()
+    first, second = visitor.run("echo one"), visitor.run("echo two")
+    visitor.page.click("#new")
+    visitor.page.wait_for_selector(".mpd-turn", state="detached")
+    visitor.page.get_by_role("button", name="Bring the last one back").press("Enter")
+    assert [visitor.text(run) for run in (first, second)] == ["echo one", "echo two"]
+    expect(visitor.page.locator(".mpd-notice")).to_be_empty()
+    visitor.page.reload()
+    visitor.page.wait_for_selector(f'.strip[data-run="{second}"] .tok')
+    visitor.run("echo three")
+    assert len(engine.streams[-1].request.messages) == 5
+    visitor.page.click("#new")
+    visitor.run("echo four")  # what is asked for takes the offer away
+    expect(visitor.page.locator(".mpd-notice")).to_be_empty()
+    assert visitor.page.locator(".mpd-turn").count() == 1
+
+
 def test_new_chat_while_writing(visitor: Visitor, engine: ScriptedEngine) -> None:
     visitor.run("held and steady", wait=False)
     visitor.page.click("#new")
